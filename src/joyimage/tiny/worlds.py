@@ -1,0 +1,218 @@
+"""The two kinds of drawn 3-D worlds: an object with a clear front on a floor, and solids on a marked turntable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageDraw
+
+from joyimage.tiny import drawing, solids
+from joyimage.tiny.drawing import Mask, Pixels, Rgb
+from joyimage.tiny.solids import Part
+
+VEHICLES = ("car", "chair", "boat")
+VEHICLE_COLOURS = ("blue", "green", "yellow", "purple")
+SOLIDS = ("cube", "pyramid", "cylinder")
+
+FLOORS: tuple[tuple[Rgb, Rgb], ...] = (  # wall, floor
+    ((238, 240, 244), (202, 206, 214)),
+    ((250, 240, 222), (222, 206, 180)),
+    ((226, 240, 232), (186, 212, 198)),
+    ((250, 232, 236), (224, 198, 206)),
+)
+TABLE_BACKGROUNDS: tuple[Rgb, ...] = ((244, 245, 248), (250, 238, 214), (212, 238, 222), (210, 228, 248))
+
+ELEVATION_DEGREES = 30
+DISTANCE = 4.0
+ZOOM_IN, ZOOM_OUT = 0.8, 1.25
+
+_GLASS, _TYRE, _LAMP, _DARK = (190, 224, 245), (52, 52, 58), (255, 248, 214), (84, 84, 92)
+_WOOD = (150, 112, 78)
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """An object with a front, on a floor before a wall, seen from a fixed raised camera.
+
+    Attributes:
+        kind: One of `VEHICLES`.
+        colour: One of `VEHICLE_COLOURS`.
+        floor: Index into `FLOORS`.
+        scale: Size of the object; 1 fills about 60 % of the picture's width.
+        offset: Place of the object relative to the usual one, in 96ths of the picture (right, down).
+    """
+
+    kind: str
+    colour: str
+    floor: int
+    scale: float
+    offset: tuple[int, int]
+
+    def render(self, view: int, size: int) -> tuple[Pixels, Mask]:
+        """Draw the object under a heading of 45° times `view` (0 right, 2 front, 4 left, 6 rear).
+
+        Returns:
+            The picture and the object's mask, shadow excluded.
+        """
+        sprite, opacity, shadow = _sprite(self.kind, self.colour, view, self.scale, size)
+        rows = round(self.offset[1] * size / 96)
+        columns = round(self.offset[0] * size / 96)
+        sprite, opacity, shadow = (np.roll(layer, (rows, columns), (0, 1)) for layer in (sprite, opacity, shadow))
+        wall, floor = FLOORS[self.floor]
+        picture = drawing.plain(floor, size)
+        picture[: round(size * 0.36)] = wall
+        picture *= 1 - 0.22 * shadow[..., None]
+        picture += opacity[..., None] * (sprite - picture)
+        return drawing.to_pixels(picture), opacity > 0.5
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the orbit camera stands, in whole degrees and in units of the usual distance."""
+
+    azimuth: int
+    elevation: int = ELEVATION_DEGREES
+    distance: float = 1.0
+
+    def moved(self, yaw: int, pitch: int, zoom: str) -> Pose:
+        """Return the pose after a camera move; `zoom` is "in", "out" or "unchanged"."""
+        factor = {"in": ZOOM_IN, "out": ZOOM_OUT, "unchanged": 1.0}[zoom]
+        return Pose((self.azimuth + yaw) % 360, self.elevation + pitch, self.distance * factor)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A solid on the turntable, by the name of its form and colour and its place on the disc."""
+
+    form: str
+    colour: str
+    place: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Turntable:
+    """A disc with four differently coloured marks on its rim and one or two solids on it.
+
+    Attributes:
+        solids: What stands on the disc.
+        background: Index into `TABLE_BACKGROUNDS`.
+    """
+
+    solids: tuple[Solid, ...]
+    background: int
+
+    def render(self, pose: Pose, size: int) -> tuple[Pixels, Mask]:
+        """Draw the world from a pose.
+
+        Returns:
+            The picture and the mask of the turntable with everything on it.
+        """
+        focus = (0.0, 0.0, 0.2)
+        focal = 1.42 * size
+        camera = solids.OrbitCamera(pose.azimuth, pose.elevation, DISTANCE * pose.distance, focus, focal, size / 2)
+        background = TABLE_BACKGROUNDS[self.background]
+        picture = solids.canvas(background, size)
+        draw = ImageDraw.Draw(picture)
+        solids.draw_parts(draw, [_DISC], camera)
+        for outline, colour in _MARKS:
+            solids.draw_floor_polygon(draw, outline, camera, colour)
+        solids.draw_parts(draw, [_solid_part(solid) for solid in self.solids], camera)
+
+        pixels = np.asarray(picture.reduce(solids.SUPERSAMPLING))
+        cover = solids.canvas(0, size)
+        cover_draw = ImageDraw.Draw(cover)
+        for part in (_DISC, *(_solid_part(solid) for solid in self.solids)):
+            flat = camera.project(part.points) * solids.SUPERSAMPLING - 0.5
+            for face in part.faces:
+                cover_draw.polygon(flat[list(face)].ravel().tolist(), fill=255)
+        return pixels, np.asarray(cover.reduce(solids.SUPERSAMPLING)) > 127
+
+
+@lru_cache(maxsize=1024)
+def _sprite(
+    kind: str, colour: str, view: int, scale: float, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Render one object once: its colours, its opacity and its shadow's."""
+    camera = solids.ParallelCamera(27, scale * size * 0.28, (size * 0.5, size * 0.66))
+    heading = solids.turn(-45 * view)
+    parts = {"car": _car, "chair": _chair, "boat": _boat}[kind](drawing.COLOURS[colour])
+
+    layers = []
+    # The same drawing over black and over white tells colour and opacity apart.
+    for ground in ((0, 0, 0), (255, 255, 255)):
+        layer = solids.canvas(ground, size)
+        solids.draw_parts(ImageDraw.Draw(layer), parts, camera, heading)
+        layers.append(np.asarray(layer.reduce(solids.SUPERSAMPLING), np.float32))
+    over_black, over_white = layers
+    opacity = 1 - (over_white - over_black).mean(2) / 255
+    colours = over_black / np.maximum(opacity, 1 / 255)[..., None]
+
+    shadow = solids.canvas(0, size)
+    half_length, half_width = {"car": (1.12, 0.62), "chair": (0.6, 0.6), "boat": (1.2, 0.52)}[kind]
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    # A superellipse: the footprint of something boxy with round corners.
+    rim = np.stack([np.cos(angles), np.sin(angles)], 1)
+    rim = np.sign(rim) * np.abs(rim) ** 0.6 * (half_length, half_width)
+    solids.draw_floor_polygon(ImageDraw.Draw(shadow), rim @ heading[:2, :2].T, camera, 255)
+    return colours, opacity, np.asarray(shadow.reduce(solids.SUPERSAMPLING), np.float32) / 255
+
+
+def _car(colour: Rgb) -> list[Part]:
+    body = solids.box((-1.05, -0.48, 0.18), (1.05, 0.48, 0.58), colour)
+    cabin = solids.box((-0.85, -0.46, 0.58), (0.4, 0.46, 1.0), colour, top_inset=(0.18, 0.32, 0.08, 0.08))
+    cabin = solids.painted(cabin, {2: _GLASS, 3: _GLASS, 4: _GLASS, 5: _GLASS})
+    wheels = [solids.wheel((x, y, 0.24), 0.25, 0.1, _TYRE) for x in (-0.62, 0.62) for y in (-0.54, 0.54)]
+    lamps = [solids.box((1.05, y - 0.12, 0.32), (1.09, y + 0.12, 0.5), _LAMP) for y in (-0.3, 0.3)]
+    bumper = solids.box((-1.1, -0.44, 0.22), (-1.05, 0.44, 0.36), _DARK)
+    return [body, cabin, *wheels, *lamps, bumper]
+
+
+def _chair(colour: Rgb) -> list[Part]:
+    legs = [
+        solids.box((x - 0.07, y - 0.07, 0), (x + 0.07, y + 0.07, 0.55), _WOOD) for x in (-0.42, 0.42) for y in (-0.42, 0.42)
+    ]
+    seat = solids.box((-0.52, -0.52, 0.55), (0.55, 0.52, 0.7), colour)
+    back = solids.box((-0.52, -0.52, 0.7), (-0.36, 0.52, 1.6), colour)
+    cushion = solids.box((-0.36, -0.4, 0.7), (0.48, 0.4, 0.78), (246, 240, 226))
+    return [*legs, seat, cushion, back]
+
+
+def _boat(colour: Rgb) -> list[Part]:
+    # The hull widens upward: the tapered column stands on its head.
+    outline = [(-1.05, -0.48), (0.45, -0.48), (1.25, 0.0), (0.45, 0.48), (-1.05, 0.48)]
+    hull = solids.column([(x * 0.85, y * 0.8) for x, y in outline], 0.0, 0.45, colour, taper=1 / 0.85)
+    hull = solids.painted(hull, {1: (198, 146, 92)})
+    house = solids.box((-0.75, -0.26, 0.45), (0.1, 0.26, 0.95), (246, 246, 250), top_inset=(0, 0.12, 0, 0))
+    house = solids.painted(house, {3: _GLASS})
+    funnel = solids.column([(-0.5, -0.1), (-0.3, -0.1), (-0.3, 0.1), (-0.5, 0.1)], 0.95, 1.3, colour)
+    return [hull, house, funnel]
+
+
+def _solid_part(solid: Solid) -> Part:
+    x, y = solid.place
+    colour = drawing.COLOURS[solid.colour]
+    if solid.form == "cube":
+        return solids.box((x - 0.26, y - 0.26, 0), (x + 0.26, y + 0.26, 0.52), colour)
+    if solid.form == "pyramid":
+        inset = 0.29
+        return solids.box((x - 0.3, y - 0.3, 0), (x + 0.3, y + 0.3, 0.72), colour, top_inset=(inset,) * 4)
+    angles = 2 * np.pi * np.arange(16) / 16
+    rim = [(x + 0.25 * np.cos(angle), y + 0.25 * np.sin(angle)) for angle in angles]
+    return solids.column(rim, 0, 0.66, colour)
+
+
+def _rim_sector(middle_degrees: float, half_width_degrees: float = 17) -> NDArray[np.float64]:
+    angles = np.radians(middle_degrees + np.linspace(-half_width_degrees, half_width_degrees, 7))
+    arc = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return np.concatenate([0.97 * arc, 0.66 * arc[::-1]])
+
+
+_DISC = solids.column(
+    [(np.cos(angle), np.sin(angle)) for angle in 2 * np.pi * np.arange(40) / 40], -0.1, 0.0, (186, 180, 172)
+)
+_MARKS: tuple[tuple[NDArray[np.float64], Rgb], ...] = tuple(
+    (_rim_sector(90 * quarter), drawing.COLOURS[colour]) for quarter, colour in enumerate(("blue", "yellow", "purple", "black"))
+)
