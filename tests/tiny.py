@@ -1,8 +1,8 @@
 """Build the real classes at tiny size, and a checkpoint folder that looks like the published one.
 
-Nothing here is a stand-in: Qwen3-VL, the Wan VAE, the scheduler, the tokenizer and the processor are the library's own
-classes with small settings and seeded fp32 weights. The weights are large enough that each input (picture, prompt,
-noise, guidance) moves the output visibly, so that an agreement test can fail.
+Nothing here is a stand-in: Qwen3-VL, the Wan VAE, the scheduler, the tokenizer and the processor are the
+libraries' own classes with small settings and seeded fp32 weights. The weights are large enough that each
+input (picture, prompt, noise, guidance) moves the output visibly, so that an agreement test can fail.
 """
 
 from __future__ import annotations
@@ -37,18 +37,17 @@ if TYPE_CHECKING:
     from diffusers.pipelines.joyimage.pipeline_joyimage_edit_plus import (
         JoyImageEditPlusPipeline as ReferencePlusPipeline,
     )
-    from torch import nn
-
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
+    from torch import nn
 
 BASE_SIZE = 256
 """The bucket list the tiny pipelines use: the smallest one that exists."""
 
 SYSTEM_MESSAGE = (
-    "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
-    "spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, "
+    "text, spatial relationships of the objects and background:<|im_end|>\n"
 )
 PREFIX_TOKENS = 34
 
@@ -136,10 +135,12 @@ def _bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
     message = SYSTEM_MESSAGE.split("\n", 1)[1].removesuffix("<|im_end|>\n").replace("\\nDescribe", "\\")
     corpus = [message, "Describe", "system", "user", "assistant", "\n", "Make the car red and the sky blue"]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=1000,
         min_frequency=1,
@@ -152,7 +153,7 @@ def _bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def make_tokenizer(padding_side: str = "right") -> Qwen2Tokenizer:
-    """Build Qwen's tokenizer class over a vocabulary of about 500 tokens."""
+    """Build Qwen's tokenizer class over a vocabulary of about 400 tokens."""
     vocab, merges = _bpe()
     tokenizer = Qwen2Tokenizer(
         vocab=dict(vocab),
@@ -171,8 +172,12 @@ class PictureProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video part, which needs torchvision."""
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
-    ) -> None:  # noqa: ANN401
+        self,
+        image_processor: Qwen2VLImageProcessorPil | None = None,
+        tokenizer: Qwen2Tokenizer | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        """Take the parts by the names that the saved folder uses."""
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: object) -> None:
@@ -263,10 +268,8 @@ def make_reference_transformer(
     seed: int = 3, *, plus: bool = False, **overrides: Any
 ) -> ReferenceTransformer | ReferencePlusTransformer:
     """Build diffusers' transformer; the same seed gives both classes the same weights."""
-    transformer = (ReferencePlusTransformer if plus else ReferenceTransformer)(**{
-        **TRANSFORMER_CONFIG,
-        **overrides,
-    })
+    transformer_class = ReferencePlusTransformer if plus else ReferenceTransformer
+    transformer = transformer_class(**{**TRANSFORMER_CONFIG, **overrides})
     gains = {"text_embedder.linear_1": 0.1, "attn_proj": 4.0, "attn_qkv": 1.5, "proj_out": 2.0}
     fill(transformer.float().eval(), seed, gains)
     return transformer.requires_grad_(False)
@@ -306,7 +309,7 @@ def make_plus_pipeline(padding_side: str = "right") -> JoyImageEditPlusPipeline:
     return _ours(JoyImageEditPlusPipeline, padding_side)
 
 
-def _ours(pipeline_class: Any, padding_side: str) -> Any:  # noqa: ANN401
+def _ours(pipeline_class: Any, padding_side: str) -> Any:
     from joyimage.pipeline.processor import JoyImageProcessor
 
     parts = make_components(padding_side)
@@ -334,7 +337,7 @@ def make_reference_plus_pipeline(padding_side: str = "right") -> ReferencePlusPi
     return pipe
 
 
-def _reference(pipeline_class: Any, padding_side: str, *, plus: bool) -> Any:  # noqa: ANN401
+def _reference(pipeline_class: Any, padding_side: str, *, plus: bool) -> Any:
     parts = make_components(padding_side)
     transformer = make_reference_transformer(plus=plus)
     pipe = pipeline_class(**parts, transformer=transformer, processor=make_processor(parts["tokenizer"]))
@@ -342,7 +345,7 @@ def _reference(pipeline_class: Any, padding_side: str, *, plus: bool) -> Any:  #
     return pipe
 
 
-def _use_small_buckets(image_processor: Any) -> None:  # noqa: ANN401
+def _use_small_buckets(image_processor: Any) -> None:
     """Give diffusers' bucket list, which is fixed at 1024 there, a list a quarter as large."""
     from diffusers.pipelines.joyimage.image_processor import BUCKETS
 
@@ -367,7 +370,7 @@ def write_checkpoint(
 ) -> Path:
     """Write the tiny parts as a folder that looks like the published checkpoint.
 
-    The weights come from diffusers' transformer, so the key names are the published ones whatever our code does.
+    The weights come from diffusers' transformer: the key names are the published ones, whatever ours are.
 
     Args:
         folder: Created where missing; without a checkpoint in it.
@@ -416,17 +419,13 @@ def write_checkpoint(
     _write_tokenizer(folder / "tokenizer", tokenizer)
     _write_tokenizer(folder / "processor", tokenizer)
     picture_settings = {
-        "data_format": "channels_first",
-        "default_to_square": True,
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "max_pixels": None,
         "merge_size": 2,
-        "min_pixels": None,
         "patch_size": 16,
         "processor_class": "Qwen3VLProcessor",
         "resample": 3,
@@ -469,7 +468,7 @@ def _write_tokenizer(folder: Path, tokenizer: Qwen2Tokenizer) -> None:
     (folder / "merges.txt").write_text("\n".join(merge_lines) + "\n", encoding="utf-8")
     _write_json(folder / "added_tokens.json", added)
     named = {
-        "additional_special_tokens": [token for token in SPECIAL_TOKENS if token != "<|endoftext|>"],  # noqa: S105
+        "additional_special_tokens": [token for token in SPECIAL_TOKENS if token != "<|endoftext|>"],
         "eos_token": {"content": "<|im_end|>", **plain},
         "pad_token": {"content": "<|endoftext|>", **plain},
     }
@@ -494,10 +493,8 @@ def _write_tokenizer(folder: Path, tokenizer: Qwen2Tokenizer) -> None:
         "use_fast": True,
     }
     _write_json(folder / "tokenizer_config.json", settings)
-    template = (
-        "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-        "{%- endfor %}"
-    )
+    turn = "'<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n'"
+    template = f"{{%- for message in messages %}}{{{{ {turn} }}}}{{%- endfor %}}"
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
