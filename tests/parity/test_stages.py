@@ -1,0 +1,121 @@
+"""Each stage alone agrees with diffusers 0.42.1, so that a broken stage is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.parity.agreement import assert_agree, run
+
+PROMPTS = ["Make the car red", "Make the sky blue"]
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_prompt_embeddings_when_picture_then_agree(padding_side: str) -> None:
+    ours = tiny.make_pipeline(padding_side)
+    reference = tiny.make_reference_pipeline(padding_side)
+    pictures = [tiny.make_picture(0), tiny.make_picture(1)]
+
+    embeds, mask = ours.encode_prompt_multiple_images(PROMPTS, images=pictures)
+    expected, expected_mask = reference.encode_prompt_multiple_images(PROMPTS, images=pictures)
+
+    assert_agree(embeds, expected, "prompt embeddings")
+    assert mask is None or torch.equal(mask.bool(), expected_mask.bool())
+
+
+def test_prompt_embeddings_when_text_only_then_agree(ours: Any, reference: Any) -> None:
+    prompts = ["Make the car red", "blue"]
+
+    embeds, mask = ours.encode_prompt(prompts)
+    expected, expected_mask = reference.encode_prompt(prompts)
+
+    assert torch.equal(mask.bool(), expected_mask.bool())
+    assert_agree(embeds[mask.bool()], expected[expected_mask.bool()], "prompt embeddings")
+
+
+def test_prompt_embeddings_when_two_outputs_for_a_prompt_then_agree(ours: Any, reference: Any) -> None:
+    embeds, _ = ours.encode_prompt(PROMPTS, num_images_per_prompt=2)
+    expected, _ = reference.encode_prompt(PROMPTS, num_images_per_prompt=2)
+
+    assert_agree(embeds, expected, "prompt embeddings")
+
+
+def test_prompt_embeddings_when_made_then_states_before_final_norm(ours: Any) -> None:
+    embeds, _ = ours.encode_prompt_multiple_images(PROMPTS[0], images=[tiny.make_picture()])
+
+    normed = ours.text_encoder.model.language_model.norm(embeds)
+
+    # Published model: about 21 before the final norm and 2 after it.
+    assert 15 < embeds.std() < 30
+    assert normed.std() < 2
+
+
+def test_prefix_when_tiny_tokenizer_then_as_long_as_real_one() -> None:
+    tokenizer = tiny.make_tokenizer()
+
+    assert len(tokenizer(tiny.SYSTEM_MESSAGE).input_ids) + 1 == tiny.PREFIX_TOKENS
+
+
+@pytest.mark.parametrize("enable_denormalization", [True, False])
+def test_latents_when_drawn_then_agree(ours: Any, reference: Any, enable_denormalization: bool) -> None:  # noqa: FBT001
+    arguments = {
+        "batch_size": 2,
+        "num_channels_latents": 16,
+        "height": 256,
+        "width": 256,
+        "video_length": 1,
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+        "image": [tiny.make_picture(0), tiny.make_picture(1)],
+        "enable_denormalization": enable_denormalization,
+    }
+
+    torch.manual_seed(3)
+    noise, latents = ours.prepare_latents(**arguments, generator=None)
+    torch.manual_seed(3)
+    expected_noise, expected_latents = reference.prepare_latents(**arguments, generator=None)
+
+    assert torch.equal(noise, expected_noise)
+    assert_agree(latents, expected_latents, "reference latents")
+
+
+def test_latent_statistics_when_applied_then_agree(ours: Any, reference: Any) -> None:
+    latents = torch.randn(2, 16, 1, 4, 4)
+
+    assert torch.equal(ours.normalize_latents(latents), reference.normalize_latents(latents))
+    assert torch.equal(ours.denormalize_latents(latents), reference.denormalize_latents(latents))
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_steps_when_run_then_latents_agree_after_each(
+    ours: Any, reference: Any, guidance_scale: float
+) -> None:
+    def latents_of_steps(pipe: Any) -> list[torch.Tensor]:  # noqa: ANN401
+        steps = []
+
+        def keep(_pipe: object, _step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            steps.append(tensors["latents"][:, -1].clone())
+            return tensors
+
+        picture = tiny.make_picture()
+        run(pipe, image=picture, prompt=PROMPTS[0], guidance_scale=guidance_scale, callback_on_step_end=keep)
+        return steps
+
+    got, expected = latents_of_steps(ours), latents_of_steps(reference)
+
+    assert len(got) == len(expected) == 3
+    for latents, expected_latents in zip(got, expected, strict=True):
+        assert_agree(latents, expected_latents, "latents of a step")
+
+
+def test_decoding_when_same_latents_then_image_agrees(ours: Any, reference: Any) -> None:
+    arguments = {"image": tiny.make_picture(), "prompt": PROMPTS[0]}
+    latents = torch.from_numpy(run(ours, **arguments, output_type="latent"))
+
+    decoded = reference.vae.decode(reference.denormalize_latents(latents.unsqueeze(2)), return_dict=False)[0]
+
+    expected = reference.image_processor.postprocess(decoded.squeeze(2), output_type="np")
+    assert_agree(run(ours, **arguments), expected, "decoded image")
