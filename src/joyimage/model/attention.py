@@ -1,0 +1,130 @@
+"""Joint attention of the two streams over one sequence [image, text].
+
+Dimension key: B batch, L tokens, N heads, H head width, D model width.
+"""
+
+from typing import Any
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import Tensor, nn
+
+from joyimage.model.rope import RotaryTables, rotate
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    backend: Any = None,  # noqa: ANN401 - diffusers' AttentionBackendName, or None for the active one
+    parallel_config: Any = None,  # noqa: ANN401 - diffusers' ParallelConfig
+) -> Tensor:
+    """Run softmax attention with the kernel that diffusers' dispatcher selects.
+
+    The one place where attention is computed; replace this function to change how.
+
+    Args:
+        query: `[B, L, N, H]`.
+        key: `[B, L, N, H]`.
+        value: `[B, L, N, H]`.
+        mask: `[B, 1, 1, L]` bool over the keys, True where attended to; None attends to all.
+        backend: Kernel chosen by `set_attention_backend`.
+        parallel_config: Set by `enable_parallelism`.
+
+    Returns:
+        `[B, L, N, H]`.
+    """
+    return dispatch_attention_fn(
+        query, key, value, attn_mask=mask, backend=backend, parallel_config=parallel_config
+    )
+
+
+class JointAttnProcessor:
+    """Project, normalise and rotate both streams, attend over their concatenation, and project back."""
+
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    def __call__(
+        self,
+        attn: "JointAttention",
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        image_rotary_emb: RotaryTables,
+        text_rotary_emb: RotaryTables | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend; arguments as in `JointAttention.forward`."""
+        img_query, img_key, img_value = attn.img_attn_qkv(hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+        txt_query, txt_key, txt_value = (
+            attn.txt_attn_qkv(encoder_hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+        )  # each [B, L, N, H]
+
+        img_query = rotate(attn.img_attn_q_norm(img_query), image_rotary_emb)
+        img_key = rotate(attn.img_attn_k_norm(img_key), image_rotary_emb)
+        txt_query = attn.txt_attn_q_norm(txt_query)
+        txt_key = attn.txt_attn_k_norm(txt_key)
+        if text_rotary_emb is not None:
+            txt_query = rotate(txt_query, text_rotary_emb)
+            txt_key = rotate(txt_key, text_rotary_emb)
+
+        joint = attend(
+            torch.cat([img_query, txt_query], dim=1),
+            torch.cat([img_key, txt_key], dim=1),
+            torch.cat([img_value, txt_value], dim=1),
+            attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        joint = joint.flatten(2).to(img_query.dtype)  # [B, L, D]
+        num_image_tokens = hidden_states.shape[1]
+        return attn.img_attn_proj(joint[:, :num_image_tokens]), attn.txt_attn_proj(joint[:, num_image_tokens:])
+
+
+class JointAttention(nn.Module, AttentionModuleMixin):
+    """Weights of one block's attention: per stream fused QKV, RMS norms of queries and keys, output projection."""
+
+    _default_processor_cls = JointAttnProcessor
+    _available_processors = [JointAttnProcessor]  # noqa: RUF012 - diffusers' attribute
+    _supports_qkv_fusion = False  # stored fused already
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.heads = num_attention_heads
+        self.head_dim = hidden_size // num_attention_heads
+        self.img_attn_qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.img_attn_q_norm = nn.RMSNorm(self.head_dim, eps=eps)
+        self.img_attn_k_norm = nn.RMSNorm(self.head_dim, eps=eps)
+        self.img_attn_proj = nn.Linear(hidden_size, hidden_size)
+        self.txt_attn_qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.txt_attn_q_norm = nn.RMSNorm(self.head_dim, eps=eps)
+        self.txt_attn_k_norm = nn.RMSNorm(self.head_dim, eps=eps)
+        self.txt_attn_proj = nn.Linear(hidden_size, hidden_size)
+        self.set_processor(JointAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        image_rotary_emb: RotaryTables,
+        text_rotary_emb: RotaryTables | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend over both streams.
+
+        Args:
+            hidden_states: Image stream `[B, L_img, D]`.
+            encoder_hidden_states: Text stream `[B, L_txt, D]`.
+            image_rotary_emb: Tables of the image tokens.
+            text_rotary_emb: Tables of the text tokens; None leaves text without positions, as trained with "rope".
+            attention_mask: `[B, 1, 1, L_img + L_txt]` bool; None where nothing is padded.
+
+        Returns:
+            The two streams' attention outputs, shaped like the inputs.
+        """
+        return self.processor(
+            self, hidden_states, encoder_hidden_states, image_rotary_emb, text_rotary_emb, attention_mask
+        )

@@ -1,0 +1,90 @@
+"""The double-stream block: image and text have their own weights and meet in attention.
+
+Dimension key: B batch, L tokens, D model width.
+"""
+
+import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.normalization import FP32LayerNorm
+from torch import Tensor, nn
+
+from joyimage.model.attention import JointAttention
+from joyimage.model.rope import RotaryTables
+
+_EPS = 1e-6
+
+
+class Modulation(nn.Module):
+    """Add a block's own learned table to the time signal that all blocks share."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.modulate_table = nn.Parameter(torch.zeros(1, 6, hidden_size))
+
+    def forward(self, temb: Tensor) -> tuple[Tensor, ...]:
+        """Return shift, scale, gate for attention, then for the MLP, `[B, 1, D]` each, from `[B, 6, D]`."""
+        return (self.modulate_table + temb).split(1, dim=1)
+
+
+class JoyImageTransformerBlock(nn.Module):
+    """One layer: modulated joint attention, then a modulated MLP per stream, each behind a gate."""
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, mlp_width_ratio: float = 4.0) -> None:
+        super().__init__()
+        mlp_width = int(hidden_size * mlp_width_ratio)
+        self.img_mod = Modulation(hidden_size)
+        self.img_norm1 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
+        self.img_norm2 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
+        self.img_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
+        self.txt_mod = Modulation(hidden_size)
+        self.txt_norm1 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
+        self.txt_norm2 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
+        self.txt_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
+        self.attn = JointAttention(hidden_size, num_attention_heads, eps=_EPS)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: RotaryTables,
+        text_rotary_emb: RotaryTables | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the block.
+
+        The order of arguments and of the two results is what diffusers' step caches rely on.
+
+        Args:
+            hidden_states: Image stream `[B, L_img, D]`.
+            encoder_hidden_states: Text stream `[B, L_txt, D]`.
+            temb: Time signal `[B, 6, D]`.
+            image_rotary_emb: Tables of the image tokens.
+            text_rotary_emb: Tables of the text tokens, or None.
+            attention_mask: `[B, 1, 1, L_img + L_txt]` bool, or None.
+
+        Returns:
+            The new image stream and the new text stream.
+        """
+        img, txt = hidden_states, encoder_hidden_states
+        img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(temb)
+        txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(temb)
+
+        img_attn, txt_attn = self.attn(
+            modulate(self.img_norm1(img), img_shift1, img_scale1),
+            modulate(self.txt_norm1(txt), txt_shift1, txt_scale1),
+            image_rotary_emb,
+            text_rotary_emb,
+            attention_mask,
+        )
+        img = img + img_attn * img_gate1
+        txt = txt + txt_attn * txt_gate1
+
+        img = img + self.img_mlp(modulate(self.img_norm2(img), img_shift2, img_scale2)) * img_gate2
+        txt = txt + self.txt_mlp(modulate(self.txt_norm2(txt), txt_shift2, txt_scale2)) * txt_gate2
+        return img, txt
+
+
+def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale and shift normalised tokens `[B, L, D]` by `[B, 1, D]` each."""
+    return normed * (1 + scale) + shift

@@ -1,0 +1,66 @@
+"""What enters the blocks: patches, the time and the text.
+
+Dimension key: B batch, L tokens, C channels, D model width.
+"""
+
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from joyimage.model.packing import item_grid, patchify
+from joyimage.model.rope import Grid
+
+_TIME_FREQUENCIES = 256
+
+
+class PatchEmbedding(nn.Conv3d):
+    """Project patches to the model width: a Conv3d in weight, input and output, a matmul in execution.
+
+    cuDNN's Conv3d with kernel = stride is slower by orders of magnitude in bf16 on several GPUs. Staying a Conv3d
+    in shape keeps the published weights and adapters on this layer working.
+    """
+
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid) -> None:
+        super().__init__(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
+        self.patch_size = patch_size
+
+    def forward(self, item: Tensor) -> Tensor:
+        """Embed `[B, C, T, H, W]`, returning `[B, D, t, h, w]` (stored with D fastest)."""
+        tokens = F.linear(patchify(item, self.patch_size), self.weight.flatten(1), self.bias)  # [B, L, D]
+        return tokens.unflatten(1, item_grid(item, self.patch_size)).movedim(-1, 1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Embed the time and the text.
+
+    The time goes through sinusoids (cosines first) and an MLP whose weights stay fp32, then through SiLU and one
+    projection that all blocks share; the text through a two-layer MLP.
+    """
+
+    def __init__(self, hidden_size: int, text_dim: int) -> None:
+        super().__init__()
+        self.timesteps_proj = Timesteps(_TIME_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedder = TimestepEmbedding(_TIME_FREQUENCIES, hidden_size)
+        self.act_fn = nn.SiLU()
+        self.time_proj = nn.Linear(hidden_size, 6 * hidden_size)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, hidden_size, act_fn="gelu_tanh")
+
+    def forward(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the modulation signal and the text tokens.
+
+        Args:
+            timestep: Scheduler times in [0, 1000], `[B]`.
+            text: Text encoder states `[B, L, text_dim]`.
+
+        Returns:
+            `[B, 6, D]` (shift, scale, gate for attention, then for the MLP) and `[B, L, D]`.
+        """
+        frequencies = self.timesteps_proj(timestep)  # fp32
+        weight_dtype = self.time_embedder.linear_1.weight.dtype
+        # Integer weights are quantized ones: their layer takes floats.
+        if weight_dtype.is_floating_point:
+            frequencies = frequencies.to(weight_dtype)
+        temb = self.time_embedder(frequencies).to(text.dtype)  # back to the dtype of the blocks
+        modulation = self.time_proj(self.act_fn(temb))  # [B, 6 * D]
+        return modulation.unflatten(1, (6, -1)), self.text_embedder(text)
+

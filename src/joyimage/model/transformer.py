@@ -1,0 +1,182 @@
+"""The transformer of JoyAI-Image-Edit: a double-stream MMDiT over [target | references | text].
+
+Read this first, then `packing.py` (how items become tokens) and `blocks.py` (what a layer does).
+Dimension key: B batch, C channels, T frames, L tokens, D model width.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from torch import Tensor, nn
+
+from joyimage.model import packing
+from joyimage.model.blocks import JoyImageTransformerBlock
+from joyimage.model.config import TransformerConfig, modernise
+from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
+from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
+
+
+class JoyImageEditTransformer3DModel(
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, FromOriginalModelMixin
+):
+    """Predict the flow-matching velocity of a target picture, given references and text.
+
+    The defaults are those of the published code, not of the published checkpoint, whose `config.json` names every
+    value. Both generations of that file load.
+
+    Args:
+        patch_size: Patch (t, h, w) in latent pixels.
+        in_channels: Channels of the latents.
+        out_channels: Channels of the velocity; None means `in_channels`.
+        hidden_size: Width of both streams.
+        num_attention_heads: Heads of the joint attention.
+        text_dim: Width of the text encoder's states.
+        mlp_width_ratio: Width of the MLPs over `hidden_size`.
+        num_layers: Number of double-stream blocks.
+        rope_dim_list: Channels of a head that turn with item, row and column; None means three equal parts.
+        rope_type: "rope" gives positions to image tokens only, "mrope" to text tokens too.
+        theta: Base of the rotary frequencies.
+
+    Raises:
+        ValueError: A setting that can't be; the sentence names it.
+
+    Source: JoyAI-Image, arXiv 2605.04128.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["JoyImageTransformerBlock"]  # noqa: RUF012 - diffusers' attributes, here and below
+    _repeated_blocks = ["JoyImageTransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["img_in", "condition_embedder", "norm"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["time_embedder", "norm1", "norm2", "norm_out"]  # noqa: RUF012
+    _cp_plan = {  # noqa: RUF012
+        # Attention doesn't mind the order of its keys, so each rank takes its part of the image and of the text.
+        "item_rope": {index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)},
+        "text_rope": {index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)},
+        "double_blocks.0": {
+            "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+            "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: Sequence[int] = (1, 2, 2),
+        in_channels: int = 16,
+        out_channels: int | None = None,
+        hidden_size: int = 3072,
+        num_attention_heads: int = 24,
+        text_dim: int = 4096,
+        mlp_width_ratio: float = 4.0,
+        num_layers: int = 20,
+        rope_dim_list: Sequence[int] | None = (16, 56, 56),
+        rope_type: str = "rope",
+        theta: float = 256,
+    ) -> None:
+        super().__init__()
+        config = TransformerConfig.resolve(self.config)
+        self.settings = config
+        self.img_in = PatchEmbedding(config.in_channels, config.hidden_size, config.patch_size)
+        self.condition_embedder = ConditionEmbedding(config.hidden_size, config.text_dim)
+        self.item_rope = ItemRotaryEmbedding(config.axis_dims, config.theta)
+        self.text_rope = TextRotaryEmbedding(config.axis_dims, config.theta)
+        self.double_blocks = nn.ModuleList(
+            JoyImageTransformerBlock(config.hidden_size, config.num_attention_heads, config.mlp_width_ratio)
+            for _ in range(config.num_layers)
+        )
+        self.norm_out = FP32LayerNorm(config.hidden_size, eps=1e-6, elementwise_affine=False)
+        self.proj_out = nn.Linear(config.hidden_size, math.prod(config.patch_size) * config.out_channels)
+        self.gradient_checkpointing = False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | None = None,
+        return_unused_kwargs: bool = False,  # noqa: FBT001, FBT002 - diffusers' signature
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Build a model from a config of either generation; see `ConfigMixin.from_config`.
+
+        Raises:
+            CheckpointError: The config lacks a key, contradicts itself or describes another architecture.
+        """
+        if isinstance(config, Mapping):
+            config = modernise(config)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def forward(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        timestep: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states_mask: Tensor | None = None,
+        return_dict: bool = True,  # noqa: FBT001, FBT002 - diffusers' signature
+    ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
+        """Predict the velocity of every item.
+
+        Args:
+            hidden_states: Latents, target last: `[B, C, T, H, W]`, `[B, items, C, T, H, W]`, or a list of
+                `[B, C, T, H, W]` whose heights and widths may differ.
+            timestep: Scheduler times in [0, 1000], `[B]`.
+            encoder_hidden_states: Text encoder states `[B, L, text_dim]`.
+            encoder_hidden_states_mask: `[B, L]`, non-zero for real tokens; None means that all are real. Padded
+                tokens are never attended to.
+            return_dict: False returns a tuple of one.
+
+        Returns:
+            The velocity, in the layout of `hidden_states`.
+
+        Raises:
+            ValueError: A shape that doesn't fit, or no text.
+        """
+        if encoder_hidden_states is None:
+            raise ValueError("`encoder_hidden_states` is missing: give the text encoder's states, [B, L, text_dim].")
+        patch_size = self.settings.patch_size
+        items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
+        grids = tuple(packing.item_grid(item, patch_size) for item in items)
+
+        # 1. Text, time and items become tokens.
+        text = packing.pack_text(encoder_hidden_states, encoder_hidden_states_mask)
+        temb, txt = self.condition_embedder(timestep, text.states)  # [B, 6, D], [B, L_txt, D]
+        img = torch.cat([self.img_in(item).flatten(2).transpose(1, 2) for item in items], dim=1)  # [B, L_img, D]
+
+        # 2. Positions, and a mask only where texts of unlike length share the batch.
+        image_rotary_emb = self.item_rope(grids, img.device)
+        text_rotary_emb = self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
+        attention_mask = text.joint_mask(img.shape[1])
+
+        # 3. The blocks.
+        for block in self.double_blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                img, txt = self._gradient_checkpointing_func(
+                    block, img, txt, temb, image_rotary_emb, text_rotary_emb, attention_mask
+                )
+            else:
+                img, txt = block(
+                    hidden_states=img,
+                    encoder_hidden_states=txt,
+                    temb=temb,
+                    image_rotary_emb=image_rotary_emb,
+                    text_rotary_emb=text_rotary_emb,
+                    attention_mask=attention_mask,
+                )
+
+        # 4. Tokens become items again.
+        tokens = self.proj_out(self.norm_out(img))  # [B, L_img, patch * C]
+        parts = tokens.split([math.prod(grid) for grid in grids], dim=1)
+        velocities = [packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)]
+        velocity = packing.join_items(velocities, like=hidden_states)
+        if not return_dict:
+            return (velocity,)
+        return Transformer2DModelOutput(sample=velocity)
