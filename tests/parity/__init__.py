@@ -1,0 +1,1 @@
+"""Agreement, number for number, with diffusers 0.42.1."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 # Largest absolute difference, in fp32. One float's rounding is 6e-8 of its size; what differs between the
 # implementations is the order of sums (matmul for Conv3d, one sequence for another), never a formula.
 TOLERANCES = {
-    "prompt embeddings": 1e-3,  # values reach 80 (states before the final norm), and three layers sum 48 of them
+    "prompt embeddings": 1e-3,  # values reach 80 (states before the final norm), summed in three layers
     "reference latents": 2e-5,  # values reach 5; one VAE encoder with the same draws
-    "latents of a step": 2e-4,  # values reach 5; two transformer passes, their difference multiplied by guidance 4
+    "latents of a step": 2e-4,  # values reach 5; two transformer passes, their difference times 4
     "decoded image": 2e-5,  # in [0, 1]; one VAE decoder on the same latents
     "image": 2e-4,  # in [0, 1]: 0.05 of an 8-bit step, after all stages and a few steps
 }
@@ -32,7 +32,7 @@ def assert_agree(got: ArrayLike | torch.Tensor, expected: ArrayLike | torch.Tens
     )
 
 
-def run(pipe: Any, seed: int = 7, **arguments: Any) -> np.ndarray:  # noqa: ANN401
+def run(pipe: Any, seed: int = 7, **arguments: Any) -> np.ndarray:
     """Run a pipeline with all draws from the global generator, as diffusers' reference latents always are."""
     torch.manual_seed(seed)
     settings = {"num_inference_steps": 3, "output_type": "np", **arguments}

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from diffusers.pipelines.joyimage.pipeline_joyimage_edit_plus import (
         JoyImageEditPlusPipeline as ReferencePlusPipeline,
     )
-
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 

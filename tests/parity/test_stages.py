@@ -60,7 +60,7 @@ def test_prefix_when_tiny_tokenizer_then_as_long_as_real_one() -> None:
 
 
 @pytest.mark.parametrize("enable_denormalization", [True, False])
-def test_latents_when_drawn_then_agree(ours: Any, reference: Any, enable_denormalization: bool) -> None:  # noqa: FBT001
+def test_latents_when_drawn_then_agree(ours: Any, reference: Any, enable_denormalization: bool) -> None:
     arguments = {
         "batch_size": 2,
         "num_channels_latents": 16,
@@ -93,7 +93,7 @@ def test_latent_statistics_when_applied_then_agree(ours: Any, reference: Any) ->
 def test_steps_when_run_then_latents_agree_after_each(
     ours: Any, reference: Any, guidance_scale: float
 ) -> None:
-    def latents_of_steps(pipe: Any) -> list[torch.Tensor]:  # noqa: ANN401
+    def latents_of_steps(pipe: Any) -> list[torch.Tensor]:
         steps = []
 
         def keep(_pipe: object, _step: int, _timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
