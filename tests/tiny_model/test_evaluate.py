@@ -1,0 +1,80 @@
+"""The evaluation: right means, scenes of its own, a table and JSON that say the same."""
+
+import json
+
+import pytest
+
+from joyimage.tiny.evaluate import HELD_OUT, copy_editor, evaluate, to_json, to_table
+from joyimage.tiny.scenes import EVALUATION_SEEDS_START, TASKS, TRAINING_SEEDS
+
+
+def perfect_editor(cases):
+    return [case.target_image for case in cases]
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    return evaluate(perfect_editor, num=8, progress=False)
+
+
+@pytest.fixture(scope="module")
+def copied():
+    return evaluate(copy_editor, num=8, progress=False)
+
+
+def test_evaluate_when_every_edit_is_perfect_then_every_share_is_one(perfect):
+    assert list(perfect.tasks) == [*TASKS, HELD_OUT]
+    for result in perfect.tasks.values():
+        assert (result.n, result.done, result.strict) == (8, 1, 1)
+
+
+def test_evaluate_when_the_input_is_copied_then_nothing_is_done(copied):
+    for result in copied.tasks.values():
+        assert (result.done, result.strict) == (0, 0)
+    assert copied.tasks["move"].red_gone == 0
+    assert copied.tasks["rotate"].view_right == 0
+    assert copied.tasks["add"].red_gone is None
+
+
+def test_evaluate_when_run_then_takes_its_own_scenes_in_batches_of_one_task():
+    seen = []
+
+    def editor(cases):
+        assert len({case.task for case in cases}) == 1
+        seen.append(cases)
+        return perfect_editor(cases)
+
+    evaluate(editor, num=5, seed=3, batch_size=4, progress=False)
+
+    cases = [case for batch in seen for case in batch]
+    assert max(len(batch) for batch in seen) == 4
+    assert len(cases) == 5 * (len(TASKS) + 1)
+    assert sum(case.held_out for case in cases) == 5
+    assert min(case.seed for case in cases) == EVALUATION_SEEDS_START + 3_000_000 > max(TRAINING_SEEDS)
+
+
+def test_evaluate_when_only_some_edits_succeed_then_gives_the_share():
+    def editor(cases):
+        return [case.target_image if case.seed % 2 else image for case, image in zip(cases, copy_editor(cases), strict=True)]
+
+    assert evaluate(editor, num=10, progress=False).tasks["add"].done == 0.5
+
+
+def test_table_and_json_when_written_then_hold_every_task(perfect, copied):
+    data = json.loads(json.dumps(to_json(copied, perfect, copied)))
+    table = to_table(copied, perfect, copied)
+
+    assert list(data["tasks"]) == list(TASKS)
+    assert data["tasks"]["add"]["done"] == 0
+    assert data["tasks"]["add"]["n"] == 8
+    assert data["held_out"]["strict"] == 0
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1
+    for task in (*TASKS, HELD_OUT):
+        assert any(row.startswith(f"| {task} ") and " .00 " in row and "1.00 (60.0)" in row for row in rows)
+
+
+@pytest.mark.parametrize(("arguments", "word"), [({"num": 0}, "num"), ({"seed": -1}, "seed"), ({"batch_size": 0}, "batch_size")])
+def test_evaluate_when_an_argument_is_wrong_then_names_it(arguments, word):
+    with pytest.raises(ValueError, match=f"`{word}`"):
+        evaluate(perfect_editor, progress=False, **arguments)
