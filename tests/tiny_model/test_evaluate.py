@@ -55,7 +55,10 @@ def test_evaluate_when_run_then_takes_its_own_scenes_in_batches_of_one_task():
 
 def test_evaluate_when_only_some_edits_succeed_then_gives_the_share():
     def editor(cases):
-        return [case.target_image if case.seed % 2 else image for case, image in zip(cases, copy_editor(cases), strict=True)]
+        return [
+            case.target_image if case.seed % 2 else image
+            for case, image in zip(cases, copy_editor(cases), strict=True)
+        ]
 
     assert evaluate(editor, num=10, progress=False).tasks["add"].done == 0.5
 
@@ -74,7 +77,9 @@ def test_table_and_json_when_written_then_hold_every_task(perfect, copied):
         assert any(row.startswith(f"| {task} ") and " .00 " in row and "1.00 (60.0)" in row for row in rows)
 
 
-@pytest.mark.parametrize(("arguments", "word"), [({"num": 0}, "num"), ({"seed": -1}, "seed"), ({"batch_size": 0}, "batch_size")])
+@pytest.mark.parametrize(
+    ("arguments", "word"), [({"num": 0}, "num"), ({"seed": -1}, "seed"), ({"batch_size": 0}, "batch_size")]
+)
 def test_evaluate_when_an_argument_is_wrong_then_names_it(arguments, word):
     with pytest.raises(ValueError, match=f"`{word}`"):
         evaluate(perfect_editor, progress=False, **arguments)

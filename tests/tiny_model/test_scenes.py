@@ -106,7 +106,11 @@ def test_flat_scene_when_drawn_then_objects_are_whole_apart_and_told_apart_by_sh
         for objects in (case.before, case.after):
             masks = [item.mask for item in objects]
             assert np.sum(masks, 0).max(initial=0) <= 1
-            assert len({item.shape for item in objects}) == len({item.colour for item in objects}) == len(objects)
+            assert (
+                len({item.shape for item in objects})
+                == len({item.colour for item in objects})
+                == len(objects)
+            )
             for item in objects:
                 left, top, right, bottom = item.box
                 assert min(left, top) >= 1

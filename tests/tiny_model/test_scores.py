@@ -71,7 +71,9 @@ def test_score_when_the_new_object_is_wrong_then_is_not_done(task, wrong):
         case = generate(task, seed)
         result = case.result
         used = {item.colour for item in (*case.before, *case.after)}
-        other_colour = next(colour for colour in ("blue", "green", "yellow", "purple", "orange") if colour not in used)
+        other_colour = next(
+            colour for colour in ("blue", "green", "yellow", "purple", "orange") if colour not in used
+        )
         x, y = result.centre
         bad = {
             "shape": replace(result, shape="cross" if result.shape != "cross" else "circle"),
@@ -163,7 +165,9 @@ def test_score_when_the_camera_moves_otherwise_then_is_not_done():
 
 def test_score_when_the_view_is_right_but_rough_then_is_done_and_not_strict():
     case = generate("rotate", 0)
-    rough = np.clip(case.target + np.random.default_rng(0).normal(0, 20, case.target.shape), 0, 255).astype(np.uint8)
+    rough = np.clip(case.target + np.random.default_rng(0).normal(0, 20, case.target.shape), 0, 255).astype(
+        np.uint8
+    )
 
     result = score(case, rough)
 

@@ -1,4 +1,4 @@
-"""Flat shapes, named colours and named places: the vocabulary of the drawn scenes, and how they become pixels."""
+"""Flat shapes, named colours and named places: the vocabulary of the drawn scenes, and their pixels."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def to_pixels(canvas: NDArray[np.float32]) -> Pixels:
 
 
 def tight_box(mask: Mask) -> PixelBox:
-    """Return the smallest box (left, top, right, bottom), right and bottom exclusive, around a non-empty mask."""
+    """Return the smallest (left, top, right, bottom) around a non-empty mask, right and bottom exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 

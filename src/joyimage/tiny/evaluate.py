@@ -1,4 +1,4 @@
-"""Measure an editor on drawn scenes that were never trained on, and print the table that is the model card."""
+"""Measure an editor on drawn scenes that were never trained on; the table is the model card."""
 
 from __future__ import annotations
 
@@ -65,7 +65,13 @@ class Evaluation:
 
 
 def evaluate(
-    edit: Editor, *, num: int = 200, seed: int = 0, size: int = 96, batch_size: int = 20, progress: bool = True
+    edit: Editor,
+    *,
+    num: int = 200,
+    seed: int = 0,
+    size: int = 96,
+    batch_size: int = 20,
+    progress: bool = True,
 ) -> Evaluation:
     """Score an editor on fresh scenes.
 
@@ -145,12 +151,14 @@ def pipeline_editor(
 
 
 def round_trip_editor(pipe: JoyImageEditPipeline) -> Editor:
-    """Return every target as the pipeline's VAE gives it back: the most that the edit model can reach with it."""
+    """Return every target as the pipeline's VAE gives it back: the ceiling of the edit model."""
 
     @torch.inference_mode()
     def edit(cases: Sequence[EditCase]) -> Sequence[Image.Image]:
         vae = pipe.vae
-        targets = torch.from_numpy(np.stack([case.target for case in cases])).permute(0, 3, 1, 2)  # [B, 3, H, W]
+        targets = torch.from_numpy(np.stack([case.target for case in cases])).permute(
+            0, 3, 1, 2
+        )  # [B, 3, H, W]
         targets = targets.to(vae.device, vae.dtype)[:, :, None] / 127.5 - 1  # [B, 3, 1, H, W]
         decoded = vae.decode(vae.encode(targets).latent_dist.mode()).sample[:, :, 0]  # [B, 3, H, W]
         pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -160,12 +168,12 @@ def round_trip_editor(pipe: JoyImageEditPipeline) -> Editor:
 
 
 def copy_editor(cases: Sequence[EditCase]) -> Sequence[Image.Image]:
-    """Return every source as it is, and white where there is none: the least that a score must tell from an edit."""
+    """Return every source as it is, and white where there is none: the floor."""
     return [case.source_image or Image.new("RGB", (case.size, case.size), "white") for case in cases]
 
 
 def to_json(model: Evaluation, ceiling: Evaluation, floor: Evaluation) -> dict[str, Any]:
-    """Arrange the three evaluations for a machine: `{"tasks": {"add": {"done": …, "strict": …, "n": …}, …}, …}`."""
+    """Arrange the evaluations for a machine: `{"tasks": {"add": {"done": …, "strict": …, "n": …}, …}, …}`."""
 
     def rows(evaluation: Evaluation) -> dict[str, Any]:
         return {task: asdict(evaluation.tasks[task]) for task in TASKS}
@@ -181,42 +189,55 @@ def to_json(model: Evaluation, ceiling: Evaluation, floor: Evaluation) -> dict[s
 
 def to_table(model: Evaluation, ceiling: Evaluation, floor: Evaluation) -> str:
     """Arrange the three evaluations for a reader, as a Markdown table with a row per task."""
-    header = ["task", "done", "strict", "IoU", "red gone", "view", "PSNR", "background", "VAE round trip", "copied input"]
+    header = [
+        "task",
+        "done",
+        "strict",
+        "IoU",
+        "red gone",
+        "view",
+        "PSNR",
+        "background",
+        "VAE round trip",
+        "copied input",
+    ]
     rows = [header]
     for name, result in model.tasks.items():
         best, least = ceiling.tasks[name], floor.tasks[name]
-        rows.append(
-            [
-                name,
-                _share(result.done),
-                _share(result.strict),
-                _share(result.iou),
-                _share(result.red_gone),
-                _share(result.view_right),
-                f"{result.psnr:.1f}",
-                f"{result.background_psnr:.1f}",
-                f"{_share(best.strict)} ({best.psnr:.1f})",
-                f"{_share(least.done)} ({least.psnr:.1f})",
-            ]
-        )
+        rows.append([
+            name,
+            _share(result.done),
+            _share(result.strict),
+            _share(result.iou),
+            _share(result.red_gone),
+            _share(result.view_right),
+            f"{result.psnr:.1f}",
+            f"{result.background_psnr:.1f}",
+            f"{_share(best.strict)} ({best.psnr:.1f})",
+            f"{_share(least.done)} ({least.psnr:.1f})",
+        ])
     tasks = [model.tasks[task] for task in TASKS]
-    means = [_share(float(np.mean([getattr(result, name) for result in tasks]))) for name in ("done", "strict")]
+    means = [
+        _share(float(np.mean([getattr(result, name) for result in tasks]))) for name in ("done", "strict")
+    ]
     rows.insert(-1, ["mean of the tasks", *means, *[""] * (len(header) - 3)])
 
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    lines = [
-        f"| {' | '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])} |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
+        lines.append(f"| {' | '.join(cells)} |")
     num = tasks[0].n
     margin = 1.96 * (0.9 * 0.1 / num) ** 0.5
     lines += [
         "",
-        f"{num} drawn scenes per task that were never trained on, {model.seconds_per_edit:.2f} s per edit in batches; at .90"
-        f" the 95 % interval is ± {margin:.2f}.",
-        "done: the asked change happened; strict: and nothing else changed. PSNR in dB, whole picture and background.",
-        "VAE round trip: strict (PSNR) of the true result sent through the VAE, the ceiling. Copied input: done (PSNR), the floor.",
+        f"{num} drawn scenes per task that were never trained on, {model.seconds_per_edit:.2f} s per edit in"
+        f" batches; at .90 the 95 % interval is ± {margin:.2f}.",
+        "done: the asked change happened; strict: and nothing else changed. PSNR and background in dB.",
+        "VAE round trip: strict (PSNR) of the true result sent through the VAE, the ceiling.",
+        "Copied input: done (PSNR) of the untouched source, the floor.",
         f"{HELD_OUT}: colour, shape and view combinations that training never showed, all tasks together.",
     ]
     return "\n".join(lines)
@@ -241,5 +262,5 @@ def _summarise(scores: Sequence[Score]) -> TaskResult:
 
 def _share(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.00"

@@ -1,13 +1,13 @@
 """Drawn scenes to edit, with exact truth: what `joyimage-tiny` is trained and measured on.
 
-`generate(task, seed)` draws one case: a picture, an instruction, the picture that following it exactly would give, and what is where in both.
+`generate(task, seed)` draws one case: a picture, an instruction, the picture that following it exactly would
+give, and what is where in both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,9 @@ from joyimage.tiny.worlds import (
     Vehicle,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 T = TypeVar("T")
 
 TASKS = ("add", "remove", "recolour", "replace", "move", "rotate", "camera", "text-to-image")
@@ -36,9 +39,14 @@ TRAINING_SEEDS = range(0, 10_000_000)
 EVALUATION_SEEDS_START = 1_000_000_000
 
 # Combinations that training never shows, in no role: as object, replacement, addition or bystander.
-HELD_OUT_PAIRS = frozenset({("star", "blue"), ("heart", "yellow"), ("cross", "purple"), ("triangle", "orange")})
+HELD_OUT_PAIRS = frozenset({
+    ("star", "blue"),
+    ("heart", "yellow"),
+    ("cross", "purple"),
+    ("triangle", "orange"),
+})
 HELD_OUT_SOLIDS = frozenset({("cube", "yellow"), ("pyramid", "blue"), ("cylinder", "orange")})
-# One of the eight views of every object in every colour; each view of each object is still seen in other colours.
+# One of the eight views of every object in every colour; each view of it is still seen in other colours.
 HELD_OUT_VIEWS = frozenset(
     (kind, colour, view)
     for i, kind in enumerate(VEHICLES)
@@ -165,7 +173,8 @@ def generate(task: str, seed: int, size: int = 96, held_out: bool = False) -> Ed
 
     Args:
         task: One of `TASKS`.
-        seed: Any number from 0; training takes `TRAINING_SEEDS`, evaluation starts at `EVALUATION_SEEDS_START`.
+        seed: Any number from 0; training takes `TRAINING_SEEDS`, evaluation begins at
+            `EVALUATION_SEEDS_START`.
         size: Side of the pictures in pixels, 32 at least.
         held_out: Whether the edit is about a combination that is kept out of training.
 
@@ -180,7 +189,9 @@ def generate(task: str, seed: int, size: int = 96, held_out: bool = False) -> Ed
     if seed < 0:
         raise ValueError(f"`seed` is {seed}; expected 0 or more.")
     if size < 32:
-        raise ValueError(f"`size` is {size} pixels; expected 32 or more, as smaller shapes cannot be told apart.")
+        raise ValueError(
+            f"`size` is {size} pixels; expected 32 or more, as smaller shapes cannot be told apart."
+        )
     rng = np.random.default_rng((seed, TASKS.index(task), int(held_out)))
     return _GENERATORS[task](rng, seed, size, held_out)
 
@@ -201,7 +212,9 @@ def _add(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> Edit
     result = _usual_object(new, places[0], size)
     verb = _choose(rng, ("Add", "Put"))
     prompt = f"{verb} {drawing.with_article(result.name)} {drawing.place_phrase(places[0])}."
-    return _flat_case("add", rng, prompt, seed, size, held_out, before, (*before, result), None, result, str(places[0]))
+    return _flat_case(
+        "add", rng, prompt, seed, size, held_out, before, (*before, result), None, result, str(places[0])
+    )
 
 
 def _remove(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
@@ -220,8 +233,12 @@ def _recolour(rng: np.random.Generator, seed: int, size: int, held_out: bool) ->
     before = _objects(rng, [(shape, old_colour), *others], size)
     subject = before[0]
     result = replace(subject, colour=new_colour)
-    prompt = _choose(rng, (f"Change the color of the {shape} to {new_colour}.", f"Recolor the {shape} {new_colour}."))
-    return _flat_case("recolour", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result)
+    prompt = _choose(
+        rng, (f"Change the color of the {shape} to {new_colour}.", f"Recolor the {shape} {new_colour}.")
+    )
+    return _flat_case(
+        "recolour", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result
+    )
 
 
 def _replace(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
@@ -231,7 +248,9 @@ def _replace(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> 
     result = replace(subject, shape=shape, colour=colour)
     new = drawing.with_article(result.name)
     prompt = _choose(rng, (f"Replace the {subject.name} with {new}.", f"Turn the {subject.name} into {new}."))
-    return _flat_case("replace", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result)
+    return _flat_case(
+        "replace", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result
+    )
 
 
 def _move(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
@@ -239,7 +258,9 @@ def _move(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> Edi
     subject = before[0]
     result = _new_place(rng, subject, before, size)
     prompt = ObjectMove(subject.name, result.box).prompt
-    case = _flat_case("move", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result)
+    case = _flat_case(
+        "move", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result
+    )
     assert case.source_image is not None
     return replace(case, source=np.asarray(draw_red_box(case.source_image, result.box)), box=result.box)
 
@@ -248,10 +269,14 @@ def _rotate(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> E
     while True:
         kind, colour = _choose(rng, VEHICLES), _choose(rng, VEHICLE_COLOURS)
         view, new_view = (int(number) for number in rng.permutation(8)[:2])
-        if (kind, colour, view) not in HELD_OUT_VIEWS and ((kind, colour, new_view) in HELD_OUT_VIEWS) == held_out:
+        if (kind, colour, view) not in HELD_OUT_VIEWS and (
+            (kind, colour, new_view) in HELD_OUT_VIEWS
+        ) == held_out:
             break
     offset = (int(rng.integers(-6, 7)), int(rng.integers(-3, 4)))
-    vehicle = Vehicle(kind, colour, int(rng.integers(len(FLOORS))), float(rng.choice((0.9, 1.0, 1.1))), offset)
+    vehicle = Vehicle(
+        kind, colour, int(rng.integers(len(FLOORS))), float(rng.choice((0.9, 1.0, 1.1))), offset
+    )
     return EditCase(
         task="rotate",
         prompt=ObjectRotation(kind, list(View)[new_view]).prompt,
@@ -274,7 +299,9 @@ def _camera(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> E
             break
     angle = np.radians(45 * int(rng.integers(8)))
     radius = 0.36 if count == 2 else _choose(rng, (0.0, 0.3))
-    places = [(sign * radius * float(np.cos(angle)), sign * radius * float(np.sin(angle))) for sign in (1, -1)]
+    places = [
+        (sign * radius * float(np.cos(angle)), sign * radius * float(np.sin(angle))) for sign in (1, -1)
+    ]
     standing = tuple(Solid(*pair, place) for pair, place in zip(pairs, places, strict=False))
     turntable = Turntable(standing, int(rng.integers(len(TABLE_BACKGROUNDS))))
     yaw, pitch, zoom = CAMERA_MOVES[int(rng.integers(len(CAMERA_MOVES)))]
@@ -298,7 +325,8 @@ def _text_to_image(rng: np.random.Generator, seed: int, size: int, held_out: boo
     places = [str(place) for place in rng.permutation(list(PLACES))[: len(cast)]]
     after = tuple(_usual_object(who, place, size) for who, place in zip(cast, places, strict=True))
     parts = [
-        f"{drawing.with_article(item.name)} {drawing.place_phrase(place)}" for item, place in zip(after, places, strict=True)
+        f"{drawing.with_article(item.name)} {drawing.place_phrase(place)}"
+        for item, place in zip(after, places, strict=True)
     ]
     background = _choose(rng, tuple(BACKGROUNDS))
     verb = _choose(rng, ("Draw", "Paint"))
@@ -366,7 +394,7 @@ def _choose(rng: np.random.Generator, options: tuple[T, ...]) -> T:
 
 
 def _cast(rng: np.random.Generator, count: int, held_out: bool) -> list[tuple[str, str]]:
-    """Draw `count` (shape, colour) pairs without a repeated shape or colour; the first is held out or not, as asked."""
+    """Draw (shape, colour) pairs, all shapes and colours different; only the first may be held out."""
     while True:
         shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
         pairs = list(zip(shapes.tolist(), colours.tolist(), strict=True))
@@ -383,7 +411,9 @@ def _object(rng: np.random.Generator, who: tuple[str, str], place: str, size: in
     """Put a shape of random size somewhere near the middle of its place."""
     unit = size / 96
     x, y = (unit * (_CELL_CENTRES[cell] + float(rng.uniform(-_JITTER, _JITTER))) for cell in PLACES[place])
-    return SceneObject(shape=who[0], colour=who[1], centre=(x, y), side=unit * float(rng.uniform(*_SIDES)), size=size)
+    return SceneObject(
+        shape=who[0], colour=who[1], centre=(x, y), side=unit * float(rng.uniform(*_SIDES)), size=size
+    )
 
 
 def _usual_object(who: tuple[str, str], place: str, size: int) -> SceneObject:
@@ -393,7 +423,9 @@ def _usual_object(who: tuple[str, str], place: str, size: int) -> SceneObject:
     return SceneObject(shape=who[0], colour=who[1], centre=(x, y), side=unit * _USUAL_SIDE, size=size)
 
 
-def _new_place(rng: np.random.Generator, subject: SceneObject, before: tuple[SceneObject, ...], size: int) -> SceneObject:
+def _new_place(
+    rng: np.random.Generator, subject: SceneObject, before: tuple[SceneObject, ...], size: int
+) -> SceneObject:
     """Find a free place for the subject, at 0.8 to 1.2 times its size, clear of every object's old place."""
     taken = [item.box for item in before]
     while True:
@@ -403,7 +435,10 @@ def _new_place(rng: np.random.Generator, subject: SceneObject, before: tuple[Sce
         # Whole-pixel boxes round outward by up to a pixel on each side.
         left, top, right, bottom = x - side / 2 - 1, y - side / 2 - 1, x + side / 2 + 1, y + side / 2 + 1
         if all(
-            right + _GAP <= other[0] or other[2] + _GAP <= left or bottom + _GAP <= other[1] or other[3] + _GAP <= top
+            right + _GAP <= other[0]
+            or other[2] + _GAP <= left
+            or bottom + _GAP <= other[1]
+            or other[3] + _GAP <= top
             for other in taken
         ):
             return replace(subject, centre=(x, y), side=side)

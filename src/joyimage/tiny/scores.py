@@ -1,43 +1,47 @@
 """Exact scores of an edited scene: no judge model, only the truth that the scene was drawn from.
 
-"Done": the asked change happened. "Strict": done, and nothing else changed. The thresholds below are all there are.
+"Done": the asked change happened. "Strict": done, and nothing else changed. All thresholds stand below.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from joyimage.tiny import drawing
 from joyimage.tiny.drawing import COLOURS, SHAPES, Mask, PixelBox, Pixels, Rgb
 from joyimage.tiny.scenes import CAMERA_MOVES, EditCase, SceneObject
 
-# The usual bound for "found in the right place" (PASCAL VOC); two 25 px squares fall below it when shifted by 4.3 px
-# along both axes. Shapes overlap by more than that with each other, so the shape is told apart on its own.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# The usual bound for "found in the right place" (PASCAL VOC); two 25 px squares fall below it when shifted by
+# 4.6 px along both axes. Different shapes overlap by more, so the shape is told apart on its own.
 IOU_PLACED = 0.5
-# An object that only changes its colour keeps its outline: 0.75 is a shift of 2 px along one axis and 1.5 px along the other.
+# What only changes its colour keeps its outline: 25 px squares fall below at 1.9 px along both axes.
 IOU_SAME_OUTLINE = 0.75
 # Share of an object's old place that is background again. An object that stays leaves 0.
 VACATED = 0.9
-# Euclidean distance in 8-bit RGB below which a pixel counts as background again, about ΔE 10 on these light backgrounds;
-# the nearest object colour is more than 90 away from any of them.
+# Euclidean distance in 8-bit RGB below which a pixel counts as background again, about ΔE 10 on these light
+# backgrounds; every object colour is at least 160 away from all of them.
 BACKGROUND_DISTANCE = 30.0
 # Share of the subject's pixels that may keep its old colour anywhere in the picture.
 LEFT_OVER = 0.1
-# Share of the red box's ring that may still be reddish, and how much red makes a pixel reddish (a box at a quarter's opacity).
+# Share of the red box's ring that may still be reddish, and the opacity of red that makes a pixel reddish.
 RED_LEFT = 0.02
 RED_OPACITY = 0.25
-# Bystanders: 20 dB inside the box is an error of 25 of 255 in every channel, or an outline shifted by about 0.7 px.
+# Bystanders: 20 dB inside the box is an error of 25 of 255 in every channel, or a shift by one pixel (0.5 px
+# gives 25 dB, 1 px 19.7 dB, 1.5 px 17 dB).
 BYSTANDER_PSNR = 20.0
-# Background: 28 dB is an error of 10 of 255 everywhere, or one stray patch of about 6x6 px in a strong colour.
+# Background: 28 dB is an error of 10 of 255 everywhere, or one stray patch of 6x6 px in a strong colour.
 BACKGROUND_PSNR = 28.0
 # Rotation and camera, whole picture against the rendered target.
 SPATIAL_PSNR = 24.0
-# The asked view has to be the nearest one, and nearer than half of what lies between it and the others on average:
-# a picture of no view at all is nearest to some view, too.
+# The asked view has to be the nearest one, and nearer than half of its mean distance from the others: a
+# picture of no view at all is nearest to some view, too.
 VIEW_SHARE = 0.5
 # Pixels around outlines that are left out where a background is judged; outlines are soft.
 BAND_PX = 2
@@ -95,7 +99,7 @@ def score(case: EditCase, picture: Image.Image | Pixels) -> Score:
 
 
 def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
-    """Return the peak signal-to-noise ratio of two 8-bit pictures in dB, inside `mask` if given; equal pictures give 60."""
+    """Return the peak signal-to-noise ratio of two 8-bit pictures, inside `mask` if given, in dB up to 60."""
     difference = a.astype(np.float64) - b
     if mask is not None:
         difference = difference[mask]
@@ -106,8 +110,9 @@ def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
 def colour_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[str, Mask]:
     """Tell which pixels show which named colour, or red.
 
-    A pixel of a soft outline lies on the line between the background and the object's colour, and can be nearer to a third
-    colour than to either; so each pixel goes to the nearest of these lines, and counts from `opacity` of the way on.
+    A pixel of a soft outline lies on the line between the background and the object's colour, and can be
+    nearer to a third colour than to either; so each pixel goes to the nearest of these lines, and counts from
+    `opacity` of the way on.
 
     Args:
         pixels: 8-bit RGB, `[height, width, 3]`.
@@ -133,7 +138,7 @@ def overlap(a: Mask, b: Mask) -> float:
 
 
 def nearest_shape(mask: Mask, expected: SceneObject) -> str:
-    """Name the shape that fits a mask best, near an expected place, at sizes of 0.85 to 1.15 and shifts of up to 4 pixels of 96."""
+    """Name the shape that fits a mask best, scaled by up to 15 % and shifted by up to 4/96 of the picture."""
     if not mask.any():
         return "nothing"
     rows, columns = np.nonzero(mask)
@@ -157,7 +162,11 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
     assert case.background is not None
     masks = colour_masks(pixels, case.background)
     faults: list[str] = []
-    wanted = case.after if case.task == "text-to-image" else tuple(item for item in (case.result,) if item is not None)
+    wanted = (
+        case.after
+        if case.task == "text-to-image"
+        else tuple(item for item in (case.result,) if item is not None)
+    )
     ious = [overlap(masks[item.colour], item.mask) for item in wanted]
     for item, iou in zip(wanted, ious, strict=True):
         if iou < (IOU_SAME_OUTLINE if case.task == "recolour" else IOU_PLACED):
@@ -188,9 +197,11 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
             faults.append("background in another colour")
 
     done = not faults
-    for item in case.bystanders:
-        if psnr(pixels, case.target, _around(item.box, case.size)) < BYSTANDER_PSNR:
-            faults.append(f"{item.name} touched")
+    faults.extend(
+        f"{item.name} touched"
+        for item in case.bystanders
+        if psnr(pixels, case.target, _around(item.box, case.size)) < BYSTANDER_PSNR
+    )
     ground = _outside([item.mask for item in (*case.before, *case.after)], case.size)
     background_psnr = psnr(pixels, case.target, ground)
     if background_psnr < BACKGROUND_PSNR:
@@ -210,9 +221,13 @@ def _score_rotation(case: EditCase, pixels: Pixels) -> Score:
     assert case.vehicle is not None
     assert case.views is not None
     asked = case.views[1]
-    nearest, near_enough, union = _nearest_render(pixels, [case.vehicle.render(view, case.size) for view in range(8)], asked)
+    nearest, near_enough, union = _nearest_render(
+        pixels, [case.vehicle.render(view, case.size) for view in range(8)], asked
+    )
     steps = abs(nearest - asked)
-    return _spatial_score(case, pixels, nearest == asked, near_enough, union, view_error_degrees=45 * min(steps, 8 - steps))
+    return _spatial_score(
+        case, pixels, nearest == asked, near_enough, union, view_error_degrees=45 * min(steps, 8 - steps)
+    )
 
 
 def _score_camera(case: EditCase, pixels: Pixels) -> Score:
@@ -228,7 +243,12 @@ def _score_camera(case: EditCase, pixels: Pixels) -> Score:
 
 
 def _spatial_score(
-    case: EditCase, pixels: Pixels, view_right: bool, near_enough: bool, union: Mask, view_error_degrees: int | None = None
+    case: EditCase,
+    pixels: Pixels,
+    view_right: bool,
+    near_enough: bool,
+    union: Mask,
+    view_error_degrees: int | None = None,
 ) -> Score:
     whole = psnr(pixels, case.target)
     faults = [
@@ -265,7 +285,7 @@ def _nearest_render(pixels: Pixels, renders: list[tuple[Pixels, Mask]], asked: i
 
 
 def _red_share(pixels: Pixels, box: PixelBox, background: Rgb) -> float:
-    """Return the share of reddish pixels in a ring of 1.5 line widths to both sides of the box's outer edge."""
+    """Return the share of reddish pixels within 1.5 line widths of the box's outer edge."""
     size = pixels.shape[0]
     reach = round(1.5 * max(2, round(0.004 * size)))
     left, top, right, bottom = box
@@ -287,5 +307,7 @@ def _outside(masks: list[Mask], size: int) -> NDArray[np.bool_]:
     grown = np.logical_or.reduce([np.zeros((size, size), np.bool_), *masks])
     for _ in range(BAND_PX):
         padded = np.pad(grown, 1)
-        grown = padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+        grown = (
+            padded[1:-1, 1:-1] | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+        )
     return ~grown

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from joyimage.tiny.drawing import Rgb
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from joyimage.tiny.drawing import Rgb
 
 Points = NDArray[np.float64]
 
@@ -70,7 +72,7 @@ class ParallelCamera:
         up = points[:, 2] * np.cos(elevation) + points[:, 1] * np.sin(elevation)
         return np.stack([points[:, 0], -up], 1) * self.scale_px + np.array(self.origin_px)
 
-    def toward(self, point: Points) -> Points:
+    def toward(self, point: Points) -> Points:  # noqa: ARG002 - part of the protocol
         """Return the direction to the camera, the same everywhere."""
         elevation = np.radians(self.elevation_degrees)
         return np.array((0.0, -np.cos(elevation), np.sin(elevation)))
@@ -124,17 +126,26 @@ class OrbitCamera:
         return self.position - point
 
 
-def box(low: Sequence[float], high: Sequence[float], colour: Rgb, *, top_inset: Sequence[float] = (0, 0, 0, 0)) -> Part:
+def box(
+    low: Sequence[float], high: Sequence[float], colour: Rgb, *, top_inset: Sequence[float] = (0, 0, 0, 0)
+) -> Part:
     """Build a box from two corners; `top_inset` pulls the top's -x, +x, -y, +y sides inward (a frustum)."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     back, front, right, left = top_inset
     bottom = [(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)]
-    top = [(x0 + back, y0 + right, z1), (x1 - front, y0 + right, z1), (x1 - front, y1 - left, z1), (x0 + back, y1 - left, z1)]
+    top = [
+        (x0 + back, y0 + right, z1),
+        (x1 - front, y0 + right, z1),
+        (x1 - front, y1 - left, z1),
+        (x0 + back, y1 - left, z1),
+    ]
     return _prism(bottom, top, colour)
 
 
-def column(outline: Sequence[tuple[float, float]], low: float, high: float, colour: Rgb, *, taper: float = 1.0) -> Part:
-    """Raise a convex counter-clockwise outline in the floor's plane from one height to another; `taper` scales the top."""
+def column(
+    outline: Sequence[tuple[float, float]], low: float, high: float, colour: Rgb, *, taper: float = 1.0
+) -> Part:
+    """Raise a convex counter-clockwise outline from one height to another; `taper` scales the top."""
     middle = np.mean(np.array(outline), 0)
     top = [(*(middle + taper * (np.array(corner) - middle)), high) for corner in outline]
     return _prism([(x, y, low) for x, y in outline], top, colour)
@@ -151,11 +162,15 @@ def wheel(centre: Sequence[float], radius: float, thickness: float, colour: Rgb,
 
 
 def painted(part: Part, colours: dict[int, Rgb]) -> Part:
-    """Return the part with some faces in other colours; a prism's faces are bottom, top, then its sides in order."""
-    return Part(part.points, part.faces, tuple(colours.get(i, colour) for i, colour in enumerate(part.colours)))
+    """Return the part with some faces in other colours; a prism's faces are bottom, top, then its sides."""
+    return Part(
+        part.points, part.faces, tuple(colours.get(i, colour) for i, colour in enumerate(part.colours))
+    )
 
 
-def draw_parts(draw: ImageDraw.ImageDraw, parts: Sequence[Part], camera: Projection, heading: Points | None = None) -> None:
+def draw_parts(
+    draw: ImageDraw.ImageDraw, parts: Sequence[Part], camera: Projection, heading: Points | None = None
+) -> None:
     """Fill the visible faces of parts, the farthest part first.
 
     Args:
@@ -198,7 +213,9 @@ def turn(degrees: float) -> Points:
     return np.array([(c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0)])
 
 
-def _prism(bottom: Sequence[tuple[float, float, float]], top: Sequence[tuple[float, ...]], colour: Rgb) -> Part:
+def _prism(
+    bottom: Sequence[tuple[float, float, float]], top: Sequence[tuple[float, ...]], colour: Rgb
+) -> Part:
     count = len(bottom)
     sides = tuple((i, (i + 1) % count, (i + 1) % count + count, i + count) for i in range(count))
     faces = (tuple(reversed(range(count))), tuple(range(count, 2 * count)), *sides)
@@ -208,14 +225,20 @@ def _prism(bottom: Sequence[tuple[float, float, float]], top: Sequence[tuple[flo
 def _back_to_front(parts: Sequence[Part], rotation: Points, camera: Projection) -> list[Part]:
     """Order parts so that none is drawn before one that it can hide.
 
-    Two boxes that a plane separates can hide each other in one direction only: the one on the camera's side hides.
+    Of two boxes that a plane separates, only the one on the camera's side can hide the other.
+
+    Returns:
+        The parts in drawing order.
     """
     lows = [part.points.min(0) for part in parts]
     highs = [part.points.max(0) for part in parts]
 
     def can_hide(a: int, b: int) -> bool:
         for axis in range(3):
-            for sign, gap_low, gap_high in ((1, highs[a][axis], lows[b][axis]), (-1, highs[b][axis], lows[a][axis])):
+            for sign, gap_low, gap_high in (
+                (1, highs[a][axis], lows[b][axis]),
+                (-1, highs[b][axis], lows[a][axis]),
+            ):
                 if gap_high >= gap_low - 1e-9:
                     plane = np.zeros(3)
                     plane[axis] = (gap_low + gap_high) / 2

@@ -1,17 +1,21 @@
-"""The two kinds of drawn 3-D worlds: an object with a clear front on a floor, and solids on a marked turntable."""
+"""The two kinds of drawn 3-D worlds: an object with a front on a floor, and solids on a marked turntable."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ImageDraw
 
 from joyimage.tiny import drawing, solids
-from joyimage.tiny.drawing import Mask, Pixels, Rgb
-from joyimage.tiny.solids import Part
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from joyimage.tiny.drawing import Mask, Pixels, Rgb
+    from joyimage.tiny.solids import Part
 
 VEHICLES = ("car", "chair", "boat")
 VEHICLE_COLOURS = ("blue", "green", "yellow", "purple")
@@ -60,7 +64,9 @@ class Vehicle:
         sprite, opacity, shadow = _sprite(self.kind, self.colour, view, self.scale, size)
         rows = round(self.offset[1] * size / 96)
         columns = round(self.offset[0] * size / 96)
-        sprite, opacity, shadow = (np.roll(layer, (rows, columns), (0, 1)) for layer in (sprite, opacity, shadow))
+        sprite, opacity, shadow = (
+            np.roll(layer, (rows, columns), (0, 1)) for layer in (sprite, opacity, shadow)
+        )
         wall, floor = FLOORS[self.floor]
         picture = drawing.plain(floor, size)
         picture[: round(size * 0.36)] = wall
@@ -112,7 +118,9 @@ class Turntable:
         """
         focus = (0.0, 0.0, 0.2)
         focal = 1.42 * size
-        camera = solids.OrbitCamera(pose.azimuth, pose.elevation, DISTANCE * pose.distance, focus, focal, size / 2)
+        camera = solids.OrbitCamera(
+            pose.azimuth, pose.elevation, DISTANCE * pose.distance, focus, focal, size / 2
+        )
         background = TABLE_BACKGROUNDS[self.background]
         picture = solids.canvas(background, size)
         draw = ImageDraw.Draw(picture)
@@ -157,7 +165,7 @@ def _sprite(
     rim = np.stack([np.cos(angles), np.sin(angles)], 1)
     rim = np.sign(rim) * np.abs(rim) ** 0.6 * (half_length, half_width)
     solids.draw_floor_polygon(ImageDraw.Draw(shadow), rim @ heading[:2, :2].T, camera, 255)
-    return colours, opacity, np.asarray(shadow.reduce(solids.SUPERSAMPLING), np.float32) / 255
+    return colours, opacity, np.asarray(shadow.reduce(solids.SUPERSAMPLING), np.float32) / np.float32(255)
 
 
 def _car(colour: Rgb) -> list[Part]:
@@ -172,7 +180,9 @@ def _car(colour: Rgb) -> list[Part]:
 
 def _chair(colour: Rgb) -> list[Part]:
     legs = [
-        solids.box((x - 0.07, y - 0.07, 0), (x + 0.07, y + 0.07, 0.55), _WOOD) for x in (-0.42, 0.42) for y in (-0.42, 0.42)
+        solids.box((x - 0.07, y - 0.07, 0), (x + 0.07, y + 0.07, 0.55), _WOOD)
+        for x in (-0.42, 0.42)
+        for y in (-0.42, 0.42)
     ]
     seat = solids.box((-0.52, -0.52, 0.55), (0.55, 0.52, 0.7), colour)
     back = solids.box((-0.52, -0.52, 0.7), (-0.36, 0.52, 1.6), colour)
@@ -214,5 +224,6 @@ _DISC = solids.column(
     [(np.cos(angle), np.sin(angle)) for angle in 2 * np.pi * np.arange(40) / 40], -0.1, 0.0, (186, 180, 172)
 )
 _MARKS: tuple[tuple[NDArray[np.float64], Rgb], ...] = tuple(
-    (_rim_sector(90 * quarter), drawing.COLOURS[colour]) for quarter, colour in enumerate(("blue", "yellow", "purple", "black"))
+    (_rim_sector(90 * quarter), drawing.COLOURS[colour])
+    for quarter, colour in enumerate(("blue", "yellow", "purple", "black"))
 )
