@@ -6,6 +6,7 @@ Dimension key: B batch, L tokens, N heads, H head width, D model width.
 from typing import Any
 
 import torch
+from diffusers.hooks._helpers import AttentionProcessorMetadata, AttentionProcessorRegistry
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
@@ -42,6 +43,17 @@ def attend(
     )
 
 
+def joint_mask(text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:
+    """Return the key mask over [image, text], `[B, 1, 1, L]`, or None where every token is real.
+
+    Built beside the keys, block by block, because context parallelism gives each rank a part of both streams.
+    """
+    if text_mask is None:
+        return None
+    image_mask = text_mask.new_ones(text_mask.shape[0], num_image_tokens)
+    return torch.cat([image_mask, text_mask], dim=1)[:, None, None, :]
+
+
 class JointAttnProcessor:
     """Project, normalise and rotate both streams, attend over their concatenation, and project back."""
 
@@ -55,7 +67,7 @@ class JointAttnProcessor:
         encoder_hidden_states: Tensor,
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
-        attention_mask: Tensor | None = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend; arguments as in `JointAttention.forward`."""
         img_query, img_key, img_value = attn.img_attn_qkv(hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
@@ -75,7 +87,7 @@ class JointAttnProcessor:
             torch.cat([img_query, txt_query], dim=1),
             torch.cat([img_key, txt_key], dim=1),
             torch.cat([img_value, txt_value], dim=1),
-            attention_mask,
+            joint_mask(encoder_hidden_states_mask, hidden_states.shape[1]),
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
@@ -111,7 +123,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         encoder_hidden_states: Tensor,
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
-        attention_mask: Tensor | None = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend over both streams.
 
@@ -120,11 +132,23 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             encoder_hidden_states: Text stream `[B, L_txt, D]`.
             image_rotary_emb: Tables of the image tokens.
             text_rotary_emb: Tables of the text tokens; None leaves text without positions, as trained with "rope".
-            attention_mask: `[B, 1, 1, L_img + L_txt]` bool; None where nothing is padded.
+            encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
 
         Returns:
             The two streams' attention outputs, shaped like the inputs.
         """
         return self.processor(
-            self, hidden_states, encoder_hidden_states, image_rotary_emb, text_rotary_emb, attention_mask
+            self, hidden_states, encoder_hidden_states, image_rotary_emb, text_rotary_emb, encoder_hidden_states_mask
         )
+
+
+AttentionProcessorRegistry.register(
+    JointAttnProcessor,
+    # What diffusers' layer-skip hooks return in place of attention: both streams as they came.
+    AttentionProcessorMetadata(
+        skip_processor_output_fn=lambda _attn, hidden_states, encoder_hidden_states, *_, **__: (
+            hidden_states,
+            encoder_hidden_states,
+        )
+    ),
+)

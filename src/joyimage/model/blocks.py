@@ -4,6 +4,7 @@ Dimension key: B batch, L tokens, D model width.
 """
 
 import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import FeedForward
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class JoyImageTransformerBlock(nn.Module):
         temb: Tensor,
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
-        attention_mask: Tensor | None = None,
+        encoder_hidden_states_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -61,7 +62,7 @@ class JoyImageTransformerBlock(nn.Module):
             temb: Time signal `[B, 6, D]`.
             image_rotary_emb: Tables of the image tokens.
             text_rotary_emb: Tables of the text tokens, or None.
-            attention_mask: `[B, 1, 1, L_img + L_txt]` bool, or None.
+            encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
 
         Returns:
             The new image stream and the new text stream.
@@ -75,7 +76,7 @@ class JoyImageTransformerBlock(nn.Module):
             modulate(self.txt_norm1(txt), txt_shift1, txt_scale1),
             image_rotary_emb,
             text_rotary_emb,
-            attention_mask,
+            encoder_hidden_states_mask,
         )
         img = img + img_attn * img_gate1
         txt = txt + txt_attn * txt_gate1
@@ -88,3 +89,10 @@ class JoyImageTransformerBlock(nn.Module):
 def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Scale and shift normalised tokens `[B, L, D]` by `[B, 1, D]` each."""
     return normed * (1 + scale) + shift
+
+
+# diffusers' step caches look the block up here.
+TransformerBlockRegistry.register(
+    JoyImageTransformerBlock,
+    TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=1),
+)

@@ -109,13 +109,6 @@ class PackedText:
             return torch.arange(self.states.shape[1], device=self.states.device).unsqueeze(0)
         return (self.mask.cumsum(dim=1) - 1).clamp(min=0)
 
-    def joint_mask(self, num_image_tokens: int) -> Tensor | None:
-        """Return the key mask over [image, text], `[B, 1, 1, L]`, or None where every token is real."""
-        if self.mask is None:
-            return None
-        image_mask = self.mask.new_ones(self.mask.shape[0], num_image_tokens)
-        return torch.cat([image_mask, self.mask], dim=1)[:, None, None, :]
-
 
 def pack_text(states: Tensor, mask: Tensor | None) -> PackedText:
     """Drop the columns that are padding in every sample, and the mask where nothing padded is left.

@@ -43,6 +43,8 @@ class ItemRotaryEmbedding(nn.Module):
         with torch.inference_mode(mode=False), torch.no_grad():
             tables = rotary_tables(item_positions(grids), self.axis_dims, self.theta)
             tables = (tables[0].to(device), tables[1].to(device))
+        if type(tables[0]) is not Tensor:  # traced with stand-ins for tensors, which mean nothing afterwards
+            return tables
         self._tables[key] = tables
         if len(self._tables) > _MAX_CACHED_SIZES:
             self._tables.popitem(last=False)
@@ -78,7 +80,8 @@ def item_positions(grids: tuple[Grid, ...]) -> Tensor:
     parts: list[Tensor] = []
     first_frame = 0
     for t, h, w in grids:
-        axes = (torch.arange(first_frame, first_frame + t), torch.arange(h), torch.arange(w))
+        ranges = ((first_frame, first_frame + t), (0, h), (0, w))
+        axes = (torch.arange(start, stop, device="cpu") for start, stop in ranges)
         parts.append(torch.cartesian_prod(*axes))  # [t * h * w, 3]
         first_frame += t
     return torch.cat(parts).unsqueeze(0)

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
-from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
@@ -21,13 +20,15 @@ from torch import Tensor, nn
 
 from joyimage.model import packing
 from joyimage.model.blocks import JoyImageTransformerBlock
+from joyimage.model.caches import StepCacheMixin
 from joyimage.model.config import TransformerConfig, modernise
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
+from joyimage.model.lora import AdapterMixin
 from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
 
 
 class JoyImageEditTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, FromOriginalModelMixin
+    ModelMixin, ConfigMixin, AttentionMixin, AdapterMixin, StepCacheMixin, FromOriginalModelMixin
 ):
     """Predict the flow-matching velocity of a target picture, given references and text.
 
@@ -65,6 +66,9 @@ class JoyImageEditTransformer3DModel(
         "double_blocks.0": {
             "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
             "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+        },
+        "double_blocks.*": {
+            "encoder_hidden_states_mask": ContextParallelInput(split_dim=1, expected_dims=2, split_output=False),
         },
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
@@ -140,10 +144,18 @@ class JoyImageEditTransformer3DModel(
         Raises:
             ValueError: A shape that doesn't fit, or no text.
         """
-        if encoder_hidden_states is None:
-            raise ValueError("`encoder_hidden_states` is missing: give the text encoder's states, [B, L, text_dim].")
         patch_size = self.settings.patch_size
         items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
+        batch_size = items[0].shape[0]
+        if encoder_hidden_states is None or encoder_hidden_states.ndim != 3 or len(encoder_hidden_states) != batch_size:
+            got = None if encoder_hidden_states is None else tuple(encoder_hidden_states.shape)
+            raise ValueError(
+                "`encoder_hidden_states` must be the text encoder's states,"
+                f" [{batch_size}, L, {self.settings.text_dim}]: got {got}."
+            )
+        if timestep.numel() not in {1, batch_size}:
+            raise ValueError(f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}.")
+        timestep = timestep.reshape(-1).expand(batch_size)
         grids = tuple(packing.item_grid(item, patch_size) for item in items)
 
         # 1. Text, time and items become tokens.
@@ -151,16 +163,15 @@ class JoyImageEditTransformer3DModel(
         temb, txt = self.condition_embedder(timestep, text.states)  # [B, 6, D], [B, L_txt, D]
         img = torch.cat([self.img_in(item).flatten(2).transpose(1, 2) for item in items], dim=1)  # [B, L_img, D]
 
-        # 2. Positions, and a mask only where texts of unlike length share the batch.
+        # 2. Positions: of image tokens always, of text tokens with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)
         text_rotary_emb = self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
-        attention_mask = text.joint_mask(img.shape[1])
 
         # 3. The blocks.
         for block in self.double_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 img, txt = self._gradient_checkpointing_func(
-                    block, img, txt, temb, image_rotary_emb, text_rotary_emb, attention_mask
+                    block, img, txt, temb, image_rotary_emb, text_rotary_emb, text.mask
                 )
             else:
                 img, txt = block(
@@ -169,7 +180,7 @@ class JoyImageEditTransformer3DModel(
                     temb=temb,
                     image_rotary_emb=image_rotary_emb,
                     text_rotary_emb=text_rotary_emb,
-                    attention_mask=attention_mask,
+                    encoder_hidden_states_mask=text.mask,
                 )
 
         # 4. Tokens become items again.

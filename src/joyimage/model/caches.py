@@ -1,0 +1,135 @@
+"""diffusers' step caches on this model: they find the blocks, and each guidance branch has a cache of its own.
+
+A denoising loop runs the model inside `with transformer.cache_context("cond")` and `cache_context("uncond")`. Two of
+diffusers' caches, PyramidAttentionBroadcast and FasterCache, ignore that context and hand the second branch the first
+one's attention; here their state is kept per branch like that of the others.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from diffusers.hooks.faster_cache import FasterCacheBlockState, FasterCacheConfig
+from diffusers.hooks.hooks import CacheContext, HookRegistry, StateManager
+from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastState
+from diffusers.hooks.sea_cache import SeaCacheConfig
+from diffusers.hooks.text_kv_cache import TextKVCacheConfig
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.utils import logging
+from torch import Tensor, nn
+
+_OUR_NAME = "double_blocks"
+_THEIR_NAME = "transformer_blocks"
+_SHARED_STATES = (PyramidAttentionBroadcastState, FasterCacheBlockState)
+
+logger = logging.get_logger(__name__)
+
+
+class StepCacheMixin(CacheMixin):
+    """Let `enable_cache` work on blocks that the published weights call `double_blocks`.
+
+    diffusers looks for a fixed list of names ("blocks", "transformer_blocks", …), so the blocks go by one of these
+    names while the hooks are being attached.
+    """
+
+    _is_naming_blocks_for_caches = False
+
+    def enable_cache(self, config: Any) -> None:  # noqa: ANN401 - one of diffusers' cache configurations
+        """Attach one of diffusers' step caches; see `CacheMixin.enable_cache`.
+
+        Args:
+            config: FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig, SeaCacheConfig,
+                PyramidAttentionBroadcastConfig or FasterCacheConfig. Its patterns may say "double_blocks".
+
+        Raises:
+            ValueError: A cache that has nothing to hold on this model, or another one is on already.
+        """
+        if isinstance(config, TextKVCacheConfig):
+            raise ValueError(
+                "TextKVCacheConfig can't be used with this model, whose text tokens change with the picture in every"
+                " block: take another cache, such as FirstBlockCacheConfig."
+            )
+        if isinstance(config, FasterCacheConfig) and not config.is_guidance_distilled:
+            logger.warning(
+                "`unconditional_batch_skip_range` of FasterCacheConfig has no effect: the guidance branches run one"
+                " by one here, so attention is reused within each branch (is_guidance_distilled=True)."
+            )
+            config = dataclasses.replace(config, is_guidance_distilled=True)
+        if isinstance(config, SeaCacheConfig) and config.raw_vision_callback is None:
+            config = dataclasses.replace(config, raw_vision_callback=target_latents)
+        self._is_naming_blocks_for_caches = True
+        try:
+            super().enable_cache(_with_their_names(config))
+        finally:
+            self._is_naming_blocks_for_caches = False
+        for hook in _hooks(self):
+            state = vars(hook).get("state")
+            if isinstance(state, _SHARED_STATES):
+                hook.state = BranchStates(type(state))
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Name the direct submodules; while caches are being attached the blocks go by diffusers' name for them."""
+        for name, child in super().named_children():  # pyright: ignore[reportAttributeAccessIssue]
+            yield self._cache_name(name), child
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
+        """Name all submodules; while caches are being attached the blocks go by diffusers' name for them."""
+        for name, module in super().named_modules(*args, **kwargs):  # pyright: ignore[reportAttributeAccessIssue]
+            yield self._cache_name(name), module
+
+    def _cache_name(self, name: str) -> str:
+        if self._is_naming_blocks_for_caches and name.split(".")[0] == _OUR_NAME:
+            return _THEIR_NAME + name.removeprefix(_OUR_NAME)
+        return name
+
+
+class BranchStates(StateManager):
+    """Stand in for a hook's single state: attributes are those of the branch that runs.
+
+    diffusers tells every `StateManager` that is an attribute of a stateful hook which context runs.
+    """
+
+    @property
+    def context(self) -> CacheContext:
+        """The branch that runs; calls outside of `cache_context` share one."""
+        return self._context or CacheContext(name="inference")
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.get_state(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.get_state(), name, value)
+
+
+def target_latents(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+    """Return each sample's target latents `[C, T, H, W]`, which SeaCache watches to tell how much has changed."""
+    hidden_states = kwargs.get("hidden_states", args[0] if args else None)
+    if hidden_states is None:
+        return None
+    if isinstance(hidden_states, Tensor):
+        target = hidden_states[:, -1] if hidden_states.ndim == 6 else hidden_states
+    else:
+        target = hidden_states[-1]
+    return list(target.unbind(0))
+
+
+def _with_their_names(config: Any) -> Any:  # noqa: ANN401
+    """Say `transformer_blocks` in the patterns where the caller said `double_blocks`."""
+    renamed = {
+        field.name: type(patterns)(pattern.replace(_OUR_NAME, _THEIR_NAME) for pattern in patterns)
+        for field in dataclasses.fields(config)
+        if field.name.endswith("identifiers") and (patterns := getattr(config, field.name)) is not None
+    }
+    return dataclasses.replace(config, **renamed) if renamed else config
+
+
+def _hooks(model: Any) -> Iterator[Any]:  # noqa: ANN401
+    for module in model.modules():
+        registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
+        if registry is not None:
+            yield from registry.hooks.values()
