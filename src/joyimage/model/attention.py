@@ -3,7 +3,7 @@
 Dimension key: B batch, L tokens, N heads, H head width, D model width.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.hooks._helpers import AttentionProcessorMetadata, AttentionProcessorRegistry
@@ -69,8 +69,10 @@ class JointAttnProcessor:
         text_rotary_emb: RotaryTables | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attend; arguments as in `JointAttention.forward`."""
-        img_query, img_key, img_value = attn.img_attn_qkv(hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+        """Return what `JointAttention.forward` documents."""
+        img_query, img_key, img_value = (
+            attn.img_attn_qkv(hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+        )
         txt_query, txt_key, txt_value = (
             attn.txt_attn_qkv(encoder_hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
         )  # each [B, L, N, H]
@@ -93,15 +95,19 @@ class JointAttnProcessor:
         )
         joint = joint.flatten(2).to(img_query.dtype)  # [B, L, D]
         num_image_tokens = hidden_states.shape[1]
-        return attn.img_attn_proj(joint[:, :num_image_tokens]), attn.txt_attn_proj(joint[:, num_image_tokens:])
+        return attn.img_attn_proj(joint[:, :num_image_tokens]), attn.txt_attn_proj(
+            joint[:, num_image_tokens:]
+        )
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
-    """Weights of one block's attention: per stream fused QKV, RMS norms of queries and keys, output projection."""
+    """Weights of one block's attention: per stream fused QKV, norms of query and key, output projection."""
 
     _default_processor_cls = JointAttnProcessor
     _available_processors = [JointAttnProcessor]  # noqa: RUF012 - diffusers' attribute
     _supports_qkv_fusion = False  # stored fused already
+    processor: Any
+    is_cross_attention = False  # diffusers' hooks ask
 
     def __init__(self, hidden_size: int, num_attention_heads: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -115,7 +121,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         self.txt_attn_q_norm = nn.RMSNorm(self.head_dim, eps=eps)
         self.txt_attn_k_norm = nn.RMSNorm(self.head_dim, eps=eps)
         self.txt_attn_proj = nn.Linear(hidden_size, hidden_size)
-        self.set_processor(JointAttnProcessor())
+        self.set_processor(cast("Any", JointAttnProcessor()))
 
     def forward(
         self,
@@ -131,24 +137,29 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             hidden_states: Image stream `[B, L_img, D]`.
             encoder_hidden_states: Text stream `[B, L_txt, D]`.
             image_rotary_emb: Tables of the image tokens.
-            text_rotary_emb: Tables of the text tokens; None leaves text without positions, as trained with "rope".
+            text_rotary_emb: Tables of the text tokens; None (as trained with "rope") leaves text unrotated.
             encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
 
         Returns:
             The two streams' attention outputs, shaped like the inputs.
         """
         return self.processor(
-            self, hidden_states, encoder_hidden_states, image_rotary_emb, text_rotary_emb, encoder_hidden_states_mask
+            self,
+            hidden_states,
+            encoder_hidden_states,
+            image_rotary_emb,
+            text_rotary_emb,
+            encoder_hidden_states_mask,
         )
+
+
+def skip_attention(
+    _attn: JointAttention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor]:
+    """Return both streams as they came: what diffusers' layer-skip hooks put in the place of attention."""
+    return hidden_states, encoder_hidden_states
 
 
 AttentionProcessorRegistry.register(
-    JointAttnProcessor,
-    # What diffusers' layer-skip hooks return in place of attention: both streams as they came.
-    AttentionProcessorMetadata(
-        skip_processor_output_fn=lambda _attn, hidden_states, encoder_hidden_states, *_, **__: (
-            hidden_states,
-            encoder_hidden_states,
-        )
-    ),
+    JointAttnProcessor, AttentionProcessorMetadata(skip_processor_output_fn=cast("Any", skip_attention))
 )

@@ -87,7 +87,7 @@ class JoyImageTransformerBlock(nn.Module):
 
 
 def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale and shift normalised tokens `[B, L, D]` by `[B, 1, D]` each."""
+    """Return normalised tokens `[B, L, D]`, scaled and shifted by `[B, 1, D]` each."""
     return normed * (1 + scale) + shift
 
 

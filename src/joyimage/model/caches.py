@@ -1,13 +1,13 @@
-"""diffusers' step caches on this model: they find the blocks, and each guidance branch has a cache of its own.
+"""diffusers' step caches on this model: they find the blocks, and each guidance branch has its own cache.
 
-A denoising loop runs the model inside `with transformer.cache_context("cond")` and `cache_context("uncond")`. Two of
-diffusers' caches, PyramidAttentionBroadcast and FasterCache, ignore that context and hand the second branch the first
-one's attention; here their state is kept per branch like that of the others.
+A denoising loop runs the model inside `with transformer.cache_context("cond")` or `cache_context("uncond")`.
+Two of diffusers' caches, PyramidAttentionBroadcast and FasterCache, ignore that context and hand the second
+branch the first one's attention; here their state is kept per branch like that of the others.
 """
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from diffusers.hooks.faster_cache import FasterCacheBlockState, FasterCacheConfig
 from diffusers.hooks.hooks import CacheContext, HookRegistry, StateManager
@@ -28,8 +28,8 @@ logger = logging.get_logger(__name__)
 class StepCacheMixin(CacheMixin):
     """Let `enable_cache` work on blocks that the published weights call `double_blocks`.
 
-    diffusers looks for a fixed list of names ("blocks", "transformer_blocks", …), so the blocks go by one of these
-    names while the hooks are being attached.
+    diffusers looks for a fixed list of names ("blocks", "transformer_blocks", …), so the blocks go by one of
+    these names while the hooks are being attached.
     """
 
     _is_naming_blocks_for_caches = False
@@ -46,13 +46,13 @@ class StepCacheMixin(CacheMixin):
         """
         if isinstance(config, TextKVCacheConfig):
             raise ValueError(
-                "TextKVCacheConfig can't be used with this model, whose text tokens change with the picture in every"
-                " block: take another cache, such as FirstBlockCacheConfig."
+                "TextKVCacheConfig can't be used with this model: its text tokens change with the picture in"
+                " every block: take another cache, such as FirstBlockCacheConfig."
             )
         if isinstance(config, FasterCacheConfig) and not config.is_guidance_distilled:
             logger.warning(
-                "`unconditional_batch_skip_range` of FasterCacheConfig has no effect: the guidance branches run one"
-                " by one here, so attention is reused within each branch (is_guidance_distilled=True)."
+                "`unconditional_batch_skip_range` has no effect: the guidance branches run one by one here,"
+                " so attention is reused within each branch (is_guidance_distilled=True)."
             )
             config = dataclasses.replace(config, is_guidance_distilled=True)
         if isinstance(config, SeaCacheConfig) and config.raw_vision_callback is None:
@@ -65,15 +65,15 @@ class StepCacheMixin(CacheMixin):
         for hook in _hooks(self):
             state = vars(hook).get("state")
             if isinstance(state, _SHARED_STATES):
-                hook.state = BranchStates(type(state))
+                hook.state = BranchStates(cast("Any", type(state)))
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Name the direct submodules; while caches are being attached the blocks go by diffusers' name for them."""
+        """Name the direct submodules; see the class about the blocks."""
         for name, child in super().named_children():  # pyright: ignore[reportAttributeAccessIssue]
             yield self._cache_name(name), child
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
-        """Name all submodules; while caches are being attached the blocks go by diffusers' name for them."""
+        """Name all submodules; see the class about the blocks."""
         for name, module in super().named_modules(*args, **kwargs):  # pyright: ignore[reportAttributeAccessIssue]
             yield self._cache_name(name), module
 
@@ -107,7 +107,7 @@ class BranchStates(StateManager):
 
 
 def target_latents(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
-    """Return each sample's target latents `[C, T, H, W]`, which SeaCache watches to tell how much has changed."""
+    """Return each sample's target latents `[C, T, H, W]`, by which SeaCache tells how much has changed."""
     hidden_states = kwargs.get("hidden_states", args[0] if args else None)
     if hidden_states is None:
         return None
@@ -119,7 +119,7 @@ def target_latents(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _with_their_names(config: Any) -> Any:  # noqa: ANN401
-    """Say `transformer_blocks` in the patterns where the caller said `double_blocks`."""
+    """Return the configuration with `transformer_blocks` in its patterns for `double_blocks`."""
     renamed = {
         field.name: type(patterns)(pattern.replace(_OUR_NAME, _THEIR_NAME) for pattern in patterns)
         for field in dataclasses.fields(config)

@@ -22,7 +22,7 @@ _LEGACY_MEANINGLESS = frozenset({"attn_backend", "enable_activation_checkpointin
 """Keys of the older generation that steered its training code and say nothing about the weights."""
 
 _REQUIRED = ("hidden_size", "num_attention_heads", "num_layers", "text_dim", "theta")
-"""Keys without which a file would silently fall back on defaults that fit no published weights (theta 256)."""
+"""Keys without which a file would silently fall back on defaults that fit no published weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,9 @@ class TransformerConfig:
         for name in ("in_channels", "hidden_size", "num_attention_heads", "text_dim", "num_layers"):
             _require(_is_count(settings[name]), name, settings[name], "a whole number above 0")
         for name in ("mlp_width_ratio", "theta"):
-            _require(_is_number(settings[name]) and settings[name] > 0, name, settings[name], "a number above 0")
+            _require(
+                _is_number(settings[name]) and settings[name] > 0, name, settings[name], "a number above 0"
+            )
         out_channels = settings["out_channels"] or settings["in_channels"]
         _require(_is_count(out_channels), "out_channels", out_channels, "a whole number above 0, or null")
         patch_size = settings["patch_size"]
@@ -79,7 +81,9 @@ class TransformerConfig:
 
         hidden_size, num_heads = settings["hidden_size"], settings["num_attention_heads"]
         if hidden_size % num_heads:
-            raise ValueError(f"`hidden_size` {hidden_size} must be divisible by `num_attention_heads` {num_heads}.")
+            raise ValueError(
+                f"`hidden_size` {hidden_size} must be divisible by `num_attention_heads` {num_heads}."
+            )
         head_dim = hidden_size // num_heads
         axis_dims = settings["rope_dim_list"]
         if axis_dims is None:
@@ -112,7 +116,7 @@ def modernise(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a `config.json` of either generation in today's keys.
 
     Args:
-        config: What the file holds. A mapping with "_class_name" is taken for a whole file and must be complete.
+        config: What the file holds. With "_class_name" it is taken for a whole file and must be complete.
 
     Returns:
         A new mapping in today's keys; keys of neither generation are kept.
@@ -132,17 +136,19 @@ def modernise(config: Mapping[str, Any]) -> dict[str, Any]:
         name = _LEGACY_NAMES.get(key, key)
         if name in modern and modern[name] != value:
             raise CheckpointError(
-                f"The transformer's config contradicts itself: `{name}` is {modern[name]!r} and `{key}` is {value!r}."
+                f"The transformer's config contradicts itself: `{name}` {modern[name]!r}, `{key}` {value!r}."
             )
         modern[name] = value
     if "_class_name" in config:
         for key in _REQUIRED:
             if key not in modern:
-                raise CheckpointError(f"The transformer's config lacks the key `{key}`: add it, or fetch the file again.")
+                raise CheckpointError(
+                    f"The transformer's config lacks the key `{key}`: add it, or fetch the file again."
+                )
     return modern
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ValueError(f"`{name}` of the transformer must be {expected}: got {value!r}.")
 

@@ -5,10 +5,8 @@ Dimension key: B batch, L tokens, C channels, D model width.
 
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from joyimage.model.packing import item_grid, patchify
-from joyimage.model.rope import Grid
 
 _TIME_FREQUENCIES = 256
 
@@ -16,25 +14,25 @@ _TIME_FREQUENCIES = 256
 class PatchEmbedding(nn.Conv3d):
     """Project patches to the model width: a Conv3d in weight, input and output, a matmul in execution.
 
-    cuDNN's Conv3d with kernel = stride is slower by orders of magnitude in bf16 on several GPUs. Staying a Conv3d
-    in shape keeps the published weights and adapters on this layer working.
+    cuDNN's Conv3d with kernel = stride is slower by orders of magnitude in bf16 on several GPUs. Staying a
+    Conv3d in shape keeps the published weights working, and adapters too: peft makes their matrices of the
+    layer's own class.
     """
 
-    def __init__(self, in_channels: int, hidden_size: int, patch_size: Grid) -> None:
-        super().__init__(in_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
-        self.patch_size = patch_size
-
-    def forward(self, item: Tensor) -> Tensor:
-        """Embed `[B, C, T, H, W]`, returning `[B, D, t, h, w]` (stored with D fastest)."""
-        tokens = F.linear(patchify(item, self.patch_size), self.weight.flatten(1), self.bias)  # [B, L, D]
-        return tokens.unflatten(1, item_grid(item, self.patch_size)).movedim(-1, 1)
+    def forward(self, item: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return `[B, D, t, h, w]` (stored with D fastest) from `[B, C, T, H, W]`."""
+        t, h, w = self.kernel_size
+        tokens = nn.functional.linear(
+            patchify(item, (t, h, w)), self.weight.flatten(1), self.bias
+        )  # [B, L, D]
+        return tokens.unflatten(1, item_grid(item, (t, h, w))).movedim(-1, 1)
 
 
 class ConditionEmbedding(nn.Module):
     """Embed the time and the text.
 
-    The time goes through sinusoids (cosines first) and an MLP whose weights stay fp32, then through SiLU and one
-    projection that all blocks share; the text through a two-layer MLP.
+    The time goes through sinusoids (cosines first) and an MLP whose weights stay fp32, then through SiLU and
+    one projection that all blocks share; the text goes through a two-layer MLP.
     """
 
     def __init__(self, hidden_size: int, text_dim: int) -> None:
@@ -63,4 +61,3 @@ class ConditionEmbedding(nn.Module):
         temb = self.time_embedder(frequencies).to(text.dtype)  # back to the dtype of the blocks
         modulation = self.time_proj(self.act_fn(temb))  # [B, 6 * D]
         return modulation.unflatten(1, (6, -1)), self.text_embedder(text)
-

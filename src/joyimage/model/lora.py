@@ -1,14 +1,14 @@
 """LoRA adapters: which layers take one, and how foreign files name them.
 
-A table of aliases is made from the model's own layers, so every spelling resolves to a layer that exists or to an error
-that names the key.
+A table of aliases is made from the model's own layers, so every spelling resolves to a layer that exists,
+or to an error that names the key.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffusers.loaders.peft import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,7 @@ TARGET_MODULES = (
     "txt_mlp.net.0.proj",
     "txt_mlp.net.2",
 )
-"""Layers of every block that an adapter is usually trained on: `LoraConfig(target_modules=list(TARGET_MODULES))`."""
+"""Layers of every block that an adapter is usually trained on: LoraConfig's `target_modules`."""
 
 _PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
 _KOHYA_PREFIXES = ("lora_unet_", "lora_transformer_")
@@ -44,14 +44,14 @@ class AdapterMixin(PeftAdapterMixin):
         self,
         pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
         prefix: str | None = "transformer",
-        hotswap: bool = False,  # noqa: FBT001, FBT002 - diffusers' signature
+        hotswap: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Load an adapter; see `PeftAdapterMixin.load_lora_adapter`.
 
         Args:
-            pretrained_model_name_or_path_or_dict: A file, a folder with one, a state dict, or a hub id. All but the
-                last may name the layers in any of the known ways.
+            pretrained_model_name_or_path_or_dict: A file, a folder with one, a state dict, or a hub id. All
+                but the last may name the layers in any of the known ways.
             prefix: What the names of a hub id's file start with; elsewhere it is found out.
             hotswap: Put the new weights in the place of the adapter called `adapter_name`.
             **kwargs: As in diffusers: `adapter_name`, `weight_name`, ….
@@ -65,16 +65,18 @@ class AdapterMixin(PeftAdapterMixin):
         elif Path(source).exists():
             adapter, metadata = read_adapter(find_adapter_file(Path(source), kwargs.pop("weight_name", None)))
         else:
-            super().load_lora_adapter(source, prefix=prefix, hotswap=hotswap, **kwargs)
+            super().load_lora_adapter(source, prefix=cast("Any", prefix), hotswap=hotswap, **kwargs)
             return
         if not any(".lokr_" in key for key in adapter):
             adapter = rename_adapter(adapter, adaptable_layers(self))
             prefix = None
-        super().load_lora_adapter(adapter, prefix=prefix, hotswap=hotswap, metadata=metadata, **kwargs)
+        super().load_lora_adapter(
+            adapter, prefix=cast("Any", prefix), hotswap=hotswap, metadata=metadata, **kwargs
+        )
 
 
 def adaptable_layers(model: Any) -> list[str]:  # noqa: ANN401 - any nn.Module
-    """Return the names of the layers that can take an adapter, whether or not one is wrapped around them already."""
+    """Return the names of the layers that can take an adapter, also of those that carry one already."""
     return [
         name.removesuffix(".base_layer")
         for name, layer in model.named_modules()
@@ -86,8 +88,8 @@ def rename_adapter(adapter: Mapping[str, Tensor], layers: Iterable[str]) -> dict
     """Name an adapter's matrices `<layer>.lora_A.weight` and `<layer>.lora_B.weight`.
 
     Args:
-        adapter: Matrices under the names of diffusers, peft, ComfyUI or kohya-ss; `alpha` scalars are multiplied into
-            the second matrix.
+        adapter: Matrices under the names of diffusers, peft, ComfyUI or kohya-ss. `alpha` scalars go into the
+            second matrix.
         layers: Names of the model's layers.
 
     Returns:
@@ -107,7 +109,9 @@ def rename_adapter(adapter: Mapping[str, Tensor], layers: Iterable[str]) -> dict
             continue
         match = _MATRICES.match(key)
         if match is None:
-            raise CheckpointError(f"The adapter's key `{key}` is no LoRA matrix: expected `….lora_A.weight` or the like.")
+            raise CheckpointError(
+                f"The adapter's key `{key}` is no LoRA matrix: expected `….lora_A.weight` or the like."
+            )
         layer = _find_layer(match["layer"], key, aliases)
         renamed[f"{layer}.lora_{'A' if match['down'] else 'B'}.weight"] = value
 
@@ -138,13 +142,13 @@ def find_adapter_file(path: Path, weight_name: str | None = None) -> Path:
     candidates = sorted(path.glob("*.safetensors"))
     if len(candidates) != 1:
         raise CheckpointError(
-            f"{path} holds {len(candidates)} safetensors files: give `weight_name`, the file to take as the adapter."
+            f"{path} holds {len(candidates)} safetensors files: give `weight_name`, the one to take."
         )
     return candidates[0]
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Read an adapter's matrices and the LoraConfig that diffusers may have put into the file's header.
+    """Return an adapter's matrices and the LoraConfig that diffusers may have put into the file's header.
 
     Raises:
         CheckpointError: Not a readable safetensors file.
@@ -158,11 +162,12 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if _METADATA_KEY not in header:
         return adapter, None
     settings: dict[str, Any] = json.loads(header[_METADATA_KEY])
-    return adapter, {key.removeprefix("transformer."): value for key, value in settings.items()}
+    ours = {key: value for key, value in settings.items() if key.startswith("transformer.")}
+    return adapter, {key.removeprefix("transformer."): value for key, value in (ours or settings).items()}
 
 
 def _aliases(layers: Iterable[str]) -> dict[str, str]:
-    """Map every spelling of a layer's name to the layer: the original code has no `.attn.`, kohya-ss no dots."""
+    """Return every spelling of the layers' names: the original code has no `.attn.`, kohya-ss no dots."""
     aliases: dict[str, str] = {}
     for layer in layers:
         for spelling in (layer, layer.replace(".attn.", ".")):
@@ -177,4 +182,3 @@ def _find_layer(name: str, key: str, aliases: Mapping[str, str]) -> str:
     if name not in aliases:
         raise CheckpointError(f"The adapter's key `{key}` names no layer of this transformer.")
     return aliases[name]
-

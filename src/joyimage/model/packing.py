@@ -1,6 +1,6 @@
 """Between the caller's items and one token sequence [target | reference 1 | reference 2 | … | text].
 
-Callers put the references first and the target last; the network wants the target first, where its rotary index is 0.
+Callers put the references first and the target last; the network wants the target first, with rotary index 0.
 Dimension key: B batch, C channels, T frames, L tokens, D model width.
 """
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from joyimage.model.rope import Grid
 
 Items = Tensor | Sequence[Tensor]
-"""`[B, C, T, H, W]`, `[B, items, C, T, H, W]`, or a list of `[B, C, T, H, W]` of any heights and widths."""
+"""Latents `[B, C, T, H, W]`, `[B, items, C, T, H, W]`, or a list of the former of any heights and widths."""
 
 
 def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> list[Tensor]:
-    """Return the items as the network orders them: target, reference 1, reference 2, …
+    """Return the items as the network orders them: target, reference 1, reference 2 and so on.
 
     Args:
         hidden_states: Latents in one of the three layouts of `Items`, target last.
@@ -28,7 +28,7 @@ def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> lis
         Latents `[B, C, T, H, W]` each.
 
     Raises:
-        ValueError: A wrong number of axes or channels, sizes the patch doesn't divide, unequal batch sizes, no item.
+        ValueError: Wrong axes or channels, sizes that the patch doesn't divide, unequal batch sizes, no item.
     """
     if isinstance(hidden_states, Tensor):
         if hidden_states.ndim not in {5, 6}:
@@ -49,7 +49,7 @@ def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> lis
             )
         if any(size == 0 or size % patch for size, patch in zip(item.shape[2:], patch_size, strict=True)):
             raise ValueError(
-                f"Latent sizes (T, H, W) must be multiples of the patch {patch_size}: got {tuple(item.shape[2:])}."
+                f"Latents (T, H, W) must be multiples of the patch {patch_size}: got {tuple(item.shape[2:])}."
             )
     if len(items) > 1 and patch_size[0] != 1:
         raise ValueError(f"Several items need a patch of one frame: got `patch_size`={patch_size}.")
@@ -57,7 +57,7 @@ def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> lis
 
 
 def join_items(items: Sequence[Tensor], like: Items) -> Tensor | list[Tensor]:
-    """Put items, target first, back into the layout that the caller's `like` had, target last."""
+    """Return items, given target first, in the layout that the caller's `like` had, target last."""
     ordered = [*items[1:], items[0]]
     if not isinstance(like, Tensor):
         return ordered
@@ -71,7 +71,7 @@ def item_grid(item: Tensor, patch_size: Grid) -> Grid:
 
 
 def patchify(item: Tensor, patch_size: Grid) -> Tensor:
-    """Cut `[B, C, T, H, W]` into `[B, L, C * pt * ph * pw]`, channels slowest: the order of a Conv3d weight's rows."""
+    """Return `[B, C, T, H, W]` as patches `[B, L, C * pt * ph * pw]`, ordered like a Conv3d weight's rows."""
     t, h, w = item_grid(item, patch_size)
     pt, ph, pw = patch_size
     patches = item.reshape(item.shape[0], item.shape[1], t, pt, h, ph, w, pw)
@@ -80,7 +80,7 @@ def patchify(item: Tensor, patch_size: Grid) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, grid: Grid, patch_size: Grid) -> Tensor:
-    """Lay `[B, L, pt * ph * pw * C]` out as `[B, C, T, H, W]`.
+    """Return `[B, L, pt * ph * pw * C]` laid out as `[B, C, T, H, W]`.
 
     As trained: channels are fastest here and slowest in `patchify`.
     """
@@ -113,7 +113,7 @@ class PackedText:
 def pack_text(states: Tensor, mask: Tensor | None) -> PackedText:
     """Drop the columns that are padding in every sample, and the mask where nothing padded is left.
 
-    A mask shuts the fast attention kernels out, so it only survives where texts of unlike length share a batch.
+    A mask shuts the fast attention kernels out: it survives only where texts of unlike length share a batch.
 
     Args:
         states: Text states `[B, L, D]`.

@@ -20,9 +20,10 @@ _MAX_CACHED_SIZES = 16  # an edit uses one or two; sixteen 1024² tables are 70 
 class ItemRotaryEmbedding(nn.Module):
     """Give every image token the rotary tables of its (item, row, column).
 
-    Each item has rows and columns counted from zero; on the first axis the items follow one another, so that a token
-    at the same place in the target and in a reference differs on that axis only. Tables are kept per size and device.
-    The module holds no parameters; it is a module so that context parallelism can split what it returns.
+    Each item has rows and columns counted from zero; on the first axis the items follow one another, so that
+    tokens at the same place in the target and in a reference differ on that axis only. Tables are kept per
+    size and device. The module holds no parameters; it is a module so that context parallelism can split what it
+    returns.
 
     Source: rotary embedding, arXiv 2104.09864; the split into axes is JoyAI-Image's (arXiv 2605.04128).
     """
@@ -52,7 +53,7 @@ class ItemRotaryEmbedding(nn.Module):
 
 
 class TextRotaryEmbedding(nn.Module):
-    """Give text tokens positions that go on after the largest visual index, the same on all three axes ("mrope")."""
+    """Give text tokens positions that go on after the largest visual index, alike on all axes ("mrope")."""
 
     def __init__(self, axis_dims: tuple[int, int, int], theta: float) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ def rotary_tables(positions: Tensor, axis_dims: tuple[int, int, int], theta: flo
 
 
 def rotate(hidden_states: Tensor, tables: RotaryTables) -> Tensor:
-    """Rotate neighbouring channel pairs in fp32 and return the input's dtype.
+    """Return heads with neighbouring channel pairs rotated in fp32, in the input's dtype.
 
     Args:
         hidden_states: Queries or keys `[B, L, N, H]`.

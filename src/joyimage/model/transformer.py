@@ -6,7 +6,7 @@ Dimension key: B batch, C channels, T frames, L tokens, D model width.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -27,13 +27,13 @@ from joyimage.model.lora import AdapterMixin
 from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
 
 
-class JoyImageEditTransformer3DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, AdapterMixin, StepCacheMixin, FromOriginalModelMixin
+class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMethodOverride]
+    StepCacheMixin, AdapterMixin, ModelMixin, ConfigMixin, AttentionMixin, FromOriginalModelMixin
 ):
     """Predict the flow-matching velocity of a target picture, given references and text.
 
-    The defaults are those of the published code, not of the published checkpoint, whose `config.json` names every
-    value. Both generations of that file load.
+    The defaults are those of the published code, not of the published checkpoint, whose `config.json` names
+    every value. Both generations of that file load.
 
     Args:
         patch_size: Patch (t, h, w) in latent pixels.
@@ -60,15 +60,21 @@ class JoyImageEditTransformer3DModel(
     _skip_layerwise_casting_patterns = ["img_in", "condition_embedder", "norm"]  # noqa: RUF012
     _keep_in_fp32_modules = ["time_embedder", "norm1", "norm2", "norm_out"]  # noqa: RUF012
     _cp_plan = {  # noqa: RUF012
-        # Attention doesn't mind the order of its keys, so each rank takes its part of the image and of the text.
-        "item_rope": {index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)},
-        "text_rope": {index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)},
+        # Attention doesn't mind the order of its keys: a rank takes a part of the image and one of the text.
+        "item_rope": {
+            index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)
+        },
+        "text_rope": {
+            index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)
+        },
         "double_blocks.0": {
             "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
             "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
         },
         "double_blocks.*": {
-            "encoder_hidden_states_mask": ContextParallelInput(split_dim=1, expected_dims=2, split_output=False),
+            "encoder_hidden_states_mask": ContextParallelInput(
+                split_dim=1, expected_dims=2, split_output=False
+            ),
         },
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
@@ -89,9 +95,25 @@ class JoyImageEditTransformer3DModel(
         theta: float = 256,
     ) -> None:
         super().__init__()
-        config = TransformerConfig.resolve(self.config)
+        config = TransformerConfig.resolve(
+            {
+                "patch_size": patch_size,
+                "in_channels": in_channels,
+                "out_channels": out_channels,
+                "hidden_size": hidden_size,
+                "num_attention_heads": num_attention_heads,
+                "text_dim": text_dim,
+                "mlp_width_ratio": mlp_width_ratio,
+                "num_layers": num_layers,
+                "rope_dim_list": rope_dim_list,
+                "rope_type": rope_type,
+                "theta": theta,
+            }
+        )
         self.settings = config
-        self.img_in = PatchEmbedding(config.in_channels, config.hidden_size, config.patch_size)
+        self.img_in = PatchEmbedding(
+            config.in_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
         self.condition_embedder = ConditionEmbedding(config.hidden_size, config.text_dim)
         self.item_rope = ItemRotaryEmbedding(config.axis_dims, config.theta)
         self.text_rope = TextRotaryEmbedding(config.axis_dims, config.theta)
@@ -107,17 +129,17 @@ class JoyImageEditTransformer3DModel(
     def from_config(
         cls,
         config: Mapping[str, Any] | None = None,
-        return_unused_kwargs: bool = False,  # noqa: FBT001, FBT002 - diffusers' signature
+        return_unused_kwargs: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """Build a model from a config of either generation; see `ConfigMixin.from_config`.
+        """Return a model built from a config of either generation; see `ConfigMixin.from_config`.
 
         Raises:
             CheckpointError: The config lacks a key, contradicts itself or describes another architecture.
         """
         if isinstance(config, Mapping):
             config = modernise(config)
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        return super().from_config(cast("Any", config), return_unused_kwargs, **kwargs)
 
     def forward(
         self,
@@ -125,7 +147,7 @@ class JoyImageEditTransformer3DModel(
         timestep: Tensor,
         encoder_hidden_states: Tensor | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
-        return_dict: bool = True,  # noqa: FBT001, FBT002 - diffusers' signature
+        return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
         """Predict the velocity of every item.
 
@@ -134,8 +156,8 @@ class JoyImageEditTransformer3DModel(
                 `[B, C, T, H, W]` whose heights and widths may differ.
             timestep: Scheduler times in [0, 1000], `[B]`.
             encoder_hidden_states: Text encoder states `[B, L, text_dim]`.
-            encoder_hidden_states_mask: `[B, L]`, non-zero for real tokens; None means that all are real. Padded
-                tokens are never attended to.
+            encoder_hidden_states_mask: `[B, L]`, non-zero for real tokens; None means that all are real.
+                Padded tokens are never attended to.
             return_dict: False returns a tuple of one.
 
         Returns:
@@ -147,30 +169,40 @@ class JoyImageEditTransformer3DModel(
         patch_size = self.settings.patch_size
         items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
         batch_size = items[0].shape[0]
-        if encoder_hidden_states is None or encoder_hidden_states.ndim != 3 or len(encoder_hidden_states) != batch_size:
+        if (
+            encoder_hidden_states is None
+            or encoder_hidden_states.ndim != 3
+            or len(encoder_hidden_states) != batch_size
+        ):
             got = None if encoder_hidden_states is None else tuple(encoder_hidden_states.shape)
             raise ValueError(
                 "`encoder_hidden_states` must be the text encoder's states,"
                 f" [{batch_size}, L, {self.settings.text_dim}]: got {got}."
             )
         if timestep.numel() not in {1, batch_size}:
-            raise ValueError(f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}.")
+            raise ValueError(
+                f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}."
+            )
         timestep = timestep.reshape(-1).expand(batch_size)
         grids = tuple(packing.item_grid(item, patch_size) for item in items)
 
         # 1. Text, time and items become tokens.
         text = packing.pack_text(encoder_hidden_states, encoder_hidden_states_mask)
         temb, txt = self.condition_embedder(timestep, text.states)  # [B, 6, D], [B, L_txt, D]
-        img = torch.cat([self.img_in(item).flatten(2).transpose(1, 2) for item in items], dim=1)  # [B, L_img, D]
+        img = torch.cat(
+            [self.img_in(item).flatten(2).transpose(1, 2) for item in items], dim=1
+        )  # [B, L_img, D]
 
         # 2. Positions: of image tokens always, of text tokens with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)
-        text_rotary_emb = self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
+        text_rotary_emb = (
+            self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
+        )
 
         # 3. The blocks.
         for block in self.double_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                img, txt = self._gradient_checkpointing_func(
+                img, txt = cast("Any", self._gradient_checkpointing_func)(
                     block, img, txt, temb, image_rotary_emb, text_rotary_emb, text.mask
                 )
             else:
@@ -186,7 +218,9 @@ class JoyImageEditTransformer3DModel(
         # 4. Tokens become items again.
         tokens = self.proj_out(self.norm_out(img))  # [B, L_img, patch * C]
         parts = tokens.split([math.prod(grid) for grid in grids], dim=1)
-        velocities = [packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)]
+        velocities = [
+            packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)
+        ]
         velocity = packing.join_items(velocities, like=hidden_states)
         if not return_dict:
             return (velocity,)
