@@ -22,8 +22,8 @@ class ItemRotaryEmbedding(nn.Module):
 
     Each item has rows and columns counted from zero; on the first axis the items follow one another, so that
     tokens at the same place in the target and in a reference differ on that axis only. Tables are kept per
-    size and device. The module holds no parameters; it is a module so that context parallelism can split what it
-    returns.
+    size and device. The module holds no parameters; it is a module so that context parallelism can split what
+    it returns.
 
     Source: rotary embedding, arXiv 2104.09864; the split into axes is JoyAI-Image's (arXiv 2605.04128).
     """

@@ -86,7 +86,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         in_channels: int = 16,
         out_channels: int | None = None,
         hidden_size: int = 3072,
-        num_attention_heads: int = 24,
+        num_attention_heads: int = 24,  # 128 channels each
         text_dim: int = 4096,
         mlp_width_ratio: float = 4.0,
         num_layers: int = 20,
