@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from joyimage.model import packing
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.caches import StepCacheMixin
+from joyimage.model.checkpoint import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernise
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
 from joyimage.model.lora import AdapterMixin
@@ -28,7 +28,7 @@ from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
 
 
 class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMethodOverride]
-    StepCacheMixin, AdapterMixin, ModelMixin, ConfigMixin, AttentionMixin, FromOriginalModelMixin
+    CheckpointMixin, StepCacheMixin, AdapterMixin, ModelMixin, ConfigMixin, AttentionMixin
 ):
     """Predict the flow-matching velocity of a target picture, given references and text.
 

@@ -1,0 +1,308 @@
+"""Checkpoints of the transformer: published key layouts ↔ ours, checked loading of folders and single files.
+
+Our names are those of the published folders. The original code's checkpoint differs in the attention layers
+only, and may be wrapped in a dict or carry the prefixes that training programs put before every name.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_model import FromOriginalModelMixin
+from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+from torch import Tensor
+
+from joyimage.errors import CheckpointError
+from joyimage.model.weights import (
+    Shape,
+    StoredTensor,
+    check_tensors,
+    read_headers,
+    read_json,
+    read_weights,
+    shapes_of,
+)
+
+STEM = "diffusion_pytorch_model"
+"""What the names of diffusers' weight files start with."""
+
+ORIGINAL_NAMES: tuple[tuple[str, str], ...] = tuple(
+    (f"double_blocks.*.{stream}_attn_{layer}.", f"double_blocks.*.attn.{stream}_attn_{layer}.")
+    for stream in ("img", "txt")
+    for layer in ("qkv", "q_norm", "k_norm", "proj")
+)
+"""How keys begin: (in the original code, in published folders and here). The star is a block's number."""
+
+_WRAPPERS = ("model", "state_dict", "module")
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "model.",
+)
+
+_PUBLISHED_ROPE = {"rope_dim_list": [16, 56, 56], "rope_type": "rope", "theta": 10000}
+"""The only settings that weights don't tell. Source: transformer/config.json of JoyAI-Image-Edit."""
+
+_T = TypeVar("_T")
+
+
+def _renamer(names: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
+    rules = [
+        (re.compile("^" + re.escape(old).replace(r"\*", r"(\d+)")), new.replace("*", r"\g<1>"))
+        for old, new in names
+    ]
+
+    def rename(key: str) -> str:
+        for pattern, replacement in rules:
+            renamed, count = pattern.subn(replacement, key)
+            if count:
+                return renamed
+        return key
+
+    return rename
+
+
+key_from_original = _renamer(ORIGINAL_NAMES)
+"""Give the published name of a key of the original code; other keys are returned as they are."""
+
+key_to_original = _renamer(tuple((new, old) for old, new in ORIGINAL_NAMES))
+"""Give the original code's name of a published key; other keys are returned as they are."""
+
+
+def from_original(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the weights of any known layout as we do.
+
+    Args:
+        checkpoint: Weights, or what headers say about them, by name: original or published, with or without a
+            wrapper ("model") around them or a prefix ("module.", "model.diffusion_model.") before every name.
+
+    Returns:
+        The same values under our names.
+
+    Raises:
+        CheckpointError: Two keys of one meaning.
+    """
+    for wrapper in _WRAPPERS:
+        if isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if checkpoint and all(key.startswith(prefix) for key in checkpoint):
+                checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
+                stripped = True
+    renamed: dict[str, Any] = {}
+    for key, value in checkpoint.items():
+        name = key_from_original(key)
+        if name in renamed:
+            raise CheckpointError(
+                f"The checkpoint has both `{name}` and `{key}`, which mean the same weight."
+            )
+        renamed[name] = value
+    return renamed
+
+
+def to_original(weights: Mapping[str, _T]) -> dict[str, _T]:
+    """Name our weights as the original code does."""
+    return {key_to_original(key): value for key, value in weights.items()}
+
+
+def settings_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """Find a transformer's settings in the shapes of its weights, and take the published rotary settings.
+
+    Args:
+        shapes: Shapes by our names.
+
+    Returns:
+        Constructor arguments of the transformer.
+
+    Raises:
+        CheckpointError: A key that tells a setting is missing, or the heads aren't those of the published
+        model.
+    """
+
+    def shape(key: str, num_dims: int) -> Shape:
+        if key not in shapes or len(shapes[key]) != num_dims:
+            raise CheckpointError(
+                f"The weights lack a `{key}` of {num_dims} dimensions: they are no JoyImage transformer."
+            )
+        return shapes[key]
+
+    hidden_size, in_channels, *patch_size = shape("img_in.weight", 5)
+    (head_dim,) = shape("double_blocks.0.attn.img_attn_q_norm.weight", 1)
+    (out_width, _) = shape("proj_out.weight", 2)
+    if head_dim != sum(_PUBLISHED_ROPE["rope_dim_list"]):
+        raise CheckpointError(
+            f"The weights have heads of {head_dim} channels, where the published model has"
+            f" {sum(_PUBLISHED_ROPE['rope_dim_list'])}, and can't tell their `rope_dim_list`:"
+            " give the `config`."
+        )
+    blocks = {int(key.split(".")[1]) for key in shapes if re.match(r"double_blocks\.\d+\.", key)}
+    patch_t, patch_h, patch_w = patch_size
+    return {
+        "patch_size": list(patch_size),
+        "in_channels": in_channels,
+        "out_channels": out_width // (patch_t * patch_h * patch_w),
+        "hidden_size": hidden_size,
+        "num_attention_heads": hidden_size // head_dim,
+        "text_dim": shape("condition_embedder.text_embedder.linear_1.weight", 2)[1],
+        "mlp_width_ratio": shape("double_blocks.0.img_mlp.net.2.weight", 2)[1] / hidden_size,
+        "num_layers": len(blocks),
+        **_PUBLISHED_ROPE,
+    }
+
+
+class CheckpointMixin(FromOriginalModelMixin):
+    """Load the transformer from a folder or from one file, and say in one sentence what is wrong with it."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a model; see `ModelMixin.from_pretrained`.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub id in the published layout, either generation of
+                config.
+            **kwargs: As in diffusers: `dtype` or `torch_dtype`, `subfolder`, `variant`, `device_map`, …. Only
+                safetensors are read unless `use_safetensors=False`.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: A file or a key that is missing, wrong or too many.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if folder.is_dir() and kwargs["use_safetensors"] and not kwargs.get("ignore_mismatched_sizes"):
+            cls.check_folder(folder, kwargs.get("variant"))
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
+            pretrained_model_name_or_path, output_loading_info=True, **kwargs
+        )
+        if info["missing_keys"]:  # not seen by the check above where the files came from the hub
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} lacks `{sorted(info['missing_keys'])[0]}`."
+            )
+        return (model, info) if with_info else model
+
+    @classmethod
+    def check_folder(cls, folder: Path, variant: str | None = None) -> None:
+        """Check a folder's config, files, keys and shapes without reading the weights.
+
+        Args:
+            folder: The transformer's own folder.
+            variant: Such as "fp16".
+
+        Raises:
+            CheckpointError: What is wrong, with file and key.
+        """
+        config_path = folder / "config.json"
+        config = read_json(config_path)
+        model = cls._empty(config, str(config_path))
+        found = read_headers(folder, STEM, variant)
+        if "quantization_config" in config:  # other shapes and keys, known to the quantiser only
+            return
+        if any(key_from_original(key) != key for key in found):
+            key = next(key for key in found if key_from_original(key) != key)
+            raise CheckpointError(
+                f"{found[key].path} has the original code's `{key}`: `joyimage convert` makes the published"
+                " layout of it."
+            )
+        check_tensors(found, shapes_of(model), folder)
+
+    @classmethod
+    def _empty(cls, config: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
+        """Build a model without memory; `where` is what the sentence calls the config."""
+        try:
+            with init_empty_weights():
+                model: Any = cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        known = cls._get_init_keys(cls)  # pyright: ignore[reportAttributeAccessIssue]
+        unknown = sorted(
+            key
+            for key in model.config
+            if key not in known and not key.startswith("_") and key != "quantization_config"
+        )
+        if unknown:
+            raise CheckpointError(f"{where}: no transformer has the key `{unknown[0]}`; is it misspelt?")
+        return model
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path_or_dict: str | Path | Mapping[str, Any],
+        *,
+        config: str | Path | Mapping[str, Any] | None = None,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        allow_pickle: bool = False,
+        **hub: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Load a model from one file of weights, in the original or the published layout.
+
+        Args:
+            pretrained_model_link_or_path_or_dict: A safetensors file, a link to one on the hub, or the
+                weights by name.
+            config: Folder, file or hub id with the config, or the settings themselves. None takes them from
+                the weights' shapes, with the published rotary settings; no network is needed.
+            subfolder: Where in `config` its config.json is.
+            dtype: Precision of the weights; None means fp32.
+            torch_dtype: Another name of `dtype`.
+            device: Where the weights go; None means the CPU.
+            allow_pickle: Read a .pt or .pth file too, as tensors only.
+            **hub: For links and hub ids, as in diffusers: `token`, `cache_dir`, `revision`,
+            `local_files_only`, ….
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: A file or a key that is missing, wrong or too many.
+        """
+        source = pretrained_model_link_or_path_or_dict
+        if isinstance(source, Mapping):
+            checkpoint, where = source, Path("the given weights")
+        elif Path(source).exists() or not str(source).startswith(("http://", "https://")):
+            checkpoint, where = read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)
+        else:
+            checkpoint, where = load_single_file_checkpoint(str(source), **hub), Path(str(source))
+        weights: dict[str, Tensor] = from_original(checkpoint)
+        for key, value in weights.items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(f"{where}: `{key}` must be a tensor: got a {type(value).__name__}.")
+
+        shapes = {key: tuple(value.shape) for key, value in weights.items()}
+        if config is None:
+            config, config_name = settings_from_shapes(shapes), "the settings found in the weights' shapes"
+        elif isinstance(config, Mapping):
+            config_name = "`config`"
+        elif Path(config, subfolder or "").exists():
+            path = Path(config, subfolder or "")
+            path = path / "config.json" if path.is_dir() else path
+            config, config_name = read_json(path), str(path)
+        else:
+            config_name = f"{config}/{subfolder or ''}"
+            config = cls.load_config(str(config), subfolder=subfolder, **hub)  # pyright:
+            ignore[reportAttributeAccessIssue]
+        model = cls._empty(config, config_name)
+        check_tensors(
+            {key: StoredTensor(shape, where) for key, shape in shapes.items()}, shapes_of(model), where
+        )
+
+        dtype = dtype or torch_dtype or torch.float32
+        fp32_parts = set(cls._keep_in_fp32_modules or ())  # pyright: ignore[reportAttributeAccessIssue]
+        for key, value in weights.items():
+            keep = not fp32_parts.isdisjoint(key.split("."))
+            weights[key] = value.to(device or "cpu", torch.float32 if keep else dtype)
+        model.load_state_dict(weights, assign=True)
+        return model.eval()

@@ -1,0 +1,336 @@
+"""Weights on disk: which files hold them, what their headers promise, reading and writing them.
+
+A safetensors file starts with a table of names, shapes and places. Reading these tables takes milliseconds
+for any size of checkpoint, so files that are missing, cut short or of another model are refused before any
+weight is loaded.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from joyimage.errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+"""How the names of pickled weights end."""
+
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a file's header says about one tensor.
+
+    Attributes:
+        shape: Its shape.
+        path: The file that holds it.
+    """
+
+    shape: Shape
+    path: Path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        CheckpointError: The file is missing, or is no such JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: is {path.parent} the folder of a checkpoint?") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}): fetch the file again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object: got a {type(content).__name__}.")
+    return content
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Return what a safetensors file holds, without reading the weights.
+
+    Raises:
+        CheckpointError: The file is missing, cut short, or no safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: fetch the file again.")
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size_bytes < 8 or header_bytes > _MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path} is not a safetensors file, or was cut short: it has {size_bytes} bytes."
+            )
+        text = file.read(header_bytes)
+    if len(text) < header_bytes:
+        raise _cut_short(path, size_bytes, 8 + header_bytes)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = {key: StoredTensor(tuple(entry["shape"]), path) for key, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file: its header can't be read.") from error
+    if size_bytes != 8 + header_bytes + end:
+        raise _cut_short(path, size_bytes, 8 + header_bytes + end)
+    return tensors
+
+
+def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: fetch the file again."
+    )
+
+
+def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
+    """Return the safetensors files of one model: one file, or the shards that an index names.
+
+    Args:
+        folder: The model's own folder.
+        stem: What the names start with: "diffusion_pytorch_model" or "model".
+        variant: Such as "fp16"; where there are no files of that variant the plain ones are taken.
+
+    Returns:
+        The files; the shards are known to exist.
+
+    Raises:
+        CheckpointError: No weights, only pickled ones, or a shard that is missing; the sentence names the
+        file.
+    """
+    infix, suffix = (f".{variant}", f"{variant}.json") if variant else ("", "json")
+    index_path = folder / f"{stem}.safetensors.index.{suffix}"
+    path = folder / f"{stem}{infix}.safetensors"
+    if path.is_file() and not index_path.is_file():
+        return [path]
+    if index_path.is_file():
+        return list(_read_index(index_path))
+    if variant:
+        return find_weight_files(folder, stem)
+    pickles = [entry.name for entry in sorted(folder.glob(f"*{stem}*")) if entry.suffix in PICKLE_SUFFIXES]
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds its weights as a pickle ({pickles[0]}) only, and reading one can run code: fetch"
+            " safetensors, or give use_safetensors=False if you trust where it came from."
+        )
+    raise CheckpointError(f"{path} is missing, and so is {index_path.name}: the folder holds no weights.")
+
+
+def _read_index(path: Path) -> dict[Path, list[str]]:
+    """Return the shards that an index names, and the keys that it expects in each."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} lacks the key `weight_map`, which names a file for each weight.")
+    shards: dict[Path, list[str]] = {}
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{path} must name a file beside it for `{key}`: got {name!r}.")
+        shard = path.parent / name
+        if shard not in shards and not shard.is_file():
+            raise CheckpointError(
+                f"{shard} is missing, where {path.name} says `{key}` is: fetch the file again."
+            )
+        shards.setdefault(shard, []).append(key)
+    return shards
+
+
+def read_headers(folder: Path, stem: str, variant: str | None = None) -> dict[str, StoredTensor]:
+    """Return what a model's files hold together, without reading the weights.
+
+    Args:
+        folder: The model's own folder.
+        stem: What the names start with: "diffusion_pytorch_model" or "model".
+        variant: Such as "fp16"; where there are no files of that variant the plain ones are taken.
+
+    Returns:
+        Shape and file of each weight.
+
+    Raises:
+        CheckpointError: A file is missing, cut short, or lacks a key that the index says it has.
+    """
+    paths = find_weight_files(folder, stem, variant)
+    tensors: dict[str, StoredTensor] = {}
+    for path in paths:
+        tensors.update(read_header(path))
+    for index_path in folder.glob(f"{stem}.safetensors.index*.json"):
+        for shard, keys in _read_index(index_path).items():
+            for key in keys:
+                if shard in paths and (key not in tensors or tensors[key].path != shard):
+                    raise CheckpointError(f"{shard} lacks `{key}`, which {index_path.name} says it has.")
+    return tensors
+
+
+def check_tensors(
+    found: Mapping[str, StoredTensor],
+    expected: Mapping[str, Shape],
+    folder: Path,
+    optional: Collection[str] = (),
+) -> None:
+    """Check that files hold exactly the weights that a model has.
+
+    Args:
+        found: What the files hold.
+        expected: What the model has.
+        folder: Where the files are, for the sentence.
+        optional: Keys that may be missing.
+
+    Raises:
+        CheckpointError: A missing or unexpected key, or another shape; the sentence names the key and the
+        file.
+    """
+    missing = [key for key in expected if key not in found and key not in optional]
+    unexpected = [key for key in found if key not in expected]
+    if missing:
+        hint = f" It has `{unexpected[0]}`, which this model has not." if unexpected else ""
+        raise CheckpointError(
+            f"{folder} lacks `{missing[0]}`{_and_others(missing)}: the weights are incomplete.{hint}"
+        )
+    if unexpected:
+        key = unexpected[0]
+        raise CheckpointError(
+            f"{found[key].path} has `{key}`{_and_others(unexpected)}, which the model of that config has not:"
+            " is it the config of other weights?"
+        )
+    for key, stored in found.items():
+        if stored.shape != expected[key]:
+            raise CheckpointError(
+                f"{stored.path}: `{key}` has the shape {list(stored.shape)}, but the config asks for"
+                f" {list(expected[key])}."
+            )
+
+
+def _and_others(keys: list[str]) -> str:
+    return f" and {len(keys) - 1} other{'s' if len(keys) > 2 else ''}" if len(keys) > 1 else ""
+
+
+def shapes_of(model: torch.nn.Module) -> dict[str, Shape]:
+    """Return name and shape of each weight that a model keeps in files."""
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def read_weights(paths: Iterable[Path], *, allow_pickle: bool = False) -> dict[str, Any]:
+    """Read the weights of several files as one dict; the tensors are mapped into memory, not copied.
+
+    Args:
+        paths: Safetensors files, or pickles.
+        allow_pickle: Read pickles too, as tensors and plain containers only (`weights_only`).
+
+    Returns:
+        What the files hold, usually tensors by name.
+
+    Raises:
+        CheckpointError: A pickle that wasn't allowed, a file that can't be read, or a key in two files.
+    """
+    weights: dict[str, Any] = {}
+    for path in paths:
+        content = (
+            _read_pickle(path) if path.suffix in PICKLE_SUFFIXES and allow_pickle else _read_safetensors(path)
+        )
+        for key, value in content.items():
+            if key in weights:
+                raise CheckpointError(f"{path} has `{key}`, which another file of this model has too.")
+            weights[key] = value
+    return weights
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix in PICKLE_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is a pickle, and reading one can run code: take safetensors, or allow it"
+            " (`allow_pickle=True`, `--allow-pickle`) if you trust where it came from."
+        )
+    read_header(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} can't be read as a safetensors file: {error}.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing.")
+    try:
+        # Only the zip format of torch >= 1.6 can be mapped into memory.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds other things than weights, which are never read.") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} can't be read as a pickle of weights: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold weights by name: got a {type(content).__name__}.")
+    return content
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], folder: Path, stem: str, max_shard_size: str | int = "5GB"
+) -> None:
+    """Write weights as one safetensors file, or as shards with an index.
+
+    Args:
+        weights: Tensors by name; they are read one shard at a time.
+        folder: Where to; created where missing.
+        stem: What the names start with: "diffusion_pytorch_model" or "model".
+        max_shard_size: Largest file, such as "5GB" (10^9 bytes each) or a number of bytes; one tensor is
+            never split.
+
+    Raises:
+        OSError: The files can't be written.
+        ValueError: `max_shard_size` can't be read.
+    """
+    limit_bytes = parse_size(max_shard_size)
+    shards: list[list[str]] = [[]]
+    used_bytes = total_bytes = 0
+    for key, tensor in weights.items():
+        num_bytes = tensor.numel() * tensor.element_size()
+        if shards[-1] and used_bytes + num_bytes > limit_bytes:
+            shards.append([])
+            used_bytes = 0
+        shards[-1].append(key)
+        used_bytes += num_bytes
+        total_bytes += num_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [f"{stem}.safetensors"]
+    for name, keys in zip(names, shards, strict=True):
+        try:
+            # Copies: tensors of one mapped file share its memory, which safetensors refuses to write.
+            save_file({key: weights[key].clone() for key in keys}, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / name} can't be written: {error}") from error
+    if len(shards) > 1:
+        weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / f"{stem}.safetensors.index.json").write_text(
+            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        )
+
+
+def parse_size(size: str | int) -> int:
+    """Return the number of bytes that "5GB", "300 MB" or a number means.
+
+    Raises:
+        ValueError: Neither.
+    """
+    if isinstance(size, int):
+        return size
+    number, unit = size.strip()[:-2].strip(), size.strip()[-2:].upper()
+    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+        raise ValueError(
+            f"`max_shard_size` must be a number and one of KB, MB and GB, such as '5GB': got {size!r}."
+        )
+    return int(float(number) * _UNITS[unit])
