@@ -6,13 +6,16 @@ only, and may be wrapped in a dict or carry the prefixes that training programs 
 
 import re
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from joyimage.errors import CheckpointError
@@ -24,6 +27,7 @@ from joyimage.model.weights import (
     read_json,
     read_weights,
     shapes_of,
+    tensor_shapes,
 )
 
 STEM = "diffusion_pytorch_model"
@@ -46,10 +50,13 @@ _PREFIXES = (
     "model.",
 )
 
-_PUBLISHED_ROPE = {"rope_dim_list": [16, 56, 56], "rope_type": "rope", "theta": 10000}
+_PUBLISHED_ROPE: dict[str, Any] = {"rope_dim_list": [16, 56, 56], "rope_type": "rope", "theta": 10000}
 """The only settings that weights don't tell. Source: transformer/config.json of JoyAI-Image-Edit."""
 
 _T = TypeVar("_T")
+
+Source = str | PathLike[str] | Mapping[str, Any]
+"""A path, a link or hub id, or what is there itself."""
 
 
 def _renamer(names: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
@@ -88,6 +95,19 @@ def from_original(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: Two keys of one meaning.
     """
+    renamed: dict[str, Any] = {}
+    for key, value in unwrap(checkpoint).items():
+        name = key_from_original(key)
+        if name in renamed:
+            raise CheckpointError(
+                f"The checkpoint has both `{name}` and `{key}`, which mean the same weight."
+            )
+        renamed[name] = value
+    return renamed
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take off the dict ("model") around weights and the prefixes that all their names have in common."""
     for wrapper in _WRAPPERS:
         if isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
@@ -98,15 +118,7 @@ def from_original(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             if checkpoint and all(key.startswith(prefix) for key in checkpoint):
                 checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
                 stripped = True
-    renamed: dict[str, Any] = {}
-    for key, value in checkpoint.items():
-        name = key_from_original(key)
-        if name in renamed:
-            raise CheckpointError(
-                f"The checkpoint has both `{name}` and `{key}`, which mean the same weight."
-            )
-        renamed[name] = value
-    return renamed
+    return checkpoint
 
 
 def to_original(weights: Mapping[str, _T]) -> dict[str, _T]:
@@ -159,11 +171,15 @@ def settings_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     }
 
 
-class CheckpointMixin(FromOriginalModelMixin):
+class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
     """Load the transformer from a folder or from one file, and say in one sentence what is wrong with it."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:  # noqa: ANN401
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str] | None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Load a model; see `ModelMixin.from_pretrained`.
 
         Args:
@@ -179,13 +195,14 @@ class CheckpointMixin(FromOriginalModelMixin):
             CheckpointError: A file or a key that is missing, wrong or too many.
         """
         kwargs.setdefault("use_safetensors", True)
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         if folder.is_dir() and kwargs["use_safetensors"] and not kwargs.get("ignore_mismatched_sizes"):
             cls.check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(  # pyright: ignore[reportAttributeAccessIssue]
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         if info["missing_keys"]:  # not seen by the check above where the files came from the hub
             raise CheckpointError(
                 f"{pretrained_model_name_or_path} lacks `{sorted(info['missing_keys'])[0]}`."
@@ -205,7 +222,7 @@ class CheckpointMixin(FromOriginalModelMixin):
         """
         config_path = folder / "config.json"
         config = read_json(config_path)
-        model = cls._empty(config, str(config_path))
+        model = cls.build_empty(config, str(config_path))
         found = read_headers(folder, STEM, variant)
         if "quantization_config" in config:  # other shapes and keys, known to the quantiser only
             return
@@ -218,29 +235,42 @@ class CheckpointMixin(FromOriginalModelMixin):
         check_tensors(found, shapes_of(model), folder)
 
     @classmethod
-    def _empty(cls, config: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
-        """Build a model without memory; `where` is what the sentence calls the config."""
+    def build_empty(cls, config: Mapping[str, Any], config_name: str) -> Any:  # noqa: ANN401
+        """Build a model whose weights take no memory.
+
+        Args:
+            config: Settings of either generation.
+            config_name: What the sentence calls them, such as the file's name.
+
+        Returns:
+            The model, its weights on the meta device.
+
+        Raises:
+            CheckpointError: A key that is missing, unknown or wrong.
+        """
         try:
             with init_empty_weights():
-                model: Any = cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]
+                model: Any = cls.from_config(dict(config))
         except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{where}: {error}") from error
-        known = cls._get_init_keys(cls)  # pyright: ignore[reportAttributeAccessIssue]
+            raise CheckpointError(f"{config_name}: {error}") from error
+        known = cls._get_init_keys(cls)
         unknown = sorted(
             key
             for key in model.config
             if key not in known and not key.startswith("_") and key != "quantization_config"
         )
         if unknown:
-            raise CheckpointError(f"{where}: no transformer has the key `{unknown[0]}`; is it misspelt?")
+            raise CheckpointError(
+                f"{config_name}: no transformer has the key `{unknown[0]}`; is it misspelt?"
+            )
         return model
 
     @classmethod
-    def from_single_file(
+    def from_single_file(  # pyright: ignore[reportIncompatibleMethodOverride] - there it takes any keyword
         cls,
-        pretrained_model_link_or_path_or_dict: str | Path | Mapping[str, Any],
+        pretrained_model_link_or_path_or_dict: Source,
         *,
-        config: str | Path | Mapping[str, Any] | None = None,
+        config: Source | None = None,
         subfolder: str | None = None,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
@@ -261,7 +291,7 @@ class CheckpointMixin(FromOriginalModelMixin):
             device: Where the weights go; None means the CPU.
             allow_pickle: Read a .pt or .pth file too, as tensors only.
             **hub: For links and hub ids, as in diffusers: `token`, `cache_dir`, `revision`,
-            `local_files_only`, ….
+                `local_files_only`, ….
 
         Returns:
             The model, in evaluation mode.
@@ -269,40 +299,42 @@ class CheckpointMixin(FromOriginalModelMixin):
         Raises:
             CheckpointError: A file or a key that is missing, wrong or too many.
         """
-        source = pretrained_model_link_or_path_or_dict
-        if isinstance(source, Mapping):
-            checkpoint, where = source, Path("the given weights")
-        elif Path(source).exists() or not str(source).startswith(("http://", "https://")):
-            checkpoint, where = read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)
-        else:
-            checkpoint, where = load_single_file_checkpoint(str(source), **hub), Path(str(source))
+        checkpoint, where = _read_source(
+            pretrained_model_link_or_path_or_dict, hub, allow_pickle=allow_pickle
+        )
         weights: dict[str, Tensor] = from_original(checkpoint)
-        for key, value in weights.items():
-            if not isinstance(value, Tensor):
-                raise CheckpointError(f"{where}: `{key}` must be a tensor: got a {type(value).__name__}.")
-
-        shapes = {key: tuple(value.shape) for key, value in weights.items()}
+        shapes = tensor_shapes(weights, where)
         if config is None:
-            config, config_name = settings_from_shapes(shapes), "the settings found in the weights' shapes"
+            settings, config_name = settings_from_shapes(shapes), f"the settings found in {where}"
         elif isinstance(config, Mapping):
-            config_name = "`config`"
-        elif Path(config, subfolder or "").exists():
+            settings, config_name = config, "`config`"
+        else:
             path = Path(config, subfolder or "")
             path = path / "config.json" if path.is_dir() else path
-            config, config_name = read_json(path), str(path)
-        else:
-            config_name = f"{config}/{subfolder or ''}"
-            config = cls.load_config(str(config), subfolder=subfolder, **hub)  # pyright:
-            ignore[reportAttributeAccessIssue]
-        model = cls._empty(config, config_name)
-        check_tensors(
-            {key: StoredTensor(shape, where) for key, shape in shapes.items()}, shapes_of(model), where
-        )
+            config_name = str(path)
+            # The last is a hub id.
+            settings = (
+                read_json(path) if path.exists() else cls.load_config(config, subfolder=subfolder, **hub)
+            )
+        model = cls.build_empty(cast("Mapping[str, Any]", settings), config_name)
+        found = {key: StoredTensor(shape, where) for key, shape in shapes.items()}
+        check_tensors(found, shapes_of(model), where)
 
         dtype = dtype or torch_dtype or torch.float32
-        fp32_parts = set(cls._keep_in_fp32_modules or ())  # pyright: ignore[reportAttributeAccessIssue]
+        fp32_parts = set(cls._keep_in_fp32_modules or ())
         for key, value in weights.items():
             keep = not fp32_parts.isdisjoint(key.split("."))
             weights[key] = value.to(device or "cpu", torch.float32 if keep else dtype)
         model.load_state_dict(weights, assign=True)
         return model.eval()
+
+
+def _read_source(
+    source: Source, hub: dict[str, Any], *, allow_pickle: bool
+) -> tuple[Mapping[str, Any], Path]:
+    """Read the weights that `from_single_file` was given, and say what errors shall call their place."""
+    if isinstance(source, Mapping):
+        return source, Path("the given weights")
+    if str(source).startswith(("http://", "https://")):
+        return cast("Mapping[str, Any]", load_single_file_checkpoint(str(source), **hub)), Path(source)
+    return read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)

@@ -220,6 +220,18 @@ def shapes_of(model: torch.nn.Module) -> dict[str, Shape]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
+def tensor_shapes(weights: Mapping[str, Any], where: Path) -> dict[str, Shape]:
+    """Return the shapes of weights that were read.
+
+    Raises:
+        CheckpointError: One of them is no tensor.
+    """
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{where}: `{key}` must be a tensor: got a {type(value).__name__}.")
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
 def read_weights(paths: Iterable[Path], *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read the weights of several files as one dict; the tensors are mapped into memory, not copied.
 

@@ -1,0 +1,46 @@
+"""`joyimage convert`: from the original checkpoint to the published layout."""
+
+import sys
+from pathlib import Path
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    transformer: Path | None = None,
+    vae: Path | None = None,
+    text_encoder: Path | None = None,
+    transformer_config: Path | None = None,
+    plus: bool = False,
+    allow_pickle: bool = False,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Turn a checkpoint of JD's original code into a folder that `--model` takes.
+
+    Args:
+        source: Folder of the original checkpoint.
+        output: Folder to make; it must not exist. It appears when all of it is written.
+        transformer: Weights of the transformer: a file or a folder; SOURCE/transformer if not given.
+        vae: Weights of the Wan VAE: a file or a folder with one; SOURCE/vae if not given.
+        text_encoder: Folder of the Qwen3-VL with tokenizer and processor; searched in SOURCE if not given.
+        transformer_config: A config.json for the transformer; read from the weights' shapes if not given.
+        plus: The checkpoint takes several references (Edit-Plus).
+        allow_pickle: Read .pt and .pth files too, as tensors only. Without it they are refused.
+        max_shard_size: Largest file of weights, such as 5GB or 500MB.
+    """
+    # Loaded here: `joyimage --help` must not wait for torch.
+    from joyimage.pipeline import convert as conversion
+
+    written = conversion.convert(
+        source,
+        output,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        transformer_config=transformer_config,
+        plus=plus,
+        allow_pickle=allow_pickle,
+        max_shard_size=max_shard_size,
+    )
+    sys.stdout.write(f"{written}\n")

@@ -1,0 +1,269 @@
+"""Turn a checkpoint of JD's original code into a folder in the published layout.
+
+The original checkpoint has the transformer's weights (`transformer/`), the Wan VAE's (`vae/`) under the names
+of the original Wan code, and a whole Qwen3-VL with tokenizer and processor (`JoyAI-Image-Und/`). No config
+says how the transformer is built; the shapes of its weights do.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+from joyimage.errors import CheckpointError
+from joyimage.model.checkpoint import STEM, from_original, settings_from_shapes, unwrap
+from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.model.weights import (
+    PICKLE_SUFFIXES,
+    StoredTensor,
+    check_tensors,
+    find_weight_files,
+    read_json,
+    read_weights,
+    shapes_of,
+    tensor_shapes,
+    write_weights,
+)
+from joyimage.pipeline.loading import PIPELINES, check_text_encoder
+
+_WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+_TEXT_ENCODER_FOLDERS = ("JoyAI-Image-Und", "text_encoder")
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_PROCESSOR_FILES = (
+    *_TOKENIZER_FILES,
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
+
+_SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.5}
+"""Source: scheduler/scheduler_config.json of JoyAI-Image-Edit-Diffusers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalParts:
+    """Where the parts of an original checkpoint are.
+
+    Attributes:
+        transformer: Files of the transformer's weights.
+        vae: File of the VAE's weights.
+        text_encoder: Folder of the Qwen3-VL, with its tokenizer and processor.
+    """
+
+    transformer: list[Path]
+    vae: Path
+    text_encoder: Path
+
+
+def find_parts(
+    source: Path,
+    *,
+    transformer: Path | None = None,
+    vae: Path | None = None,
+    text_encoder: Path | None = None,
+) -> OriginalParts:
+    """Find the parts of an original checkpoint.
+
+    Args:
+        source: Folder of the checkpoint.
+        transformer: Weights of the transformer: a file, or a folder of files.
+        vae: Weights of the VAE: a file, or a folder with one.
+        text_encoder: Folder of the Qwen3-VL.
+
+    Returns:
+        The parts; None for a part means that it was searched in `source`.
+
+    Raises:
+        CheckpointError: A part isn't there, or there are several; the sentence says which option tells them
+        apart.
+    """
+    if not source.is_dir():
+        raise CheckpointError(f"There is no folder {source}: give the folder of the original checkpoint.")
+    transformer_files = _weight_files(transformer or source / "transformer", "transformer")
+    vae_files = _weight_files(vae or source / "vae", "vae")
+    if len(vae_files) > 1:
+        raise CheckpointError(
+            f"{vae or source / 'vae'} holds {len(vae_files)} files of weights: say with --vae which it is."
+        )
+    if text_encoder is None:
+        named = [source / name for name in _TEXT_ENCODER_FOLDERS]
+        others = sorted(path.parent for path in source.glob("*/config.json"))
+        found = [folder for folder in (*named, *others) if _is_text_encoder(folder)]
+        if not found:
+            raise CheckpointError(
+                f"{source} has no folder of a Qwen3-VL, such as {named[0].name}:"
+                " say with --text-encoder where it is."
+            )
+        text_encoder = found[0]
+    return OriginalParts(transformer=transformer_files, vae=vae_files[0], text_encoder=text_encoder)
+
+
+def _weight_files(path: Path, part: str) -> list[Path]:
+    """Return the files of one part; of a folder with both kinds, the safetensors."""
+    if path.is_file():
+        return [path]
+    files = sorted(entry for entry in path.glob("*") if entry.suffix in _WEIGHT_SUFFIXES)
+    files = [entry for entry in files if entry.suffix == ".safetensors"] or files
+    if not files:
+        raise CheckpointError(f"{path} holds no weights: say with --{part} where the {part}'s are.")
+    return files
+
+
+def _is_text_encoder(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == "qwen3_vl"
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    transformer: Path | None = None,
+    vae: Path | None = None,
+    text_encoder: Path | None = None,
+    transformer_config: Path | None = None,
+    plus: bool = False,
+    allow_pickle: bool = False,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write an original checkpoint in the published layout: all of it, or nothing.
+
+    Args:
+        source: Folder of the original checkpoint.
+        output: Folder to make; it must not exist.
+        transformer: Weights of the transformer, where they aren't in `source / "transformer"`.
+        vae: Weights of the VAE, where they aren't in `source / "vae"`.
+        text_encoder: Folder of the Qwen3-VL; searched in `source` if not given.
+        transformer_config: A config.json for the transformer; None finds the settings in the weights' shapes.
+        plus: Name the pipeline for several references, JoyImageEditPlusPipeline.
+        allow_pickle: Read pickled weights too, as tensors only.
+        max_shard_size: Largest file of weights.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CheckpointError: A part is missing or can't be read; the sentence names the file and the key.
+        ValueError: `output` exists.
+    """
+    if output.exists():
+        raise ValueError(
+            f"`output` must be a new folder: {output} exists already. Remove it or give another."
+        )
+    parts = find_parts(source, transformer=transformer, vae=vae, text_encoder=text_encoder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        # A folder inside the temporary one, which only its owner could enter.
+        folder = Path(scratch) / output.name
+        _write_text_encoder(parts.text_encoder, folder, max_shard_size, allow_pickle=allow_pickle)
+        _write_vae(parts.vae, folder / "vae", max_shard_size, allow_pickle=allow_pickle)
+        _write_transformer(
+            parts.transformer,
+            folder / "transformer",
+            max_shard_size,
+            transformer_config,
+            allow_pickle=allow_pickle,
+        )
+        _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
+        kind = "JoyImageEditPlus" if plus else "JoyImageEdit"
+        _write_json(
+            folder / "model_index.json",
+            {
+                "_class_name": PIPELINES[plus],
+                "processor": ["transformers", "Qwen3VLProcessor"],
+                "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+                "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],
+                "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+                "transformer": ["diffusers", f"{kind}Transformer3DModel"],
+                "vae": ["diffusers", "AutoencoderKLWan"],
+            },
+        )
+        folder.rename(output)
+    return output
+
+
+def _write_transformer(
+    files: list[Path], folder: Path, max_shard_size: str, config_path: Path | None, *, allow_pickle: bool
+) -> None:
+    where = files[0] if len(files) == 1 else files[0].parent
+    weights = from_original(read_weights(files, allow_pickle=allow_pickle))
+    shapes = tensor_shapes(weights, where)
+    if config_path is None:
+        settings, config_name = settings_from_shapes(shapes), f"the settings found in {where}"
+    else:
+        settings, config_name = read_json(config_path), str(config_path)
+    model = JoyImageEditTransformer3DModel.build_empty(settings, config_name)
+    check_tensors({key: StoredTensor(shape, where) for key, shape in shapes.items()}, shapes_of(model), where)
+    model.save_config(folder)
+    write_weights(weights, folder, STEM, max_shard_size)
+
+
+def _write_vae(file: Path, folder: Path, max_shard_size: str, *, allow_pickle: bool) -> None:
+    original = unwrap(read_weights([file], allow_pickle=allow_pickle))
+    tensor_shapes(original, file)
+    weights = convert_wan_vae_to_diffusers(original)
+    shapes = tensor_shapes(weights, file)
+    if "encoder.conv_in.weight" not in shapes:
+        raise CheckpointError(f"{file} lacks `encoder.conv1.weight`: it holds no Wan VAE.")
+    with init_empty_weights():
+        vae = AutoencoderKLWan(base_dim=shapes["encoder.conv_in.weight"][0])
+    check_tensors({key: StoredTensor(shape, file) for key, shape in shapes.items()}, shapes_of(vae), file)
+    vae.save_config(folder)
+    write_weights(weights, folder, STEM, max_shard_size)
+
+
+def _write_text_encoder(source: Path, folder: Path, max_shard_size: str, *, allow_pickle: bool) -> None:
+    """Write text encoder, tokenizer and processor; weights in safetensors are copied as they are."""
+    pickles = sorted(path for path in source.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    text_encoder = folder / "text_encoder"
+    if pickles and not any(source.glob("*.safetensors")):
+        weights = read_weights(pickles, allow_pickle=allow_pickle)
+        tensor_shapes(weights, source)
+        write_weights(weights, text_encoder, "model", max_shard_size)
+        _copy(source, text_encoder, ("config.json", "generation_config.json"))
+        check_text_encoder(text_encoder)
+    else:
+        check_text_encoder(source)
+        files = [path.name for path in find_weight_files(source, "model")]
+        index = "model.safetensors.index.json"
+        _copy(source, text_encoder, ("config.json", "generation_config.json", index, *files))
+
+    for part, names, needed in (
+        ("tokenizer", _TOKENIZER_FILES, "tokenizer_config.json"),
+        ("processor", _PROCESSOR_FILES, "preprocessor_config.json"),
+    ):
+        _copy(source, folder / part, names)
+        if not any((folder / part / name).is_file() for name in (needed, "processor_config.json")):
+            raise CheckpointError(
+                f"{source / needed} is missing: the text encoder's folder must hold its {part} too."
+            )
+
+
+def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copy those of the files that are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
