@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 _RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
 _ENDS = {"norm_out": "head.0", "conv_out": "head.2", "conv_in": "conv1"}
 
-WIDE_TRANSFORMER = {"hidden_size": 256, "num_attention_heads": 2, "rope_dim_list": [16, 56, 56], "num_layers": 1}
+WIDE_TRANSFORMER = {
+    "hidden_size": 256,
+    "num_attention_heads": 2,
+    "rope_dim_list": [16, 56, 56],
+    "num_layers": 1,
+}
 """Heads of the published width: the settings that can be told from the weights alone."""
 
 

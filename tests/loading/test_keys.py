@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint import (
     from_original,
@@ -16,7 +17,6 @@ from joyimage.model.checkpoint import (
     unwrap,
 )
 from joyimage.model.weights import shapes_of
-
 from tests import tiny
 from tests.loading.original import WIDE_TRANSFORMER, transformer_weights
 

@@ -10,10 +10,10 @@ import torch
 from diffusers.models.transformers.transformer_joyimage import (
     JoyImageEditTransformer3DModel as ReferenceTransformer,
 )
-from joyimage.errors import CheckpointError
-from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from safetensors.torch import save_file
 
+from joyimage.errors import CheckpointError
+from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import tiny
 from tests.loading.original import WIDE_TRANSFORMER, transformer_weights
 
@@ -71,7 +71,9 @@ def test_weights_that_diffusers_saved_load_here(tmp_path: Path) -> None:
 def test_save_pretrained_when_config_was_legacy_writes_a_modern_one(
     legacy_checkpoint: Path, tmp_path: Path
 ) -> None:
-    JoyImageEditTransformer3DModel.from_pretrained(legacy_checkpoint / "transformer").save_pretrained(tmp_path)
+    JoyImageEditTransformer3DModel.from_pretrained(legacy_checkpoint / "transformer").save_pretrained(
+        tmp_path
+    )
 
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert {key: config[key] for key in tiny.TRANSFORMER_CONFIG} == tiny.TRANSFORMER_CONFIG

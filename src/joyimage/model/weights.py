@@ -320,8 +320,9 @@ def write_weights(
         names = [f"{stem}.safetensors"]
     for name, keys in zip(names, shards, strict=True):
         try:
-            # Copies: tensors of one mapped file share its memory, which safetensors refuses to write.
-            save_file({key: weights[key].clone() for key in keys}, folder / name, metadata={"format": "pt"})
+            # Copies: safetensors refuses tensors that share memory, as those of one mapped file do.
+            shard = {key: weights[key].clone(memory_format=torch.contiguous_format) for key in keys}
+            save_file(shard, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{folder / name} can't be written: {error}") from error
     if len(shards) > 1:

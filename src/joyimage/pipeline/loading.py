@@ -17,6 +17,8 @@ from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub.errors import StrictDataclassError
+from joyimage.pipeline.processor import JoyImageProcessor
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
@@ -25,7 +27,6 @@ from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint import STEM
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.model.weights import check_tensors, read_headers, read_json, shapes_of
-from joyimage.pipeline.processor import JoyImageProcessor
 
 # diffusers looks a component's class up by name in one module, and finds out how to load it from the base
 # classes that stand there beside it. For our classes this is that module.
@@ -58,6 +59,13 @@ _PUBLISHED = {
     "Qwen2Tokenizer": ("transformers", "Qwen2TokenizerFast"),
 }
 """Class name at run time → what `model_index.json` says; the transformer's depends on the pipeline."""
+
+_SMALL_FILES = {
+    "scheduler": (("scheduler_config.json",),),
+    "tokenizer": (("tokenizer_config.json",), ("tokenizer.json", "vocab.json")),
+    "processor": (("processor_config.json", "preprocessor_config.json"),),
+}
+"""Files of the parts without weights: of each group one must be there."""
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
@@ -95,12 +103,16 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         if not folder.is_dir():
             folder = cls._download(name, kwargs)
 
-        index_path = folder / "model_index.json"
-        parts = _read_index(index_path)
-        if kwargs["use_safetensors"]:
-            for part, check in CHECKS.items():
-                if part in parts and part not in kwargs:
-                    check(folder / part, kwargs.get("variant"))
+        _check_index(folder / "model_index.json")
+        for part in (*CHECKS, *_SMALL_FILES):
+            if part in kwargs:
+                continue
+            if not (folder / part).is_dir():
+                raise CheckpointError(f"{folder / part} is missing: fetch the folder again.")
+            if part in CHECKS and kwargs["use_safetensors"]:
+                CHECKS[part](folder / part, kwargs.get("variant"))
+            elif part in _SMALL_FILES:
+                _check_small_files(folder / part, _SMALL_FILES[part])
         pipe = super().from_pretrained(str(folder), **kwargs)
         pipe.register_to_config(_name_or_path=name)
         return pipe
@@ -201,8 +213,9 @@ def _check_part(
     try:
         with init_empty_weights():
             model = build()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} describes no model that can be built: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} describes no model that can be built: {reason}") from error
     check_tensors(found, shapes_of(model), folder, optional)
 
 
@@ -214,26 +227,33 @@ CHECKS: dict[str, Callable[[Path, str | None], None]] = {
 """What is checked before loading, by the part's name and folder."""
 
 
-def _read_index(path: Path) -> dict[str, Any]:
-    """Return the parts that `model_index.json` names.
+def _check_index(path: Path) -> None:
+    """Check that `model_index.json` is of our pipelines and names all their parts.
 
     Raises:
-        CheckpointError: No such file, another pipeline, or a part that isn't named by library and class.
+        CheckpointError: What is wrong, with file and key.
     """
     index = read_json(path)
     if index.get("_class_name") not in PIPELINES:
         raise CheckpointError(
             f"{path} must have `_class_name` {' or '.join(PIPELINES)}: got {index.get('_class_name')!r}."
         )
-    parts = {part: value for part, value in index.items() if isinstance(value, list)}
-    for part in (*CHECKS, "scheduler", "tokenizer", "processor"):
-        if part not in parts:
+    for part in (*CHECKS, *_SMALL_FILES):
+        if part not in index:
             raise CheckpointError(f"{path} lacks the key `{part}`: fetch the file again.")
-        if len(parts[part]) != 2:
-            raise CheckpointError(f"{path} must name library and class of `{part}`: got {parts[part]!r}.")
-        if not (path.parent / part).is_dir():
-            raise CheckpointError(f"{path.parent / part} is missing: fetch the folder again.")
-    return parts
+        value = index[part]
+        if not isinstance(value, list) or [type(name) for name in value] != [str, str]:
+            raise CheckpointError(f"{path} must name library and class of `{part}`: got {value!r}.")
+
+
+def _check_small_files(folder: Path, groups: tuple[tuple[str, ...], ...]) -> None:
+    """Check that of each group of files one is there and is valid JSON."""
+    for names in groups:
+        files = [folder / name for name in names if (folder / name).is_file()]
+        if not files:
+            raise CheckpointError(f"{folder / names[0]} is missing: fetch the file again.")
+        for file in files:
+            read_json(file)
 
 
 def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:  # noqa: ANN401
