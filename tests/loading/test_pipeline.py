@@ -217,6 +217,25 @@ def test_from_pretrained_when_name_is_tiny_loads_the_folder_of_the_package(
     assert_same_weights(pipe.transformer, tiny.make_reference_transformer())
 
 
+def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def download(name: str, **kwargs: object) -> str:
+        asked.update(kwargs, name=name)
+        return str(checkpoint)
+
+    monkeypatch.setattr(JoyImageEditPipeline, "download", download)
+
+    pipe = JoyImageEditPipeline.from_pretrained("jdopensource/JoyAI-Image-Edit-Diffusers", revision="main")
+
+    assert asked["name"] == pipe.name_or_path == "jdopensource/JoyAI-Image-Edit-Diffusers"
+    assert asked["revision"] == "main"
+    assert asked["use_safetensors"] is True
+    assert type(pipe.transformer) is JoyImageEditTransformer3DModel
+
+
 def test_from_pretrained_when_tiny_is_not_installed_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
