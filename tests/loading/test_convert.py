@@ -134,6 +134,7 @@ def test_convert_when_a_pickle_holds_code_never_runs_it(original: Path, tmp_path
     assert _Harmful.ran  # the file would have run it
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1, 2])])
 def test_convert_when_a_pickle_is_broken_names_the_file(
     original: Path, tmp_path: Path, content: bytes

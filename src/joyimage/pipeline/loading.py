@@ -80,9 +80,9 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: A folder, a hub id, or "tiny" for the checkpoint inside this
                 package (a folder of that name is "./tiny").
-            **kwargs: As in diffusers: `dtype` or `torch_dtype` (a dtype or its name; fp32 for all parts if not
-                given), `device_map`, `variant`, single parts such as `transformer=`, …. Only safetensors are read
-                unless `use_safetensors=False`.
+            **kwargs: As in diffusers: `dtype` or `torch_dtype` (a dtype or its name; fp32 for all parts if
+                not given), `device_map`, `variant`, single parts such as `transformer=`, …. Only
+                safetensors are read unless `use_safetensors=False`.
 
         Returns:
             The pipeline.
