@@ -1,0 +1,42 @@
+"""Edit pictures by instruction with JoyAI-Image-Edit.
+
+The names below load on first use, so that importing the package loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
+    from joyimage.pipeline.output import JoyImageEditPipelineOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "JoyImageEditPipeline",
+    "JoyImageEditPipelineOutput",
+    "JoyImageEditPlusPipeline",
+    "JoyImageEditTransformer3DModel",
+    "__version__",
+]
+
+_HOMES = {
+    "JoyImageEditPipeline": "joyimage.pipeline.edit",
+    "JoyImageEditPipelineOutput": "joyimage.pipeline.output",
+    "JoyImageEditPlusPipeline": "joyimage.pipeline.edit_plus",
+    "JoyImageEditTransformer3DModel": "joyimage.model.transformer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'joyimage' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
