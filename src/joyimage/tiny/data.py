@@ -1,0 +1,91 @@
+"""Training pairs, rendered up front and kept in the run's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from joyimage.tiny.checkpoint import SIZE
+from joyimage.tiny.scenes import TASKS, generate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from joyimage.tiny.drawing import Pixels
+
+# Share of the scenes; the tasks that are learnt last get most.
+TASK_WEIGHTS = {
+    "add": 1.0,
+    "remove": 1.0,
+    "recolour": 1.0,
+    "replace": 2.0,
+    "move": 2.0,
+    "rotate": 1.0,
+    "camera": 2.0,
+    "text-to-image": 1.0,
+}
+# Batches mix the tasks of one group: their prompts are of like length, so little is padded.
+GROUPS = (("add", "remove", "recolour", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Rendered pairs of all tasks.
+
+    Attributes:
+        tasks: Index into `TASKS` of each pair, `[N]`.
+        prompts: One per pair.
+        sources: `[N, H, W, 3]` 8-bit RGB; zeros for text-to-image.
+        targets: The same shape.
+    """
+
+    tasks: np.ndarray
+    prompts: list[str]
+    sources: Pixels
+    targets: Pixels
+
+
+def render_pairs(run_path: Path, num: int, *, progress: bool = True) -> Pairs:
+    """Render about `num` training pairs, or read them where the run already has them.
+
+    Args:
+        run_path: Folder of the run.
+        num: Pairs over all tasks.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The pairs, the same for the same `num`.
+    """
+    folder = run_path / f"pairs-{num}"
+    if not (folder / "prompts.json").exists():
+        _render(folder, num, progress)
+    return Pairs(
+        tasks=np.load(folder / "tasks.npy"),
+        prompts=json.loads((folder / "prompts.json").read_text(encoding="utf-8")),
+        sources=np.load(folder / "sources.npy"),
+        targets=np.load(folder / "targets.npy"),
+    )
+
+
+def _render(folder: Path, num: int, progress: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = sum(TASK_WEIGHTS.values())
+    plan = [(task, seed) for task in TASKS for seed in range(round(num * TASK_WEIGHTS[task] / whole))]
+    sources = np.zeros((len(plan), SIZE, SIZE, 3), np.uint8)
+    targets = np.zeros_like(sources)
+    prompts: list[str] = []
+    for index, (task, seed) in enumerate(tqdm(plan, desc="render", unit="pair", disable=not progress)):
+        case = generate(task, seed, SIZE)
+        if case.source is not None:
+            sources[index] = case.source
+        targets[index] = case.target
+        prompts.append(case.prompt)
+    np.save(folder / "tasks.npy", np.array([TASKS.index(task) for task, _ in plan]))
+    np.save(folder / "sources.npy", sources)
+    np.save(folder / "targets.npy", targets)
+    # Last: its presence says that all is there.
+    (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")

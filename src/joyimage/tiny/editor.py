@@ -1,0 +1,253 @@
+"""Train text encoder and transformer together to predict the velocity from source, prompt and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
+from joyimage.tiny.data import GROUPS, TASK_WEIGHTS, Pairs
+from joyimage.tiny.scenes import TASKS
+from joyimage.tiny.vae import encode_moments
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
+
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
+
+_PATCH = 16
+_MERGE = 2
+_IMAGE_TOKENS = (SIZE // (_PATCH * _MERGE)) ** 2
+# Three quarters of the noise levels lie on the schedule's own shifted curve, the rest uniformly.
+_SHIFTED_SHARE = 0.75
+# Cells of the latents that the edit changes weigh four times as much as the copied rest.
+_CHANGED_WEIGHT = 3.0
+_CHANGED_THRESHOLD = 0.2
+_PROMPT_DROPOUT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorData:
+    """Everything that a training step draws from, on the training device.
+
+    Attributes:
+        pixels: Sources, `[N, H, W, 3]` 8-bit.
+        source_latents: Posterior means, standardised, `[N, 16, 12, 12]`, half precision.
+        target_latents: The same of the targets.
+        noise_std: Posterior standard deviation per channel, standardised, `[1, 16, 1, 1]`.
+        tokens: Token ids of each pair's whole conversation.
+        empty_tokens: Those of the same conversation with an empty prompt, with a picture and without.
+        group_members: Pair numbers by group of `GROUPS`.
+        group_shares: Chance of each group.
+        prefix_tokens: Tokens that the pipeline drops in front.
+        pad_token: Id of the padding.
+    """
+
+    pixels: Tensor
+    source_latents: Tensor
+    target_latents: Tensor
+    noise_std: Tensor
+    tokens: list[Tensor]
+    empty_tokens: tuple[Tensor, Tensor]
+    group_members: list[Tensor]
+    group_shares: Tensor
+    prefix_tokens: int
+    pad_token: int
+
+
+@torch.no_grad()
+def encode_pairs(
+    vae: AutoencoderKLWan,
+    tokenizer: Qwen2Tokenizer,
+    pairs: Pairs,
+    device: str,
+    *,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> EditorData:
+    """Encode all pictures and prompts once.
+
+    Args:
+        vae: Trained, run on single frames, with the statistics of its latents in its configuration.
+        tokenizer: Of the checkpoint.
+        pairs: Rendered pairs.
+        device: Where the data stays.
+        batch_size: Pictures per encoder pass.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        What the loss draws from.
+    """
+    mean = torch.tensor(vae.config["latents_mean"], device=device).view(1, -1, 1, 1)
+    std = torch.tensor(vae.config["latents_std"], device=device).view(1, -1, 1, 1)
+    variances = []
+
+    def encode(pictures: Tensor, label: str) -> Tensor:
+        parts = []
+        for part in tqdm(pictures.split(batch_size), desc=label, unit="batch", disable=not progress):
+            pixels = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.autocast(device, torch.bfloat16):
+                latents, log_variance = encode_moments(vae, pixels)
+            variances.append(log_variance.exp().mean(dim=(0, 2, 3, 4)))
+            parts.append(((latents[:, :, 0] - mean) / std).half())
+        return torch.cat(parts)
+
+    source_latents = encode(torch.from_numpy(pairs.sources), "encode sources")
+    target_latents = encode(torch.from_numpy(pairs.targets), "encode targets")
+    picture = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
+
+    def tokenize(prompt: str, with_picture: bool) -> Tensor:
+        user = (picture if with_picture else "") + prompt
+        text = f"{SYSTEM_TURN}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+        return torch.tensor(tokenizer(text).input_ids, device=device)
+
+    has_picture = [TASKS[task] != "text-to-image" for task in pairs.tasks]
+    return EditorData(
+        pixels=torch.from_numpy(pairs.sources).to(device),
+        source_latents=source_latents,
+        target_latents=target_latents,
+        noise_std=torch.stack(variances).mean(dim=0).sqrt().view(1, -1, 1, 1) / std,
+        tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_picture, strict=True)],
+        empty_tokens=(tokenize("", True), tokenize("", False)),
+        group_members=[
+            torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] in group])
+            for group in GROUPS
+        ],
+        group_shares=torch.tensor([sum(TASK_WEIGHTS[task] for task in group) for group in GROUPS]),
+        prefix_tokens=len(tokenizer(SYSTEM_TURN).input_ids) + 1,
+        pad_token=int(tokenizer.pad_token_id),
+    )
+
+
+def loss(
+    transformer: JoyImageEditTransformer3DModel,
+    text_encoder: Qwen3VLForConditionalGeneration,
+    data: EditorData,
+    batch_size: int,
+) -> tuple[Tensor, dict[str, float]]:
+    """Draw one batch of one group of tasks and give its flow-matching loss.
+
+    Args:
+        transformer: In training.
+        text_encoder: In training, too.
+        data: All pairs.
+        batch_size: Pairs in the batch.
+
+    Returns:
+        The loss, and the group's mean squared error for the log.
+
+    Source: flow matching along straight paths, x = (1 - sigma) x0 + sigma noise, velocity noise - x0
+    (arXiv 2210.02747; noise levels after arXiv 2403.03206).
+    """
+    group = int(torch.multinomial(data.group_shares, 1))
+    members = data.group_members[group]
+    chosen = members[torch.randint(len(members), (batch_size,))].to(data.pixels.device)
+    has_picture = "text-to-image" not in GROUPS[group]
+    dropped = torch.rand(batch_size) < _PROMPT_DROPOUT
+    empty = data.empty_tokens[0 if has_picture else 1]
+    tokens = [empty if drop else data.tokens[i] for i, drop in zip(chosen.tolist(), dropped, strict=True)]
+
+    target = data.target_latents[chosen].float()
+    source = data.source_latents[chosen].float()
+    noise = torch.randn_like(target)
+    sigma = _draw_sigmas(batch_size, target.device)
+    noisy = torch.lerp(target, noise, sigma.view(-1, 1, 1, 1))
+    items = [noisy]
+    weight = torch.ones_like(target[:, :1])
+    if has_picture:
+        items.insert(0, source + data.noise_std * torch.randn_like(source))
+        changed = (target - source).abs().mean(dim=1, keepdim=True) > _CHANGED_THRESHOLD
+        weight = weight + _CHANGED_WEIGHT * changed
+    with torch.autocast(target.device.type, torch.bfloat16):
+        pixels = data.pixels[chosen] if has_picture else None
+        states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
+        velocity = transformer(
+            hidden_states=torch.stack(items, dim=1).unsqueeze(3),
+            timestep=1000 * sigma,
+            encoder_hidden_states=states,
+            encoder_hidden_states_mask=mask,
+            return_dict=False,
+        )[0][:, -1, :, 0]
+    squared = (velocity.float() - (noise - target)).square()
+    total = (weight * squared).mean() / weight.mean()
+    return total, {"mse": float(squared.detach().mean()), "group": float(group)}
+
+
+def encode_prompts(
+    text_encoder: Qwen3VLForConditionalGeneration,
+    tokens: Sequence[Tensor],
+    pixels: Tensor | None,
+    prefix_tokens: int,
+    pad_token: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the encoder on a right-padded batch and give the states before its final norm.
+
+    Args:
+        text_encoder: The model.
+        tokens: Token ids of each conversation.
+        pixels: One picture each, `[B, H, W, 3]` 8-bit; None without pictures.
+        prefix_tokens: Dropped in front.
+        pad_token: Fills the shorter ones.
+
+    Returns:
+        States `[B, L, D]`, and the mask `[B, L]`, None where nothing is padded.
+    """
+    ids = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=pad_token)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True)
+    model = text_encoder.model
+    arguments = {}
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
+    if pixels is not None:
+        batch, height, width, _ = pixels.shape
+        grid = torch.tensor([[1, height // _PATCH, width // _PATCH]], device=ids.device)
+        arguments = {"pixel_values": to_patches(pixels), "image_grid_thw": grid.expand(batch, -1)}
+        # All conversations have the picture in the same place: one set of positions serves the batch.
+        longest = max(tokens, key=len)[None]
+        kinds = (longest == text_encoder.config.image_token_id).int()
+        positions, _ = model.get_rope_index(longest, kinds, image_grid_thw=grid)
+    captured = []
+    # As trained: the states before the final norm, which no output of the library carries.
+    hook = model.language_model.layers[-1].register_forward_hook(lambda *call: captured.append(call[2]))
+    try:
+        model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions.expand(3, len(tokens), -1),
+            use_cache=False,
+            **arguments,
+        )
+    finally:
+        hook.remove()
+    mask = mask[:, prefix_tokens:]
+    return captured[0][:, prefix_tokens:], None if bool(mask.all()) else mask
+
+
+def to_patches(pixels: Tensor) -> Tensor:
+    """Cut pictures into Qwen3-VL's patch rows, as its image processor does.
+
+    Args:
+        pixels: `[B, H, W, 3]` 8-bit, sides divisible by 32.
+
+    Returns:
+        `[B * H/16 * W/16, 3 * 2 * 16 * 16]` in [-1, 1]; patches of one merged token stand together, and each
+        patch holds the frame twice.
+    """
+    batch, height, width, channels = pixels.shape
+    rows, columns = height // (_PATCH * _MERGE), width // (_PATCH * _MERGE)
+    values = pixels.float() / 127.5 - 1
+    cut = values.view(batch, rows, _MERGE, _PATCH, columns, _MERGE, _PATCH, channels)
+    cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6)  # [B, rows, columns, merge, merge, C, patch, patch]
+    return torch.stack([cut, cut], dim=6).reshape(-1, channels * 2 * _PATCH * _PATCH)
+
+
+def _draw_sigmas(num: int, device: torch.device) -> Tensor:
+    uniform = torch.rand(num, device=device)
+    shifted = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
+    return torch.where(torch.rand(num, device=device) < _SHIFTED_SHARE, shifted, torch.rand_like(uniform))

@@ -1,0 +1,148 @@
+"""The training program of `joyimage-tiny`: a VAE on single frames, then text encoder and transformer together.
+
+Every stage writes its checkpoint to the run's folder and goes on from it when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from joyimage.tiny import vae as tiny_vae
+from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
+from joyimage.tiny.data import render_pairs
+from joyimage.tiny.editor import EditorData, encode_pairs, loss as editor_loss
+from joyimage.tiny.loop import StageSettings, averaged_weights, run_stage
+from joyimage.tiny.scenes import TASKS, generate
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from torch import Tensor
+
+STAGES = ("vae", "edit", "export")
+VAE_BATCH = 8
+EDIT_BATCH = 16
+_STATISTICS_SCENES = 512
+
+
+def train_tiny(
+    run_path: Path,
+    *,
+    stage: str = "all",
+    vae_steps: int = 3000,
+    edit_steps: int = 24000,
+    num_pairs: int = 48000,
+    seed: int = 0,
+    device: str = "cpu",
+    output_path: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train the tiny checkpoint, going on from the last checkpoint in `run_path`.
+
+    Args:
+        run_path: Folder of checkpoints, rendered pairs and `log.jsonl`; made where missing.
+        stage: "vae", "edit", "export" or "all".
+        vae_steps: Optimiser steps of the VAE.
+        edit_steps: Optimiser steps of text encoder and transformer.
+        num_pairs: Scenes to render for the edit stage.
+        seed: Of weights, noise and batches.
+        device: Where to train, "cpu" or "cuda".
+        output_path: Where the checkpoint goes; None: `checkpoint` in `run_path`.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Folder of the exported checkpoint, or `run_path` where `stage` doesn't export.
+
+    Raises:
+        ValueError: `stage` is unknown or a number is out of range.
+        CheckpointError: An earlier stage hasn't run.
+    """
+    if stage not in (*STAGES, "all"):
+        raise ValueError(f"`stage` is {stage!r}; expected one of {', '.join((*STAGES, 'all'))}.")
+    for name, number in (("vae_steps", vae_steps), ("edit_steps", edit_steps), ("num_pairs", num_pairs)):
+        if number < 1:
+            raise ValueError(f"`{name}` is {number}; expected 1 or more.")
+    run_path.mkdir(parents=True, exist_ok=True)
+    if stage in {"vae", "all"}:
+        _train_vae(run_path, vae_steps, seed, device, progress)
+    if stage in {"edit", "all"}:
+        _train_editor(run_path, edit_steps, num_pairs, seed, device, progress)
+    if stage in {"export", "all"}:
+        return _export(run_path, output_path or run_path / "checkpoint", seed)
+    return run_path
+
+
+def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: bool) -> None:
+    torch.manual_seed(seed)
+    vae = build_vae().to(device)
+    tiny_vae.trainable(vae)
+    tiny_vae.run_single_frames(vae)
+
+    def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        pixels = _scene_pixels(range(step * VAE_BATCH, (step + 1) * VAE_BATCH)).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            return tiny_vae.loss(vae, pixels)
+
+    settings = StageSettings(name="vae", steps=steps, muon_lr=0.02, adam_lr=2e-3, seed=seed)
+    run_stage(run_path, settings, {"vae": vae}, compute_loss, progress=progress)
+    mean, std = tiny_vae.measure_latents(vae, _scene_pixels(range(_STATISTICS_SCENES)).to(device))
+    statistics = {
+        "latents_mean": [round(v, 5) for v in mean.tolist()],
+        "latents_std": [round(v, 5) for v in std.tolist()],
+    }
+    (run_path / "latents.json").write_text(json.dumps(statistics), encoding="utf-8")
+
+
+def _scene_pixels(numbers: range) -> Tensor:
+    """Give sources and targets of training scenes in turn, all tasks alike, `[N, 3, H, W]` in [-1, 1]."""
+    pictures = []
+    for number in numbers:
+        case = generate(TASKS[number % len(TASKS)], number // len(TASKS))
+        pictures.append(case.target if case.source is None or number // len(TASKS) % 2 else case.source)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _load_vae(run_path: Path) -> AutoencoderKLWan:
+    vae = build_vae()
+    vae.load_state_dict(averaged_weights(run_path, "vae", "vae"))
+    vae.register_to_config(**json.loads((run_path / "latents.json").read_text(encoding="utf-8")))
+    return vae.eval().requires_grad_(False)
+
+
+def _train_editor(
+    run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool
+) -> None:
+    vae = _load_vae(run_path).to(device)
+    tiny_vae.run_single_frames(vae)
+    tokenizer = build_tokenizer()
+    pairs = render_pairs(run_path, num_pairs, progress=progress)
+    data: EditorData = encode_pairs(vae, tokenizer, pairs, device, progress=progress)
+    torch.manual_seed(seed)
+    text_encoder = build_text_encoder(tokenizer).to(device)
+    transformer = build_transformer().to(device)
+
+    def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        return editor_loss(transformer, text_encoder, data, EDIT_BATCH)
+
+    settings = StageSettings(name="edit", steps=steps, muon_lr=0.012, adam_lr=1.5e-3, seed=seed + 1)
+    modules = {"transformer": transformer, "text_encoder": text_encoder}
+    run_stage(run_path, settings, modules, compute_loss, progress=progress)
+
+
+def _export(run_path: Path, output_path: Path, seed: int) -> Path:
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    text_encoder, transformer = build_text_encoder(tokenizer), build_transformer()
+    text_encoder.load_state_dict(averaged_weights(run_path, "edit", "text_encoder"), strict=False)
+    transformer.load_state_dict(averaged_weights(run_path, "edit", "transformer"))
+    return export(
+        output_path,
+        vae=_load_vae(run_path),
+        text_encoder=text_encoder,
+        transformer=transformer,
+        tokenizer=tokenizer,
+    )

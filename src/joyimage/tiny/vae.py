@@ -1,0 +1,82 @@
+"""Train the tiny Wan VAE on single frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Small: the latents are standardised afterwards, so the prior's shape matters little.
+KL_WEIGHT = 1e-6
+
+
+def run_single_frames(vae: AutoencoderKLWan) -> None:
+    """Run every causal convolution as a 2-D one with the last temporal tap, in place.
+
+    Exact for one frame: the causal padding is zeros, so no other tap sees data. Three times faster.
+    """
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.forward = _frame_convolution(module)
+
+
+def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
+    left, right, top, bottom, *_ = module._padding
+
+    def forward(x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        frame = functional.pad(x[:, :, 0], (left, right, top, bottom))
+        stride = module.stride[1:]
+        return functional.conv2d(frame, module.weight[:, :, -1], module.bias, stride).unsqueeze(2)
+
+    return forward
+
+
+def encode_moments(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode `[B, 3, H, W]` in [-1, 1] to mean and log variance, `[B, 16, 1, H/8, W/8]`."""
+    moments = vae.quant_conv(vae.encoder(pixels.unsqueeze(2)))
+    mean, log_variance = moments.float().chunk(2, dim=1)
+    return mean, log_variance.clamp(-30, 20)
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Decode raw latents `[B, 16, 1, H/8, W/8]` to pixels `[B, 3, H, W]`."""
+    return vae.decoder(vae.post_quant_conv(latents))[:, :, 0].float()
+
+
+def loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Reconstruct through a posterior sample.
+
+    Args:
+        vae: After `run_single_frames`.
+        pixels: `[B, 3, H, W]` in [-1, 1].
+
+    Returns:
+        The loss, and PSNR in dB for the log.
+    """
+    mean, log_variance = encode_moments(vae, pixels)
+    latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    difference = decode(vae, latents) - pixels
+    squared = difference.square().mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3, 4)).mean()
+    total = difference.abs().mean() + 2 * squared + KL_WEIGHT * kl
+    return total, {"psnr": float(10 * torch.log10(4 / squared.detach()))}
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKLWan, pixels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """Give mean and standard deviation per channel of the latents of `pixels` `[B, 3, H, W]`."""
+    means = torch.cat([encode_moments(vae, part)[0] for part in pixels.split(batch_size)])
+    return means.mean(dim=(0, 2, 3, 4)), means.std(dim=(0, 2, 3, 4))
+
+
+def trainable(vae: AutoencoderKLWan) -> nn.Module:
+    """Leave out the temporal convolutions, which a single frame never reaches."""
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_("time_conv" not in name)
+    return vae
