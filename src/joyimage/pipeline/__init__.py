@@ -1,0 +1,1 @@
+"""The editing algorithm; the files are named after its steps."""

@@ -1,0 +1,118 @@
+"""Any picture in → RGB; resize and crop to a bucket."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from joyimage.pipeline.buckets import nearest_bucket
+
+
+def to_pictures(image: Any) -> list[Image.Image]:
+    """Turn every documented kind of picture into upright RGB.
+
+    Args:
+        image: PIL image; numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`, 8-bit, 16-bit or float in
+            [0, 1]; tensor `[C, H, W]` or `[B, C, H, W]`, 8-bit or float in [0, 1]; or a list of these.
+
+    Returns:
+        RGB pictures; transparent ones on white, EXIF rotation applied.
+
+    Raises:
+        TypeError: `image` is of another type.
+        ValueError: Its shape or values don't fit, or the list is empty.
+    """
+    if isinstance(image, (list, tuple)):
+        if not image:
+            raise ValueError("`image` is an empty list; expected at least one picture, or None for none.")
+        return [picture for one in image for picture in to_pictures(one)]
+    if isinstance(image, Image.Image):
+        return [_from_pil(image)]
+    if isinstance(image, torch.Tensor):
+        array = image.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+        if array.ndim not in {3, 4}:
+            raise ValueError(f"`image` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W].")
+        return to_pictures(np.moveaxis(array, -3, -1))
+    if isinstance(image, np.ndarray):
+        if image.ndim == 4:
+            return [picture for one in image for picture in to_pictures(one)]
+        return [_from_array(image)]
+    raise TypeError(
+        f"`image` is of type {type(image).__name__}; expected a PIL image, a numpy array, a torch tensor or a list."
+    )
+
+
+def fit_to_size(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Scale a picture to cover the size (bilinear) and crop its centre, offsets rounded down."""
+    scale = max(height / picture.height, width / picture.width)
+    scaled_height, scaled_width = math.ceil(picture.height * scale), math.ceil(picture.width * scale)
+    picture = picture.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
+    left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def choose_size(
+    pictures: list[Image.Image] | None, height: int | None, width: int | None, base_size: int
+) -> tuple[int, int]:
+    """Return the bucket (height, width) of the wish, the pictures, or the square.
+
+    Raises:
+        ValueError: The pictures of one batch need different buckets.
+    """
+    if height is not None and width is not None:
+        return nearest_bucket(height, width, base_size)
+    if not pictures:
+        return nearest_bucket(base_size, base_size, base_size)
+    sizes = {nearest_bucket(picture.height, picture.width, base_size) for picture in pictures}
+    if len(sizes) > 1:
+        named = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise ValueError(
+            f"`image` holds pictures of unlike shape, which would become {named}; edit them in separate calls, "
+            "or give `height` and `width` for all."
+        )
+    return sizes.pop()
+
+
+def to_pixels(pictures: list[Image.Image], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Turn RGB pictures of one size into `[B, 3, 1, H, W]` in [-1, 1]."""
+    array = np.stack([np.asarray(picture) for picture in pictures])
+    pixels = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels.unsqueeze(2).to(device, dtype)
+
+
+def _from_pil(picture: Image.Image) -> Image.Image:
+    if min(picture.size) < 1:
+        raise ValueError(f"`image` has {picture.width} x {picture.height} pixels; expected at least one.")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        # 16-bit grey; 32-bit modes of 16-bit files hold the same range.
+        return Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[-1] not in {1, 3, 4} or array.size == 0:
+        raise ValueError(
+            f"`image` is an array of shape {list(array.shape)}; expected [H, W], [H, W, C] or [B, H, W, C] "
+            "with 1, 3 or 4 channels."
+        )
+    if array.dtype == np.uint16:
+        array = (array / 257).round().astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("`image` has float values outside [0, 1]; expected [0, 1], or 8-bit integers.")
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"`image` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1].")
+    return _from_pil(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array))

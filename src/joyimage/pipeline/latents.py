@@ -1,0 +1,58 @@
+"""Noise and posterior draws, and the standardisation of latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Generators = Union[torch.Generator, list[torch.Generator], None]
+
+
+def draw_noise(
+    shape: tuple[int, ...], generator: Generators, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Draw the target's starting noise, `[B, 1, C, T, H, W]`.
+
+    Raises:
+        ValueError: The list of generators has another length than the batch.
+    """
+    if isinstance(generator, list) and len(generator) != shape[0]:
+        raise ValueError(f"`generator` is a list of {len(generator)}; expected {shape[0]}, one per output.")
+    return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+
+
+def draw_posterior(
+    vae: Any, pixels: Tensor, owners: list[int], generator: Generators, how: str = "sample"
+) -> Tensor:
+    """Encode each picture once and draw one latent per output.
+
+    Args:
+        vae: AutoencoderKLWan.
+        pixels: Distinct pictures, `[P, 3, 1, H, W]` in [-1, 1].
+        owners: For each output the number of its picture.
+        generator: One for all outputs, one each, or None for the global one.
+        how: "sample" or "mode".
+
+    Returns:
+        Raw latents, `[B, C, 1, H/8, W/8]`.
+    """
+    posteriors = [vae.encode(pixels[i : i + 1]).latent_dist for i in range(len(pixels))]
+    draws = []
+    for output, picture in enumerate(owners):
+        own = generator[output] if isinstance(generator, list) else generator
+        posterior = posteriors[picture]
+        draws.append(posterior.mode() if how == "mode" else posterior.sample(own))
+    return torch.cat(draws)
+
+
+def statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per channel, `[1, C, 1, 1, 1]`, device and dtype of `like`."""
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(like.device, like.dtype)
+    std = torch.tensor(vae.config.latents_std).view(shape).to(like.device, like.dtype)
+    return mean, std
