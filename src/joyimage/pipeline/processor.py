@@ -1,54 +1,43 @@
-"""Qwen3-VL's processor without the video part."""
+"""Qwen3-VL's processor without its video part, whose class can't be imported without torchvision."""
 
-from __future__ import annotations
+from os import PathLike
+from typing import Any
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-if TYPE_CHECKING:
-    from os import PathLike
-
 
 class JoyImageProcessor(Qwen3VLProcessor):
-    """Pictures and text for Qwen3-VL.
+    """Turn pictures into patches and prompts into tokens.
 
-    The library's own class insists on a video processor, which needs torchvision; no edit has a video.
+    Args:
+        image_processor: Makes the patches, with PIL and numpy.
+        tokenizer: Of the text encoder.
+        chat_template: Kept for those who chat with the text encoder; editing has a template of its own.
     """
 
     def __init__(
         self,
         image_processor: Qwen2VLImageProcessorPil | None = None,
-        tokenizer: Qwen2Tokenizer | None = None,
+        tokenizer: Any = None,  # noqa: ANN401 - transformers' tokenizers share no public type
         chat_template: str | None = None,
     ) -> None:
-        """Take the parts by the names that a saved folder uses."""
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
-    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
-        """Let the missing video part pass."""
+    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:  # noqa: ANN401
+        """Check a part's class; see `ProcessorMixin`. A missing video part is what this class is for."""
         if argument_name == "video_processor":
             return None
         return super().check_argument_for_proper_class(argument_name, argument)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
-    ) -> JoyImageProcessor:
-        """Load a published `processor/` folder, whatever image processor class it names.
-
-        Args:
-            pretrained_model_name_or_path: Folder or hub id.
-            **kwargs: `subfolder`, `revision` and the like, as in transformers.
-
-        Returns:
-            The processor.
-        """
+    def _get_arguments_from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        processor_dict: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> list[Any]:
+        # The published folder names the torchvision classes; the ones on PIL compute the same.
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer = Qwen2Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "chat_template.jinja")
-        template = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.chat_template
-        return cls(image_processor, tokenizer, chat_template=template)
+        return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]

@@ -1,50 +1,53 @@
-"""Noise levels: diffusers' list, the original code's, or the caller's."""
+"""Which noise levels the steps visit."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Schedule = Literal["diffusers", "jd"]
 
-    import torch
-    from torch import Tensor
-
-SCHEDULES = ("diffusers", "jd")
+SCHEDULES: tuple[Schedule, ...] = ("diffusers", "jd")
+"""The scheduler's own list, whose last step is nearly empty, or the one of JD's original code."""
 
 
 def set_schedule(
-    scheduler: Any,
+    scheduler: Any,  # noqa: ANN401 - any of diffusers' flow-matching schedulers
     num_inference_steps: int,
-    device: torch.device,
     *,
+    device: torch.device,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
-    schedule: str = "diffusers",
+    schedule: Schedule = "diffusers",
 ) -> Tensor:
-    """Set the scheduler's steps and return its timesteps.
+    """Prepare the scheduler for one run.
 
     Args:
-        scheduler: FlowMatchEuler.
-        num_inference_steps: Number of steps without a list.
-        device: Where the timesteps go.
-        timesteps: Custom timesteps.
-        sigmas: Custom noise levels, before the shift.
-        schedule: "diffusers" takes FlowMatchEuler's own list, whose last step is nearly empty; "jd" the
-            original code's shift(linspace(1, 0, N + 1)).
+        scheduler: Changed in place.
+        num_inference_steps: Used where no list is given.
+        device: Where the times go.
+        timesteps: Own scheduler times in (0, 1000].
+        sigmas: Own noise levels in (0, 1], before the scheduler's shift.
+        schedule: Used where no list is given.
 
     Returns:
-        Timesteps, `[steps]`.
+        The scheduler's times, one per step.
+
+    Raises:
+        ValueError: The scheduler takes no such list.
+
+    Source: "jd" is shift(linspace(1, 0, N + 1)) of JD's code.
     """
-    if timesteps is not None:
-        scheduler.set_timesteps(timesteps=list(timesteps), device=device)
-    elif sigmas is not None:
-        scheduler.set_timesteps(sigmas=list(sigmas), device=device)
-    elif schedule == "jd":
-        levels = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
-    else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+    if timesteps is None and sigmas is None:
+        if schedule == "diffusers":
+            scheduler.set_timesteps(num_inference_steps, device=device)
+            return scheduler.timesteps
+        sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
+    name, values = ("timesteps", timesteps) if sigmas is None else ("sigmas", sigmas)
+    if name not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise ValueError(f"`{name}` can't be used with {type(scheduler).__name__}, which takes no list of them.")
+    scheduler.set_timesteps(device=device, **{name: list(values or ())})
     return scheduler.timesteps

@@ -1,0 +1,486 @@
+"""`JoyImageEditPipeline`: edit a picture by instruction, or make one from text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from joyimage.pipeline.denoise import denoise
+from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
+from joyimage.pipeline.inputs import check_call, check_callback, check_latents
+from joyimage.pipeline.latents import draw_noise, draw_posterior, statistics
+from joyimage.pipeline.loading import CheckpointLoadingMixin
+from joyimage.pipeline.output import JoyImageEditPipelineOutput
+from joyimage.pipeline.schedule import set_schedule
+from joyimage.pipeline.text_encoder import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+    from torch import Tensor
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
+
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
+    from joyimage.pipeline.latents import Generators
+    from joyimage.pipeline.processor import JoyImageProcessor
+
+
+class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
+    """Edit pictures by instruction with JoyAI-Image-Edit.
+
+    Args:
+        scheduler: Flow-matching Euler scheduler.
+        vae: Wan 2.1 VAE.
+        text_encoder: Qwen3-VL, which reads picture and prompt.
+        tokenizer: Its tokenizer.
+        transformer: Predicts the velocity.
+        processor: Prepares pictures for the text encoder.
+        text_token_max_length: Most prompt tokens without a picture.
+        base_size: Side in pixels of the square size; the other sizes have about its area.
+        default_num_inference_steps: What this checkpoint does best with; for the command line.
+        default_guidance_scale: The same.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012 - diffusers' name
+
+    def __init__(
+        self,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKLWan,
+        text_encoder: Qwen3VLForConditionalGeneration,
+        tokenizer: Qwen2Tokenizer,
+        transformer: JoyImageEditTransformer3DModel,
+        processor: JoyImageProcessor,
+        text_token_max_length: int = 2048,
+        base_size: int = 1024,
+        default_num_inference_steps: int = 40,
+        default_guidance_scale: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            transformer=transformer,
+            processor=processor,
+        )
+        self.register_to_config(
+            text_token_max_length=text_token_max_length,
+            base_size=base_size,
+            default_num_inference_steps=default_num_inference_steps,
+            default_guidance_scale=default_guidance_scale,
+        )
+        self.vae_scale_factor_spatial = vae.config.scale_factor_spatial
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor_spatial)
+        self._interrupt = False
+        self._guidance_scale = 1.0
+        self._current_timestep: Tensor | None = None
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the call that is running."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the call that is running has a negative branch."""
+        return self._guidance_scale > 1
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the loop shall end; set `_interrupt` to ask for it."""
+        return self._interrupt
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Timestep of the step that is running; step caches ask for it."""
+        return self._current_timestep
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any = None,
+        prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 40,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float = 4.0,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_embeds_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds_mask: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        max_sequence_length: int = 4096,
+        enable_denormalization: bool = True,
+        schedule: str = "diffusers",
+        reference_latents: str = "sample",
+        latents_dtype: str | torch.dtype | None = None,
+    ) -> JoyImageEditPipelineOutput | tuple[Any]:
+        """Edit `image` as `prompt` says; without an image, make one.
+
+        Args:
+            image: PIL image, numpy array, tensor, or a list of these: one for all prompts, or one each.
+            prompt: What to do.
+            height: Wished height in pixels; with `width` it chooses the nearest trained size.
+            width: Wished width in pixels.
+            num_inference_steps: Number of steps.
+            timesteps: Custom timesteps; their number is the number of steps.
+            sigmas: Custom noise levels, likewise.
+            guidance_scale: Classifier-free guidance; off at 1 and below.
+            negative_prompt: What to stay away from; None is the empty prompt.
+            num_images_per_prompt: Outputs per prompt.
+            generator: One for all outputs or one each; it covers every draw.
+            latents: The target's starting noise, `[outputs, 1, C, 1, H/8, W/8]`.
+            prompt_embeds: Made by `encode_prompt` or `encode_prompt_multiple_images`; then without `prompt`.
+            prompt_embeds_mask: Goes with it.
+            negative_prompt_embeds: Likewise for the negative prompt.
+            negative_prompt_embeds_mask: Goes with it.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: Whether to return the output object; else a tuple.
+            callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`.
+            callback_on_step_end_tensor_inputs: Tensors it is given; None: the latents.
+            max_sequence_length: Most tokens kept with a picture.
+            enable_denormalization: Whether latents are standardised with the VAE's statistics.
+            schedule: "diffusers" or "jd", see `set_schedule`.
+            reference_latents: "sample" or "mode" of the VAE's posterior.
+            latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
+
+        Returns:
+            Pictures in the order prompt 0 first to last output, prompt 1, and so on.
+
+        Raises:
+            TypeError: An argument is of a wrong type.
+            ValueError: An argument is out of range or doesn't fit another.
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        callback_tensors = callback_on_step_end_tensor_inputs or ["latents"]
+
+        # 1. Refuse what can't work.
+        pictures = None if image is None else to_pictures(image)
+        check_callback(callback_tensors, self._callback_tensor_inputs)
+        num_prompts = check_call(
+            prompt=prompt,
+            num_pictures=None if pictures is None else len(pictures),
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            prompt_embeds=prompt_embeds,
+            prompt_embeds_mask=prompt_embeds_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_embeds_mask=negative_prompt_embeds_mask,
+            output_type=output_type,
+            schedule=schedule,
+            reference_latents=reference_latents,
+            text_dim=self.transformer.config.text_dim,
+        )
+        num_outputs = num_prompts * num_images_per_prompt
+        size = choose_size(pictures, height, width, self.config.base_size)
+        latent_height, latent_width = (side // self.vae_scale_factor_spatial for side in size)
+        check_latents(
+            latents, (num_outputs, 1, self.transformer.config.in_channels, 1, latent_height, latent_width)
+        )
+
+        # 2. Bring the pictures to the size.
+        if pictures is not None:
+            pictures = [fit_to_size(picture, *size) for picture in pictures]
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+
+        try:
+            # 3. Read pictures and prompts.
+            prompts = {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""}
+            given = {
+                "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
+                "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
+            }
+            embeds: dict[str, Tensor | None] = {"prompt_embeds": None, "negative_prompt_embeds": None}
+            masks: dict[str, Tensor | None] = dict(embeds)
+            for name in embeds if self.do_classifier_free_guidance else ("prompt_embeds",):
+                states, mask = given[name]
+                if states is None or mask is None:
+                    texts = prompts[name]
+                    texts = [texts] * num_prompts if isinstance(texts, str) else list(texts or ())
+                    states, mask = self._encode(texts, pictures, device, max_sequence_length)
+                states, mask = _per_output(states.to(device), mask.to(device), num_images_per_prompt)
+                embeds[name], masks[name] = states, None if bool(mask.bool().all()) else mask
+
+            # 4. Set the noise levels.
+            set_schedule(
+                self.scheduler,
+                num_inference_steps,
+                device,
+                timesteps=timesteps,
+                sigmas=sigmas,
+                schedule=schedule,
+            )
+
+            # 5. Draw the noise, then the references' latents.
+            assert embeds["prompt_embeds"] is not None
+            noise, references = self.prepare_latents(
+                num_outputs,
+                self.transformer.config.in_channels,
+                *size,
+                1,
+                embeds["prompt_embeds"].dtype,
+                device,
+                generator,
+                latents,
+                image=pictures,
+                enable_denormalization=enable_denormalization,
+                reference_latents=reference_latents,
+            )
+            if latents_dtype is not None:
+                dtype = getattr(torch, latents_dtype) if isinstance(latents_dtype, str) else latents_dtype
+                noise, references = noise.to(dtype), None if references is None else references.to(dtype)
+
+            # 6. Denoise.
+            target = denoise(
+                self,
+                noise,
+                references,
+                embeds,
+                masks,
+                guidance_scale=guidance_scale,
+                callback=callback_on_step_end,
+                callback_tensors=callback_tensors,
+            )
+
+            # 7. Decode the target.
+            images: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
+        finally:
+            if hasattr(self.transformer, "_reset_stateful_cache"):
+                self.transformer._reset_stateful_cache()
+            self.maybe_free_model_hooks()
+        if not return_dict:
+            return (images,)
+        return JoyImageEditPipelineOutput(
+            images=images, height=size[0], width=size[1], interrupted=self._interrupt
+        )
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        device: torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        prompt_embeds_mask: Tensor | None = None,
+        max_sequence_length: int = 1024,
+        template_type: str = "image",
+    ) -> tuple[Tensor, Tensor]:
+        """Encode prompts without a picture.
+
+        Args:
+            prompt: One or several.
+            device: Where to run; None: the pipeline's device.
+            num_images_per_prompt: Copies of each.
+            prompt_embeds: Given ones are only repeated.
+            prompt_embeds_mask: Goes with them.
+            max_sequence_length: Most tokens kept.
+            template_type: "image", the name of the text-only template.
+
+        Returns:
+            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
+
+        Raises:
+            ValueError: `template_type` is another.
+        """
+        _check_template(template_type, "image")
+        if prompt_embeds is None or prompt_embeds_mask is None:
+            texts = [prompt] if isinstance(prompt, str) else prompt
+            prompt_embeds, prompt_embeds_mask = self._encode(
+                texts, None, device or self._execution_device, max_sequence_length
+            )
+        return _per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
+
+    def encode_prompt_multiple_images(
+        self,
+        prompt: str | list[str],
+        device: torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        images: Any = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_embeds_mask: Tensor | None = None,
+        template_type: str = "multiple_images",
+        max_sequence_length: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode prompts with pictures, at the size that they have.
+
+        Args:
+            prompt: One or several; each "<image>\\n" in it stands for a picture beyond the first.
+            device: Where to run; None: the pipeline's device.
+            num_images_per_prompt: Copies of each.
+            images: One picture for all prompts, or the same number for each in turn.
+            prompt_embeds: Given ones are only repeated.
+            prompt_embeds_mask: Goes with them.
+            template_type: "multiple_images".
+            max_sequence_length: Most tokens kept; None: 4,096.
+
+        Returns:
+            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
+
+        Raises:
+            ValueError: `template_type` is another, or pictures and prompts don't match.
+        """
+        _check_template(template_type, "multiple_images")
+        if prompt_embeds is None or prompt_embeds_mask is None:
+            texts = [prompt] if isinstance(prompt, str) else prompt
+            prompt_embeds, prompt_embeds_mask = self._encode(
+                texts,
+                None if images is None else to_pictures(images),
+                device or self._execution_device,
+                max_sequence_length or 4096,
+                placeholders=True,
+            )
+        return _per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
+
+    def normalize_latents(self, latent: Tensor) -> Tensor:
+        """Standardise raw latents `[B, C, T, H, W]` with the VAE's statistics."""
+        mean, std = statistics(self.vae, latent)
+        return (latent - mean) / std
+
+    def denormalize_latents(self, latent: Tensor) -> Tensor:
+        """Undo `normalize_latents`."""
+        mean, std = statistics(self.vae, latent)
+        return latent * std + mean
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        num_channels_latents: int,
+        height: int,
+        width: int,
+        video_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: Generators,
+        latents: Tensor | None = None,
+        image: Any = None,
+        enable_denormalization: bool = True,
+        reference_latents: str = "sample",
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw the noise first and the references' latents second.
+
+        Args:
+            batch_size: Number of outputs, B.
+            num_channels_latents: C.
+            height: In pixels.
+            width: In pixels.
+            video_length: Frames; 1 for pictures.
+            dtype: Of both results.
+            device: Of both results.
+            generator: One, or one per output.
+            latents: Given noise.
+            image: Pictures of the size; a divisor of B of them, outputs of one picture adjacent.
+            enable_denormalization: Whether the references are standardised.
+            reference_latents: "sample" or "mode".
+
+        Returns:
+            Noise `[B, 1, C, T, H/8, W/8]` and references `[B, 1, C, T, H/8, W/8]`, None without pictures.
+
+        Raises:
+            ValueError: A list of generators or the pictures don't match B.
+        """
+        scale = self.vae_scale_factor_spatial
+        frames = (video_length - 1) // self.vae.config.scale_factor_temporal + 1
+        shape = (batch_size, 1, num_channels_latents, frames, height // scale, width // scale)
+        if latents is None:
+            noise = draw_noise(shape, generator, device, dtype)
+        else:
+            check_latents(latents, shape)
+            noise = latents.to(device, dtype)
+        if image is None:
+            return noise, None
+        pictures = to_pictures(image)
+        if batch_size % len(pictures):
+            raise ValueError(f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs.")
+        each = batch_size // len(pictures)
+        pixels = to_pixels(pictures, device, next(self.vae.parameters()).dtype)
+        owners = [output // each for output in range(batch_size)]
+        references = draw_posterior(self.vae, pixels, owners, generator, reference_latents).to(dtype)
+        if enable_denormalization:
+            references = self.normalize_latents(references)
+        return noise, references.unsqueeze(1)
+
+    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
+        """Add a LoRA adapter to the transformer, from a file, a folder or a dict of tensors."""
+        self.transformer.load_lora_adapter(source, adapter_name=adapter_name or "default", **kwargs)
+
+    def _encode(
+        self,
+        prompts: list[str],
+        pictures: list[Any] | None,
+        device: torch.device,
+        max_tokens: int,
+        *,
+        placeholders: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        groups = None
+        if pictures is not None:
+            if len(pictures) == 1:
+                pictures = pictures * len(prompts)
+            if len(pictures) % len(prompts):
+                raise ValueError(
+                    f"`images` holds {len(pictures)} pictures for {len(prompts)} prompts; expected as many for each."
+                )
+            each = len(pictures) // len(prompts)
+            groups = [pictures[i * each : (i + 1) * each] for i in range(len(prompts))]
+        else:
+            max_tokens = min(max_tokens, self.config.text_token_max_length)
+        return encode(
+            self.text_encoder,
+            self.processor,
+            self.tokenizer,
+            prompts,
+            groups,
+            device=device,
+            max_tokens=max_tokens,
+            placeholders=placeholders,
+        )
+
+    def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
+        latents = target[:, 0]
+        if output_type == "latent":
+            return latents.squeeze(2).float()
+        if enable_denormalization:
+            latents = self.denormalize_latents(latents)
+        pixels = self.vae.decode(latents.to(next(self.vae.parameters()).dtype), return_dict=False)[0]
+        return self.image_processor.postprocess(pixels[:, :, 0].float(), output_type=output_type)
+
+
+def _per_output(embeds: Tensor, mask: Tensor, num_images_per_prompt: int) -> tuple[Tensor, Tensor]:
+    """Repeat each prompt for its outputs, which stay together."""
+    return (
+        embeds.repeat_interleave(num_images_per_prompt, dim=0),
+        mask.repeat_interleave(num_images_per_prompt, dim=0),
+    )
+
+
+def _check_template(came: str, expected: str) -> None:
+    if came != expected:
+        raise ValueError(f"`template_type` is {came!r}; expected {expected!r}.")
