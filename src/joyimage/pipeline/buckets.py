@@ -1,60 +1,49 @@
-"""The picture sizes that the model makes: lists of (height, width) around one area, per base size."""
+"""The picture sizes that the model was trained at."""
+
+from __future__ import annotations
 
 import functools
 
-BASE_SIZES = (64, 96, 128, 256, 512, 768, 1024)
-"""Sides of the square whose area a list keeps; 1024 is the published checkpoint's."""
-
-_STEP = 16  # pixels of one token: 8 by the VAE, 2 by the patch
+_GENERATED_BASES = (64, 96, 128, 256)
+_MULTIPLES = {512: 2, 768: 3, 1024: 4}
+BASE_SIZES = (*_GENERATED_BASES, *_MULTIPLES)
+_STEP = 16
 _LARGEST_RATIO = 4
-_SCALED_FROM = 256
 
 
 @functools.cache
-def buckets(base_size: int) -> tuple[tuple[int, int], ...]:
-    """List the sizes of a base size, ordered by height, then width.
+def bucket_sizes(base_size: int) -> tuple[tuple[int, int], ...]:
+    """List the sizes (height, width) of a base.
 
     Args:
-        base_size: One of `BASE_SIZES`.
+        base_size: Side of the square size in pixels; one of `BASE_SIZES`.
 
     Returns:
-        (height, width) pairs in pixels, of at most `base_size` squared pixels and a ratio of at most 4.
+        Sizes from wide to tall.
 
     Raises:
-        ValueError: Another base size.
+        ValueError: There is no such base.
 
-    Source: JoyAI-Image-Edit's list for 256, times 2, 3 and 4 for 512, 768 and 1024; the smaller ones follow
-    the same rule.
+    Source: JoyAI-Image-Edit (arXiv 2605.04128) generates base 256 and multiplies it for 512, 768 and 1024.
     """
     if base_size not in BASE_SIZES:
-        sizes = ", ".join(map(str, BASE_SIZES))
-        raise ValueError(f"`base_size` must be one of {sizes}: got {base_size!r}.")
-    if base_size > _SCALED_FROM:
-        factor = base_size // _SCALED_FROM
-        return tuple((height * factor, width * factor) for height, width in buckets(_SCALED_FROM))
-    area = base_size**2
-    height, width = area // _STEP, _STEP
-    found: list[tuple[int, int]] = []
-    while height > 0:
-        if max(height, width) <= _LARGEST_RATIO * min(height, width):
-            found.append((height, width))
-        if height * (width + _STEP) <= area:
+        raise ValueError(f"`base_size` is {base_size!r}; expected one of {', '.join(map(str, BASE_SIZES))}.")
+    if base_size in _MULTIPLES:
+        factor = _MULTIPLES[base_size]
+        return tuple((factor * height, factor * width) for height, width in bucket_sizes(256))
+    sizes = []
+    height, width = base_size * base_size // _STEP, _STEP
+    while height >= _STEP:
+        if max(height, width) / min(height, width) <= _LARGEST_RATIO:
+            sizes.append((height, width))
+        if height * (width + _STEP) <= base_size * base_size:
             width += _STEP
         else:
             height -= _STEP
-    return tuple(sorted(found))
+    return tuple(sorted(sizes))
 
 
 def nearest_bucket(height: int, width: int, base_size: int) -> tuple[int, int]:
-    """Choose the size whose ratio is nearest to a picture's.
-
-    Args:
-        height: In pixels.
-        width: In pixels.
-        base_size: One of `BASE_SIZES`.
-
-    Returns:
-        (height, width) in pixels; of equally near ones the first in the list.
-    """
+    """Return the size (height, width) whose height/width is nearest to the given one's."""
     ratio = height / width
-    return min(buckets(base_size), key=lambda size: abs(size[0] / size[1] - ratio))
+    return min(bucket_sizes(base_size), key=lambda size: abs(size[0] / size[1] - ratio))

@@ -1,26 +1,26 @@
-"""What a pipeline returns."""
+"""What a pipeline call returns."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 
 
 @dataclass
 class JoyImageEditPipelineOutput(BaseOutput):
-    """Pictures, and what was made to get them.
+    """Edited pictures.
 
     Attributes:
-        images: PIL pictures, an array `[B, H, W, 3]` or tensor `[B, 3, H, W]` in [0, 1], or latents
-            `[B, C, H/8, W/8]`, as `output_type` asked.
-        height: Of the pictures in pixels: the size that was chosen.
-        width: Of the pictures in pixels.
-        num_steps: Steps that were run.
-        interrupted: Whether the loop was stopped before its last step.
+        images: PIL images, a numpy array `[B, H, W, 3]` in [0, 1], a tensor `[B, 3, H, W]` in [0, 1], or
+            latents `[B, C, H/8, W/8]`; empty after an interrupt.
+        height: Chosen height in pixels.
+        width: Chosen width in pixels.
+        interrupted: Whether `pipe._interrupt` ended the call early.
     """
 
     images: Any
-    height: int
-    width: int
-    num_steps: int
+    height: int | None = None
+    width: int | None = None
     interrupted: bool = False

@@ -1,43 +1,54 @@
-"""Qwen3-VL's processor without its video part, whose class can't be imported without torchvision."""
+"""Qwen3-VL's processor without the video part."""
 
-from os import PathLike
-from typing import Any
+from __future__ import annotations
 
-from transformers import AutoTokenizer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
+if TYPE_CHECKING:
+    from os import PathLike
+
 
 class JoyImageProcessor(Qwen3VLProcessor):
-    """Turn pictures into patches and prompts into tokens.
+    """Pictures and text for Qwen3-VL.
 
-    Args:
-        image_processor: Makes the patches, with PIL and numpy.
-        tokenizer: Of the text encoder.
-        chat_template: Kept for those who chat with the text encoder; editing has a template of its own.
+    The library's own class insists on a video processor, which needs torchvision; no edit has a video.
     """
 
     def __init__(
         self,
         image_processor: Qwen2VLImageProcessorPil | None = None,
-        tokenizer: Any = None,  # noqa: ANN401 - transformers' tokenizers share no public type
+        tokenizer: Qwen2Tokenizer | None = None,
         chat_template: str | None = None,
     ) -> None:
+        """Take the parts by the names that a saved folder uses."""
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
-    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:  # noqa: ANN401
-        """Check a part's class; see `ProcessorMixin`. A missing video part is what this class is for."""
+    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
+        """Let the missing video part pass."""
         if argument_name == "video_processor":
             return None
         return super().check_argument_for_proper_class(argument_name, argument)
 
     @classmethod
-    def _get_arguments_from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | PathLike[str],
-        processor_dict: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> list[Any]:
-        # The published folder names the torchvision classes; the ones on PIL compute the same.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
+    ) -> JoyImageProcessor:
+        """Load a published `processor/` folder, whatever image processor class it names.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub id.
+            **kwargs: `subfolder`, `revision` and the like, as in transformers.
+
+        Returns:
+            The processor.
+        """
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [image_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        tokenizer = Qwen2Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "chat_template.jinja")
+        template = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.chat_template
+        return cls(image_processor, tokenizer, chat_template=template)

@@ -1,142 +1,81 @@
-"""Prompts as tokens: the template, the pictures' places, and the prefix that is cut off again."""
+"""From a prompt to token ids: the trained template around the user's words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+import warnings
 from typing import Any
 
-from diffusers.utils import logging
-
-logger = logging.get_logger(__name__)
-
-IMAGE_PLACEHOLDER = "<image>\n"
-"""Where a picture goes in a prompt; only `encode_prompt_multiple_images` reads it."""
-
-IMAGE_TOKEN = "<|image_pad|>"
-
-# As trained: the blank, the backslash and the letter n after the first newline are literal text.
-_SYSTEM_TEXT = (
-    "system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
-    "spatial relationships of the objects and background:"
+# As trained: the blank, the backslash and the letter n after the first line break are literal.
+SYSTEM_MESSAGE = (
+    "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, "
+    "text, spatial relationships of the objects and background:<|im_end|>\n"
 )
+IMAGE_PLACEHOLDER = "<image>\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Piece:
-    """A run of tokens, of which the last `num_words` are the user's."""
-
-    ids: list[int]
-    num_words: int = 0
+def prefix_length(tokenizer: Any) -> int:
+    """Count the leading tokens whose states are dropped: the system message and one more, 34 as published."""
+    # As trained: the opening token of the user's turn goes as well.
+    return len(tokenizer(SYSTEM_MESSAGE).input_ids) + 1
 
 
-def prefix_length(tokenizer: Any) -> int:  # noqa: ANN401 - transformers' tokenizers share no public type
-    """Count the tokens that are dropped in front of the states: 34 with the published tokenizer.
-
-    Args:
-        tokenizer: Of the text encoder.
-
-    Returns:
-        The system message's tokens and one more.
-    """
-    # As trained: the token that opens the user's turn goes too.
-    return sum(len(piece.ids) for piece in _system_turn(tokenizer)) + 1
-
-
-def tokenize(
-    tokenizer: Any,  # noqa: ANN401
-    words: str,
-    num_image_tokens: Sequence[int] = (),
-    *,
-    max_length: int | None = None,
-    is_marked: bool = False,
+def tokenize_conversation(
+    tokenizer: Any, prompt: str, image_tokens: list[int], *, max_tokens: int, placeholders: bool = False
 ) -> list[int]:
-    """Turn a prompt and its pictures' places into the tokens of a whole conversation.
-
-    What looks like a control token in `words` is text. Where the prompt is too long, only words go.
+    """Put the user's words into the template.
 
     Args:
-        tokenizer: Of the text encoder.
-        words: The user's prompt.
-        num_image_tokens: Tokens of each picture; the pictures stand in front of the words.
-        max_length: Most tokens after the prefix; None sets no limit.
-        is_marked: Let `<image>` and a newline in `words` say where pictures go, the last ones first; pictures
-            without a mark stay in front.
+        tokenizer: Qwen's.
+        prompt: The user's words; control tokens in it are plain text.
+        image_tokens: Number of image tokens of each picture.
+        max_tokens: Most tokens after the prefix; the user's words are shortened to fit.
+        placeholders: Whether "<image>\\n" in the prompt stands for a picture; such pictures come after those
+            in front.
 
     Returns:
-        Token ids, prefix included.
+        Token ids of the whole conversation.
 
     Raises:
-        ValueError: More marks than pictures, or `max_length` leaves no room for what must stay.
+        ValueError: There is another number of placeholders than of pictures, or no room for any word.
     """
-    parts = words.split(IMAGE_PLACEHOLDER) if is_marked else [words]
-    num_leading = len(num_image_tokens) - (len(parts) - 1)
-    if num_leading < 0:
+    pieces = prompt.split(IMAGE_PLACEHOLDER) if placeholders else [prompt]
+    leading = len(image_tokens) - (len(pieces) - 1)
+    if leading < 0:
         raise ValueError(
-            f"`prompt` marks {len(parts) - 1} places for pictures, but `images` has {len(num_image_tokens)}:"
-            " give one picture for each mark."
+            f"`prompt` has {len(pieces) - 1} `<image>` placeholders for {len(image_tokens)} pictures; "
+            "give one picture for each."
         )
-    pictures = [_picture(tokenizer, num) for num in num_image_tokens]
-    role = _text(tokenizer, "user\n")
-    pieces = [*_system_turn(tokenizer), _control(tokenizer, "<|im_start|>")]
-    if num_leading == 0:
-        # One run of text, as the tokenizer reads it: a prompt may begin with a newline.
-        opening = _text(tokenizer, f"user\n{parts[0]}")
-        pieces.append(_Piece(ids=opening, num_words=len(opening) - len(role)))
-    else:
-        opening = _text(tokenizer, parts[0])
-        pieces += [_Piece(ids=role), *pictures[:num_leading], _Piece(ids=opening, num_words=len(opening))]
-    for picture, part in zip(pictures[num_leading:], parts[1:], strict=True):
-        ids = _text(tokenizer, part)
-        pieces += [picture, _Piece(ids=ids, num_words=len(ids))]
-    pieces += [
-        _control(tokenizer, "<|im_end|>"),
-        _Piece(ids=_text(tokenizer, "\n")),
-        _control(tokenizer, "<|im_start|>"),
-        _Piece(ids=_text(tokenizer, "assistant\n")),
-    ]
-    if max_length is not None:
-        pieces = _shorten(pieces, prefix_length(tokenizer) + max_length, max_length)
-    return [token for piece in pieces for token in piece.ids]
+    token = tokenizer.convert_tokens_to_ids
+
+    def pictures(counts: list[int]) -> list[int]:
+        ids: list[int] = []
+        for count in counts:
+            ids += [token("<|vision_start|>"), *[token("<|image_pad|>")] * count, token("<|vision_end|>")]
+        return ids
+
+    # The line break and the words are one text to the tokenizer where nothing stands between them.
+    opening, first = ("user\n", pieces[0]) if leading else ("", "user\n" + pieces[0])
+    head = tokenizer(SYSTEM_MESSAGE).input_ids + [token("<|im_start|>")] + _plain(tokenizer, opening)
+    words = [_plain(tokenizer, first), *(_plain(tokenizer, piece) for piece in pieces[1:])]
+    after = [pictures([count]) for count in image_tokens[leading:]]
+    tail = [token("<|im_end|>"), *tokenizer("\n<|im_start|>assistant\n").input_ids]
+    fixed = len(head) + len(tail) + sum(map(len, after)) + len(pictures(image_tokens[:leading]))
+    room = max_tokens + prefix_length(tokenizer) - fixed
+    excess = sum(map(len, words)) - room
+    if excess > 0:
+        if room < 1:
+            raise ValueError(f"`max_sequence_length` is {max_tokens}; expected more than the pictures' tokens.")
+        warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=3)
+        for piece in reversed(words):
+            cut = min(excess, len(piece))
+            del piece[len(piece) - cut :]
+            excess -= cut
+    ids = head + pictures(image_tokens[:leading]) + words[0]
+    for picture, piece in zip(after, words[1:], strict=True):
+        ids += picture + piece
+    return ids + tail
 
 
-def _shorten(pieces: list[_Piece], num_kept: int, max_length: int) -> list[_Piece]:
-    excess = sum(len(piece.ids) for piece in pieces) - num_kept
-    if excess <= 0:
-        return pieces
-    num_words = sum(piece.num_words for piece in pieces)
-    if excess > num_words:
-        raise ValueError(
-            f"`max_sequence_length` is {max_length}, but pictures and template alone take"
-            f" {max_length + excess - num_words} tokens: allow more, or give fewer or smaller pictures."
-        )
-    logger.warning(
-        f"The prompt is too long for {max_length} tokens: its last {excess} of {num_words} tokens are left out."
-    )
-    shortened: list[_Piece] = []
-    for piece in reversed(pieces):
-        cut = min(excess, piece.num_words)
-        excess -= cut
-        shortened.insert(0, _Piece(ids=piece.ids[: len(piece.ids) - cut]))
-    return shortened
-
-
-def _system_turn(tokenizer: Any) -> list[_Piece]:  # noqa: ANN401
-    return [
-        _control(tokenizer, "<|im_start|>"),
-        _Piece(ids=_text(tokenizer, _SYSTEM_TEXT)),
-        _control(tokenizer, "<|im_end|>"),
-        _Piece(ids=_text(tokenizer, "\n")),
-    ]
-
-
-def _picture(tokenizer: Any, num_tokens: int) -> _Piece:  # noqa: ANN401
-    start, pad, end = tokenizer.convert_tokens_to_ids(["<|vision_start|>", IMAGE_TOKEN, "<|vision_end|>"])
-    return _Piece(ids=[start, *[pad] * num_tokens, end])
-
-
-def _control(tokenizer: Any, token: str) -> _Piece:  # noqa: ANN401
-    return _Piece(ids=[tokenizer.convert_tokens_to_ids(token)])
-
-
-def _text(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401
-    # Control tokens end a run of text for the tokenizer too, so piece by piece gives the same tokens as whole.
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    """Tokenize with every control token read as text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []

@@ -1,53 +1,50 @@
-"""Which noise levels the steps visit."""
+"""Noise levels: diffusers' list, the original code's, or the caller's."""
 
-import inspect
-from collections.abc import Sequence
-from typing import Any, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-Schedule = Literal["diffusers", "jd"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-SCHEDULES: tuple[Schedule, ...] = ("diffusers", "jd")
-"""The scheduler's own list, whose last step is nearly empty, or the one of JD's original code."""
+    import torch
+    from torch import Tensor
+
+SCHEDULES = ("diffusers", "jd")
 
 
 def set_schedule(
-    scheduler: Any,  # noqa: ANN401 - any of diffusers' flow-matching schedulers
+    scheduler: Any,
     num_inference_steps: int,
-    *,
     device: torch.device,
+    *,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
-    schedule: Schedule = "diffusers",
+    schedule: str = "diffusers",
 ) -> Tensor:
-    """Prepare the scheduler for one run.
+    """Set the scheduler's steps and return its timesteps.
 
     Args:
-        scheduler: Changed in place.
-        num_inference_steps: Used where no list is given.
-        device: Where the times go.
-        timesteps: Own scheduler times in (0, 1000].
-        sigmas: Own noise levels in (0, 1], before the scheduler's shift.
-        schedule: Used where no list is given.
+        scheduler: FlowMatchEuler.
+        num_inference_steps: Number of steps without a list.
+        device: Where the timesteps go.
+        timesteps: Custom timesteps.
+        sigmas: Custom noise levels, before the shift.
+        schedule: "diffusers" takes FlowMatchEuler's own list, whose last step is nearly empty; "jd" the
+            original code's shift(linspace(1, 0, N + 1)).
 
     Returns:
-        The scheduler's times, one per step.
-
-    Raises:
-        ValueError: The scheduler takes no such list.
-
-    Source: "jd" is shift(linspace(1, 0, N + 1)) of JD's code.
+        Timesteps, `[steps]`.
     """
-    if timesteps is None and sigmas is None:
-        if schedule == "diffusers":
-            scheduler.set_timesteps(num_inference_steps, device=device)
-            return scheduler.timesteps
-        sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
-    name, values = ("timesteps", timesteps) if sigmas is None else ("sigmas", sigmas)
-    if name not in inspect.signature(scheduler.set_timesteps).parameters:
-        raise ValueError(f"`{name}` can't be used with {type(scheduler).__name__}, which takes no list of them.")
-    scheduler.set_timesteps(device=device, **{name: list(values or ())})
+    if timesteps is not None:
+        scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+    elif sigmas is not None:
+        scheduler.set_timesteps(sigmas=list(sigmas), device=device)
+    elif schedule == "jd":
+        levels = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
+        scheduler.set_timesteps(sigmas=levels.tolist(), device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps
