@@ -1,0 +1,34 @@
+# Where there is no GPU, a CPU build of torch goes in first: any other drags in several GB.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
+BIN := .venv/bin
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test install install-test clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(if $(HAS_GPU),,$(BIN)/python -m pip install -q "$(TORCH)")
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install -q "pip>=25.1"
+	$(BIN)/python -m pip install -q -c constraints.txt --group test
+	touch $@
+
+install: .venv/.installed
+
+install-test: .venv/.installed-test
+
+demo: .venv/.installed
+	$(BIN)/python -m joyimage.cli.demo
+
+test: .venv/.installed-test
+	$(BIN)/ruff check src tests
+	$(BIN)/basedpyright --level error
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv demo-output
