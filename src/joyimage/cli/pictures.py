@@ -1,0 +1,107 @@
+"""Read any picture file; write one whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from joyimage.errors import PictureError
+
+MAX_PIXELS = 128_000_000
+METADATA_KEY = "joyimage"
+_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture, upright.
+
+    Args:
+        path: File of any format that Pillow reads.
+
+    Returns:
+        The picture in its own mode, EXIF rotation applied.
+
+    Raises:
+        PictureError: It can't be read, is broken, or is larger than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise PictureError(
+                        f"{path} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read."
+                    )
+                picture.load()
+                return ImageOps.exif_transpose(picture)
+    except Image.DecompressionBombError:
+        raise PictureError(f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read.") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{path} is not a picture that can be read.") from None
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"it is broken ({error})"
+        raise PictureError(f"{path} can't be read: {reason}.") from None
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output path before the work, not after it.
+
+    Raises:
+        PictureError: The folder is missing, the path is a folder, or the format is unknown.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise PictureError(f"The output {path} has no known format; end it in {', '.join(_SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise PictureError(f"The output's folder {path.parent} doesn't exist.")
+    if path.is_dir():
+        raise PictureError(f"The output {path} is a folder; name a file.")
+
+
+def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write a picture atomically.
+
+    Args:
+        picture: RGB.
+        path: Where it goes; the suffix chooses the format.
+        metadata: Stored as JSON, in PNG files only.
+
+    Raises:
+        PictureError: The file can't be written; nothing is left behind.
+    """
+    check_output(path)
+    options: dict[str, Any] = {}
+    kind = _SUFFIXES[path.suffix.lower()]
+    if metadata is not None and kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
+        options["pnginfo"] = info
+    elif kind != "PNG":
+        options["quality"] = 95
+    partial: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            partial = Path(file.name)
+            picture.save(file, kind, **options)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except OSError as error:
+        raise PictureError(f"{path} can't be written: {error.strerror or error}.") from None
+    finally:
+        if partial is not None and partial.exists():
+            partial.unlink()
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """Return the edit recorded in a PNG, or None where there is none."""
+    text = read_picture(path).info.get(METADATA_KEY)
+    return None if text is None else json.loads(text)
