@@ -91,8 +91,10 @@ def _from_pil(picture: Image.Image) -> Image.Image:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
-        # 16-bit grey; 32-bit modes of 16-bit files hold the same range.
-        return Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        # 16-bit grey is named so; the 32-bit modes don't say what range they hold.
+        is_16_bit = picture.mode.startswith("I;16") or values.max() > 255
+        values = (values / (257 if is_16_bit else 1)).round().clip(0, 255).astype(np.uint8)
+        return Image.fromarray(values).convert("RGB")
     if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -1,0 +1,151 @@
+"""Pictures of every documented kind become upright RGB of the chosen size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.joyimage.image_processor import JoyImageEditImageProcessor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
+from tests import tiny
+
+PICTURE = tiny.make_picture(0, 48, 80)
+PIXELS = np.asarray(PICTURE)
+GREY = PICTURE.convert("L")
+TENSOR = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)
+WIDE_GREY = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+
+
+def rotated() -> Image.Image:
+    """`PICTURE` as a camera held sideways stores it."""
+    stored = PICTURE.transpose(Image.Transpose.ROTATE_90)
+    stored.getexif()[0x0112] = 6  # to be turned clockwise for showing
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("given_picture", "expected"),
+    [
+        pytest.param(PICTURE, PICTURE, id="RGB"),
+        pytest.param(PICTURE.convert("RGBA"), PICTURE, id="RGBA"),
+        pytest.param(GREY, GREY.convert("RGB"), id="L"),
+        pytest.param(GREY.convert("LA"), GREY.convert("RGB"), id="LA"),
+        pytest.param(WIDE_GREY, GREY.convert("RGB"), id="16-bit"),
+        pytest.param(WIDE_GREY.convert("I"), GREY.convert("RGB"), id="32-bit with 16-bit values"),
+        pytest.param(rotated(), PICTURE, id="EXIF rotation"),
+        pytest.param(PIXELS, PICTURE, id="array"),
+        pytest.param(np.asarray(GREY), GREY.convert("RGB"), id="grey array"),
+        pytest.param(np.asarray(GREY)[:, :, None], GREY.convert("RGB"), id="array of one channel"),
+        pytest.param(PIXELS.astype(np.uint16) * 257, PICTURE, id="16-bit array"),
+        pytest.param((PIXELS / 255).astype(np.float32), PICTURE, id="float array"),
+        pytest.param(TENSOR, PICTURE, id="tensor"),
+        pytest.param(TENSOR / 255, PICTURE, id="float tensor"),
+        pytest.param((TENSOR / 255).to(torch.float64), PICTURE, id="double tensor"),
+    ],
+)
+def test_to_pictures_when_one_of_any_kind_then_upright_rgb(given_picture: Any, expected: Image.Image) -> None:
+    (picture,) = to_pictures(given_picture)
+
+    assert picture.mode == "RGB"
+    assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_to_pictures_when_16_bit_picture_is_dark_then_stays_dark() -> None:
+    dark = Image.fromarray(np.full((32, 32), 200, dtype=np.uint16))
+
+    (picture,) = to_pictures(dark)
+
+    assert np.asarray(picture).max() == 1
+
+
+def test_to_pictures_when_palette_then_its_colours() -> None:
+    (picture,) = to_pictures(PICTURE.quantize(16))
+
+    assert np.array_equal(np.asarray(picture), np.asarray(PICTURE.quantize(16).convert("RGB")))
+
+
+def test_to_pictures_when_transparent_then_on_white() -> None:
+    layer = PICTURE.convert("RGBA")
+    layer.putalpha(0)
+
+    (picture,) = to_pictures(layer)
+
+    assert np.asarray(picture).min() == 255
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        pytest.param([PICTURE, PIXELS, TENSOR], id="list of several kinds"),
+        pytest.param(np.stack([PIXELS] * 3), id="array"),
+        pytest.param(torch.stack([TENSOR] * 3), id="tensor"),
+    ],
+)
+def test_to_pictures_when_batch_then_each(batch: Any) -> None:
+    pictures = to_pictures(batch)
+
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert np.array_equal(np.asarray(picture), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("given_picture", "error"),
+    [
+        pytest.param("picture.png", TypeError, id="path"),
+        pytest.param(3, TypeError, id="number"),
+        pytest.param([], ValueError, id="empty list"),
+        pytest.param(PIXELS.astype(np.float32), ValueError, id="floats up to 255"),
+        pytest.param(PIXELS / 255 * 2 - 1, ValueError, id="floats below 0"),
+        pytest.param(np.full((32, 32, 3), np.nan), ValueError, id="not a number"),
+        pytest.param(PIXELS.astype(np.int64), ValueError, id="64-bit integers"),
+        pytest.param(PIXELS[:, :, :2], ValueError, id="two channels"),
+        pytest.param(np.zeros((0, 32, 3), dtype=np.uint8), ValueError, id="no pixels"),
+        pytest.param(torch.zeros(32, 32), ValueError, id="tensor without channels"),
+    ],
+)
+def test_to_pictures_when_it_is_none_then_refused_by_name(
+    given_picture: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="`image`"):
+        to_pictures(given_picture)
+
+
+@settings(max_examples=40, deadline=None)
+@given(side=st.integers(16, 400), other=st.integers(16, 400))
+def test_fit_to_size_when_any_picture_then_as_diffusers(side: int, other: int) -> None:
+    picture = PICTURE.resize((side, other))
+
+    fitted = fit_to_size(picture, 96, 160)
+
+    expected = JoyImageEditImageProcessor().resize_center_crop(picture, (96, 160))
+    assert np.array_equal(np.asarray(fitted), np.asarray(expected))
+
+
+def test_to_pixels_when_rgb_then_minus_one_to_one() -> None:
+    black_and_white = [Image.new("RGB", (32, 16), "black"), Image.new("RGB", (32, 16), "white")]
+
+    pixels = to_pixels(black_and_white, torch.device("cpu"), torch.float32)
+
+    assert pixels.shape == (2, 3, 1, 16, 32)
+    assert pixels[0].unique().tolist() == [-1]
+    assert pixels[1].unique().tolist() == [1]
+
+
+def test_choose_size_when_nothing_given_then_square() -> None:
+    assert choose_size(None, None, None, 512) == (512, 512)
+
+
+def test_choose_size_when_size_given_then_pictures_do_not_matter() -> None:
+    assert choose_size([PICTURE, GREY.rotate(90, expand=True)], 300, 200, 256) == (304, 208)
+
+
+def test_choose_size_when_pictures_need_unlike_sizes_then_refused() -> None:
+    with pytest.raises(ValueError, match="`image` holds pictures of unlike shape"):
+        choose_size([PICTURE, PICTURE.rotate(90, expand=True)], None, None, 256)
