@@ -1,0 +1,108 @@
+"""Prompts become the tokens that the model was trained with, whatever the user writes."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
+from tests import tiny
+
+TOKENIZER = tiny.make_tokenizer()
+PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=40)
+PLENTY = 4096
+PICTURE = "<|vision_start|>" + "<|image_pad|>" * 3 + "<|vision_end|>"
+
+
+def as_trained(user: str) -> list[int]:
+    """Tokenize a conversation as one string, control tokens and all."""
+    turns = f"{tiny.SYSTEM_MESSAGE}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    return TOKENIZER(turns).input_ids
+
+
+def words_of(ids: list[int], num_image_tokens: tuple[int, ...] = ()) -> str:
+    """Return what stands between the template's parts."""
+    start = len(as_trained("")) - len(TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids)
+    start += sum(num + 2 for num in num_image_tokens)
+    end = len(ids) - len(TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids)
+    return TOKENIZER.decode(ids[start:end])
+
+
+@given(prompt=PLAIN_TEXT)
+def test_tokens_when_text_is_plain_then_those_of_the_whole_string(prompt: str) -> None:
+    assert tokenize_conversation(TOKENIZER, prompt, [], max_tokens=PLENTY) == as_trained(prompt)
+
+
+@given(prompt=PLAIN_TEXT)
+def test_tokens_when_pictures_then_they_stand_in_front(prompt: str) -> None:
+    ids = tokenize_conversation(TOKENIZER, prompt, [3, 3], max_tokens=PLENTY)
+
+    assert ids == as_trained(PICTURE + PICTURE + prompt)
+
+
+@pytest.mark.parametrize("marker", ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>"])
+def test_tokens_when_user_writes_a_control_token_then_it_is_text(marker: str) -> None:
+    ids = tokenize_conversation(TOKENIZER, f"paint {marker} on it", [3], max_tokens=PLENTY)
+
+    control = TOKENIZER.convert_tokens_to_ids(marker)
+    without = tokenize_conversation(TOKENIZER, "paint  on it", [3], max_tokens=PLENTY)
+    assert ids.count(control) == without.count(control)
+    assert words_of(ids, (3,)) == f"paint {marker} on it"
+
+
+def test_tokens_when_user_writes_a_placeholder_then_it_is_text() -> None:
+    ids = tokenize_conversation(TOKENIZER, "write <image>\nbelow", [3], max_tokens=PLENTY)
+
+    assert ids.count(TOKENIZER.convert_tokens_to_ids("<|image_pad|>")) == 3
+    assert words_of(ids, (3,)) == "write <image>\nbelow"
+
+
+def test_tokens_when_placeholders_are_asked_for_then_pictures_take_their_places() -> None:
+    ids = tokenize_conversation(
+        TOKENIZER, "put <image>\non it", [3, 3], max_tokens=PLENTY, placeholders=True
+    )
+
+    assert ids == as_trained(f"{PICTURE}put {PICTURE}on it")
+
+
+def test_tokens_when_more_placeholders_than_pictures_then_refused() -> None:
+    with pytest.raises(ValueError, match="`prompt` has 2 `<image>` placeholders for 1 pictures"):
+        tokenize_conversation(TOKENIZER, "<image>\n<image>\n", [3], max_tokens=PLENTY, placeholders=True)
+
+
+@pytest.mark.parametrize("num_image_tokens", [(), (3,), (3, 5)])
+def test_tokens_when_prompt_is_too_long_then_only_words_go_and_a_warning_says_so(
+    num_image_tokens: tuple[int, ...],
+) -> None:
+    prompt = "Make the car red and the sky blue"
+    whole = tokenize_conversation(TOKENIZER, prompt, list(num_image_tokens), max_tokens=PLENTY)
+    num_kept = len(whole) - prefix_length(TOKENIZER) - 4
+
+    with pytest.warns(UserWarning, match="`prompt` is 4 tokens too long"):
+        ids = tokenize_conversation(TOKENIZER, prompt, list(num_image_tokens), max_tokens=num_kept)
+
+    assert len(ids) == len(whole) - 4
+    assert prompt.startswith(words_of(ids, num_image_tokens))
+    pad = TOKENIZER.convert_tokens_to_ids("<|image_pad|>")
+    assert ids.count(pad) == sum(num_image_tokens)
+    assert TOKENIZER.decode(ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_tokens_when_prompt_fits_exactly_then_nothing_goes() -> None:
+    whole = tokenize_conversation(TOKENIZER, "Make the car red", [3], max_tokens=PLENTY)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ids = tokenize_conversation(
+            TOKENIZER, "Make the car red", [3], max_tokens=len(whole) - prefix_length(TOKENIZER)
+        )
+
+    assert ids == whole
+
+
+def test_tokens_when_pictures_alone_are_too_many_then_refused() -> None:
+    with pytest.raises(ValueError, match="`max_sequence_length`"):
+        tokenize_conversation(TOKENIZER, "Make the car red", [50], max_tokens=20)
