@@ -34,8 +34,8 @@ def tiny(
     from json import dumps
 
     import torch
-    from joyimage.pipeline.edit import JoyImageEditPipeline
 
+    from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.tiny import evaluate as evaluation
 
     pipe = JoyImageEditPipeline.from_pretrained(model)

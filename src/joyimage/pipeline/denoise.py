@@ -40,28 +40,17 @@ def denoise(
     Returns:
         The target's latents, `[B, 1, C, T, H, W]`.
     """
-    scheduler, transformer = pipe.scheduler, pipe.transformer
+    scheduler = pipe.scheduler
     timesteps = scheduler.timesteps
     with pipe.progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe._current_timestep = timestep
             items = latents if reference_latents is None else torch.cat([reference_latents, latents], dim=1)
-            sigma = scheduler.sigmas[step]
-
-            def predict(branch: str, name: str) -> Tensor:
-                context = {"step_index": step, "sigma": sigma, "num_inference_steps": len(timesteps)}  # noqa: B023
-                with transformer.cache_context(branch, **context):
-                    return transformer(
-                        hidden_states=items.to(embeds[name].dtype),  # noqa: B023
-                        timestep=timestep.expand(len(items)),  # noqa: B023
-                        encoder_hidden_states=embeds[name],
-                        encoder_hidden_states_mask=masks[name],
-                        return_dict=False,
-                    )[0][:, -1:].to(latents.dtype)  # noqa: B023
-
-            velocity = predict("cond", "prompt_embeds")
-            if embeds["negative_prompt_embeds"] is not None:
-                velocity = combine(velocity, predict("uncond", "negative_prompt_embeds"), guidance_scale)
+            velocity = _predict(pipe, step, items, "cond", embeds["prompt_embeds"], masks["prompt_embeds"])
+            negative = embeds["negative_prompt_embeds"]
+            if negative is not None:
+                uncond = _predict(pipe, step, items, "uncond", negative, masks["negative_prompt_embeds"])
+                velocity = combine(velocity, uncond, guidance_scale)
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             if callback is not None:
                 shown = {**embeds, "latents": latents}
@@ -76,3 +65,23 @@ def denoise(
                 break
     pipe._current_timestep = None
     return latents
+
+
+def _predict(
+    pipe: Any, step: int, items: Tensor, branch: str, embeds: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """Run one guidance branch and return the target's velocity, `[B, 1, C, T, H, W]`, dtype of `items`."""
+    assert embeds is not None
+    timesteps = pipe.scheduler.timesteps
+    # Step caches keep one state per branch, and some of them ask where in the schedule they are.
+    with pipe.transformer.cache_context(
+        branch, step_index=step, sigma=pipe.scheduler.sigmas[step], num_inference_steps=len(timesteps)
+    ):
+        velocity = pipe.transformer(
+            hidden_states=items.to(embeds.dtype),
+            timestep=timesteps[step].expand(len(items)),
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=mask,
+            return_dict=False,
+        )[0]
+    return velocity[:, -1:].to(items.dtype)

@@ -1,35 +1,30 @@
 """`JoyImageEditPipeline`: edit a picture by instruction, or make one from text."""
 
-from __future__ import annotations
+# Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.denoise import denoise
 from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents
-from joyimage.pipeline.latents import draw_noise, draw_posterior, statistics
+from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
+from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
 from joyimage.pipeline.text_encoder import encode
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-    from torch import Tensor
-    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
-
-    from joyimage.model.transformer import JoyImageEditTransformer3DModel
-    from joyimage.pipeline.latents import Generators
-    from joyimage.pipeline.processor import JoyImageProcessor
 
 
 class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):

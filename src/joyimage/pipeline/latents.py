@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-Generators = Union[torch.Generator, list[torch.Generator], None]
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 def draw_noise(

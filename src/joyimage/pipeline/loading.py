@@ -18,7 +18,6 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub.errors import StrictDataclassError
-from joyimage.pipeline.processor import JoyImageProcessor
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
@@ -27,6 +26,7 @@ from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint import STEM
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.model.weights import check_tensors, read_headers, read_json, shapes_of
+from joyimage.pipeline.processor import JoyImageProcessor
 
 # diffusers looks a component's class up by name in one module, and finds out how to load it from the base
 # classes that stand there beside it. For our classes this is that module.

@@ -15,7 +15,8 @@ import torch
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
 from joyimage.tiny.data import render_pairs
-from joyimage.tiny.editor import EditorData, encode_pairs, loss as editor_loss
+from joyimage.tiny.editor import EditorData, encode_pairs
+from joyimage.tiny.editor import loss as editor_loss
 from joyimage.tiny.loop import StageSettings, averaged_weights, run_stage
 from joyimage.tiny.scenes import TASKS, generate
 
