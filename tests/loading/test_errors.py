@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from joyimage.pipeline.edit import JoyImageEditPipeline
 from safetensors.torch import load_file, save_file
 
 from joyimage.errors import CheckpointError
+from joyimage.pipeline.edit import JoyImageEditPipeline
 from tests import tiny
 from tests.loading.original import transformer_weights
 

@@ -65,6 +65,7 @@ def edit(
     check_output(output)
     picture = read_picture(image)
     wished = _parse_size(size)
+    pipe: Any
     pipe, model, device, dtype = load_pipeline(model, device, dtype)
     if base_size is not None:
         from joyimage.pipeline.buckets import bucket_sizes

@@ -74,7 +74,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        self.vae_scale_factor_spatial = vae.config.scale_factor_spatial
+        self.vae_scale_factor_spatial = vae.config["scale_factor_spatial"]
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor_spatial)
         self._interrupt = False
         self._guidance_scale = 1.0
@@ -194,7 +194,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             text_dim=self.transformer.config.text_dim,
         )
         num_outputs = num_prompts * num_images_per_prompt
-        size = choose_size(pictures, height, width, self.config.base_size)
+        size = choose_size(pictures, height, width, self.config["base_size"])
         latent_height, latent_width = (side // self.vae_scale_factor_spatial for side in size)
         check_latents(
             latents, (num_outputs, 1, self.transformer.config.in_channels, 1, latent_height, latent_width)
@@ -209,7 +209,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
 
         try:
             # 3. Read pictures and prompts.
-            prompts = {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""}
+            prompts: dict[str, Any] = {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""}
             given = {
                 "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
                 "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
@@ -446,7 +446,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             each = len(pictures) // len(prompts)
             groups = [pictures[i * each : (i + 1) * each] for i in range(len(prompts))]
         else:
-            max_tokens = min(max_tokens, self.config.text_token_max_length)
+            max_tokens = min(max_tokens, self.config["text_token_max_length"])
         return encode(
             self.text_encoder,
             self.processor,

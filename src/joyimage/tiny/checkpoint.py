@@ -62,7 +62,8 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     trained.train_from_iterator(corpus + prompts, trainer)
     model = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
+    make_tokenizer: Any = Qwen2Tokenizer  # its annotations leave out what it takes
+    tokenizer = make_tokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
         unk_token=None,
@@ -88,7 +89,7 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGeneration:
     """Build a Qwen3-VL of three layers, with random weights in fp32."""
-    token_id = tokenizer.convert_tokens_to_ids
+    token_id: Any = tokenizer.convert_tokens_to_ids
     config = Qwen3VLConfig(
         text_config={
             "hidden_size": _TEXT_WIDTH,
@@ -133,7 +134,7 @@ def build_vae() -> AutoencoderKLWan:
     One frame is all that it ever sees: causal padding leaves only the last temporal tap of each kernel with
     data, so the other taps are zero.
     """
-    vae = AutoencoderKLWan(base_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, z_dim=16)
+    vae: Any = AutoencoderKLWan(base_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, z_dim=16)
     with torch.no_grad():
         for parameter in vae.parameters():
             if parameter.ndim == 5 and parameter.shape[2] > 1:
@@ -150,7 +151,7 @@ def build_transformer() -> JoyImageEditTransformer3DModel:
     Most of an edit is a copy. With RoPE's theta at 4 neighbouring tokens are far apart in phase, and equal
     biases of queries and keys then make a head attend by position alone, before anything is learnt.
     """
-    transformer = JoyImageEditTransformer3DModel(
+    transformer: Any = JoyImageEditTransformer3DModel(
         hidden_size=192,
         num_attention_heads=6,
         num_layers=6,
@@ -202,7 +203,7 @@ def export(
     parts: dict[str, Any] = {
         "vae": vae.half(),
         "text_encoder": text_encoder.half(),
-        "transformer": transformer.to(torch.float16),
+        "transformer": transformer.half(),
     }
     pipe = JoyImageEditPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),

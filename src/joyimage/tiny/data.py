@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,14 +79,22 @@ def _render(folder: Path, num: int, progress: bool) -> None:
     sources = np.zeros((len(plan), SIZE, SIZE, 3), np.uint8)
     targets = np.zeros_like(sources)
     prompts: list[str] = []
-    for index, (task, seed) in enumerate(tqdm(plan, desc="render", unit="pair", disable=not progress)):
-        case = generate(task, seed, SIZE)
-        if case.source is not None:
-            sources[index] = case.source
-        targets[index] = case.target
-        prompts.append(case.prompt)
+    with ProcessPoolExecutor() as pool:
+        cases = pool.map(_render_case, plan, chunksize=32)
+        for index, (source, target, prompt) in enumerate(
+            tqdm(cases, total=len(plan), desc="render", unit="pair", disable=not progress)
+        ):
+            if source is not None:
+                sources[index] = source
+            targets[index] = target
+            prompts.append(prompt)
     np.save(folder / "tasks.npy", np.array([TASKS.index(task) for task, _ in plan]))
     np.save(folder / "sources.npy", sources)
     np.save(folder / "targets.npy", targets)
     # Last: its presence says that all is there.
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+
+
+def _render_case(task_and_seed: tuple[str, int]) -> tuple[Pixels | None, Pixels, str]:
+    case = generate(*task_and_seed, SIZE)
+    return case.source, case.target, case.prompt

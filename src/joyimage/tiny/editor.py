@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from joyimage.model import attention
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.data import GROUPS, TASK_WEIGHTS, Pairs
 from joyimage.tiny.scenes import TASKS
@@ -64,26 +66,20 @@ class EditorData:
 
 @torch.no_grad()
 def encode_pairs(
-    vae: AutoencoderKLWan,
-    tokenizer: Qwen2Tokenizer,
-    pairs: Pairs,
-    device: str,
-    *,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> EditorData:
-    """Encode all pictures and prompts once.
+    vae: AutoencoderKLWan, pairs: Pairs, device: str, *, batch_size: int = 64, progress: bool = True
+) -> dict[str, Tensor]:
+    """Encode all pictures once.
 
     Args:
         vae: Trained, run on single frames, with the statistics of its latents in its configuration.
-        tokenizer: Of the checkpoint.
         pairs: Rendered pairs.
-        device: Where the data stays.
+        device: Where the VAE is.
         batch_size: Pictures per encoder pass.
         progress: Whether to show a progress bar.
 
     Returns:
-        What the loss draws from.
+        On the CPU: `source_latents` and `target_latents`, posterior means, standardised, `[N, 16, 12, 12]`, half
+        precision; `noise_std`, the posterior's standard deviation per channel, standardised, `[1, 16, 1, 1]`.
     """
     mean = torch.tensor(vae.config["latents_mean"], device=device).view(1, -1, 1, 1)
     std = torch.tensor(vae.config["latents_std"], device=device).view(1, -1, 1, 1)
@@ -96,11 +92,28 @@ def encode_pairs(
             with torch.autocast(device, torch.bfloat16):
                 latents, log_variance = encode_moments(vae, pixels)
             variances.append(log_variance.exp().mean(dim=(0, 2, 3, 4)))
-            parts.append(((latents[:, :, 0] - mean) / std).half())
+            parts.append(((latents[:, :, 0] - mean) / std).half().cpu())
         return torch.cat(parts)
 
-    source_latents = encode(torch.from_numpy(pairs.sources), "encode sources")
-    target_latents = encode(torch.from_numpy(pairs.targets), "encode targets")
+    return {
+        "source_latents": encode(torch.from_numpy(pairs.sources), "encode sources"),
+        "target_latents": encode(torch.from_numpy(pairs.targets), "encode targets"),
+        "noise_std": (torch.stack(variances).mean(dim=0).sqrt().view(1, -1, 1, 1) / std).cpu(),
+    }
+
+
+def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs, device: str) -> EditorData:
+    """Tokenize all prompts and put everything on the device.
+
+    Args:
+        latents: From `encode_pairs`.
+        tokenizer: Of the checkpoint.
+        pairs: Rendered pairs.
+        device: Where the data stays.
+
+    Returns:
+        What the loss draws from.
+    """
     picture = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
 
     def tokenize(prompt: str, with_picture: bool) -> Tensor:
@@ -111,9 +124,7 @@ def encode_pairs(
     has_picture = [TASKS[task] != "text-to-image" for task in pairs.tasks]
     return EditorData(
         pixels=torch.from_numpy(pairs.sources).to(device),
-        source_latents=source_latents,
-        target_latents=target_latents,
-        noise_std=torch.stack(variances).mean(dim=0).sqrt().view(1, -1, 1, 1) / std,
+        **{name: tensor.to(device) for name, tensor in latents.items()},
         tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_picture, strict=True)],
         empty_tokens=(tokenize("", True), tokenize("", False)),
         group_members=[
@@ -122,7 +133,7 @@ def encode_pairs(
         ],
         group_shares=torch.tensor([sum(TASK_WEIGHTS[task] for task in group) for group in GROUPS]),
         prefix_tokens=len(tokenizer(SYSTEM_TURN).input_ids) + 1,
-        pad_token=int(tokenizer.pad_token_id),
+        pad_token=int(str(tokenizer.pad_token_id)),
     )
 
 
@@ -165,7 +176,7 @@ def loss(
         items.insert(0, source + data.noise_std * torch.randn_like(source))
         changed = (target - source).abs().mean(dim=1, keepdim=True) > _CHANGED_THRESHOLD
         weight = weight + _CHANGED_WEIGHT * changed
-    with torch.autocast(target.device.type, torch.bfloat16):
+    with torch.autocast(target.device.type, torch.bfloat16), _explicit_attention(target.device.type):
         pixels = data.pixels[chosen] if has_picture else None
         states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
         velocity = transformer(
@@ -201,7 +212,7 @@ def encode_prompts(
     """
     ids = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=pad_token)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True)
-    model = text_encoder.model
+    model: Any = text_encoder.model
     arguments = {}
     positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
     if pixels is not None:
@@ -227,6 +238,30 @@ def encode_prompts(
         hook.remove()
     mask = mask[:, prefix_tokens:]
     return captured[0][:, prefix_tokens:], None if bool(mask.all()) else mask
+
+
+@contextmanager
+def _explicit_attention(device_type: str) -> Iterator[None]:
+    """Compute softmax attention step by step on a CPU, where the fused kernel's backward pass takes twice as long."""
+    if device_type != "cpu":
+        yield
+        return
+    fused = attention.attend
+    attention.attend = _attend_explicitly
+    try:
+        yield
+    finally:
+        attention.attend = fused
+
+
+def _attend_explicitly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **_: object
+) -> Tensor:
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [B, N, L, H]
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
 
 
 def to_patches(pixels: Tensor) -> Tensor:

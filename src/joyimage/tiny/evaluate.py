@@ -119,7 +119,7 @@ def evaluate(
 
 
 def pipeline_editor(
-    pipe: JoyImageEditPipeline, *, num_inference_steps: int | None = None, guidance_scale: float | None = None
+    pipe: Any, *, num_inference_steps: int | None = None, guidance_scale: float | None = None
 ) -> Editor:
     """Edit with a pipeline; one generator per case, seeded like its scene, so that batches do not matter.
 

@@ -135,7 +135,8 @@ def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def _follow(average: dict[str, Tensor], weights: dict[str, Tensor], decay: float) -> None:
-    torch._foreach_lerp_(list(average.values()), [weights[name] for name in average], 1 - decay)
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        list(average.values()), [weights[name] for name in average], 1 - decay)
 
 
 def _save(

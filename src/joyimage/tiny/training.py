@@ -5,17 +5,20 @@ Every stage writes its checkpoint to the run's folder and goes on from it when i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
-from joyimage.tiny.data import render_pairs
-from joyimage.tiny.editor import EditorData, encode_pairs
+from joyimage.tiny.data import Pairs, render_pairs
+from joyimage.tiny.editor import encode_pairs, prepare
 from joyimage.tiny.editor import loss as editor_loss
 from joyimage.tiny.loop import StageSettings, averaged_weights, run_stage
 from joyimage.tiny.scenes import TASKS, generate
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 STAGES = ("vae", "edit", "export")
 VAE_BATCH = 8
-EDIT_BATCH = 16
+EDIT_BATCH = 24
 _STATISTICS_SCENES = 512
 
 
@@ -79,7 +82,8 @@ def train_tiny(
 
 def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: bool) -> None:
     torch.manual_seed(seed)
-    vae = build_vae().to(device)
+    vae: Any = build_vae()
+    vae = vae.to(device)
     tiny_vae.trainable(vae)
     tiny_vae.run_single_frames(vae)
 
@@ -117,14 +121,17 @@ def _load_vae(run_path: Path) -> AutoencoderKLWan:
 def _train_editor(
     run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool
 ) -> None:
-    vae = _load_vae(run_path).to(device)
+    vae: Any = _load_vae(run_path)
+    vae = vae.to(device)
     tiny_vae.run_single_frames(vae)
     tokenizer = build_tokenizer()
     pairs = render_pairs(run_path, num_pairs, progress=progress)
-    data: EditorData = encode_pairs(vae, tokenizer, pairs, device, progress=progress)
+    latents = _encode_once(run_path, vae, pairs, device, progress)
+    data = prepare(latents, tokenizer, pairs, device)
     torch.manual_seed(seed)
-    text_encoder = build_text_encoder(tokenizer).to(device)
-    transformer = build_transformer().to(device)
+    text_encoder: Any = build_text_encoder(tokenizer)
+    transformer: Any = build_transformer()
+    text_encoder, transformer = text_encoder.to(device), transformer.to(device)
 
     def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         return editor_loss(transformer, text_encoder, data, EDIT_BATCH)
@@ -132,6 +139,21 @@ def _train_editor(
     settings = StageSettings(name="edit", steps=steps, muon_lr=0.012, adam_lr=1.5e-3, seed=seed + 1)
     modules = {"transformer": transformer, "text_encoder": text_encoder}
     run_stage(run_path, settings, modules, compute_loss, progress=progress)
+
+
+def _encode_once(run_path: Path, vae: AutoencoderKLWan, pairs: Pairs, device: str, progress: bool) -> dict[str, Tensor]:
+    """Encode the pairs, or read their latents where the run has them from this very VAE."""
+    path = run_path / f"latents-{len(pairs.prompts)}.safetensors"
+    digest = hashlib.sha256((run_path / "vae.safetensors").read_bytes()).hexdigest()
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() == {"vae": digest}:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    latents = encode_pairs(vae, pairs, device, progress=progress)
+    partial = path.with_suffix(".partial")
+    save_file(latents, partial, {"vae": digest})
+    partial.replace(path)
+    return latents
 
 
 def _export(run_path: Path, output_path: Path, seed: int) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
@@ -27,10 +27,10 @@ def run_single_frames(vae: AutoencoderKLWan) -> None:
 
 
 def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
-    left, right, top, bottom, *_ = module._padding
+    padding: Any = module._padding[:4]
 
     def forward(x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        frame = functional.pad(x[:, :, 0], (left, right, top, bottom))
+        frame = functional.pad(x[:, :, 0], padding)
         stride = module.stride[1:]
         return functional.conv2d(frame, module.weight[:, :, -1], module.bias, stride).unsqueeze(2)
 
