@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from PIL.Image import Image
 from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.pipeline.denoise import denoise
-from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
-from joyimage.pipeline.inputs import check_call, check_callback, check_latents
-from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, statistics
+from joyimage.pipeline.denoise import denoise, group_references
+from joyimage.pipeline.images import JoyImageEditImageProcessor, group_pictures, to_pictures, to_pixels
+from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
+from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
@@ -75,10 +75,16 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             default_guidance_scale=default_guidance_scale,
         )
         self.vae_scale_factor_spatial = vae.config["scale_factor_spatial"]
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor_spatial)
         self._interrupt = False
         self._guidance_scale = 1.0
         self._current_timestep: Tensor | None = None
+
+    @property
+    def image_processor(self) -> JoyImageEditImageProcessor:
+        """What brings pictures to a size of this pipeline's base and turns pixels into pictures."""
+        return JoyImageEditImageProcessor(
+            vae_scale_factor=self.vae_scale_factor_spatial, base_size=self.config["base_size"]
+        )
 
     @property
     def guidance_scale(self) -> float:
@@ -171,78 +177,67 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
 
         # 1. Refuse what can't work.
         pictures = None if image is None else to_pictures(image)
-        check_callback(callback_tensors, self._callback_tensor_inputs)
-        num_prompts = check_call(
-            prompt=prompt,
-            num_pictures=None if pictures is None else len(pictures),
-            height=height,
-            width=width,
+        num_prompts = self.check_inputs(
+            prompt,
+            height,
+            width,
+            negative_prompt,
+            prompt_embeds,
+            negative_prompt_embeds,
+            prompt_embeds_mask,
+            negative_prompt_embeds_mask,
+            callback_tensors,
             num_inference_steps=num_inference_steps,
             timesteps=timesteps,
             sigmas=sigmas,
             guidance_scale=guidance_scale,
-            negative_prompt=negative_prompt,
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
-            prompt_embeds=prompt_embeds,
-            prompt_embeds_mask=prompt_embeds_mask,
-            negative_prompt_embeds=negative_prompt_embeds,
-            negative_prompt_embeds_mask=negative_prompt_embeds_mask,
             output_type=output_type,
             schedule=schedule,
             reference_latents=reference_latents,
-            text_dim=self.transformer.config.text_dim,
         )
+        check_pictures(pictures, num_prompts)
         num_outputs = num_prompts * num_images_per_prompt
-        size = choose_size(pictures, height, width, self.config["base_size"])
-        latent_height, latent_width = (side // self.vae_scale_factor_spatial for side in size)
-        check_latents(
-            latents, (num_outputs, 1, self.transformer.config.in_channels, 1, latent_height, latent_width)
-        )
+        size = self.image_processor.choose_size(pictures, height, width)
+        check_latents(latents, (num_outputs, 1, *self._latent_shape(size)))
 
         # 2. Bring the pictures to the size.
+        groups = None
         if pictures is not None:
-            pictures = [fit_to_size(picture, *size) for picture in pictures]
+            pictures = [self.image_processor.fit(picture, *size) for picture in pictures]
+            groups = [[picture] for picture in pictures] * (num_prompts // len(pictures))
         self._guidance_scale = guidance_scale
         self._interrupt = False
         device = self._execution_device
 
         try:
             # 3. Read pictures and prompts.
-            prompts: dict[str, Any] = {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""}
-            given = {
-                "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
-                "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
-            }
-            embeds: dict[str, Tensor | None] = {"prompt_embeds": None, "negative_prompt_embeds": None}
-            masks: dict[str, Tensor | None] = dict(embeds)
-            for name in embeds if self.do_classifier_free_guidance else ("prompt_embeds",):
-                states, mask = given[name]
-                if states is None or mask is None:
-                    texts = prompts[name]
-                    texts = [texts] * num_prompts if isinstance(texts, str) else list(texts or ())
-                    states, mask = self._encode(texts, pictures, device, max_sequence_length)
-                states, mask = _per_output(states.to(device), mask.to(device), num_images_per_prompt)
-                embeds[name], masks[name] = states, None if bool(mask.bool().all()) else mask
+            embeds, masks = self._encode_branches(
+                num_prompts,
+                {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""},
+                {
+                    "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
+                    "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
+                },
+                groups,
+                device,
+                max_sequence_length,
+                num_images_per_prompt,
+            )
 
             # 4. Set the noise levels.
             set_schedule(
-                self.scheduler,
-                num_inference_steps,
-                device,
-                timesteps=timesteps,
-                sigmas=sigmas,
-                schedule=schedule,
+                self.scheduler, num_inference_steps, device, timesteps=timesteps, sigmas=sigmas, schedule=schedule
             )
 
             # 5. Draw the noise, then the references' latents.
-            assert embeds["prompt_embeds"] is not None
             noise, references = self.prepare_latents(
                 num_outputs,
                 self.transformer.config.in_channels,
                 *size,
                 1,
-                embeds["prompt_embeds"].dtype,
+                resolve_dtype(latents_dtype, embeds["prompt_embeds"]),
                 device,
                 generator,
                 latents,
@@ -250,32 +245,64 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
                 enable_denormalization=enable_denormalization,
                 reference_latents=reference_latents,
             )
-            if latents_dtype is not None:
-                dtype = getattr(torch, latents_dtype) if isinstance(latents_dtype, str) else latents_dtype
-                noise, references = noise.to(dtype), None if references is None else references.to(dtype)
 
-            # 6. Denoise.
+            # 6. Denoise. Callbacks know references and target as one tensor, the target last.
             target = denoise(
                 self,
                 noise,
-                references,
+                group_references([()] * num_outputs if references is None else list(references)),
                 embeds,
                 masks,
-                guidance_scale=guidance_scale,
                 callback=callback_on_step_end,
                 callback_tensors=callback_tensors,
+                show=lambda latents: latents if references is None else torch.cat([references, latents], dim=1),
+                unshow=lambda latents: latents[:, -1:],
             )
 
             # 7. Decode the target.
             images: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
         finally:
-            if hasattr(self.transformer, "_reset_stateful_cache"):
-                self.transformer._reset_stateful_cache()
-            self.maybe_free_model_hooks()
+            self._finish()
         if not return_dict:
             return (images,)
         return JoyImageEditPipelineOutput(
             images=images, height=size[0], width=size[1], interrupted=self._interrupt
+        )
+
+    def check_inputs(
+        self,
+        prompt: str | list[str] | None,
+        height: int | None,
+        width: int | None,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        prompt_embeds_mask: Tensor | None = None,
+        negative_prompt_embeds_mask: Tensor | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        **settings: Any,
+    ) -> int:
+        """Refuse what a call couldn't work with; arguments as in `__call__`.
+
+        Returns:
+            Number of prompts.
+
+        Raises:
+            TypeError: A prompt is no string.
+            ValueError: An argument is out of range or doesn't fit another.
+        """
+        check_callback(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        return check_call(
+            prompt=prompt,
+            height=height,
+            width=width,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            prompt_embeds_mask=prompt_embeds_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_embeds_mask=negative_prompt_embeds_mask,
+            text_dim=self.transformer.config.text_dim,
+            **settings,
         )
 
     def encode_prompt(
@@ -345,9 +372,10 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         _check_template(template_type, "multiple_images")
         if prompt_embeds is None or prompt_embeds_mask is None:
             texts = [prompt] if isinstance(prompt, str) else prompt
+            groups = None if images is None else group_pictures(to_pictures(images), len(texts))
             prompt_embeds, prompt_embeds_mask = self._encode(
                 texts,
-                None if images is None else to_pictures(images),
+                groups,
                 device or self._execution_device,
                 max_sequence_length or 4096,
                 placeholders=True,
@@ -426,37 +454,84 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         """Add a LoRA adapter to the transformer, from a file, a folder or a dict of tensors."""
         self.transformer.load_lora_adapter(source, adapter_name=adapter_name or "default", **kwargs)
 
+    def _encode_branches(
+        self,
+        num_prompts: int,
+        texts: dict[str, Any],
+        given: dict[str, tuple[Tensor | None, Tensor | None]],
+        pictures: list[list[Image]] | None,
+        device: torch.device,
+        max_tokens: int,
+        num_images_per_prompt: int,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Encode both guidance branches in one go, or take what is given.
+
+        Args:
+            num_prompts: Of each branch.
+            texts: By branch, a string for all or a list.
+            given: By branch, embeddings and mask.
+            pictures: Of each prompt.
+            device: Where to run.
+            max_tokens: Most tokens kept per prompt.
+            num_images_per_prompt: Outputs per prompt.
+
+        Returns:
+            Embeddings `[outputs, L, D]` by branch, None for the negative one without guidance; and masks
+            `[outputs, L]`, None where nothing is padded.
+        """
+        wanted = tuple(texts) if self.do_classifier_free_guidance else ("prompt_embeds",)
+        missing = [name for name in wanted if given[name][0] is None]
+        if missing:
+            prompts = [
+                prompt
+                for name in missing
+                for prompt in ([texts[name]] * num_prompts if isinstance(texts[name], str) else texts[name])
+            ]
+            groups = None if pictures is None else pictures * len(missing)
+            states, mask = self._encode(prompts, groups, device, max_tokens)
+            encoded = zip(states.split(num_prompts), mask.split(num_prompts), strict=True)
+            given = {**given, **dict(zip(missing, encoded, strict=True))}
+        embeds: dict[str, Any] = dict.fromkeys(texts)
+        masks: dict[str, Any] = dict.fromkeys(texts)
+        for name in wanted:
+            states, mask = given[name]
+            assert states is not None
+            assert mask is not None
+            states, mask = states.to(device), mask.to(device)
+            is_used = mask.bool().any(dim=0)  # the other branch may be longer
+            states, mask = _per_output(states[:, is_used], mask[:, is_used], num_images_per_prompt)
+            embeds[name], masks[name] = states, None if bool(mask.bool().all()) else mask
+        return embeds, masks
+
     def _encode(
         self,
         prompts: list[str],
-        pictures: list[Any] | None,
+        pictures: list[list[Image]] | None,
         device: torch.device,
         max_tokens: int,
         *,
         placeholders: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        groups = None
-        if pictures is not None:
-            if len(pictures) == 1:
-                pictures = pictures * len(prompts)
-            if len(pictures) % len(prompts):
-                raise ValueError(
-                    f"`images` holds {len(pictures)} pictures for {len(prompts)} prompts; expected as many for each."
-                )
-            each = len(pictures) // len(prompts)
-            groups = [pictures[i * each : (i + 1) * each] for i in range(len(prompts))]
-        else:
-            max_tokens = min(max_tokens, self.config["text_token_max_length"])
         return encode(
             self.text_encoder,
             self.processor,
             self.tokenizer,
             prompts,
-            groups,
+            pictures,
             device=device,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens if pictures else min(max_tokens, self.config["text_token_max_length"]),
             placeholders=placeholders,
         )
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        scale = self.vae_scale_factor_spatial
+        return self.transformer.config.in_channels, 1, size[0] // scale, size[1] // scale
+
+    def _finish(self) -> None:
+        """Forget what belongs to the call that ends."""
+        if hasattr(self.transformer, "_reset_stateful_cache"):
+            self.transformer._reset_stateful_cache()
+        self.maybe_free_model_hooks()
 
     def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
         latents = target[:, 0]

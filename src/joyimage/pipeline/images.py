@@ -7,9 +7,45 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
-from joyimage.pipeline.buckets import nearest_bucket
+from joyimage.pipeline.buckets import bucket_sizes, nearest_bucket
+
+
+class JoyImageEditImageProcessor(VaeImageProcessor):
+    """Bring pictures to the sizes that the model was trained at, and turn pixels into pictures.
+
+    Args:
+        vae_scale_factor: Pixels per latent.
+        base_size: Side in pixels of the square size.
+    """
+
+    def __init__(self, vae_scale_factor: int = 8, base_size: int = 1024) -> None:
+        super().__init__(vae_scale_factor=vae_scale_factor)
+        bucket_sizes(base_size)  # refuses a base that doesn't exist
+        self.register_to_config(vae_scale_factor=vae_scale_factor, base_size=base_size)
+
+    def choose_size(
+        self, pictures: list[Image.Image] | None = None, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int]:
+        """Return the size (height, width) for the wish, the pictures, or nothing, which is the square.
+
+        Raises:
+            ValueError: The pictures need different sizes.
+        """
+        return choose_size(pictures, height, width, self.config["base_size"])
+
+    def fit(self, picture: Image.Image, height: int, width: int) -> Image.Image:
+        """Scale a picture to cover the size and crop its centre."""
+        return fit_to_size(picture, height, width)
+
+    def preprocess(self, image: Any, height: int | None = None, width: int | None = None) -> torch.Tensor:  # type: ignore[override]
+        """Turn pictures into pixels of the chosen size, `[B, 3, H, W]` in [-1, 1]."""
+        pictures = to_pictures(image)
+        size = self.choose_size(pictures, height, width)
+        fitted = [self.fit(picture, *size) for picture in pictures]
+        return to_pixels(fitted, torch.device("cpu"), torch.float32).squeeze(2)
 
 
 def to_pictures(image: Any) -> list[Image.Image]:
@@ -83,6 +119,22 @@ def to_pixels(pictures: list[Image.Image], device: torch.device, dtype: torch.dt
     array = np.stack([np.asarray(picture) for picture in pictures])
     pixels = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
     return pixels.unsqueeze(2).to(device, dtype)
+
+
+def group_pictures(pictures: list[Image.Image], num_prompts: int) -> list[list[Image.Image]]:
+    """Give each prompt its pictures: one for all, or the same number for each in turn.
+
+    Raises:
+        ValueError: The pictures can't be shared out evenly.
+    """
+    if len(pictures) == 1:
+        return [pictures] * num_prompts
+    if len(pictures) % num_prompts:
+        raise ValueError(
+            f"`images` holds {len(pictures)} pictures for {num_prompts} prompts; expected as many for each."
+        )
+    each = len(pictures) // num_prompts
+    return [pictures[i * each : (i + 1) * each] for i in range(num_prompts)]
 
 
 def _from_pil(picture: Image.Image) -> Image.Image:

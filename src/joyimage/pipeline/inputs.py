@@ -18,23 +18,22 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 def check_call(
     *,
     prompt: str | list[str] | None,
-    num_pictures: int | None,
     height: int | None,
     width: int | None,
-    num_inference_steps: int,
-    timesteps: Sequence[float] | None,
-    sigmas: Sequence[float] | None,
-    guidance_scale: float,
+    num_inference_steps: int = 1,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    guidance_scale: float = 1.0,
     negative_prompt: str | list[str] | None,
-    num_images_per_prompt: int,
-    generator: Any,
+    num_images_per_prompt: int = 1,
+    generator: Any = None,
     prompt_embeds: torch.Tensor | None,
     prompt_embeds_mask: torch.Tensor | None,
     negative_prompt_embeds: torch.Tensor | None,
     negative_prompt_embeds_mask: torch.Tensor | None,
-    output_type: str,
-    schedule: str,
-    reference_latents: str,
+    output_type: str = "pil",
+    schedule: str = "diffusers",
+    reference_latents: str = "sample",
     text_dim: int,
 ) -> int:
     """Check the arguments of a call.
@@ -55,10 +54,6 @@ def check_call(
             raise ValueError(
                 f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; give one string, or one each."
             )
-    if num_pictures is not None and num_pictures not in {1, num_prompts}:
-        raise ValueError(
-            f"`image` holds {num_pictures} pictures for {num_prompts} prompts; expected one, or one per prompt."
-        )
     if (height is None) != (width is None):
         raise ValueError(
             f"`height` and `width` go together: got height={height}, width={width}. "
@@ -93,6 +88,18 @@ def check_call(
     return num_prompts
 
 
+def check_pictures(pictures: Sequence[Any] | None, num_prompts: int) -> None:
+    """Check that there is one picture for all prompts, or one each.
+
+    Raises:
+        ValueError: There are more or fewer.
+    """
+    if pictures is not None and len(pictures) not in {1, num_prompts}:
+        raise ValueError(
+            f"`image` holds {len(pictures)} pictures for {num_prompts} prompts; expected one, or one per prompt."
+        )
+
+
 def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     """Check the shape of given noise.
 
@@ -100,10 +107,7 @@ def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
         ValueError: It has another shape than `shape`.
     """
     if latents is not None and tuple(latents.shape) != shape:
-        raise ValueError(
-            f"`latents` has shape {list(latents.shape)}; expected {list(shape)}: "
-            "[outputs, 1, channels, 1, height / 8, width / 8]."
-        )
+        raise ValueError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
 
 
 def check_callback(names: Sequence[str] | None, allowed: Sequence[str]) -> None:

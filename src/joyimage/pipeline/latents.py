@@ -50,6 +50,20 @@ def draw_posterior(
     return torch.cat(draws)
 
 
+def resolve_dtype(dtype: str | torch.dtype | None, embeds: Tensor) -> torch.dtype:
+    """Return the precision of the latents between steps: the wished one, or that of the embeddings.
+
+    Raises:
+        ValueError: It is no floating dtype.
+    """
+    if dtype is None:
+        return embeds.dtype
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+        raise ValueError(f"`latents_dtype` is {dtype!r}; expected a floating dtype, such as 'float32'.")
+    return resolved
+
+
 def statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation per channel, `[1, C, 1, 1, 1]`, device and dtype of `like`."""
     shape = (1, -1, 1, 1, 1)

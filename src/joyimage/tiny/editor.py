@@ -92,7 +92,7 @@ def encode_pairs(
             with torch.autocast(device, torch.bfloat16):
                 latents, log_variance = encode_moments(vae, pixels)
             variances.append(log_variance.exp().mean(dim=(0, 2, 3, 4)))
-            parts.append(((latents[:, :, 0] - mean) / std).half().cpu())
+            parts.append(((latents[:, :, 0] - mean) / std).half().cpu().contiguous())
         return torch.cat(parts)
 
     return {
