@@ -50,7 +50,7 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
     masks = []
 
     def keep(_module: object, _arguments: object, keywords: dict[str, Any]) -> None:
-        masks.append(keywords["attention_mask"])
+        masks.append(keywords["encoder_hidden_states_mask"])
 
     handle = pipe.transformer.double_blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:

@@ -17,7 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.denoise import denoise, group_references
-from joyimage.pipeline.images import JoyImageEditImageProcessor, group_pictures, to_pictures, to_pixels
+from joyimage.pipeline.images import JoyImageEditImageProcessor, group_pictures, is_nested, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
@@ -357,7 +357,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             prompt: One or several; each "<image>\\n" in it stands for a picture beyond the first.
             device: Where to run; None: the pipeline's device.
             num_images_per_prompt: Copies of each.
-            images: One picture for all prompts, or the same number for each in turn.
+            images: One picture for all prompts, the same number for each in turn, or one list per prompt.
             prompt_embeds: Given ones are only repeated.
             prompt_embeds_mask: Goes with them.
             template_type: "multiple_images".
@@ -372,7 +372,11 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         _check_template(template_type, "multiple_images")
         if prompt_embeds is None or prompt_embeds_mask is None:
             texts = [prompt] if isinstance(prompt, str) else prompt
-            groups = None if images is None else group_pictures(to_pictures(images), len(texts))
+            groups = None
+            if is_nested(images):
+                groups = [to_pictures(group, "images") for group in images]
+            elif images is not None:
+                groups = group_pictures(to_pictures(images, "images"), len(texts))
             prompt_embeds, prompt_embeds_mask = self._encode(
                 texts,
                 groups,
@@ -445,7 +449,8 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         each = batch_size // len(pictures)
         pixels = to_pixels(pictures, device, next(self.vae.parameters()).dtype)
         owners = [output // each for output in range(batch_size)]
-        references = draw_posterior(self.vae, pixels, owners, generator, reference_latents).to(dtype)
+        posteriors = [self.vae.encode(one).latent_dist for one in pixels.split(1)]
+        references = draw_posterior(posteriors, owners, generator, reference_latents).to(dtype)
         if enable_denormalization:
             references = self.normalize_latents(references)
         return noise, references.unsqueeze(1)

@@ -48,38 +48,39 @@ class JoyImageEditImageProcessor(VaeImageProcessor):
         return to_pixels(fitted, torch.device("cpu"), torch.float32).squeeze(2)
 
 
-def to_pictures(image: Any) -> list[Image.Image]:
+def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
     """Turn every documented kind of picture into upright RGB.
 
     Args:
         image: PIL image; numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`, 8-bit, 16-bit or float in
             [0, 1]; tensor `[C, H, W]` or `[B, C, H, W]`, 8-bit or float in [0, 1]; or a list of these.
+        name: Of the argument, for the error's sentence.
 
     Returns:
         RGB pictures; transparent ones on white, EXIF rotation applied.
 
     Raises:
-        TypeError: `image` is of another type.
+        TypeError: The picture is of another type.
         ValueError: Its shape or values don't fit, or the list is empty.
     """
     if isinstance(image, (list, tuple)):
         if not image:
-            raise ValueError("`image` is an empty list; expected at least one picture, or None for none.")
-        return [picture for one in image for picture in to_pictures(one)]
+            raise ValueError(f"`{name}` is an empty list; expected at least one picture, or None for none.")
+        return [picture for one in image for picture in to_pictures(one, name)]
     if isinstance(image, Image.Image):
-        return [_from_pil(image)]
+        return [_from_pil(image, name)]
     if isinstance(image, torch.Tensor):
         array = image.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
         if array.ndim not in {3, 4}:
-            raise ValueError(f"`image` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W].")
-        return to_pictures(np.moveaxis(array, -3, -1))
+            raise ValueError(f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W].")
+        return to_pictures(np.moveaxis(array, -3, -1), name)
     if isinstance(image, np.ndarray):
         if image.ndim == 4:
-            return [picture for one in image for picture in to_pictures(one)]
-        return [_from_array(image)]
+            return [picture for one in image for picture in to_pictures(one, name)]
+        return [_from_array(image, name)]
     raise TypeError(
-        f"`image` is of type {type(image).__name__}; expected a PIL image, a numpy array, a torch tensor or a list."
+        f"`{name}` is of type {type(image).__name__}; expected a PIL image, a numpy array, a torch tensor or a list."
     )
 
 
@@ -137,9 +138,14 @@ def group_pictures(pictures: list[Image.Image], num_prompts: int) -> list[list[I
     return [pictures[i * each : (i + 1) * each] for i in range(num_prompts)]
 
 
-def _from_pil(picture: Image.Image) -> Image.Image:
+def is_nested(images: Any) -> bool:
+    """Tell whether pictures come as one list per prompt."""
+    return isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images)
+
+
+def _from_pil(picture: Image.Image, name: str) -> Image.Image:
     if min(picture.size) < 1:
-        raise ValueError(f"`image` has {picture.width} x {picture.height} pixels; expected at least one.")
+        raise ValueError(f"`{name}` has {picture.width} x {picture.height} pixels; expected at least one.")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
@@ -153,20 +159,20 @@ def _from_pil(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[-1] not in {1, 3, 4} or array.size == 0:
         raise ValueError(
-            f"`image` is an array of shape {list(array.shape)}; expected [H, W], [H, W, C] or [B, H, W, C] "
+            f"`{name}` is an array of shape {list(array.shape)}; expected [H, W], [H, W, C] or [B, H, W, C] "
             "with 1, 3 or 4 channels."
         )
     if array.dtype == np.uint16:
         array = (array / 257).round().astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError("`image` has float values outside [0, 1]; expected [0, 1], or 8-bit integers.")
+            raise ValueError(f"`{name}` has float values outside [0, 1]; expected [0, 1], or 8-bit integers.")
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ValueError(f"`image` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1].")
-    return _from_pil(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array))
+        raise ValueError(f"`{name}` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1].")
+    return _from_pil(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array), name)

@@ -110,6 +110,20 @@ def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
         raise ValueError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
 
 
+def check_divisible(height: int | None, width: int | None, divisor: int) -> None:
+    """Check that patches cover the output.
+
+    Raises:
+        ValueError: A side isn't divisible.
+    """
+    for name, pixels in (("height", height), ("width", width)):
+        if pixels is not None and pixels % divisor:
+            below, above = pixels - pixels % divisor, pixels - pixels % divisor + divisor
+            raise ValueError(
+                f"`{name}` is {pixels}; expected a multiple of {divisor}, such as {below or divisor} or {above}."
+            )
+
+
 def check_callback(names: Sequence[str] | None, allowed: Sequence[str]) -> None:
     """Check the tensors that a callback asks for.
 

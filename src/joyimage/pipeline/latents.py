@@ -8,6 +8,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -27,13 +29,12 @@ def draw_noise(
 
 
 def draw_posterior(
-    vae: Any, pixels: Tensor, owners: list[int], generator: Generators, how: str = "sample"
+    posteriors: Sequence[Any], owners: Sequence[int], generator: Generators, how: str = "sample"
 ) -> Tensor:
-    """Encode each picture once and draw one latent per output.
+    """Draw one latent per output.
 
     Args:
-        vae: AutoencoderKLWan.
-        pixels: Distinct pictures, `[P, 3, 1, H, W]` in [-1, 1].
+        posteriors: Of the distinct pictures, as the VAE gives them.
         owners: For each output the number of its picture.
         generator: One for all outputs, one each, or None for the global one.
         how: "sample" or "mode".
@@ -41,12 +42,10 @@ def draw_posterior(
     Returns:
         Raw latents, `[B, C, 1, H/8, W/8]`.
     """
-    posteriors = [vae.encode(pixels[i : i + 1]).latent_dist for i in range(len(pixels))]
     draws = []
     for output, picture in enumerate(owners):
         own = generator[output] if isinstance(generator, list) else generator
-        posterior = posteriors[picture]
-        draws.append(posterior.mode() if how == "mode" else posterior.sample(own))
+        draws.append(posteriors[picture].mode() if how == "mode" else posteriors[picture].sample(own))
     return torch.cat(draws)
 
 
