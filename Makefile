@@ -26,7 +26,8 @@ demo: .venv/.installed
 	$(BIN)/python -m joyimage.cli.demo
 
 test: .venv/.installed-test
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/basedpyright --level error
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from diffusers.pipelines.joyimage.pipeline_joyimage_edit_plus import (
         JoyImageEditPlusPipeline as ReferencePlusPipeline,
     )
-    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
     from torch import nn
 
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
     from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 BASE_SIZE = 256
 """The bucket list the tiny pipelines use: the smallest one that exists."""

@@ -1,4 +1,4 @@
-"""Where diffusers' Edit falls short, ours doesn't: batches, seeds, pictures of any kind, schedules, interrupts."""
+"""Where diffusers' Edit falls short, ours doesn't: batches, seeds, pictures of any kind, schedules."""
 
 from __future__ import annotations
 
@@ -166,7 +166,9 @@ def test_prompt_when_too_long_then_words_are_left_out_with_a_warning(pipe: Any, 
     num_image_tokens = 0 if image is None else (BASE // 32) ** 2 + 2
 
     with pytest.warns(UserWarning, match="too long"):
-        long = run(pipe, image=image, prompt=f"{PROMPT} again" * 20, max_sequence_length=30 + num_image_tokens)
+        long = run(
+            pipe, image=image, prompt=f"{PROMPT} again" * 20, max_sequence_length=30 + num_image_tokens
+        )
 
     assert np.isfinite(long).all()
     with warnings.catch_warnings():
@@ -341,9 +343,7 @@ def test_latents_dtype_when_float32_then_steps_are_not_rounded() -> None:
 
 def test_prepare_latents_when_generators_do_not_match_then_refused(pipe: Any) -> None:
     with pytest.raises(ValueError, match="`generator`"):
-        pipe.prepare_latents(
-            2, 16, BASE, BASE, 1, torch.float32, torch.device("cpu"), [torch.Generator()]
-        )
+        pipe.prepare_latents(2, 16, BASE, BASE, 1, torch.float32, torch.device("cpu"), [torch.Generator()])
 
 
 def test_offload_hooks_when_call_fails_then_freed(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

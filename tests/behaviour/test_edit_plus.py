@@ -1,15 +1,17 @@
-"""Where diffusers' Edit-Plus falls short, ours doesn't: pictures of any kind, masks, batches, output shapes."""
+"""Where diffusers' Edit-Plus falls short, ours doesn't: pictures of any kind, masks, batches."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests import tiny
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PROMPT = "Make the car red"
 SQUARE, WIDE = tiny.make_picture(0), tiny.make_picture(1, 200, 333)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 from joyimage.cli import convert as command
 from joyimage.errors import CheckpointError
 from joyimage.pipeline import convert as conversion
 from joyimage.pipeline.convert import convert
 from joyimage.pipeline.edit import JoyImageEditPipeline
+from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 from tests import tiny
 from tests.loading.original import (
     WIDE_TRANSFORMER,

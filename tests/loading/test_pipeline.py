@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from diffusers.pipelines.joyimage.pipeline_joyimage_edit import JoyImageEditPipeline as ReferencePipeline
-from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
@@ -17,6 +16,7 @@ from joyimage.errors import CheckpointError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline import loading
 from joyimage.pipeline.edit import JoyImageEditPipeline
+from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 from joyimage.pipeline.processor import JoyImageProcessor
 from tests import tiny
 from tests.loading.test_transformer import assert_same_weights

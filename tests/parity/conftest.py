@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from diffusers.pipelines.joyimage.pipeline_joyimage_edit_plus import (
         JoyImageEditPlusPipeline as ReferencePlusPipeline,
     )
-    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
     from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 
 @pytest.fixture(scope="session")

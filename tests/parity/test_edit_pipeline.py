@@ -53,7 +53,11 @@ def test_pipeline_when_argument_given_then_image_agrees(
 
 def test_pipeline_when_several_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
     pictures = [tiny.make_picture(0), tiny.make_picture(1)]
-    arguments = {"image": pictures, "prompt": SAME_LENGTH_PROMPTS, "negative_prompt": SAME_LENGTH_PROMPTS[::-1]}
+    arguments = {
+        "image": pictures,
+        "prompt": SAME_LENGTH_PROMPTS,
+        "negative_prompt": SAME_LENGTH_PROMPTS[::-1],
+    }
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 

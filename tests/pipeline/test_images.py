@@ -110,9 +110,7 @@ def test_to_pictures_when_batch_then_each(batch: Any) -> None:
         pytest.param(torch.zeros(32, 32), ValueError, id="tensor without channels"),
     ],
 )
-def test_to_pictures_when_it_is_none_then_refused_by_name(
-    given_picture: Any, error: type[Exception]
-) -> None:
+def test_to_pictures_when_it_is_none_then_refused_by_name(given_picture: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="`image`"):
         to_pictures(given_picture)
 

@@ -61,9 +61,7 @@ def test_tokens_when_user_writes_a_placeholder_then_it_is_text() -> None:
 
 
 def test_tokens_when_placeholders_are_asked_for_then_pictures_take_their_places() -> None:
-    ids = tokenize_conversation(
-        TOKENIZER, "put <image>\non it", [3, 3], max_tokens=PLENTY, placeholders=True
-    )
+    ids = tokenize_conversation(TOKENIZER, "put <image>\non it", [3, 3], max_tokens=PLENTY, placeholders=True)
 
     assert ids == as_trained(f"{PICTURE}put {PICTURE}on it")
 

@@ -59,6 +59,9 @@ def edit(
         lora: Adapter file or folder.
         metadata: Record in the PNG what is needed to repeat the edit.
         json: Print the result as JSON.
+
+    Raises:
+        ValueError: An option is out of range.
     """
     if num < 1:
         raise ValueError(f"`--num` is {num}; expected 1 or more.")
@@ -111,7 +114,12 @@ def edit(
     for number, (path, made) in enumerate(zip(paths, result.images, strict=True)):
         write_picture(made, path, {**recipe, "seed": seed + number} if metadata else None)
     if json:
-        report = {"outputs": [str(path) for path in paths], "seconds": round(seconds, 3), "seed": seed, **recipe}
+        report = {
+            "outputs": [str(path) for path in paths],
+            "seconds": round(seconds, 3),
+            "seed": seed,
+            **recipe,
+        }
         print(json_format.dumps(report, ensure_ascii=False))
     else:
         for path in paths:
@@ -135,7 +143,9 @@ def load_pipeline(
 
     from joyimage.pipeline.edit import JoyImageEditPipeline
 
-    accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    accelerator = (
+        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    )
     model = model or (PUBLISHED_MODEL if accelerator else "tiny")
     device = device or accelerator or "cpu"
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")

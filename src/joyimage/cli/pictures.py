@@ -36,18 +36,23 @@ def read_picture(path: Path) -> Image.Image:
             with Image.open(path) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise PictureError(
-                        f"{path} has {picture.width} x {picture.height} pixels; at most {MAX_PIXELS:,} are read."
+                        f"{path} has {picture.width} x {picture.height} pixels; "
+                        f"at most {MAX_PIXELS:,} are read."
                     )
                 picture.load()
                 return ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError:
-        raise PictureError(f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read.") from None
+        raise PictureError(
+            f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read."
+        ) from None
     except UnidentifiedImageError:
         raise PictureError(f"{path} is not a picture that can be read.") from None
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"it is broken ({error})"
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"it is broken ({error})"
+        )
         raise PictureError(f"{path} can't be read: {reason}.") from None
 
 

@@ -20,8 +20,8 @@ def attend(
     value: Tensor,
     mask: Tensor | None = None,
     *,
-    backend: Any = None,  # noqa: ANN401 - diffusers' AttentionBackendName, or None for the active one
-    parallel_config: Any = None,  # noqa: ANN401 - diffusers' ParallelConfig
+    backend: Any = None,
+    parallel_config: Any = None,
 ) -> Tensor:
     """Run softmax attention with the kernel that diffusers' dispatcher selects.
 

@@ -34,7 +34,7 @@ class StepCacheMixin(CacheMixin):
 
     _is_naming_blocks_for_caches = False
 
-    def enable_cache(self, config: Any) -> None:  # noqa: ANN401 - one of diffusers' cache configurations
+    def enable_cache(self, config: Any) -> None:
         """Attach one of diffusers' step caches; see `CacheMixin.enable_cache`.
 
         Args:
@@ -72,7 +72,7 @@ class StepCacheMixin(CacheMixin):
         for name, child in super().named_children():  # pyright: ignore[reportAttributeAccessIssue]
             yield self._cache_name(name), child
 
-    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:  # noqa: ANN401
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """Name all submodules; see the class about the blocks."""
         for name, module in super().named_modules(*args, **kwargs):  # pyright: ignore[reportAttributeAccessIssue]
             yield self._cache_name(name), module
@@ -94,7 +94,7 @@ class BranchStates(StateManager):
         """The branch that runs; calls outside of `cache_context` share one."""
         return self._context or CacheContext(name="inference")
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.get_state(), name)
@@ -118,7 +118,7 @@ def target_latents(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     return list(target.unbind(0))
 
 
-def _with_their_names(config: Any) -> Any:  # noqa: ANN401
+def _with_their_names(config: Any) -> Any:
     """Return the configuration with `transformer_blocks` in its patterns for `double_blocks`."""
     renamed = {
         field.name: type(patterns)(pattern.replace(_OUR_NAME, _THEIR_NAME) for pattern in patterns)
@@ -128,7 +128,7 @@ def _with_their_names(config: Any) -> Any:  # noqa: ANN401
     return dataclasses.replace(config, **renamed) if renamed else config
 
 
-def _hooks(model: Any) -> Iterator[Any]:  # noqa: ANN401
+def _hooks(model: Any) -> Iterator[Any]:
     for module in model.modules():
         registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
         if registry is not None:

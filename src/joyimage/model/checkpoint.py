@@ -178,8 +178,8 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str] | None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        **kwargs: Any,
+    ) -> Any:
         """Load a model; see `ModelMixin.from_pretrained`.
 
         Args:
@@ -235,7 +235,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         check_tensors(found, shapes_of(model), folder)
 
     @classmethod
-    def build_empty(cls, config: Mapping[str, Any], config_name: str) -> Any:  # noqa: ANN401
+    def build_empty(cls, config: Mapping[str, Any], config_name: str) -> Any:
         """Build a model whose weights take no memory.
 
         Args:
@@ -276,8 +276,8 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         allow_pickle: bool = False,
-        **hub: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        **hub: Any,
+    ) -> Any:
         """Load a model from one file of weights, in the original or the published layout.
 
         Args:

@@ -45,7 +45,7 @@ class AdapterMixin(PeftAdapterMixin):
         pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
         prefix: str | None = "transformer",
         hotswap: bool = False,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Load an adapter; see `PeftAdapterMixin.load_lora_adapter`.
 
@@ -75,7 +75,7 @@ class AdapterMixin(PeftAdapterMixin):
         )
 
 
-def adaptable_layers(model: Any) -> list[str]:  # noqa: ANN401 - any nn.Module
+def adaptable_layers(model: Any) -> list[str]:
     """Return the names of the layers that can take an adapter, also of those that carry one already."""
     return [
         name.removesuffix(".base_layer")

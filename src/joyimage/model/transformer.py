@@ -130,8 +130,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         cls,
         config: Mapping[str, Any] | None = None,
         return_unused_kwargs: bool = False,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        **kwargs: Any,
+    ) -> Any:
         """Return a model built from a config of either generation; see `ConfigMixin.from_config`.
 
         Raises:

@@ -76,7 +76,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             )
         text = file.read(header_bytes)
     if len(text) < header_bytes:
-        raise _cut_short(path, size_bytes, 8 + header_bytes)
+        raise CheckpointError(_cut_short(path, size_bytes, 8 + header_bytes))
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
@@ -85,14 +85,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: its header can't be read.") from error
     if size_bytes != 8 + header_bytes + end:
-        raise _cut_short(path, size_bytes, 8 + header_bytes + end)
+        raise CheckpointError(_cut_short(path, size_bytes, 8 + header_bytes + end))
     return tensors
 
 
-def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> CheckpointError:
-    return CheckpointError(
-        f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: fetch the file again."
-    )
+def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> str:
+    return f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: fetch the file again."
 
 
 def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
@@ -129,7 +127,11 @@ def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> li
 
 
 def _read_index(path: Path) -> dict[Path, list[str]]:
-    """Return the shards that an index names, and the keys that it expects in each."""
+    """Return the shards that an index names, and the keys that it expects in each.
+
+    Raises:
+        CheckpointError: The index can't be read.
+    """
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} lacks the key `weight_map`, which names a file for each weight.")

@@ -116,7 +116,11 @@ def find_parts(
 
 
 def _weight_files(path: Path, part: str) -> list[Path]:
-    """Return the files of one part; of a folder with both kinds, the safetensors."""
+    """Return the files of one part; of a folder with both kinds, the safetensors.
+
+    Raises:
+        CheckpointError: There are none.
+    """
     if path.is_file():
         return [path]
     files = sorted(entry for entry in path.glob("*") if entry.suffix in _WEIGHT_SUFFIXES)
@@ -230,7 +234,11 @@ def _write_vae(file: Path, folder: Path, max_shard_size: str, *, allow_pickle: b
 
 
 def _write_text_encoder(source: Path, folder: Path, max_shard_size: str, *, allow_pickle: bool) -> None:
-    """Write text encoder, tokenizer and processor; weights in safetensors are copied as they are."""
+    """Write text encoder, tokenizer and processor; weights in safetensors are copied as they are.
+
+    Raises:
+        CheckpointError: A file is missing or wrong.
+    """
     pickles = sorted(path for path in source.glob("*") if path.suffix in PICKLE_SUFFIXES)
     text_encoder = folder / "text_encoder"
     if pickles and not any(source.glob("*.safetensors")):

@@ -64,7 +64,7 @@ def denoise(
     """Turn noise into the target, in the steps that the scheduler is set to.
 
     Args:
-        pipe: Gives transformer, scheduler, progress bar, guidance scale and the interrupt flag; a callback may
+        pipe: Gives transformer, scheduler, progress bar, guidance scale and the interrupt flag; callbacks may
             change the latter two.
         latents: Noise, `[B, 1, C, 1, H, W]`.
         references: From `group_references`.
@@ -95,7 +95,9 @@ def denoise(
 
             if callback is not None:
                 shown = {**embeds, "latents": show(latents)}
-                changed = callback(pipe, step, timestep, {name: shown[name] for name in callback_tensors}) or {}
+                changed = (
+                    callback(pipe, step, timestep, {name: shown[name] for name in callback_tensors}) or {}
+                )
                 if "latents" in changed:
                     latents = unshow(changed["latents"])
                 embeds = {name: changed.get(name, embed) for name, embed in embeds.items()}

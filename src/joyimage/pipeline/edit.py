@@ -17,7 +17,13 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.denoise import denoise, group_references
-from joyimage.pipeline.images import JoyImageEditImageProcessor, group_pictures, is_nested, to_pictures, to_pixels
+from joyimage.pipeline.images import (
+    JoyImageEditImageProcessor,
+    group_pictures,
+    is_nested,
+    to_pictures,
+    to_pixels,
+)
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
@@ -228,7 +234,12 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
 
             # 4. Set the noise levels.
             set_schedule(
-                self.scheduler, num_inference_steps, device, timesteps=timesteps, sigmas=sigmas, schedule=schedule
+                self.scheduler,
+                num_inference_steps,
+                device,
+                timesteps=timesteps,
+                sigmas=sigmas,
+                schedule=schedule,
             )
 
             # 5. Draw the noise, then the references' latents.
@@ -250,12 +261,16 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             target = denoise(
                 self,
                 noise,
-                group_references([()] * num_outputs if references is None else list(references)),
+                group_references(
+                    [list(items) for items in references] if references is not None else [()] * num_outputs
+                ),
                 embeds,
                 masks,
                 callback=callback_on_step_end,
                 callback_tensors=callback_tensors,
-                show=lambda latents: latents if references is None else torch.cat([references, latents], dim=1),
+                show=lambda latents: (
+                    latents if references is None else torch.cat([references, latents], dim=1)
+                ),
                 unshow=lambda latents: latents[:, -1:],
             )
 
@@ -351,7 +366,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         template_type: str = "multiple_images",
         max_sequence_length: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Encode prompts with pictures, at the size that they have.
+        r"""Encode prompts with pictures, at the size that they have.
 
         Args:
             prompt: One or several; each "<image>\\n" in it stands for a picture beyond the first.
@@ -445,7 +460,9 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             return noise, None
         pictures = to_pictures(image)
         if batch_size % len(pictures):
-            raise ValueError(f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs.")
+            raise ValueError(
+                f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs."
+            )
         each = batch_size // len(pictures)
         pixels = to_pixels(pictures, device, next(self.vae.parameters()).dtype)
         owners = [output // each for output in range(batch_size)]

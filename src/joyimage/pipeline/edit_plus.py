@@ -126,7 +126,8 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         if height is not None and width is not None:
             size = height, width
         else:
-            size = self.image_processor.choose_size(groups and [group[-1] for group in groups])
+            last = [group[-1] for group in groups] if groups else None
+            size = self.image_processor.choose_size(last)
         check_latents(latents, (num_outputs, *self._latent_shape(size)))
 
         # 2. Bring each reference to its own size.
@@ -154,7 +155,12 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
 
             # 4. Set the noise levels.
             set_schedule(
-                self.scheduler, num_inference_steps, device, timesteps=timesteps, sigmas=sigmas, schedule=schedule
+                self.scheduler,
+                num_inference_steps,
+                device,
+                timesteps=timesteps,
+                sigmas=sigmas,
+                schedule=schedule,
             )
 
             # 5. Draw each output's noise and its references' latents.
@@ -168,10 +174,14 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
                     noise.append(draw_noise((1, *self._latent_shape(size)), own, device, dtype))
                 else:
                     noise.append(latents[output : output + 1].to(device, dtype))
-                references.append([
-                    self._draw_reference(picture, posteriors, own, reference_latents, enable_denormalization).to(dtype)
-                    for picture in (groups[output // num_images_per_prompt] if groups else ())
-                ])
+                references.append(
+                    [
+                        self._draw_reference(
+                            picture, posteriors, own, reference_latents, enable_denormalization
+                        ).to(dtype)
+                        for picture in (groups[output // num_images_per_prompt] if groups else ())
+                    ]
+                )
 
             # 6. Denoise.
             target = denoise(
@@ -187,7 +197,9 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             )
 
             # 7. Decode the target.
-            pictures: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
+            pictures: Any = (
+                [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
+            )
         finally:
             self._finish()
         if not return_dict:

@@ -73,14 +73,17 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
         array = image.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
         if array.ndim not in {3, 4}:
-            raise ValueError(f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W].")
+            raise ValueError(
+                f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W]."
+            )
         return to_pictures(np.moveaxis(array, -3, -1), name)
     if isinstance(image, np.ndarray):
         if image.ndim == 4:
             return [picture for one in image for picture in to_pictures(one, name)]
         return [_from_array(image, name)]
     raise TypeError(
-        f"`{name}` is of type {type(image).__name__}; expected a PIL image, a numpy array, a torch tensor or a list."
+        f"`{name}` is of type {type(image).__name__}; "
+        "expected a PIL image, a numpy array, a torch tensor or a list of these."
     )
 
 
@@ -109,8 +112,8 @@ def choose_size(
     if len(sizes) > 1:
         named = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
         raise ValueError(
-            f"`image` holds pictures of unlike shape, which would become {named}; edit them in separate calls, "
-            "or give `height` and `width` for all."
+            f"`image` holds pictures of unlike shape, which would become {named}; "
+            "edit them in separate calls, or give `height` and `width` for all."
         )
     return sizes.pop()
 

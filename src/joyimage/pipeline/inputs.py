@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from joyimage.pipeline.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -52,7 +52,8 @@ def check_call(
         )
         if num_negative != num_prompts and not isinstance(negative_prompt, str):
             raise ValueError(
-                f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; give one string, or one each."
+                f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
+                "give one string, or one each."
             )
     if (height is None) != (width is None):
         raise ValueError(
@@ -77,7 +78,9 @@ def check_call(
         raise ValueError(f"`guidance_scale` is {guidance_scale}; expected a finite number.")
     num_outputs = num_prompts * num_images_per_prompt
     if isinstance(generator, list) and len(generator) != num_outputs:
-        raise ValueError(f"`generator` is a list of {len(generator)}; expected {num_outputs}, one per output.")
+        raise ValueError(
+            f"`generator` is a list of {len(generator)}; expected {num_outputs}, one per output."
+        )
     for name, value, allowed in (
         ("output_type", output_type, OUTPUT_TYPES),
         ("schedule", schedule, SCHEDULES),
@@ -96,7 +99,8 @@ def check_pictures(pictures: Sequence[Any] | None, num_prompts: int) -> None:
     """
     if pictures is not None and len(pictures) not in {1, num_prompts}:
         raise ValueError(
-            f"`image` holds {len(pictures)} pictures for {num_prompts} prompts; expected one, or one per prompt."
+            f"`image` holds {len(pictures)} pictures for {num_prompts} prompts; "
+            "expected one, or one per prompt."
         )
 
 
@@ -120,7 +124,8 @@ def check_divisible(height: int | None, width: int | None, divisor: int) -> None
         if pixels is not None and pixels % divisor:
             below, above = pixels - pixels % divisor, pixels - pixels % divisor + divisor
             raise ValueError(
-                f"`{name}` is {pixels}; expected a multiple of {divisor}, such as {below or divisor} or {above}."
+                f"`{name}` is {pixels}; "
+                f"expected a multiple of {divisor}, such as {below or divisor} or {above}."
             )
 
 
@@ -156,7 +161,8 @@ def _check_prompt(
         if mask is None or tuple(mask.shape) != tuple(embeds.shape[:2]):
             came = "nothing" if mask is None else f"shape {list(mask.shape)}"
             raise ValueError(
-                f"`{embeds_name}_mask` goes with `{embeds_name}`: expected {list(embeds.shape[:2])}, got {came}."
+                f"`{embeds_name}_mask` goes with `{embeds_name}`: "
+                f"expected {list(embeds.shape[:2])}, got {came}."
             )
         return len(embeds)
     prompts = [prompt] if isinstance(prompt, str) else prompt

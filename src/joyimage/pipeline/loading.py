@@ -74,7 +74,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
     """Give a pipeline `from_pretrained` and `save_pretrained` for the published layout, with our classes."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:  # noqa: ANN401
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline; see `DiffusionPipeline.from_pretrained`.
 
         Args:
@@ -135,10 +135,10 @@ class CheckpointLoadingMixin(DiffusionPipeline):
     def load_config(
         cls,
         pretrained_model_name_or_path: str | PathLike[str],
-        return_unused_kwargs: bool = False,  # noqa: FBT001, FBT002 - diffusers' signature
-        return_commit_hash: bool = False,  # noqa: FBT001, FBT002
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        return_unused_kwargs: bool = False,
+        return_commit_hash: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Read `model_index.json`, our classes in the places of the published ones; see `ConfigMixin`."""
         loaded: Any = super().load_config(
             pretrained_model_name_or_path, return_unused_kwargs, return_commit_hash, **kwargs
@@ -246,7 +246,11 @@ def _check_index(path: Path) -> None:
 
 
 def _check_small_files(folder: Path, groups: tuple[tuple[str, ...], ...]) -> None:
-    """Check that of each group of files one is there and is valid JSON."""
+    """Check that of each group of files one is there and is valid JSON.
+
+    Raises:
+        CheckpointError: What is missing or wrong.
+    """
     for names in groups:
         files = [folder / name for name in names if (folder / name).is_file()]
         if not files:
@@ -255,7 +259,7 @@ def _check_small_files(folder: Path, groups: tuple[tuple[str, ...], ...]) -> Non
             read_json(file)
 
 
-def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:  # noqa: ANN401
+def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:
     """Return the dtype that two arguments of one meaning give, or a dict of them by part.
 
     Raises:

@@ -22,7 +22,7 @@ def prefix_length(tokenizer: Any) -> int:
 def tokenize_conversation(
     tokenizer: Any, prompt: str, image_tokens: list[int], *, max_tokens: int, placeholders: bool = False
 ) -> list[int]:
-    """Put the user's words into the template.
+    r"""Put the user's words into the template.
 
     Args:
         tokenizer: Qwen's.
@@ -55,7 +55,7 @@ def tokenize_conversation(
 
     # The line break and the words are one text to the tokenizer where nothing stands between them.
     opening, first = ("user\n", pieces[0]) if leading else ("", "user\n" + pieces[0])
-    head = tokenizer(SYSTEM_MESSAGE).input_ids + [token("<|im_start|>")] + _plain(tokenizer, opening)
+    head = [*tokenizer(SYSTEM_MESSAGE).input_ids, token("<|im_start|>"), *_plain(tokenizer, opening)]
     words = [_plain(tokenizer, first), *(_plain(tokenizer, piece) for piece in pieces[1:])]
     after = [pictures([count]) for count in image_tokens[leading:]]
     tail = [token("<|im_end|>"), *tokenizer("\n<|im_start|>assistant\n").input_ids]
@@ -64,7 +64,9 @@ def tokenize_conversation(
     excess = sum(map(len, words)) - room
     if excess > 0:
         if room < 1:
-            raise ValueError(f"`max_sequence_length` is {max_tokens}; expected more than the pictures' tokens.")
+            raise ValueError(
+                f"`max_sequence_length` is {max_tokens}; expected more than the pictures' tokens."
+            )
         warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=3)
         for piece in reversed(words):
             cut = min(excess, len(piece))

@@ -7,7 +7,6 @@ prompt goes on from its keys and values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -31,7 +32,7 @@ def encode(
     max_tokens: int,
     placeholders: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Encode a batch; every sample comes out as if it were alone.
+    r"""Encode a batch; every sample comes out as if it were alone.
 
     Args:
         text_encoder: Qwen3-VL.

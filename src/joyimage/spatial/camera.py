@@ -23,8 +23,8 @@ class CameraMove:
     Raises:
         ValueError: An angle is not finite or `zoom` is another word.
 
-    Source: SpatialEdit, arXiv 2604.04911; the trained grid is yaw in steps of 45° from -135° to 180° and pitch
-    in steps of 15° within ±75°.
+    Source: SpatialEdit, arXiv 2604.04911; the trained grid is yaw in steps of 45° from -135° to 180°, and
+    pitch in steps of 15° within ±75°.
     """
 
     yaw: float = 0
@@ -32,7 +32,11 @@ class CameraMove:
     zoom: str = "unchanged"
 
     def __post_init__(self) -> None:
-        """Refuse what has no wording, and warn about what was not trained."""
+        """Refuse what has no wording, and warn about what was not trained.
+
+        Raises:
+            ValueError: An angle is not finite, the zoom is unknown, or nothing would change.
+        """
         for name, angle in (("yaw", self.yaw), ("pitch", self.pitch)):
             if not math.isfinite(angle):
                 raise ValueError(f"`{name}` is {angle}; expected a finite number of degrees.")

@@ -59,7 +59,8 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
         raise ValueError(
-            f"`box` is {tuple(box)}; expected one inside the picture of {image.width} x {image.height} pixels."
+            f"`box` is {tuple(box)}; "
+            f"expected one inside the picture of {image.width} x {image.height} pixels."
         )
     picture = image.copy()
     width = max(2, round(0.004 * max(image.size)))
@@ -69,4 +70,6 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
 
 def _check_box(box: Box) -> None:
     if len(box) != 4 or box[2] <= box[0] or box[3] <= box[1]:
-        raise ValueError(f"`box` is {tuple(box)}; expected (left, top, right, bottom) with right > left, bottom > top.")
+        raise ValueError(
+            f"`box` is {tuple(box)}; expected (left, top, right, bottom) with right > left, bottom > top."
+        )

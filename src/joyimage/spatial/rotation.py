@@ -49,7 +49,11 @@ class ObjectRotation:
     view: View | str
 
     def __post_init__(self) -> None:
-        """Bring both fields to their canonical form."""
+        """Bring both fields to their canonical form.
+
+        Raises:
+            ValueError: The object has no name, or the view is unknown.
+        """
         object.__setattr__(self, "object", without_article(self.object))
         try:
             object.__setattr__(self, "view", View(self.view))

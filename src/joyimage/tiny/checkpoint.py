@@ -27,8 +27,8 @@ GUIDANCE_SCALE = 1.0
 SHIFT = 3.0
 
 SYSTEM_TURN = (
-    "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
-    "spatial relationships of the objects and background:<|im_end|>\n"
+    "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, "
+    "text, spatial relationships of the objects and background:<|im_end|>\n"
 )
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -51,10 +51,12 @@ def build_tokenizer() -> Qwen2Tokenizer:
     # The system message often, so that its words are whole tokens and the prefix is short.
     corpus = [SYSTEM_TURN.replace("<|im_start|>", "").replace("<|im_end|>", ""), "user\n", "assistant\n"] * 50
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY_SIZE,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -185,7 +187,9 @@ def export(
     transformer: JoyImageEditTransformer3DModel,
     tokenizer: Qwen2Tokenizer,
 ) -> Path:
-    """Write the parts in the published layout, in fp16; an older folder is replaced once the new one is whole.
+    """Write the parts in the published layout, in fp16.
+
+    An older folder is replaced once the new one is whole.
 
     Args:
         folder: Where the checkpoint goes.

@@ -107,7 +107,11 @@ def tight_box(mask: Mask) -> PixelBox:
 
 @lru_cache(maxsize=len(SHAPES))
 def _outline(shape: str) -> NDArray[np.float64]:
-    """Return the corners of a shape inscribed in [-1, 1]², y down, `[corners, 2]`."""
+    """Return the corners of a shape inscribed in [-1, 1]², y down, `[corners, 2]`.
+
+    Raises:
+        ValueError: There is no such shape.
+    """
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     if shape == "circle":
         return np.stack([np.cos(angles), np.sin(angles)], 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from joyimage.tiny.scenes import TASKS
 from joyimage.tiny.vae import encode_moments
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
@@ -78,8 +79,8 @@ def encode_pairs(
         progress: Whether to show a progress bar.
 
     Returns:
-        On the CPU: `source_latents` and `target_latents`, posterior means, standardised, `[N, 16, 12, 12]`, half
-        precision; `noise_std`, the posterior's standard deviation per channel, standardised, `[1, 16, 1, 1]`.
+        On the CPU: `source_latents` and `target_latents`, posterior means, standardised, `[N, 16, 12, 12]`,
+        half precision; `noise_std`, the posterior's standard deviation per channel, `[1, 16, 1, 1]`.
     """
     mean = torch.tensor(vae.config["latents_mean"], device=device).view(1, -1, 1, 1)
     std = torch.tensor(vae.config["latents_std"], device=device).view(1, -1, 1, 1)
@@ -242,7 +243,7 @@ def encode_prompts(
 
 @contextmanager
 def _explicit_attention(device_type: str) -> Iterator[None]:
-    """Compute softmax attention step by step on a CPU, where the fused kernel's backward pass takes twice as long."""
+    """Compute attention step by step on a CPU, where the fused kernel's backward pass takes twice as long."""
     if device_type != "cpu":
         yield
         return

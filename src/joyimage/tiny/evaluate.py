@@ -204,18 +204,20 @@ def to_table(model: Evaluation, ceiling: Evaluation, floor: Evaluation) -> str:
     rows = [header]
     for name, result in model.tasks.items():
         best, least = ceiling.tasks[name], floor.tasks[name]
-        rows.append([
-            name,
-            _share(result.done),
-            _share(result.strict),
-            _share(result.iou),
-            _share(result.red_gone),
-            _share(result.view_right),
-            f"{result.psnr:.1f}",
-            f"{result.background_psnr:.1f}",
-            f"{_share(best.strict)} ({best.psnr:.1f})",
-            f"{_share(least.done)} ({least.psnr:.1f})",
-        ])
+        rows.append(
+            [
+                name,
+                _share(result.done),
+                _share(result.strict),
+                _share(result.iou),
+                _share(result.red_gone),
+                _share(result.view_right),
+                f"{result.psnr:.1f}",
+                f"{result.background_psnr:.1f}",
+                f"{_share(best.strict)} ({best.psnr:.1f})",
+                f"{_share(least.done)} ({least.psnr:.1f})",
+            ]
+        )
     tasks = [model.tasks[task] for task in TASKS]
     means = [
         _share(float(np.mean([getattr(result, name) for result in tasks]))) for name in ("done", "strict")

@@ -1,4 +1,4 @@
-"""One training stage: optimiser steps with a warm-up, a constant and a falling part, an average, and resume."""
+"""One training stage: optimiser steps with a warm-up, a constant and a falling part, an average, resume."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def run_stage(
 
     Raises:
         CheckpointError: The stage's checkpoint belongs to other modules.
+        FloatingPointError: A gradient is not finite.
     """
     optimizers = make_optimizers(modules.values(), muon_lr=settings.muon_lr, adam_lr=settings.adam_lr)
     average = {name: tensor.clone() for name, tensor in _weights(modules).items()}
@@ -84,7 +85,9 @@ def run_stage(
             loss.backward()
             norm = nn.utils.clip_grad_norm_(trained, _CLIP_NORM)
             if not torch.isfinite(norm):
-                raise FloatingPointError(f"The gradient of step {step} of stage {settings.name} is not finite.")
+                raise FloatingPointError(
+                    f"The gradient of step {step} of stage {settings.name} is not finite."
+                )
             factor = rate_factor(step, settings.steps)
             for optimizer, peak in zip(optimizers, (settings.muon_lr, settings.adam_lr), strict=True):
                 optimizer.param_groups[0]["lr"] = peak * factor
@@ -117,13 +120,18 @@ def rate_factor(step: int, steps: int) -> float:
 
 
 def averaged_weights(run_path: Path, stage: str, module: str) -> dict[str, Tensor]:
-    """Read a module's averaged weights from a stage's checkpoint."""
+    """Read a module's averaged weights from a stage's checkpoint.
+
+    Raises:
+        CheckpointError: The stage has no checkpoint.
+    """
     path = run_path / f"{stage}.safetensors"
     if not path.exists():
         raise CheckpointError(f"{path} is missing: run the {stage} stage first.")
     prefix = f"average.{module}."
     with safe_open(path, framework="pt") as file:
-        return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+        keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - no mapping
+        return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
 
 
 def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
@@ -136,7 +144,8 @@ def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 def _follow(average: dict[str, Tensor], weights: dict[str, Tensor], decay: float) -> None:
     torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-        list(average.values()), [weights[name] for name in average], 1 - decay)
+        list(average.values()), [weights[name] for name in average], 1 - decay
+    )
 
 
 def _save(

@@ -17,8 +17,8 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is brought to a nearly orthogonal matrix.
 
-    `torch.optim.Muon` takes matrices only; this one also takes kernels, `[out, in, ...]` as `[out, in * ...]`,
-    and runs matrices of one shape as a batch. Of a kernel with a temporal axis only the last tap is trained:
+    `torch.optim.Muon` takes matrices only; this one takes kernels as well, `[out, in, ...]` as
+    `[out, in * ...]`, and runs matrices of one shape as a batch. Of a kernel with a temporal axis only the last tap is trained:
     at one frame no other tap sees data.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(params), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002 - the base class has it
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -81,7 +81,9 @@ def make_optimizers(
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            is_edge = any(part in name for part in ("embed", "img_in", "proj_out", "modulate_table", "quant_conv"))
+            is_edge = any(
+                part in name for part in ("embed", "img_in", "proj_out", "modulate_table", "quant_conv")
+            )
             (rest if parameter.ndim < 2 or is_edge else matrices).append(parameter)
     return [
         Muon(matrices, lr=muon_lr),

@@ -39,12 +39,14 @@ TRAINING_SEEDS = range(0, 10_000_000)
 EVALUATION_SEEDS_START = 1_000_000_000
 
 # Combinations that training never shows, in no role: as object, replacement, addition or bystander.
-HELD_OUT_PAIRS = frozenset({
-    ("star", "blue"),
-    ("heart", "yellow"),
-    ("cross", "purple"),
-    ("triangle", "orange"),
-})
+HELD_OUT_PAIRS = frozenset(
+    {
+        ("star", "blue"),
+        ("heart", "yellow"),
+        ("cross", "purple"),
+        ("triangle", "orange"),
+    }
+)
 HELD_OUT_SOLIDS = frozenset({("cube", "yellow"), ("pyramid", "blue"), ("cylinder", "orange")})
 # One of the eight views of every object in every colour; each view of it is still seen in other colours.
 HELD_OUT_VIEWS = frozenset(

@@ -1,4 +1,4 @@
-"""The training program of `joyimage-tiny`: a VAE on single frames, then text encoder and transformer together.
+"""The training program of `joyimage-tiny`: first a VAE, then text encoder and transformer together.
 
 Every stage writes its checkpoint to the run's folder and goes on from it when it is started again.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,8 @@ from joyimage.tiny.loop import StageSettings, averaged_weights, run_stage
 from joyimage.tiny.scenes import TASKS, generate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from torch import Tensor
 
@@ -118,9 +119,7 @@ def _load_vae(run_path: Path) -> AutoencoderKLWan:
     return vae.eval().requires_grad_(False)
 
 
-def _train_editor(
-    run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool
-) -> None:
+def _train_editor(run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool) -> None:
     vae: Any = _load_vae(run_path)
     vae = vae.to(device)
     tiny_vae.run_single_frames(vae)
@@ -133,7 +132,7 @@ def _train_editor(
     transformer: Any = build_transformer()
     text_encoder, transformer = text_encoder.to(device), transformer.to(device)
 
-    def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
         return editor_loss(transformer, text_encoder, data, EDIT_BATCH)
 
     settings = StageSettings(name="edit", steps=steps, muon_lr=0.012, adam_lr=1.5e-3, seed=seed + 1)
@@ -141,7 +140,9 @@ def _train_editor(
     run_stage(run_path, settings, modules, compute_loss, progress=progress)
 
 
-def _encode_once(run_path: Path, vae: AutoencoderKLWan, pairs: Pairs, device: str, progress: bool) -> dict[str, Tensor]:
+def _encode_once(
+    run_path: Path, vae: AutoencoderKLWan, pairs: Pairs, device: str, progress: bool
+) -> dict[str, Tensor]:
     """Encode the pairs, or read their latents where the run has them from this very VAE."""
     path = run_path / f"latents-{len(pairs.prompts)}.safetensors"
     digest = hashlib.sha256((run_path / "vae.safetensors").read_bytes()).hexdigest()

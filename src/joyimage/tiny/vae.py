@@ -29,7 +29,7 @@ def run_single_frames(vae: AutoencoderKLWan) -> None:
 def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
     padding: Any = module._padding[:4]
 
-    def forward(x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    def forward(x: Tensor, _cache: Tensor | None = None) -> Tensor:
         frame = functional.pad(x[:, :, 0], padding)
         stride = module.stride[1:]
         return functional.conv2d(frame, module.weight[:, :, -1], module.bias, stride).unsqueeze(2)
