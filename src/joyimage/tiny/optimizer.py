@@ -18,8 +18,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is brought to a nearly orthogonal matrix.
 
     `torch.optim.Muon` takes matrices only; this one takes kernels as well, `[out, in, ...]` as
-    `[out, in * ...]`, and runs matrices of one shape as a batch. Of a kernel with a temporal axis only the last tap is trained:
-    at one frame no other tap sees data.
+    `[out, in * ...]`, and runs matrices of one shape as a batch. Of a kernel with a temporal axis only the
+    last tap is trained: at one frame no other tap sees data.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """

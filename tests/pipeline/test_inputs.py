@@ -1,0 +1,131 @@
+"""What can't work is refused before any work, in a sentence that names the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from joyimage.pipeline.inputs import check_call
+from tests import tiny
+
+PICTURE = tiny.make_picture(0, 64, 64)
+EMBEDS, MASK = torch.zeros(1, 5, 48), torch.ones(1, 5)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """Our tiny pipeline, whose networks fail when they are run."""
+    pipe = tiny.make_pipeline()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("work began before the arguments were checked")
+
+    for part in (pipe.text_encoder, pipe.vae.encoder, pipe.transformer):
+        part.register_forward_pre_hook(fail)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"num_inference_steps": 0}, ValueError, ["`num_inference_steps`", "0", "1 or more"]),
+        ({"num_inference_steps": 2.5}, ValueError, ["`num_inference_steps`", "2.5"]),
+        ({"height": 768}, ValueError, ["`height`", "`width`", "768", "None"]),
+        ({"width": 768}, ValueError, ["`height`", "`width`", "768", "None"]),
+        ({"height": 0, "width": 64}, ValueError, ["`height`", "0"]),
+        ({"latents": torch.zeros(1, 16, 8, 8)}, ValueError, ["`latents`", "[1, 16, 8, 8]", "[1, 1, 16, 1,"]),
+        ({"negative_prompt": ["a", "b"]}, ValueError, ["`negative_prompt`", "2", "1 prompts"]),
+        ({"negative_prompt": 3}, TypeError, ["`negative_prompt`", "3"]),
+        ({"image": [PICTURE] * 3}, ValueError, ["`image`", "3 pictures", "1 prompts"]),
+        ({"image": [PICTURE] * 3, "prompt": ["a", "b"]}, ValueError, ["`image`", "3", "2 prompts"]),
+        ({"image": []}, ValueError, ["`image`", "empty"]),
+        ({"image": "picture.png"}, TypeError, ["`image`", "str"]),
+        ({"image": np.zeros((4, 4, 7), np.uint8)}, ValueError, ["`image`", "[4, 4, 7]"]),
+        ({"image": np.full((4, 4, 3), 2.0)}, ValueError, ["`image`", "[0, 1]"]),
+        ({"prompt": None}, ValueError, ["`prompt`", "neither"]),
+        ({"prompt": []}, ValueError, ["`prompt`", "empty"]),
+        ({"prompt": ["a", 1]}, TypeError, ["`prompt`"]),
+        ({"prompt_embeds": EMBEDS, "prompt_embeds_mask": MASK}, ValueError, ["`prompt_embeds`", "both"]),
+        ({"prompt": None, "prompt_embeds": EMBEDS}, ValueError, ["`prompt_embeds_mask`", "nothing"]),
+        (
+            {"prompt": None, "prompt_embeds": EMBEDS[..., :7], "prompt_embeds_mask": MASK},
+            ValueError,
+            ["`prompt_embeds`", "[1, 5, 7]", "48"],
+        ),
+        (
+            {"negative_prompt_embeds": EMBEDS, "negative_prompt_embeds_mask": MASK[:, :2]},
+            ValueError,
+            ["`negative_prompt_embeds_mask`", "[1, 2]", "[1, 5]"],
+        ),
+        ({"timesteps": [9.0], "sigmas": [1.0]}, ValueError, ["`timesteps`", "`sigmas`"]),
+        ({"sigmas": []}, ValueError, ["`sigmas`", "empty"]),
+        ({"guidance_scale": float("nan")}, ValueError, ["`guidance_scale`", "nan"]),
+        ({"num_images_per_prompt": 0}, ValueError, ["`num_images_per_prompt`", "0"]),
+        ({"generator": [torch.Generator()] * 2}, ValueError, ["`generator`", "2", "1"]),
+        ({"output_type": "jpeg"}, ValueError, ["`output_type`", "jpeg", "latent"]),
+        ({"schedule": "karras"}, ValueError, ["`schedule`", "karras", "jd"]),
+        ({"reference_latents": "mean"}, ValueError, ["`reference_latents`", "mean", "mode"]),
+        (
+            {"callback_on_step_end_tensor_inputs": ["noise"]},
+            ValueError,
+            ["`callback_on_step_end_tensor_inputs`", "noise", "latents"],
+        ),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_call_when_an_argument_is_wrong_then_refused_by_name_before_work(
+    pipe: Any, arguments: dict[str, Any], error: type[Exception], words: list[str]
+) -> None:
+    with pytest.raises(error) as raised:
+        pipe(**{"image": PICTURE, "prompt": "Make it red", **arguments})
+
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_check_inputs_when_all_is_well_then_number_of_prompts(pipe: Any) -> None:
+    assert pipe.check_inputs("one", None, None) == 1
+    assert pipe.check_inputs(["one", "two"], 64, 64, "dark") == 2
+    assert pipe.check_inputs(None, None, None, prompt_embeds=EMBEDS, prompt_embeds_mask=MASK) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.integers(-3, 50),
+    num=st.integers(-3, 5),
+    height=st.none() | st.integers(-5, 2000),
+    width=st.none() | st.integers(-5, 2000),
+    guidance=st.floats(),
+)
+def test_check_call_when_numbers_are_any_then_passes_exactly_the_possible(
+    steps: int, num: int, height: int | None, width: int | None, guidance: float
+) -> None:
+    sizes_fit = (height is None) == (width is None) and all(side is None or side > 0 for side in (height, width))
+    is_possible = steps > 0 and num > 0 and sizes_fit and np.isfinite(guidance)
+    arguments: dict[str, Any] = {
+        "prompt": "a",
+        "height": height,
+        "width": width,
+        "negative_prompt": None,
+        "prompt_embeds": None,
+        "prompt_embeds_mask": None,
+        "negative_prompt_embeds": None,
+        "negative_prompt_embeds_mask": None,
+        "num_inference_steps": steps,
+        "num_images_per_prompt": num,
+        "guidance_scale": guidance,
+        "text_dim": 48,
+    }
+
+    if is_possible:
+        assert check_call(**arguments) == 1
+    else:
+        with pytest.raises(ValueError, match="`"):
+            check_call(**arguments)
