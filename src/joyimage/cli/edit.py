@@ -65,6 +65,8 @@ def edit(
     """
     if num < 1:
         raise ValueError(f"`--num` is {num}; expected 1 or more.")
+    if lora is not None and not lora.exists():
+        raise ValueError(f"`--lora` is {lora}; there is no such file or folder.")
     check_output(output)
     picture = read_picture(image)
     wished = _parse_size(size)
@@ -140,9 +142,14 @@ def load_pipeline(
         CheckpointError: The checkpoint can't be read.
     """
     import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from joyimage.pipeline.edit import JoyImageEditPipeline
 
+    # What takes time is the loop, which has its own bar.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     accelerator = (
         "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
     )

@@ -9,8 +9,14 @@ from cyclopts import App
 from joyimage import __version__
 from joyimage.cli.console import EXIT_INTERRUPTED, fail
 
-app = App(name="joyimage", help="Edit pictures by instruction with JoyAI-Image-Edit.", version=__version__)
+app = App(
+    name="joyimage",
+    help="Edit pictures by instruction with JoyAI-Image-Edit.",
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+)
 app.command("joyimage.cli.edit:edit", name="edit")
+app.command("joyimage.cli.info:info", name="info")
 app.command("joyimage.cli.convert:convert", name="convert")
 _train = App(name="train", help="Train a checkpoint.")
 _train.command("joyimage.cli.train:tiny", name="tiny")
@@ -23,7 +29,7 @@ app.command(_eval)
 def main(tokens: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 for bad input, 130 when interrupted."""
     try:
-        result = app(tokens, exit_on_error=False, print_error=False)
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except (ValueError, TypeError, OSError) as error:

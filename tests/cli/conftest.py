@@ -1,0 +1,45 @@
+"""Run the command in this process and see what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from joyimage.cli.main import main
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call `joyimage ARGUMENTS`."""
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def picture_path(tmp_path: Path) -> Path:
+    """A picture file."""
+    path = tmp_path / "picture.png"
+    tiny.make_picture(0, 96, 96).save(path)
+    return path

@@ -1,0 +1,81 @@
+"""The other commands, and what all have in common."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from joyimage.cli import demo
+from joyimage.tiny.scenes import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+    from tests.cli.conftest import Outcome
+
+    Joyimage = Callable[..., Outcome]
+
+
+def test_demo_when_run_then_pictures_sheet_paths_and_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(tmp_path) == 0
+
+    printed = capsys.readouterr().out
+    for name in ("after-move.png", "after-recolour.png", "sheet.png"):
+        assert str(tmp_path / name) in printed
+    assert " s  " in printed
+    assert Image.open(tmp_path / "after-move.png").size == (96, 96)
+    assert Image.open(tmp_path / "sheet.png").width > 2 * 96
+
+
+def test_eval_tiny_when_json_then_every_task_and_the_same_again(joyimage: Joyimage) -> None:
+    arguments = ("eval", "tiny", "--num", 2, "--seed", 3, "--json")
+
+    first, second = (json.loads(joyimage(*arguments).out) for _ in range(2))
+
+    assert first["tasks"] == second["tasks"]
+    assert set(TASKS) <= set(first["tasks"])
+    for task in TASKS:
+        assert first["tasks"][task]["n"] == 2
+        assert 0 <= first["tasks"][task]["strict"] <= first["tasks"][task]["done"] <= 1
+
+
+def test_eval_tiny_when_table_then_a_row_for_every_task(joyimage: Joyimage) -> None:
+    table = joyimage("eval", "tiny", "--num", 1).out
+
+    for task in TASKS:
+        assert f"| {task} " in table
+
+
+def test_train_tiny_when_stage_is_unknown_then_one_sentence(joyimage: Joyimage, tmp_path: Path) -> None:
+    outcome = joyimage("train", "tiny", tmp_path, "--stage", "polish")
+
+    assert outcome.code == 2
+    assert "polish" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_when_unknown_then_exit_2(joyimage: Joyimage) -> None:
+    outcome = joyimage("edti")
+
+    assert outcome.code == 2
+    assert "edti" in outcome.err
+
+
+def test_help_when_asked_then_lists_the_commands_without_loading_torch() -> None:
+    code = (
+        "import sys; from joyimage.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    for command in ("edit", "info", "convert", "train", "eval"):
+        assert command in run.stdout

@@ -1,0 +1,91 @@
+"""The package as a whole: light to import, few public names, no forbidden imports."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import joyimage
+
+SOURCE_PATH = Path(joyimage.__file__).parent
+
+
+def test_import_when_measured_then_no_torch_and_nothing_slow() -> None:
+    code = (
+        "import sys, joyimage, joyimage.spatial, joyimage.cli.main\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy.testing'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or None)"
+    )
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stderr
+
+
+def test_public_names_when_listed_then_as_promised() -> None:
+    assert sorted(joyimage.__all__) == [
+        "JoyImageEditPipeline",
+        "JoyImageEditPipelineOutput",
+        "JoyImageEditPlusPipeline",
+        "JoyImageEditTransformer3DModel",
+        "__version__",
+    ]
+    for name in joyimage.__all__:
+        assert getattr(joyimage, name)
+
+
+def test_call_signature_when_compared_then_as_published() -> None:
+    published = {
+        "image": None,
+        "prompt": None,
+        "height": None,
+        "width": None,
+        "num_inference_steps": 40,
+        "timesteps": None,
+        "sigmas": None,
+        "guidance_scale": 4.0,
+        "negative_prompt": None,
+        "num_images_per_prompt": 1,
+        "generator": None,
+        "latents": None,
+        "prompt_embeds": None,
+        "prompt_embeds_mask": None,
+        "negative_prompt_embeds": None,
+        "negative_prompt_embeds_mask": None,
+        "output_type": "pil",
+        "return_dict": True,
+        "callback_on_step_end": None,
+        "callback_on_step_end_tensor_inputs": None,
+        "max_sequence_length": 4096,
+        "enable_denormalization": True,
+    }
+
+    parameters = list(inspect.signature(joyimage.JoyImageEditPipeline.__call__).parameters.values())[1:]
+
+    assert {p.name: p.default for p in parameters[: len(published)]} == published
+
+
+def imported_modules(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+def test_source_when_searched_then_never_imports_diffusers_own_joyimage_or_torchvision() -> None:
+    for path in SOURCE_PATH.rglob("*.py"):
+        for name in imported_modules(path):
+            assert not (name.startswith("diffusers") and "joyimage" in name), path
+            assert not name.startswith("torchvision"), path
+
+
+def test_example_pictures_when_listed_then_only_our_own_are_shipped() -> None:
+    pictures = {path.name for path in SOURCE_PATH.rglob("*") if path.suffix in {".png", ".jpg", ".webp"}}
+
+    assert pictures == {"camera.png", "move.png", "recolour.png", "rotate.png"}
