@@ -1,0 +1,172 @@
+"""The training program from nothing to a checkpoint that loads, at a few steps."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from joyimage.errors import CheckpointError
+from joyimage.model import attention
+from joyimage.pipeline.edit import JoyImageEditPipeline
+from joyimage.pipeline.prompts import prefix_length
+from joyimage.tiny import vae as tiny_vae
+from joyimage.tiny.checkpoint import build_image_processor, build_tokenizer, build_vae
+from joyimage.tiny.data import GROUPS, render_pairs
+from joyimage.tiny.editor import _attend_explicitly, encode_prompts, to_patches
+from joyimage.tiny.scenes import TASKS, generate
+from joyimage.tiny.training import train_tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two VAE steps and, in two goes, three editing steps."""
+    path = tmp_path_factory.mktemp("run")
+    train_tiny(path, stage="vae", vae_steps=2, progress=False)
+    train_tiny(path, stage="edit", edit_steps=1, num_pairs=64, progress=False)
+    train_tiny(path, stage="edit", edit_steps=2, num_pairs=64, progress=False)
+    train_tiny(path, stage="export", progress=False)
+    return path
+
+
+def test_training_when_run_then_logs_every_stage_and_goes_on_where_it_was(run_path: Path) -> None:
+    entries = [json.loads(line) for line in (run_path / "log.jsonl").read_text().splitlines()]
+
+    assert [(entry["stage"], entry["step"]) for entry in entries] == [("vae", 2), ("edit", 1), ("edit", 2)]
+    assert all(np.isfinite(entry["loss"]) for entry in entries)
+
+
+def test_training_when_exported_then_checkpoint_loads_with_its_own_defaults_and_edits(run_path: Path) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(run_path / "checkpoint")
+    case = generate("remove", 900_000)
+
+    output = pipe(image=case.source_image, prompt=case.prompt, num_inference_steps=1, guidance_scale=1.0)
+
+    assert pipe.config["default_num_inference_steps"] == 4
+    assert output.images[0].size == (96, 96)
+    size_bytes = sum(file.stat().st_size for file in (run_path / "checkpoint").rglob("*") if file.is_file())
+    assert size_bytes < 25_000_000
+
+
+def test_training_when_latents_are_kept_then_read_only_for_the_same_vae(run_path: Path) -> None:
+    (kept,) = run_path.glob("latents-*.safetensors")
+
+    before = kept.stat().st_mtime_ns
+    train_tiny(run_path, stage="edit", edit_steps=2, num_pairs=64, progress=False)
+
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"stage": "polish"}, "`stage`"),
+        ({"edit_steps": 0}, "`edit_steps`"),
+        ({"num_pairs": -1}, "`num_pairs`"),
+    ],
+)
+def test_training_when_an_argument_is_wrong_then_refused(
+    tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        train_tiny(tmp_path / "run", **arguments)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_when_no_vae_was_trained_then_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="vae stage"):
+        train_tiny(tmp_path, stage="edit", num_pairs=8, progress=False)
+
+
+def test_pairs_when_rendered_then_every_task_and_the_same_again(tmp_path: Path) -> None:
+    pairs = render_pairs(tmp_path, 24, progress=False)
+    again = render_pairs(tmp_path, 24, progress=False)
+
+    assert {TASKS[task] for task in pairs.tasks} == set(TASKS) == {task for group in GROUPS for task in group}
+    assert np.array_equal(pairs.targets, again.targets)
+    case = generate(TASKS[0], 0)
+    assert np.array_equal(pairs.targets[0], case.target)
+    assert pairs.prompts[0] == case.prompt
+
+
+def test_tokenizer_when_conversations_begin_then_prefix_keeps_its_length() -> None:
+    tokenizer = build_tokenizer()
+
+    system = prefix_length(tokenizer)
+
+    for task in TASKS:
+        prompt = generate(task, 7).prompt
+        assert tokenizer.decode(tokenizer(prompt).input_ids) == prompt
+    assert 20 < system < 60
+    assert len(tokenizer) < 700
+
+
+def test_patches_when_cut_then_as_the_image_processor_does() -> None:
+    pictures = [generate("recolour", seed).source for seed in (1, 2)]
+
+    got = to_patches(torch.from_numpy(np.stack([picture for picture in pictures if picture is not None])))
+
+    from PIL import Image
+
+    images = [Image.fromarray(picture) for picture in pictures if picture is not None]
+    expected = build_image_processor()(images=images, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_prompts_when_encoded_in_a_batch_then_as_the_pipeline_encodes_them(run_path: Path) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(run_path / "checkpoint")
+    cases = [generate("move", 3), generate("remove", 4)]
+    expected = [
+        pipe.encode_prompt_multiple_images(case.prompt, images=[case.source_image])[0] for case in cases
+    ]
+    tokenizer = pipe.tokenizer
+    picture = "<|vision_start|>" + "<|image_pad|>" * 9 + "<|vision_end|>"
+    from joyimage.tiny.checkpoint import SYSTEM_TURN
+
+    texts = [
+        f"{SYSTEM_TURN}<|im_start|>user\n{picture}{case.prompt}<|im_end|>\n<|im_start|>assistant\n"
+        for case in cases
+    ]
+    tokens = [torch.tensor(tokenizer(text).input_ids) for text in texts]
+    pixels = torch.from_numpy(np.stack([np.asarray(case.source_image) for case in cases]))
+
+    with torch.no_grad():
+        states, mask = encode_prompts(
+            pipe.text_encoder, tokens, pixels, prefix_length(tokenizer), tokenizer.pad_token_id
+        )
+
+    for row, alone in enumerate(expected):
+        length = alone.shape[1]
+        assert mask is None or int(mask[row].sum()) == length
+        assert torch.allclose(states[row, :length], alone[0], atol=1e-4)
+
+
+def test_explicit_attention_when_masked_then_agrees_with_the_kernel() -> None:
+    query, key, value = (torch.randn(2, 7, 3, 8) for _ in range(3))
+    mask = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    mask[1, ..., 5:] = False
+
+    for chosen in (None, mask):
+        got = _attend_explicitly(query, key, value, chosen)
+        assert torch.allclose(got, attention.attend(query, key, value, chosen), atol=1e-5)
+
+
+def test_vae_when_run_on_single_frames_then_same_as_the_library_runs_it() -> None:
+    torch.manual_seed(0)
+    vae: Any = build_vae().eval()
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = vae.encode(pixels.unsqueeze(2)).latent_dist.mean
+        decoded = vae.decode(expected).sample[:, :, 0]
+
+        tiny_vae.run_single_frames(vae)
+
+        assert torch.allclose(tiny_vae.encode_moments(vae, pixels)[0], expected, atol=1e-5)
+        assert torch.allclose(tiny_vae.decode(vae, expected).clamp(-1, 1), decoded, atol=1e-4)
