@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test install install-test clean
+.PHONY: demo test wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,8 +28,19 @@ demo: .venv/.installed
 test: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What users install is the wheel: one edit from it, with nothing but the wheel's own files.
+wheel-test: .venv/.installed-test
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel .
+	$(BIN)/python -m pip install -q --no-deps --target build/wheel/installed build/wheel/*.whl
+	cp src/joyimage/tiny/examples/recolour.png build/wheel/picture.png
+	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -c "import joyimage; assert 'installed' in joyimage.__file__"
+	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -m joyimage.cli.main edit picture.png \
+		"Recolor the heart orange." -o edited.png --model tiny --device cpu
 
 clean:
 	rm -rf .venv demo-output

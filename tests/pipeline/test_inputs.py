@@ -107,7 +107,9 @@ def test_check_inputs_when_all_is_well_then_number_of_prompts(pipe: Any) -> None
 def test_check_call_when_numbers_are_any_then_passes_exactly_the_possible(
     steps: int, num: int, height: int | None, width: int | None, guidance: float
 ) -> None:
-    sizes_fit = (height is None) == (width is None) and all(side is None or side > 0 for side in (height, width))
+    sizes_fit = (height is None) == (width is None) and all(
+        side is None or side > 0 for side in (height, width)
+    )
     is_possible = steps > 0 and num > 0 and sizes_fit and np.isfinite(guidance)
     arguments: dict[str, Any] = {
         "prompt": "a",

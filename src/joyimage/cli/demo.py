@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from importlib.resources import files
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from joyimage.cli.console import fail
 from joyimage.cli.pictures import read_picture, write_picture
 
-_EXAMPLES = ("move.png", "recolour.png")
+EXAMPLES = ("move.png", "recolour.png")
 _SCALE = 3
 
 
-def main(folder: Path = Path("demo-output")) -> int:
+def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLES) -> int:
     """Edit the scenes, write pictures and sheet into `folder`, print paths and seconds."""
     import torch
 
@@ -28,10 +29,10 @@ def main(folder: Path = Path("demo-output")) -> int:
         one["file"]: one["prompt"]
         for one in json.loads((examples_path / "examples.json").read_text(encoding="utf-8"))
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
     rows = []
-    for name in _EXAMPLES:
+    for name in examples:
         before = read_picture(examples_path / name)
         started = time.perf_counter()
         after = pipe(
@@ -51,23 +52,27 @@ def main(folder: Path = Path("demo-output")) -> int:
     return 0
 
 
-def draw_sheet(rows: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image:
-    """Draw each edit's prompt over its picture before and after."""
-    side = 96 * _SCALE
-    gap, line = 12, 22
-    sheet = Image.new("RGB", (2 * side + 3 * gap, len(rows) * (side + line + gap) + gap), "white")
+def draw_sheet(edits: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image:
+    """Draw a column for each edit: its prompt, the picture before, the picture after."""
+    side, gap, line = 96 * _SCALE, 12, 16
+    texts = [
+        [part for row in prompt.splitlines() for part in textwrap.wrap(row, side // 6)]
+        for prompt, *_ in edits
+    ]
+    head = gap + line * max(map(len, texts))
+    sheet = Image.new("RGB", (len(edits) * (side + gap) + gap, head + 2 * (side + gap)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (prompt, before, after) in enumerate(rows):
-        top = gap + number * (side + line + gap)
-        pen.text((gap, top), prompt, fill="black")
-        for place, picture in enumerate((before, after)):
+    for number, (text, (_, *pictures)) in enumerate(zip(texts, edits, strict=True)):
+        left = gap + number * (side + gap)
+        pen.multiline_text((left, gap // 2), "\n".join(text), fill="black", font=ImageFont.load_default(12))
+        for row, picture in enumerate(pictures):
             scaled = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-            sheet.paste(scaled, (gap + place * (side + gap), top + line))
+            sheet.paste(scaled, (left, head + row * (side + gap)))
     return sheet
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(*map(Path, sys.argv[1:2]), examples=tuple(sys.argv[2:]) or EXAMPLES))
     except (ValueError, OSError) as error:
         sys.exit(fail(str(error)))

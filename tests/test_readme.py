@@ -1,0 +1,65 @@
+"""What README and docs show works as shown."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from joyimage.cli.main import main
+from joyimage.tiny.scenes import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT_PATH = Path(__file__).parents[1]
+PAGES = [ROOT_PATH / "README.md", *sorted((ROOT_PATH / "docs").rglob("*.md"))]
+# Trains or converts for hours, or needs a checkpoint that no test has.
+NOT_RUN = ("joyimage train", "joyimage convert", "joyimage eval", "jdopensource")
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, code in enumerate(
+            re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+        ):
+            yield f"{page.relative_to(ROOT_PATH)}-{number}", code
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = generate("recolour", 900_001).source_image
+    assert picture is not None
+    picture.save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in blocks("python")])
+def test_python_snippet_when_run_then_works(code: str) -> None:
+    exec(compile(code, "snippet", "exec"), {})
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in blocks("sh")])
+def test_command_when_run_then_works(code: str) -> None:
+    for line in code.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["joyimage"] and not any(part in line for part in NOT_RUN):
+            assert main([*words[1:], *(["--device", "cpu"] if words[1] != "info" else [])]) == 0, line
+
+
+def test_make_targets_when_named_then_exist() -> None:
+    makefile = (ROOT_PATH / "Makefile").read_text("utf-8")
+
+    for page in PAGES:
+        for target in re.findall(r"^make ([a-z-]+)", page.read_text("utf-8"), re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
+
+
+def test_links_when_they_point_into_the_project_then_the_file_is_there() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page}: {link}"
