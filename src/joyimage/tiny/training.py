@@ -115,6 +115,7 @@ def _scene_pixels(numbers: range) -> Tensor:
 def _load_vae(run_path: Path) -> AutoencoderKLWan:
     vae = build_vae()
     vae.load_state_dict(averaged_weights(run_path, "vae", "vae"))
+    tiny_vae.quiet_posterior(vae)
     vae.register_to_config(**json.loads((run_path / "latents.json").read_text(encoding="utf-8")))
     return vae.eval().requires_grad_(False)
 
