@@ -31,6 +31,7 @@ from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
 from joyimage.pipeline.text_encoder import encode
+from joyimage.pipeline.vae import decode_frame, encode_frame
 
 
 class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
@@ -466,7 +467,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         each = batch_size // len(pictures)
         pixels = to_pixels(pictures, device, next(self.vae.parameters()).dtype)
         owners = [output // each for output in range(batch_size)]
-        posteriors = [self.vae.encode(one).latent_dist for one in pixels.split(1)]
+        posteriors = [encode_frame(self.vae, one) for one in pixels.split(1)]
         references = draw_posterior(posteriors, owners, generator, reference_latents).to(dtype)
         if enable_denormalization:
             references = self.normalize_latents(references)
@@ -561,7 +562,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             return latents.squeeze(2).float()
         if enable_denormalization:
             latents = self.denormalize_latents(latents)
-        pixels = self.vae.decode(latents.to(next(self.vae.parameters()).dtype), return_dict=False)[0]
+        pixels = decode_frame(self.vae, latents.to(next(self.vae.parameters()).dtype))
         return self.image_processor.postprocess(pixels[:, :, 0].float(), output_type=output_type)
 
 

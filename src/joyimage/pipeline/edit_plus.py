@@ -17,6 +17,7 @@ from joyimage.pipeline.inputs import check_divisible, check_latents
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.schedule import set_schedule
+from joyimage.pipeline.vae import encode_frame
 
 _NEGATIVE_PROMPT = " "  # As trained: one blank, where Edit has none.
 
@@ -222,7 +223,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         """Return a reference's latents `[C, 1, H, W]`; `posteriors` keeps what is encoded already."""
         if id(picture) not in posteriors:
             pixels = to_pixels([picture], self._execution_device, next(self.vae.parameters()).dtype)
-            posteriors[id(picture)] = self.vae.encode(pixels).latent_dist
+            posteriors[id(picture)] = encode_frame(self.vae, pixels)
         latents = draw_posterior([posteriors[id(picture)]], [0], generator, how)
         return (self.normalize_latents(latents) if enable_denormalization else latents)[0]
 

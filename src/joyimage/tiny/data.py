@@ -25,7 +25,7 @@ TASK_WEIGHTS = {
     "recolour": 1.0,
     "replace": 2.0,
     "move": 2.0,
-    "rotate": 1.0,
+    "rotate": 2.0,
     "camera": 2.0,
     "text-to-image": 1.0,
 }

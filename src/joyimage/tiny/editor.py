@@ -72,7 +72,7 @@ def encode_pairs(
     """Encode all pictures once.
 
     Args:
-        vae: Trained, run on single frames, with the statistics of its latents in its configuration.
+        vae: Trained, with the statistics of its latents in its configuration.
         pairs: Rendered pairs.
         device: Where the VAE is.
         batch_size: Pictures per encoder pass.

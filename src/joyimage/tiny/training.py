@@ -86,7 +86,6 @@ def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: boo
     vae: Any = build_vae()
     vae = vae.to(device)
     tiny_vae.trainable(vae)
-    tiny_vae.run_single_frames(vae)
 
     def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         pixels = _scene_pixels(range(step * VAE_BATCH, (step + 1) * VAE_BATCH)).to(device)
@@ -123,7 +122,6 @@ def _load_vae(run_path: Path) -> AutoencoderKLWan:
 def _train_editor(run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool) -> None:
     vae: Any = _load_vae(run_path)
     vae = vae.to(device)
-    tiny_vae.run_single_frames(vae)
     tokenizer = build_tokenizer()
     pairs = render_pairs(run_path, num_pairs, progress=progress)
     latents = _encode_once(run_path, vae, pairs, device, progress)

@@ -1,0 +1,87 @@
+"""Run the Wan VAE, which is made for video, on single frames: a third of the work with the same result."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+
+def encode_frame(vae: Any, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """Return the posterior of single frames.
+
+    Args:
+        vae: AutoencoderKLWan.
+        pixels: `[B, 3, 1, H, W]` in [-1, 1].
+
+    Returns:
+        Distribution over `[B, C, 1, H/8, W/8]`.
+    """
+    if not _is_plain(vae, pixels.shape[-2:], 1):
+        return vae.encode(pixels).latent_dist
+    with single_frames(vae):
+        return DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(pixels)))
+
+
+def decode_frame(vae: Any, latents: Tensor) -> Tensor:
+    """Return the pixels of single frames.
+
+    Args:
+        vae: AutoencoderKLWan.
+        latents: Raw latents, `[B, C, 1, H/8, W/8]`.
+
+    Returns:
+        `[B, 3, 1, H, W]` in [-1, 1].
+    """
+    if not _is_plain(vae, latents.shape[-2:], vae.config.scale_factor_spatial):
+        return vae.decode(latents, return_dict=False)[0]
+    with single_frames(vae):
+        return vae.decoder(vae.post_quant_conv(latents)).clamp(-1, 1)
+
+
+@contextmanager
+def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
+    """Run every causal convolution as a 2-D one with its last temporal tap, while the block lasts.
+
+    Exact for one frame: the causal padding is zeros, so no other tap sees data. Where encoder and decoder are
+    called directly, the library's frame cache, a copy of every feature map, isn't made either.
+    """
+    if hasattr(vae, "_hf_hook"):
+        vae._hf_hook.pre_forward(vae)  # brings an offloaded VAE to its device, as `encode` and `decode` do
+    modules = [module for module in vae.modules() if isinstance(module, WanCausalConv3d)]
+    for module in modules:
+        module.forward = _frame_convolution(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
+def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
+    padding = (module._padding[2], module._padding[0])  # rows, columns
+
+    def forward(x: Tensor, _cache: Tensor | None = None) -> Tensor:
+        weight = module.weight[:, :, -1]
+        return functional.conv2d(x[:, :, 0], weight, module.bias, module.stride[1:], padding).unsqueeze(2)
+
+    return forward
+
+
+def _is_plain(vae: Any, sides: tuple[int, ...], scale: int) -> bool:
+    """Tell whether nothing else wants a say in how the VAE runs: tiles, offloading, another architecture."""
+    if not isinstance(vae, AutoencoderKLWan) or vae.config["patch_size"] is not None:
+        return False
+    limits = (vae.tile_sample_min_height, vae.tile_sample_min_width)
+    if vae.use_tiling and any(side * scale > limit for side, limit in zip(sides, limits, strict=True)):
+        return False
+    parts = [module for module in vae.modules() if module is not vae]
+    return not any("forward" in module.__dict__ or hasattr(module, "_hf_hook") for module in parts)

@@ -1,0 +1,90 @@
+"""Single frames through the VAE: the library's result, with less than half of its arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from joyimage.pipeline.vae import decode_frame, encode_frame
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def vae() -> Any:
+    """A Wan VAE whose temporal taps all have weights."""
+    return tiny.make_vae()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (8, 200)])
+def test_frame_when_encoded_and_decoded_then_as_the_library_does(vae: Any, size: tuple[int, int]) -> None:
+    pixels = torch.rand(2, 3, 1, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = vae.encode(pixels).latent_dist
+
+    posterior = encode_frame(vae, pixels)
+
+    assert torch.allclose(posterior.mean, expected.mean, atol=1e-5)
+    assert torch.allclose(posterior.logvar, expected.logvar, atol=1e-5)
+    decoded = vae.decode(expected.mean, return_dict=False)[0]
+    assert torch.allclose(decode_frame(vae, expected.mean), decoded, atol=1e-5)
+
+
+def test_frame_when_run_then_less_than_half_of_the_arithmetic(vae: Any) -> None:
+    pixels = torch.zeros(1, 3, 1, 64, 64)
+
+    with FlopCounterMode(display=False) as plain:
+        vae.decode(vae.encode(pixels).latent_dist.mean)
+    with FlopCounterMode(display=False) as ours:
+        decode_frame(vae, encode_frame(vae, pixels).mean)
+
+    assert ours.get_total_flops() < 0.5 * plain.get_total_flops()
+
+
+def test_video_when_encoded_afterwards_then_as_before(vae: Any) -> None:
+    video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = vae.encode(video).latent_dist.mean
+
+    encode_frame(vae, video[:, :, :1])
+
+    assert torch.equal(vae.encode(video).latent_dist.mean, expected)
+
+
+def test_tiles_when_enabled_then_large_pictures_go_through_them() -> None:
+    vae: Any = tiny.make_vae()
+    vae.enable_tiling(
+        tile_sample_min_height=64,
+        tile_sample_min_width=64,
+        tile_sample_stride_height=48,
+        tile_sample_stride_width=48,
+    )
+    latents = torch.randn(1, 16, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+
+    assert torch.equal(decode_frame(vae, latents), vae.decode(latents, return_dict=False)[0])
+    assert not torch.equal(decode_frame(vae, latents), decode_frame(tiny.make_vae(), latents))
+
+
+def test_offloaded_vae_when_run_then_its_hooks_decide() -> None:
+    vae: Any = tiny.make_vae()
+    expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
+    vae.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
+
+    assert torch.allclose(decode_frame(vae, torch.zeros(1, 16, 1, 4, 4)), expected, atol=1e-5)
+
+
+def test_offloaded_as_a_whole_when_run_then_brought_to_its_device() -> None:
+    from accelerate import cpu_offload_with_hook
+
+    vae: Any = tiny.make_vae()
+    expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
+    calls = []
+    vae, hook = cpu_offload_with_hook(vae, "cpu")
+    pre_forward = vae._hf_hook.pre_forward
+    vae._hf_hook.pre_forward = lambda *arguments: calls.append(arguments) or pre_forward(*arguments)
+
+    assert torch.equal(decode_frame(vae, torch.zeros(1, 16, 1, 4, 4)), expected)
+    assert len(calls) == 1
+    hook.remove()
