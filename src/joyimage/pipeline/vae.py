@@ -67,7 +67,7 @@ def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
 
 
 def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
-    padding = (module._padding[2], module._padding[0])  # rows, columns
+    padding: Any = (module._padding[2], module._padding[0])  # rows, columns
 
     def forward(x: Tensor, _cache: Tensor | None = None) -> Tensor:
         weight = module.weight[:, :, -1]

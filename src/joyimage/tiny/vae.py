@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -64,8 +64,8 @@ def quiet_posterior(vae: AutoencoderKLWan) -> None:
     Training needs it for a decoder that bears errors. A pipeline that samples the posterior would hide a
     reference behind it: it is as large as the latents themselves in the channels that say least.
     """
-    log_variances = slice(vae.config["z_dim"], None)
-    vae.quant_conv.bias[log_variances] -= 2 * math.log(20)
+    bias: Any = vae.quant_conv.bias
+    bias[vae.config["z_dim"] :] -= 2 * math.log(20)
 
 
 def trainable(vae: AutoencoderKLWan) -> nn.Module:
