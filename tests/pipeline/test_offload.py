@@ -1,0 +1,69 @@
+"""Parts that live elsewhere between their turns change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+
+PICTURE = tiny.make_picture(0, 64, 64)
+
+
+def make_pipe() -> Any:
+    pipe = tiny.make_pipeline()
+    pipe.register_to_config(base_size=64)
+    return pipe
+
+
+def run(pipe: Any) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    return np.asarray(
+        pipe(
+            image=PICTURE, prompt="blue", num_inference_steps=2, output_type="np", generator=generator
+        ).images
+    )
+
+
+@pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
+def test_group_offload_when_enabled_then_same_image(offload_type: str) -> None:
+    expected = run(make_pipe())
+    pipe = make_pipe()
+
+    pipe.enable_group_offload(
+        onload_device=torch.device("cpu"),
+        offload_device=torch.device("cpu"),
+        offload_type=offload_type,
+        num_blocks_per_group=1 if offload_type == "block_level" else None,
+    )
+
+    assert np.abs(run(pipe) - expected).max() < 1e-5
+
+
+def test_model_offload_when_enabled_then_parts_come_in_their_order_and_same_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = run(make_pipe())
+    pipe = make_pipe()
+    order: list[str] = []
+    names = {id(getattr(pipe, name)): name for name in ("text_encoder", "transformer", "vae")}
+    from accelerate.hooks import CpuOffload
+
+    plain = CpuOffload.pre_forward
+
+    def note(hook: Any, module: torch.nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        name = names.get(id(module), "?")
+        if order[-1:] != [name]:
+            order.append(name)
+        return plain(hook, module, *arguments, **keywords)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", note)
+    pipe.enable_model_cpu_offload(device="cpu:0")
+
+    image = run(pipe)
+
+    assert np.abs(image - expected).max() < 1e-5
+    assert order == ["text_encoder", "vae", "transformer", "vae"]
