@@ -10,31 +10,24 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from PIL.Image import Image
 from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
-from joyimage.pipeline.images import (
-    JoyImageEditImageProcessor,
-    group_pictures,
-    is_nested,
-    to_pictures,
-    to_pixels,
-)
+from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
-from joyimage.pipeline.text_encoder import encode
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 
-class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
+class JoyImageEditPipeline(CheckpointLoadingMixin, PromptEncodingMixin, DiffusionPipeline):
     """Edit pictures by instruction with JoyAI-Image-Edit.
 
     Args:
@@ -231,6 +224,7 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
                 device,
                 max_sequence_length,
                 num_images_per_prompt,
+                has_negative=self.do_classifier_free_guidance,
             )
 
             # 4. Set the noise levels.
@@ -321,87 +315,6 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             **settings,
         )
 
-    def encode_prompt(
-        self,
-        prompt: str | list[str],
-        device: torch.device | None = None,
-        num_images_per_prompt: int = 1,
-        prompt_embeds: Tensor | None = None,
-        prompt_embeds_mask: Tensor | None = None,
-        max_sequence_length: int = 1024,
-        template_type: str = "image",
-    ) -> tuple[Tensor, Tensor]:
-        """Encode prompts without a picture.
-
-        Args:
-            prompt: One or several.
-            device: Where to run; None: the pipeline's device.
-            num_images_per_prompt: Copies of each.
-            prompt_embeds: Given ones are only repeated.
-            prompt_embeds_mask: Goes with them.
-            max_sequence_length: Most tokens kept.
-            template_type: "image", the name of the text-only template.
-
-        Returns:
-            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
-
-        Raises:
-            ValueError: `template_type` is another.
-        """
-        _check_template(template_type, "image")
-        if prompt_embeds is None or prompt_embeds_mask is None:
-            texts = [prompt] if isinstance(prompt, str) else prompt
-            prompt_embeds, prompt_embeds_mask = self._encode(
-                texts, None, device or self._execution_device, max_sequence_length
-            )
-        return _per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
-
-    def encode_prompt_multiple_images(
-        self,
-        prompt: str | list[str],
-        device: torch.device | None = None,
-        num_images_per_prompt: int = 1,
-        images: Any = None,
-        prompt_embeds: Tensor | None = None,
-        prompt_embeds_mask: Tensor | None = None,
-        template_type: str = "multiple_images",
-        max_sequence_length: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        r"""Encode prompts with pictures, at the size that they have.
-
-        Args:
-            prompt: One or several; each "<image>\\n" in it stands for a picture beyond the first.
-            device: Where to run; None: the pipeline's device.
-            num_images_per_prompt: Copies of each.
-            images: One picture for all prompts, the same number for each in turn, or one list per prompt.
-            prompt_embeds: Given ones are only repeated.
-            prompt_embeds_mask: Goes with them.
-            template_type: "multiple_images".
-            max_sequence_length: Most tokens kept; None: 4,096.
-
-        Returns:
-            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
-
-        Raises:
-            ValueError: `template_type` is another, or pictures and prompts don't match.
-        """
-        _check_template(template_type, "multiple_images")
-        if prompt_embeds is None or prompt_embeds_mask is None:
-            texts = [prompt] if isinstance(prompt, str) else prompt
-            groups = None
-            if is_nested(images):
-                groups = [to_pictures(group, "images") for group in images]
-            elif images is not None:
-                groups = group_pictures(to_pictures(images, "images"), len(texts))
-            prompt_embeds, prompt_embeds_mask = self._encode(
-                texts,
-                groups,
-                device or self._execution_device,
-                max_sequence_length or 4096,
-                placeholders=True,
-            )
-        return _per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
-
     def normalize_latents(self, latent: Tensor) -> Tensor:
         """Standardise raw latents `[B, C, T, H, W]` with the VAE's statistics."""
         mean, std = statistics(self.vae, latent)
@@ -477,75 +390,6 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
         """Add a LoRA adapter to the transformer, from a file, a folder or a dict of tensors."""
         self.transformer.load_lora_adapter(source, adapter_name=adapter_name or "default", **kwargs)
 
-    def _encode_branches(
-        self,
-        num_prompts: int,
-        texts: dict[str, Any],
-        given: dict[str, tuple[Tensor | None, Tensor | None]],
-        pictures: list[list[Image]] | None,
-        device: torch.device,
-        max_tokens: int,
-        num_images_per_prompt: int,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Encode both guidance branches in one go, or take what is given.
-
-        Args:
-            num_prompts: Of each branch.
-            texts: By branch, a string for all or a list.
-            given: By branch, embeddings and mask.
-            pictures: Of each prompt.
-            device: Where to run.
-            max_tokens: Most tokens kept per prompt.
-            num_images_per_prompt: Outputs per prompt.
-
-        Returns:
-            Embeddings `[outputs, L, D]` by branch, None for the negative one without guidance; and masks
-            `[outputs, L]`, None where nothing is padded.
-        """
-        wanted = tuple(texts) if self.do_classifier_free_guidance else ("prompt_embeds",)
-        missing = [name for name in wanted if given[name][0] is None]
-        if missing:
-            prompts = [
-                prompt
-                for name in missing
-                for prompt in ([texts[name]] * num_prompts if isinstance(texts[name], str) else texts[name])
-            ]
-            groups = None if pictures is None else pictures * len(missing)
-            states, mask = self._encode(prompts, groups, device, max_tokens)
-            encoded = zip(states.split(num_prompts), mask.split(num_prompts), strict=True)
-            given = {**given, **dict(zip(missing, encoded, strict=True))}
-        embeds: dict[str, Any] = dict.fromkeys(texts)
-        masks: dict[str, Any] = dict.fromkeys(texts)
-        for name in wanted:
-            states, mask = given[name]
-            assert states is not None
-            assert mask is not None
-            states, mask = states.to(device), mask.to(device)
-            is_used = mask.bool().any(dim=0)  # the other branch may be longer
-            states, mask = _per_output(states[:, is_used], mask[:, is_used], num_images_per_prompt)
-            embeds[name], masks[name] = states, None if bool(mask.bool().all()) else mask
-        return embeds, masks
-
-    def _encode(
-        self,
-        prompts: list[str],
-        pictures: list[list[Image]] | None,
-        device: torch.device,
-        max_tokens: int,
-        *,
-        placeholders: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        return encode(
-            self.text_encoder,
-            self.processor,
-            self.tokenizer,
-            prompts,
-            pictures,
-            device=device,
-            max_tokens=max_tokens if pictures else min(max_tokens, self.config["text_token_max_length"]),
-            placeholders=placeholders,
-        )
-
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         scale = self.vae_scale_factor_spatial
         return self.transformer.config.in_channels, 1, size[0] // scale, size[1] // scale
@@ -564,16 +408,3 @@ class JoyImageEditPipeline(CheckpointLoadingMixin, DiffusionPipeline):
             latents = self.denormalize_latents(latents)
         pixels = decode_frame(self.vae, latents.to(next(self.vae.parameters()).dtype))
         return self.image_processor.postprocess(pixels[:, :, 0].float(), output_type=output_type)
-
-
-def _per_output(embeds: Tensor, mask: Tensor, num_images_per_prompt: int) -> tuple[Tensor, Tensor]:
-    """Repeat each prompt for its outputs, which stay together."""
-    return (
-        embeds.repeat_interleave(num_images_per_prompt, dim=0),
-        mask.repeat_interleave(num_images_per_prompt, dim=0),
-    )
-
-
-def _check_template(came: str, expected: str) -> None:
-    if came != expected:
-        raise ValueError(f"`template_type` is {came!r}; expected {expected!r}.")

@@ -152,6 +152,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
                 device,
                 max_sequence_length,
                 num_images_per_prompt,
+                has_negative=self.do_classifier_free_guidance,
             )
 
             # 4. Set the noise levels.
