@@ -131,6 +131,16 @@ def test_edit_when_16_bit_then_read(joyimage: Joyimage, tmp_path: Path) -> None:
     assert joyimage("edit", tmp_path / "deep.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
 
 
+def test_generate_when_called_then_a_picture_from_text_alone(joyimage: Joyimage, tmp_path: Path) -> None:
+    outcome = joyimage("generate", "A red star.", "-o", tmp_path / "out.png", *FAST, "--size", "64x128")
+
+    assert outcome.code == 0
+    assert Image.open(tmp_path / "out.png").size == (64, 128)
+    recipe = read_metadata(tmp_path / "out.png")
+    assert recipe is not None
+    assert (recipe["command"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
+
+
 def make_bad_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"not a picture" * 9)
     (folder / "text.jpg").write_text("hello")

@@ -16,6 +16,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command("joyimage.cli.edit:edit", name="edit")
+app.command("joyimage.cli.edit:generate", name="generate")
 app.command("joyimage.cli.info:info", name="info")
 app.command("joyimage.cli.convert:convert", name="convert")
 _train = App(name="train", help="Train a checkpoint.")

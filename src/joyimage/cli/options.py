@@ -1,0 +1,221 @@
+"""What all editing commands have in common: options, loading, running, writing, reporting."""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_format
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+
+from joyimage import __version__
+from joyimage.cli.console import note
+from joyimage.cli.pictures import write_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+PUBLISHED_MODEL = "jdopensource/JoyAI-Image-Edit-Diffusers"
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """Options of every command that makes pictures.
+
+    Attributes:
+        model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
+        steps: Denoising steps; the checkpoint's own default if not given.
+        guidance: Guidance scale; the checkpoint's own default if not given.
+        negative: What to stay away from.
+        seed: Any whole number; the same seed gives the same picture. Random if not given.
+        size: Wished size WIDTHxHEIGHT; the nearest trained one is taken. Follows the picture if not given.
+        base_size: Side of the square size that the trained sizes derive from.
+        num: Pictures to make; several are numbered.
+        device: Such as "cuda", "mps" or "cpu".
+        dtype: "bfloat16", "float16" or "float32".
+        lora: Adapter file or folder.
+        metadata: Record in the PNG what is needed to repeat the edit.
+        json: Print the result as JSON.
+    """
+
+    model: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    negative: str | None = None
+    seed: int | None = None
+    size: str | None = None
+    base_size: int | None = None
+    num: int = 1
+    device: str | None = None
+    dtype: str | None = None
+    lora: Path | None = None
+    metadata: bool = True
+    json: bool = False
+
+    def check(self) -> None:
+        """Refuse what can be refused before a checkpoint is loaded.
+
+        Raises:
+            ValueError: An option is out of range.
+        """
+        if self.num < 1:
+            raise ValueError(f"`--num` is {self.num}; expected 1 or more.")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"`--dtype` is {self.dtype!r}; expected {', '.join(DTYPES)}.")
+        if self.lora is not None and not self.lora.exists():
+            raise ValueError(f"`--lora` is {self.lora}; there is no such file or folder.")
+        self.wished_size()
+
+    def wished_size(self) -> dict[str, int]:
+        """Return `width` and `height` in pixels, or nothing.
+
+        Raises:
+            ValueError: `size` isn't WIDTHxHEIGHT.
+        """
+        if self.size is None:
+            return {}
+        width, _, height = self.size.lower().partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise ValueError(f"`--size` is {self.size!r}; expected WIDTHxHEIGHT, such as 1024x768.")
+        return {"width": int(width), "height": int(height)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A pipeline on its device.
+
+    Attributes:
+        pipe: The pipeline.
+        model: Name of the checkpoint.
+        device: Where it is.
+        dtype: Name of its dtype.
+    """
+
+    pipe: JoyImageEditPipeline
+    model: str
+    device: str
+    dtype: str
+
+
+def load(options: EditOptions) -> Loaded:
+    """Load a checkpoint with this machine's defaults, and say which on stderr.
+
+    Args:
+        options: Model, device, dtype, base size and adapter.
+
+    Returns:
+        The pipeline, ready.
+
+    Raises:
+        ValueError: An option is out of range.
+        CheckpointError: The checkpoint can't be read.
+    """
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from joyimage.pipeline.buckets import bucket_sizes
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+    # What takes time is the loop, which has its own bar.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    if options.base_size is not None:
+        bucket_sizes(options.base_size)  # refuses a base that doesn't exist
+    has_mps = torch.backends.mps.is_available()
+    accelerator = "cuda" if torch.cuda.is_available() else "mps" if has_mps else None
+    model = options.model or (PUBLISHED_MODEL if accelerator else "tiny")
+    device = options.device or accelerator or "cpu"
+    dtype = options.dtype or ("float32" if device == "cpu" else "bfloat16")
+    note(f"Model {model} on {device} in {dtype}.")
+    pipe: Any = JoyImageEditPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
+    if options.base_size is not None:
+        pipe.register_to_config(base_size=options.base_size)
+    if options.lora is not None:
+        pipe.load_lora_weights(options.lora)
+    return Loaded(pipe=pipe, model=model, device=device, dtype=dtype)
+
+
+def run_edit(
+    loaded: Loaded,
+    options: EditOptions,
+    output: Path,
+    call: Callable[..., Any],
+    record: dict[str, Any],
+    *,
+    source: Path | None = None,
+) -> dict[str, Any]:
+    """Make the pictures, write each of them whole, and return the report.
+
+    Args:
+        loaded: From `load`.
+        options: Of the command.
+        output: File to write; several get a number.
+        call: The pipeline or one of its methods, everything bound that only this command knows.
+        record: What only this command knows, for the report and the picture's metadata.
+        source: File of the picture that is edited.
+
+    Returns:
+        Paths, seconds, seed and all settings.
+
+    Raises:
+        PictureError: A file can't be written.
+        ValueError: The pipeline refuses an argument.
+    """
+    import torch
+
+    pipe: Any = loaded.pipe
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    config = pipe.config
+    steps = config.default_num_inference_steps if options.steps is None else options.steps
+    guidance = config.default_guidance_scale if options.guidance is None else options.guidance
+    started = time.perf_counter()
+    result = call(
+        negative_prompt=options.negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        num_images_per_prompt=options.num,
+        generator=[torch.Generator().manual_seed(seed + number) for number in range(options.num)],
+        **options.wished_size(),
+    )
+    seconds = time.perf_counter() - started
+    recipe = {
+        **record,
+        "negative": options.negative,
+        "model": loaded.model,
+        "version": __version__,
+        "steps": steps,
+        "guidance": guidance,
+        "width": result.width,
+        "height": result.height,
+        "base_size": config.base_size,
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        "lora": None if options.lora is None else str(options.lora),
+        "input_sha256": None if source is None else hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    num = options.num
+    paths = [output] if num == 1 else [output.with_stem(f"{output.stem}-{n + 1}") for n in range(num)]
+    for number, (path, picture) in enumerate(zip(paths, result.images, strict=True)):
+        write_picture(picture, path, {**recipe, "seed": seed + number} if options.metadata else None)
+    return {"outputs": [str(path) for path in paths], "seconds": round(seconds, 3), "seed": seed, **recipe}
+
+
+def print_report(report: dict[str, Any], *, json: bool) -> None:
+    """Print paths, or the whole report as JSON, on stdout; size, seconds and seed on stderr."""
+    if json:
+        print(json_format.dumps(report, ensure_ascii=False))
+        return
+    for path in report["outputs"]:
+        print(path)
+    note(
+        f"{report['width']} x {report['height']} pixels in {report['seconds']:.1f} s, seed {report['seed']}."
+    )
