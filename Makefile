@@ -30,7 +30,7 @@ test: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 # What users install is the wheel: one edit from it, with nothing but the wheel's own files.
 wheel-test: .venv/.installed-test

@@ -91,7 +91,7 @@ def advise(device: str, device_gb: float, memory_gb: float) -> tuple[str, str]:
         return "The published model, one part at a time.", "pipe.enable_model_cpu_offload(), bfloat16"
     return (
         "The published model, a few blocks at a time; slow.",
-        'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True), bfloat16',
+        'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level"), bfloat16',
     )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from joyimage.errors import PictureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_PIXELS = 128_000_000
 METADATA_KEY = "joyimage"
@@ -90,11 +94,35 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
         options["pnginfo"] = info
     elif kind != "PNG":
         options["quality"] = 95
+    _write_whole(path, lambda file: picture.save(file, kind, **options))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        PictureError: The file can't be written; nothing is left behind.
+    """
+    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def clear_partial(path: Path) -> None:
+    """Remove what a killed process left of writing `path`."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        partial.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write beside `path`, then put the file in its place in one go.
+
+    Raises:
+        PictureError: It can't be written; nothing is left behind.
+    """
     partial: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             partial = Path(file.name)
-            picture.save(file, kind, **options)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.chmod(0o644)

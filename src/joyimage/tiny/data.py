@@ -25,9 +25,9 @@ TASK_WEIGHTS = {
     "recolour": 1.0,
     "replace": 2.0,
     "move": 2.0,
-    "rotate": 2.0,
-    "camera": 2.0,
-    "text-to-image": 1.0,
+    "rotate": 3.0,
+    "camera": 1.5,
+    "text-to-image": 0.5,
 }
 # Batches mix the tasks of one group: their prompts are of like length, so little is padded.
 GROUPS = (("add", "remove", "recolour", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))

@@ -1,0 +1,253 @@
+"""`joyimage batch`: nothing lost, nothing done twice, no partial file, whatever happens in between."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from joyimage.cli.pictures import read_metadata
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+
+    Joyimage = Callable[..., Outcome]
+
+FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
+PROMPT = "Recolor the heart orange."
+
+
+@pytest.fixture
+def pictures_path(tmp_path: Path) -> Path:
+    """A folder with three pictures and a text file."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        tiny.make_picture(number, 64, 64).save(folder / f"picture-{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def write_rows(folder: Path, rows: list[Any]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def report_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "report.jsonl").read_text().splitlines()]
+
+
+def written_at(output: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in output.glob("0*.png")}
+
+
+def test_folder_when_run_then_every_picture_and_contact_sheets(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 0
+    assert sorted(written_at(tmp_path / "out")) == [f"0000{n + 1}-picture-{n}.png" for n in range(3)]
+    page = (tmp_path / "out" / "contact.html").read_text()
+    assert page.count("<figure>") == 3
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert Image.open(tmp_path / "out" / "contact.png").width > 384
+    assert [line["made"] for line in report_of(tmp_path / "out")] == [True] * 3
+
+
+def test_batch_when_run_again_then_nothing_is_made_twice(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+    before = written_at(tmp_path / "out")
+
+    outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+
+    assert written_at(tmp_path / "out") == before
+    assert "0 made, 3 there already" in outcome.err
+
+
+def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    rows: list[Any] = [{"image": f"picture-{number}.png", "prompt": PROMPT} for number in range(3)]
+    joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+    before = written_at(tmp_path / "out")
+
+    rows[1]["guidance"] = 3
+    tiny.make_picture(7, 64, 64).save(pictures_path / "picture-2.png")
+    joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+
+    after = written_at(tmp_path / "out")
+    assert [before[name] == after[name] for name in sorted(before)] == [True, False, False]
+    recipe = read_metadata(tmp_path / "out" / "00002-picture-1.png")
+    assert recipe is not None
+    assert recipe["guidance"] == 3
+
+
+def test_csv_when_run_then_fields_of_the_row_count(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    with (pictures_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "prompt", "output", "seed", "negative"])
+        writer.writeheader()
+        writer.writerow({"image": "picture-0.png", "prompt": "blue", "output": "a.png", "seed": "5"})
+        writer.writerow({"image": "picture-1.png", "negative": "dark"})
+
+    outcome = joyimage("batch", pictures_path / "rows.csv", PROMPT, "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 0
+    first, second = (
+        read_metadata(tmp_path / "out" / name) or {} for name in ("a.png", "00003-picture-1.png")
+    )
+    assert (first["prompt"], first["seed"]) == ("blue", 5)
+    assert (second["prompt"], second["negative"]) == (PROMPT, "dark")
+
+
+def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    (pictures_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    rows = [
+        {"image": "picture-0.png", "prompt": PROMPT},
+        "{not json",
+        {"image": "missing.png", "prompt": PROMPT},
+        {"image": "broken.png", "prompt": PROMPT},
+        {"image": "picture-1.png"},
+        {"image": "picture-1.png", "prompt": PROMPT, "seed": "many"},
+        {"image": "picture-1.png", "prompt": PROMPT, "output": "../out.png"},
+        {"image": "picture-1.png", "prompt": PROMPT, "output": "00001-picture-0.png"},
+        {"image": "picture-1.png", "prompt": PROMPT, "colour": "red"},
+        {"image": "picture-1.png", "prompt": PROMPT, "steps": 0},
+        [1, 2],
+        {"image": "picture-2.png", "prompt": PROMPT},
+    ]
+
+    outcome = joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 1
+    assert sorted(written_at(tmp_path / "out")) == ["00001-picture-0.png", "00012-picture-2.png"]
+    report = report_of(tmp_path / "out")
+    assert [line["row"] for line in report] == list(range(1, 13))
+    wrong = {line["row"]: line["error"] for line in report if "error" in line}
+    assert set(wrong) == set(range(2, 12))
+    words = [
+        "JSON",
+        "missing.png",
+        "broken.png",
+        "prompt",
+        "seed",
+        "output",
+        "earlier row",
+        "colour",
+        "steps",
+        "object",
+    ]
+    for sentence, word in zip(wrong.values(), words, strict=True):
+        assert word in sentence
+        assert sentence in outcome.err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.jsonl"], ["missing.jsonl", "no such file"]),
+        (["pictures"], ["`prompt`", "folder"]),
+        (["empty.jsonl"], ["empty.jsonl", "no row"]),
+        (["pictures/notes.txt", "blue"], ["notes.txt", ".jsonl"]),
+        (["pictures", "blue", "-o", "empty.jsonl"], ["`--output`", "a file"]),
+    ],
+)
+def test_source_when_wrong_then_one_sentence_and_exit_2(
+    joyimage: Joyimage,
+    pictures_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+
+    outcome = joyimage("batch", *arguments, *([] if "-o" in arguments else ["-o", "out"]))
+
+    assert outcome.code == 2
+    for word in words:
+        assert word in outcome.err
+    assert not (tmp_path / "out").exists()
+    assert pictures_path.exists()
+
+
+def run_until_killed(arguments: list[str], after_s: float) -> bool:
+    """Start the command in a process of its own and kill it; return whether it came to its end before."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "joyimage.cli.main", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return False
+    return process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_kills"), [(4, 2), pytest.param(40, 25, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition(
+    pictures_path: Path, tmp_path: Path, num_rows: int, num_kills: int
+) -> None:
+    rows = [{"image": "picture-0.png", "prompt": f"Number {number}"} for number in range(num_rows)]
+    output = tmp_path / "out"
+    arguments = ["batch", str(write_rows(pictures_path, rows)), "-o", str(output), *map(str, FAST)]
+    first_seen: dict[str, int] = {}
+    dice = random.Random(0)
+
+    kills = 0
+    for _ in range(num_kills):
+        started = time.monotonic()
+        # The first kill waits for a picture: some are done then and some are not, however fast the machine.
+        if kills == 0:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "joyimage.cli.main", *arguments], stderr=subprocess.DEVNULL
+            )
+            while not written_at(output) and process.poll() is None and time.monotonic() - started < 120:
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+            start_up_s = time.monotonic() - started
+            finished = False
+        else:
+            finished = run_until_killed(arguments, start_up_s * dice.uniform(0.8, 1.6))
+        kills += not finished
+        for name, moment in written_at(output).items():
+            Image.open(output / name).load()
+            assert first_seen.setdefault(name, moment) == moment
+    assert run_until_killed(arguments, 250)
+
+    assert kills >= 1
+    final = written_at(output)
+    assert len(final) == num_rows
+    assert {name: final[name] for name in first_seen} == first_seen
+    assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
+    assert [(read_metadata(output / name) or {})["prompt"] for name in sorted(final)] == [
+        row["prompt"] for row in rows
+    ]
