@@ -63,6 +63,18 @@ def test_train_tiny_when_stage_is_unknown_then_one_sentence(joyimage: Joyimage, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_describe_when_asked_then_question_and_answer_as_json(joyimage: Joyimage, picture_path: Path) -> None:
+    outcome = joyimage(
+        "describe", picture_path, "What is it?", "--max-new-tokens", 3, "--json", "--model", "tiny"
+    )
+
+    assert outcome.code == 0
+    report = json.loads(outcome.out)
+    assert report["question"] == "What is it?"
+    assert isinstance(report["answer"], str)
+    assert joyimage("describe", picture_path, "", "--model", "tiny").code == 2
+
+
 def test_command_when_unknown_then_exit_2(joyimage: Joyimage) -> None:
     outcome = joyimage("edti")
 

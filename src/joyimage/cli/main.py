@@ -17,6 +17,7 @@ app = App(
 )
 app.command("joyimage.cli.edit:edit", name="edit")
 app.command("joyimage.cli.edit:generate", name="generate")
+app.command("joyimage.cli.describe:describe", name="describe")
 app.command("joyimage.cli.batch:batch", name="batch")
 app.command("joyimage.cli.info:info", name="info")
 app.command("joyimage.cli.doctor:doctor", name="doctor")

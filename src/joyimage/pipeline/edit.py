@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
+from joyimage.pipeline.describe import DescriptionMixin
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
@@ -27,7 +28,7 @@ from joyimage.pipeline.schedule import set_schedule
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 
-class JoyImageEditPipeline(CheckpointLoadingMixin, PromptEncodingMixin, DiffusionPipeline):
+class JoyImageEditPipeline(CheckpointLoadingMixin, PromptEncodingMixin, DescriptionMixin, DiffusionPipeline):
     """Edit pictures by instruction with JoyAI-Image-Edit.
 
     Args:

@@ -48,10 +48,7 @@ def tokenize_conversation(
     token = tokenizer.convert_tokens_to_ids
 
     def pictures(counts: list[int]) -> list[int]:
-        ids: list[int] = []
-        for count in counts:
-            ids += [token("<|vision_start|>"), *[token("<|image_pad|>")] * count, token("<|vision_end|>")]
-        return ids
+        return _picture_tokens(tokenizer, counts)
 
     # The line break and the words are one text to the tokenizer where nothing stands between them.
     opening, first = ("user\n", pieces[0]) if leading else ("", "user\n" + pieces[0])
@@ -76,6 +73,30 @@ def tokenize_conversation(
     for picture, piece in zip(after, words[1:], strict=True):
         ids += picture + piece
     return ids + tail
+
+
+def tokenize_chat(tokenizer: Any, question: str, image_tokens: list[int]) -> list[int]:
+    """Put a question about pictures into Qwen3-VL's own chat form, without a system message.
+
+    Args:
+        tokenizer: Qwen's.
+        question: The user's words; control tokens in it are plain text.
+        image_tokens: Number of image tokens of each picture.
+
+    Returns:
+        Token ids up to where the answer begins.
+    """
+    opening = tokenizer("<|im_start|>user\n").input_ids
+    closing = tokenizer("<|im_end|>\n<|im_start|>assistant\n").input_ids
+    return [*opening, *_picture_tokens(tokenizer, image_tokens), *_plain(tokenizer, question), *closing]
+
+
+def _picture_tokens(tokenizer: Any, counts: list[int]) -> list[int]:
+    token = tokenizer.convert_tokens_to_ids
+    ids: list[int] = []
+    for count in counts:
+        ids += [token("<|vision_start|>"), *[token("<|image_pad|>")] * count, token("<|vision_end|>")]
+    return ids
 
 
 def _plain(tokenizer: Any, text: str) -> list[int]:

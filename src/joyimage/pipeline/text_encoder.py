@@ -56,7 +56,7 @@ def encode(
     dropped = prefix_length(tokenizer)
     rows: list[Any] = [None] * len(prompts)
     for indices in members.values():
-        vision, counts = _prepare_pictures(text_encoder, processor, groups[indices[0]], device)
+        vision, counts = prepare_pictures(text_encoder, processor, groups[indices[0]], device)
         ids = [
             torch.tensor(
                 tokenize_conversation(
@@ -72,7 +72,7 @@ def encode(
     return pad_sequence(rows, batch_first=True), mask
 
 
-def _prepare_pictures(
+def prepare_pictures(
     text_encoder: Any, processor: Any, pictures: Sequence[Image], device: torch.device
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Return the vision tower's inputs and the number of tokens of each picture."""
