@@ -16,6 +16,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command("joyimage.cli.edit:edit", name="edit")
+app.command("joyimage.cli.spatial:move", name="move")
+app.command("joyimage.cli.spatial:rotate", name="rotate")
+app.command("joyimage.cli.spatial:camera", name="camera")
 app.command("joyimage.cli.edit:generate", name="generate")
 app.command("joyimage.cli.describe:describe", name="describe")
 app.command("joyimage.cli.batch:batch", name="batch")

@@ -6,7 +6,7 @@ import hashlib
 import json as json_format
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +189,7 @@ def run_edit(
     seconds = time.perf_counter() - started
     recipe = {
         **record,
+        **({} if result.prompt is None else {"prompt": result.prompt}),
         "negative": options.negative,
         "model": loaded.model,
         "version": __version__,
@@ -206,7 +207,10 @@ def run_edit(
     paths = [output] if num == 1 else [output.with_stem(f"{output.stem}-{n + 1}") for n in range(num)]
     for number, (path, picture) in enumerate(zip(paths, result.images, strict=True)):
         write_picture(picture, path, {**recipe, "seed": seed + number} if options.metadata else None)
-    return {"outputs": [str(path) for path in paths], "seconds": round(seconds, 3), "seed": seed, **recipe}
+    report = {"outputs": [str(path) for path in paths], "seconds": round(seconds, 3), "seed": seed, **recipe}
+    if result.checks is not None:
+        report["checks"] = [{**asdict(checks), "summary": checks.summary} for checks in result.checks]
+    return report
 
 
 def print_report(report: dict[str, Any], *, json: bool) -> None:
@@ -214,8 +218,10 @@ def print_report(report: dict[str, Any], *, json: bool) -> None:
     if json:
         print(json_format.dumps(report, ensure_ascii=False))
         return
-    for path in report["outputs"]:
+    for number, path in enumerate(report["outputs"]):
         print(path)
+        if "checks" in report:
+            note(f"Check: {report['checks'][number]['summary']}")
     note(
         f"{report['width']} x {report['height']} pixels in {report['seconds']:.1f} s, seed {report['seed']}."
     )

@@ -25,10 +25,13 @@ from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
+from joyimage.pipeline.spatial import SpatialEditingMixin
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 
-class JoyImageEditPipeline(CheckpointLoadingMixin, PromptEncodingMixin, DescriptionMixin, DiffusionPipeline):
+class JoyImageEditPipeline(
+    CheckpointLoadingMixin, PromptEncodingMixin, DescriptionMixin, SpatialEditingMixin, DiffusionPipeline
+):
     """Edit pictures by instruction with JoyAI-Image-Edit.
 
     Args:

@@ -29,6 +29,8 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
     divides. Arguments of the constructor as in `JoyImageEditPipeline`.
     """
 
+    _picture_argument = "images"
+
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,

@@ -89,11 +89,18 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
 
 def fit_to_size(picture: Image.Image, height: int, width: int) -> Image.Image:
     """Scale a picture to cover the size (bilinear) and crop its centre, offsets rounded down."""
-    scale = max(height / picture.height, width / picture.width)
-    scaled_height, scaled_width = math.ceil(picture.height * scale), math.ceil(picture.width * scale)
+    (scaled_height, scaled_width), (top, left) = scale_to_cover(picture.height, picture.width, height, width)
     picture = picture.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
-    left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def scale_to_cover(
+    picture_height: int, picture_width: int, height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the size (height, width) that covers another, and the offsets (top, left) of its centre crop."""
+    scale = max(height / picture_height, width / picture_width)
+    scaled_height, scaled_width = math.ceil(picture_height * scale), math.ceil(picture_width * scale)
+    return (scaled_height, scaled_width), ((scaled_height - height) // 2, (scaled_width - width) // 2)
 
 
 def choose_size(

@@ -18,9 +18,13 @@ class JoyImageEditPipelineOutput(BaseOutput):
         height: Chosen height in pixels.
         width: Chosen width in pixels.
         interrupted: Whether `pipe._interrupt` ended the call early.
+        checks: Of a spatial edit, what changed in each picture (`joyimage.spatial.checks.SpatialChecks`).
+        prompt: Of a spatial edit, the words that were sent.
     """
 
     images: Any
     height: int | None = None
     width: int | None = None
     interrupted: bool = False
+    checks: Any = None
+    prompt: str | None = None

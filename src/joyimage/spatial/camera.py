@@ -6,6 +6,8 @@ import math
 import warnings
 from dataclasses import dataclass
 
+from joyimage.spatial.names import check_style
+
 ZOOMS = ("in", "out", "unchanged")
 TRAINED_YAWS_DEGREES = tuple(range(-135, 181, 45))
 TRAINED_PITCHES_DEGREES = tuple(range(-75, 76, 15))
@@ -35,7 +37,7 @@ class CameraMove:
         """Refuse what has no wording, and warn about what was not trained.
 
         Raises:
-            ValueError: An angle is not finite, the zoom is unknown, or nothing would change.
+            ValueError: An angle is not finite, or the zoom is unknown.
         """
         for name, angle in (("yaw", self.yaw), ("pitch", self.pitch)):
             if not math.isfinite(angle):
@@ -51,10 +53,28 @@ class CameraMove:
 
     @property
     def prompt(self) -> str:
-        """Return the four lines of the trained wording, angles in whole degrees."""
+        """Return the documented wording: four lines, angles in whole degrees."""
+        return self.prompt_in("documented")
+
+    def prompt_in(self, style: str) -> str:
+        """Return the wording of a style.
+
+        Args:
+            style: "documented" in whole degrees, or "benchmark" with one decimal as in the benchmark's files.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            ValueError: There is no such style.
+        """
+        check_style(style)
+        decimals = 0 if style == "documented" else 1
+        # Rounded first: "-0" is no angle.
+        yaw, pitch = (round(angle, decimals) + 0.0 for angle in (self.yaw, self.pitch))
         return (
             "Move the camera.\n"
-            f"- Camera rotation: Yaw {round(self.yaw)}°, Pitch {round(self.pitch)}°.\n"
+            f"- Camera rotation: Yaw {yaw:.{decimals}f}°, Pitch {pitch:.{decimals}f}°.\n"
             f"- Camera zoom: {self.zoom}.\n"
             "- Keep the 3D scene static; only change the viewpoint."
         )

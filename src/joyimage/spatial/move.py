@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from joyimage.spatial.rotation import without_article
+from joyimage.spatial.names import check_name, check_style, without_article
 
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
+if TYPE_CHECKING:
+    from joyimage.spatial.box import Box
 
 RED = (255, 0, 0)
 
@@ -19,25 +20,55 @@ class ObjectMove:
     """A move of one object to a place, with the size that it shall have there.
 
     Attributes:
-        object: What to move; a leading article is dropped.
-        box: Where it shall end, (left, top, right, bottom) in pixels of the picture.
+        object: What to move.
+        box: Where it shall end, (left, top, right, bottom) in pixels; None where only the prompt is known.
 
     Raises:
         ValueError: `object` is empty or the box has no area.
     """
 
     object: str
-    box: Box
+    box: Box | None
 
     def __post_init__(self) -> None:
-        """Refuse an empty object or box."""
-        object.__setattr__(self, "object", without_article(self.object))
-        _check_box(self.box)
+        """Refuse an empty object or box.
+
+        Raises:
+            ValueError: One of them is.
+        """
+        object.__setattr__(self, "object", check_name(self.object))
+        if self.box is not None:
+            object.__setattr__(self, "box", tuple(self.box))
+            _check_box(self.box)
 
     @property
     def prompt(self) -> str:
-        """Return the trained wording."""
-        return f"Move the {self.object} into the red box and finally remove the red box."
+        """Return the documented wording; a leading article of the object is dropped."""
+        return self.prompt_in("documented")
+
+    def prompt_in(self, style: str) -> str:
+        """Return the wording of a style.
+
+        Args:
+            style: "documented", or "benchmark" as in the benchmark's files, the article as given.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            ValueError: There is no such style.
+        """
+        check_style(style)
+        what = f"the {without_article(self.object)}" if style == "documented" else self.object
+        return f"Move {what} into the red box and finally remove the red box."
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """Return the width in pixels of the box's line in a picture of a size.
+
+    Source: measured on the published samples of SpatialEdit, arXiv 2604.04911.
+    """
+    return max(2, round(0.004 * max(size)))
 
 
 def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
@@ -48,12 +79,10 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
         box: Outer edge of the line, (left, top, right, bottom) in pixels, right and bottom exclusive.
 
     Returns:
-        A copy with the box, the line max(2, round(0.004 * longer side)) pixels wide.
+        A copy with the box.
 
     Raises:
         ValueError: The box has no area or reaches over the picture's edge.
-
-    Source: measured on the published samples of SpatialEdit, arXiv 2604.04911.
     """
     _check_box(box)
     left, top, right, bottom = box
@@ -63,8 +92,9 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
             f"expected one inside the picture of {image.width} x {image.height} pixels."
         )
     picture = image.copy()
-    width = max(2, round(0.004 * max(image.size)))
-    ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=RED, width=width)
+    ImageDraw.Draw(picture).rectangle(
+        (left, top, right - 1, bottom - 1), outline=RED, width=line_width(image.size)
+    )
     return picture
 
 

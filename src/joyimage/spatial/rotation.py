@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from joyimage.spatial.names import check_name, check_style, without_article
+
 
 class View(str, Enum):
     """The eight views, in the order of their heading: 45° times the place in this list.
@@ -23,6 +25,11 @@ class View(str, Enum):
     REAR = "rear"
     REAR_RIGHT = "rear right"
 
+    @property
+    def heading(self) -> int:
+        """Return the direction of the object's front in degrees, 0 to the right, 90 to the viewer."""
+        return 45 * list(View).index(self)
+
     @classmethod
     def _missing_(cls, value: object) -> View | None:
         """Understand "rear-left", "REAR_LEFT" and "back left"."""
@@ -38,7 +45,7 @@ class ObjectRotation:
     """A turn of one object; camera and background stay.
 
     Attributes:
-        object: What to turn; a leading article is dropped.
+        object: What to turn.
         view: The view wanted, a `View` or one of its usual spellings.
 
     Raises:
@@ -54,7 +61,7 @@ class ObjectRotation:
         Raises:
             ValueError: The object has no name, or the view is unknown.
         """
-        object.__setattr__(self, "object", without_article(self.object))
+        object.__setattr__(self, "object", check_name(self.object))
         try:
             object.__setattr__(self, "view", View(self.view))
         except ValueError:
@@ -63,20 +70,24 @@ class ObjectRotation:
 
     @property
     def prompt(self) -> str:
-        """Return the trained wording."""
-        return f"Rotate the {self.object} to show the {View(self.view).value} side view."
+        """Return the documented wording; a leading article of the object is dropped."""
+        return self.prompt_in("documented")
 
+    def prompt_in(self, style: str) -> str:
+        """Return the wording of a style.
 
-def without_article(name: str) -> str:
-    """Drop a leading "the", "a" or "an" from the name of an object.
+        Args:
+            style: "documented", or "benchmark" as in the benchmark's files, the article as given.
 
-    Raises:
-        ValueError: Nothing is left, or the name has a line break.
-    """
-    words = name.split(" ")
-    if len(words) > 1 and words[0].lower() in {"the", "a", "an"}:
-        words = words[1:]
-    rest = " ".join(words).strip()
-    if not rest or "\n" in rest:
-        raise ValueError(f"`object` is {name!r}; expected the name of one object, such as 'blue car'.")
-    return rest
+        Returns:
+            The prompt.
+
+        Raises:
+            ValueError: There is no such style.
+        """
+        check_style(style)
+        view = View(self.view)
+        if style == "documented":
+            return f"Rotate the {without_article(self.object)} to show the {view.value} side view."
+        side = "" if view in {View.FRONT, View.REAR} else " side"
+        return f"Rotate {self.object} to show the {view.value}{side} view."

@@ -1,0 +1,69 @@
+"""Boxes in a picture: pixels or fractions, corners or corner and size."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
+
+FORMS = ("xyxy", "xywh")
+# Sides below this share of the picture were hardly ever trained.
+SMALLEST_SHARE = 0.02
+
+
+def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy") -> Box:
+    """Bring a box to whole pixels of a picture.
+
+    Args:
+        box: Four numbers: pixels, or, where none exceeds 1, fractions of the picture's sides.
+        size: Width and height of the picture in pixels.
+        form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
+
+    Returns:
+        The box, rounded to whole pixels.
+
+    Raises:
+        ValueError: It isn't four finite numbers, has no area, or reaches over the picture's edge.
+    """
+    if form not in FORMS:
+        raise ValueError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
+    values = [float(value) for value in box]
+    if len(values) != 4 or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"`box` is {tuple(box)}; expected four finite numbers.")
+    if form == "xywh":
+        values[2:] = values[0] + values[2], values[1] + values[3]
+    width, height = size
+    if max(values) <= 1:
+        values = [value * side for value, side in zip(values, (width, height, width, height), strict=True)]
+    left, top, right, bottom = (round(value) for value in values)
+    if right <= left or bottom <= top:
+        raise ValueError(
+            f"`box` is {tuple(box)} ({form}); expected one with an area, "
+            "its right side right of its left one and its bottom below its top."
+        )
+    if left < 0 or top < 0 or right > width or bottom > height:
+        raise ValueError(
+            f"`box` is {tuple(box)} ({form}); expected one inside the picture of {width} x {height} pixels."
+        )
+    if min((right - left) / width, (bottom - top) / height) < SMALLEST_SHARE:
+        warnings.warn(
+            f"`box` is {right - left} x {bottom - top} pixels in a picture of {width} x {height}: "
+            "a side under 2 % of the picture was hardly ever trained, and the move may fail.",
+            stacklevel=3,
+        )
+    return left, top, right, bottom
+
+
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Return the overlap of two boxes over their union, 0 to 1."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(0, width) * max(0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    return shared / (areas - shared)

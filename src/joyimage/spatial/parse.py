@@ -1,0 +1,114 @@
+"""From a prompt back to the edit that it words; and what is wrong with one that nearly is a template."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+from joyimage.spatial.camera import ZOOMS, CameraMove
+from joyimage.spatial.move import ObjectMove
+from joyimage.spatial.red_box import find_red_boxes
+from joyimage.spatial.rotation import ObjectRotation, View
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SpatialEdit = ObjectMove | ObjectRotation | CameraMove
+
+_MOVE = re.compile(r"Move (?P<object>[^\n]+?) into the red box and finally remove the red box\.")
+_ROTATE = re.compile(r"Rotate (?P<object>[^\n]+) to show the (?P<view>[a-z -]+?)(?P<side> side)? view\.")
+_ANGLE = r"-?\d+(?:\.\d+)?"
+_ROTATION_LINE = re.compile(rf"- Camera rotation: Yaw (?P<yaw>{_ANGLE})°, Pitch (?P<pitch>{_ANGLE})°\.")
+_ZOOM_LINE = re.compile(r"- Camera zoom: (?P<zoom>[a-z]+)\.")
+_CAMERA_LINES = (
+    "Move the camera.",
+    "- Camera rotation: Yaw {y}°, Pitch {p}°.",
+    f"- Camera zoom: {'/'.join(ZOOMS)}.",
+    "- Keep the 3D scene static; only change the viewpoint.",
+)
+
+
+def parse(prompt: str, image: Image.Image | None = None) -> SpatialEdit | None:
+    """Recognise the template of a spatial edit, in either wording.
+
+    Args:
+        prompt: Any prompt.
+        image: The picture that goes with it; the red box of a move is read from it.
+
+    Returns:
+        The edit; None where the prompt is no template and doesn't nearly look like one.
+
+    Raises:
+        ValueError: It nearly is a template; the sentence says what keeps it from being one.
+    """
+    start = prompt.lstrip().lower()
+    if start.startswith("move the camera") or "camera rotation" in start or "camera zoom" in start:
+        return _parse_camera(prompt)
+    if start.startswith("move ") and "red box" in start:
+        return _parse_move(prompt, image)
+    if re.match(r"(rotate|turn)\b.*\b(view|side)\b", start, re.DOTALL):
+        return _parse_rotation(prompt)
+    return None
+
+
+def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
+    match = _MOVE.fullmatch(prompt)
+    if match is None:
+        raise ValueError(
+            "`prompt` nearly words a move; expected exactly "
+            "'Move the <object> into the red box and finally remove the red box.'"
+        )
+    box = None
+    if image is not None:
+        boxes = find_red_boxes(image)
+        if not boxes:
+            raise ValueError(
+                "`prompt` words a move, but `image` shows no red box; draw one where the object shall end."
+            )
+        box = boxes[0]
+    return ObjectMove(_strip_the(match["object"]), box)
+
+
+def _parse_rotation(prompt: str) -> ObjectRotation:
+    match = _ROTATE.fullmatch(prompt)
+    if match is None:
+        raise ValueError(
+            "`prompt` nearly words a rotation; expected exactly "
+            "'Rotate the <object> to show the <view> side view.'"
+        )
+    names = [view.value for view in View]
+    if match["view"] not in names:
+        raise ValueError(f"`prompt` asks for the view {match['view']!r}; expected one of {', '.join(names)}.")
+    if match["side"] is None and match["view"] not in {"front", "rear"}:
+        raise ValueError(
+            f"`prompt` says 'the {match['view']} view'; expected 'the {match['view']} side view'."
+        )
+    return ObjectRotation(_strip_the(match["object"]), match["view"])
+
+
+def _parse_camera(prompt: str) -> CameraMove:
+    lines = prompt.split("\n")
+    if len(lines) != len(_CAMERA_LINES):
+        missing = [line for line in _CAMERA_LINES if not any(own.startswith(line[:15]) for own in lines)]
+        what = f"; the line {missing[0]!r} is missing" if missing else ""
+        raise ValueError(f"`prompt` nearly words a camera move, in {len(lines)} lines; expected 4{what}.")
+    rotation, zoom = _ROTATION_LINE.fullmatch(lines[1]), _ZOOM_LINE.fullmatch(lines[2])
+    is_right = (lines[0] == _CAMERA_LINES[0], rotation, zoom, lines[3] == _CAMERA_LINES[3])
+    for line, right, expected in zip(lines, is_right, _CAMERA_LINES, strict=True):
+        if not right:
+            raise ValueError(
+                f"`prompt` nearly words a camera move, but has the line {line!r}; expected {expected!r}."
+            )
+    assert rotation is not None
+    assert zoom is not None
+    if zoom["zoom"] not in ZOOMS:
+        raise ValueError(f"`prompt` asks for the zoom {zoom['zoom']!r}; expected one of {', '.join(ZOOMS)}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # to recognise an edit is not to advise for it
+        return CameraMove(float(rotation["yaw"]), float(rotation["pitch"]), zoom["zoom"])
+
+
+def _strip_the(name: str) -> str:
+    """Drop the article that the documented wording adds."""
+    return name.removeprefix("the ")
