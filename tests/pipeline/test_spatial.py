@@ -7,12 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from joyimage.pipeline.images import fit_to_size
-from joyimage.pipeline.spatial import _through_crop
 from joyimage.spatial import CameraMove, ObjectRotation, find_red_boxes
 from tests import tiny
 
@@ -97,7 +92,6 @@ def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
         ("move", (PICTURE, "car", (20, 30, 160, 90)), "inside the picture"),
         ("move", (PICTURE, "", (20, 30, 60, 90)), "`object`"),
         ("move", ([PICTURE] * 2, "car", (20, 30, 60, 90)), "2 pictures"),
-        ("move", (Image.new("RGB", (400, 97)), "car", (0, 10, 40, 60)), "the crop"),
         ("rotate", (PICTURE, "car", "upper"), "`view`"),
         ("camera", (PICTURE, float("nan")), "`yaw`"),
         ("camera", ("picture.png", 45), "`image`"),
@@ -115,29 +109,18 @@ def test_spatial_edit_when_a_tuple_is_asked_for_then_refused(pipe: Any) -> None:
         pipe.camera(PICTURE, yaw=45, return_dict=False)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    width=st.integers(60, 500),
-    height=st.integers(60, 500),
-    place=st.tuples(*[st.floats(0.3, 0.7)] * 2),
-    size=st.sampled_from([(96, 96), (64, 144), (144, 64), (80, 112)]),
-)
-def test_box_when_carried_through_scale_and_crop_then_on_the_same_content(
-    width: int, height: int, place: tuple[float, float], size: tuple[int, int]
-) -> None:
-    """A white block on black comes out where the box says, to the pixel that scaling blurs."""
-    left, top = int(place[0] * width), int(place[1] * height)
-    box = (left, top, min(width, left + width // 6), min(height, top + height // 6))
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[box[1] : box[3], box[0] : box[2]] = 255
-    picture = Image.fromarray(pixels)
-    try:
-        placed = _through_crop(box, picture, size)
-    except ValueError:
-        return
+def test_move_when_the_crop_would_cut_the_box_then_padded_with_a_warning(pipe: Any) -> None:
+    wide = tiny.make_picture(2, 97, 400).point(lambda value: value // 2)
 
-    bright = np.asarray(fit_to_size(picture, *size).convert("L")) > 127
+    with pytest.warns(UserWarning, match="padded instead"):
+        output = pipe.move(wide, "car", (0, 10, 40, 60), height=96, width=96)
 
-    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    found = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    assert np.abs(np.subtract(found, placed)).max() <= 1
+    assert output.images[0].size == (96, 23)
+    assert (output.height, output.width) == (96, 96)
+
+
+def test_spatial_edit_when_restored_then_the_picture_s_own_size(pipe: Any) -> None:
+    output = pipe.camera(PICTURE, yaw=45, fit="exact", restore=True, preserve=True)
+
+    assert output.images[0].size == PICTURE.size
+    assert output.masks[0].size == PICTURE.size

@@ -25,7 +25,10 @@ from joyimage.errors import PictureError
 FIELDS = ("image", "prompt", "output", "negative", "seed", "steps", "guidance", "size")
 _NUMBERS = {"seed": int, "steps": int, "guidance": float}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_SETTINGS = ("model", "steps", "guidance", "negative", "seed", "size", "base_size", "device", "dtype", "lora")
+_SETTINGS = (
+    *("model", "steps", "guidance", "negative", "seed", "size", "base_size", "fit", "restore", "preserve"),
+    *("device", "dtype", "lora"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ class EditOptions:
         seed: Any whole number; the same seed gives the same picture. Random if not given.
         size: Wished size WIDTHxHEIGHT; the nearest trained one is taken. Follows the picture if not given.
         base_size: Side of the square size that the trained sizes derive from.
+        fit: "crop" to a trained size, "pad" to one and cut the padding off, or "exact": the own aspect ratio.
+        restore: Map the result back onto the picture at its own size.
+        preserve: Keep the picture's own pixels where the edit touched nothing.
         num: Pictures to make; several are numbered.
         device: Such as "cuda", "mps" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
@@ -53,6 +56,9 @@ class EditOptions:
     seed: int | None = None
     size: str | None = None
     base_size: int | None = None
+    fit: str = "crop"
+    restore: bool = False
+    preserve: bool = False
     num: int = 1
     device: str | None = None
     dtype: str | None = None
@@ -86,6 +92,10 @@ class EditOptions:
         if not (width.isdigit() and height.isdigit()):
             raise ValueError(f"`--size` is {self.size!r}; expected WIDTHxHEIGHT, such as 1024x768.")
         return {"width": int(width), "height": int(height)}
+
+    def framing(self) -> dict[str, Any]:
+        """Return how the picture goes in and comes out, as the pipeline names it."""
+        return {"fit": self.fit, "restore": self.restore, "preserve": self.preserve}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +195,7 @@ def run_edit(
         num_images_per_prompt=options.num,
         generator=[torch.Generator().manual_seed(seed + number) for number in range(options.num)],
         **options.wished_size(),
+        **({} if source is None else options.framing()),
     )
     seconds = time.perf_counter() - started
     recipe = {
@@ -198,6 +209,7 @@ def run_edit(
         "width": result.width,
         "height": result.height,
         "base_size": config.base_size,
+        **({} if source is None else options.framing()),
         "device": loaded.device,
         "dtype": loaded.dtype,
         "lora": None if options.lora is None else str(options.lora),

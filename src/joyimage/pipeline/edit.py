@@ -18,6 +18,7 @@ from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.describe import DescriptionMixin
+from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
@@ -138,6 +139,10 @@ class JoyImageEditPipeline(
         schedule: str = "diffusers",
         reference_latents: str = "sample",
         latents_dtype: str | torch.dtype | None = None,
+        fit: str = "crop",
+        restore: bool = False,
+        preserve: bool = False,
+        region: Any = None,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, make one.
 
@@ -167,6 +172,11 @@ class JoyImageEditPipeline(
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "sample" or "mode" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
+            fit: "crop" to a trained size, as published; "pad" to one, the padding is cut off the result;
+                "exact": the picture's own aspect ratio in multiples of 16, or `height` and `width` as given.
+            restore: Map the result back onto the picture at its own size, cropped borders from the picture.
+            preserve: Keep the picture's own pixels where the edit touched nothing; the masks are returned.
+            region: A box on the picture (pixels or fractions) or a mask: nothing changes outside.
 
         Returns:
             Pictures in the order prompt 0 first to last output, prompt 1, and so on.
@@ -202,14 +212,23 @@ class JoyImageEditPipeline(
             reference_latents=reference_latents,
         )
         check_pictures(pictures, num_prompts)
+        framing = Framing(fit=fit, restore=restore, preserve=preserve, region=region)
+        framing.check(has_image=pictures is not None, output_type=output_type)
+        for picture in pictures if pictures and region is not None else ():
+            framing.check_region(picture.size)
         num_outputs = num_prompts * num_images_per_prompt
-        size = self.image_processor.choose_size(pictures, height, width)
+        if pictures is None:
+            size = self.image_processor.choose_size(None, height, width)
+        else:
+            size = framing.choose_size(self.image_processor, pictures, height, width)
         check_latents(latents, (num_outputs, 1, *self._latent_shape(size)))
 
         # 2. Bring the pictures to the size.
-        groups = None
+        groups, originals, placements = None, pictures, []
         if pictures is not None:
-            pictures = [self.image_processor.fit(picture, *size) for picture in pictures]
+            pictures, placements = map(
+                list, zip(*(framing.place(one, size) for one in pictures), strict=True)
+            )
             groups = [[picture] for picture in pictures] * (num_prompts // len(pictures))
         self._guidance_scale = guidance_scale
         self._interrupt = False
@@ -217,7 +236,7 @@ class JoyImageEditPipeline(
 
         try:
             # 3. Read pictures and prompts.
-            embeds, masks = self._encode_branches(
+            embeds, text_masks = self._encode_branches(
                 num_prompts,
                 {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""},
                 {
@@ -264,7 +283,7 @@ class JoyImageEditPipeline(
                     [list(items) for items in references] if references is not None else [()] * num_outputs
                 ),
                 embeds,
-                masks,
+                text_masks,
                 callback=callback_on_step_end,
                 callback_tensors=callback_tensors,
                 show=lambda latents: (
@@ -275,12 +294,15 @@ class JoyImageEditPipeline(
 
             # 7. Decode the target.
             images: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
+            masks = None
+            if originals is not None and images and not framing.is_plain:
+                images, masks = framing.finish_all(images, originals, placements, image)
         finally:
             self._finish()
         if not return_dict:
             return (images,)
         return JoyImageEditPipelineOutput(
-            images=images, height=size[0], width=size[1], interrupted=self._interrupt
+            images=images, height=size[0], width=size[1], interrupted=self._interrupt, masks=masks
         )
 
     def check_inputs(

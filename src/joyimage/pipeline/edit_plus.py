@@ -30,6 +30,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
     """
 
     _picture_argument = "images"
+    _takes_fit = False
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]

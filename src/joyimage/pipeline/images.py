@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
 from joyimage.pipeline.buckets import bucket_sizes, nearest_bucket
+from joyimage.pipeline.framing import lay
+from joyimage.spatial.frame import Placement
 
 
 class JoyImageEditImageProcessor(VaeImageProcessor):
@@ -89,18 +90,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
 
 def fit_to_size(picture: Image.Image, height: int, width: int) -> Image.Image:
     """Scale a picture to cover the size (bilinear) and crop its centre, offsets rounded down."""
-    (scaled_height, scaled_width), (top, left) = scale_to_cover(picture.height, picture.width, height, width)
-    picture = picture.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
-    return picture.crop((left, top, left + width, top + height))
-
-
-def scale_to_cover(
-    picture_height: int, picture_width: int, height: int, width: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the size (height, width) that covers another, and the offsets (top, left) of its centre crop."""
-    scale = max(height / picture_height, width / picture_width)
-    scaled_height, scaled_width = math.ceil(picture_height * scale), math.ceil(picture_width * scale)
-    return (scaled_height, scaled_width), ((scaled_height - height) // 2, (scaled_width - width) // 2)
+    return lay(picture, Placement.crop(picture.size, (width, height)))
 
 
 def choose_size(

@@ -18,6 +18,7 @@ class JoyImageEditPipelineOutput(BaseOutput):
         height: Chosen height in pixels.
         width: Chosen width in pixels.
         interrupted: Whether `pipe._interrupt` ended the call early.
+        masks: Where `preserve` or `region` took the result (255) and not the picture; None without them.
         checks: Of a spatial edit, what changed in each picture (`joyimage.spatial.checks.SpatialChecks`).
         prompt: Of a spatial edit, the words that were sent.
     """
@@ -26,5 +27,6 @@ class JoyImageEditPipelineOutput(BaseOutput):
     height: int | None = None
     width: int | None = None
     interrupted: bool = False
+    masks: Any = None
     checks: Any = None
     prompt: str | None = None

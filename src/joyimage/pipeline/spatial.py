@@ -2,6 +2,7 @@
 
 # Annotations are real types here, as in `edit.py`.
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -9,11 +10,13 @@ from typing import Any, cast
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL.Image import Image
 
-from joyimage.pipeline.images import scale_to_cover, to_pictures
+from joyimage.pipeline.framing import Framing
+from joyimage.pipeline.images import to_pictures
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.camera import CameraMove
 from joyimage.spatial.checks import check_edit
+from joyimage.spatial.frame import Placement
 from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.rotation import ObjectRotation, View
 
@@ -27,6 +30,7 @@ class SpatialEditingMixin(DiffusionPipeline):
 
     image_processor: Any
     _picture_argument = "image"
+    _takes_fit = True
 
     def move(
         self,
@@ -48,20 +52,33 @@ class SpatialEditingMixin(DiffusionPipeline):
             style: Wording, "documented" or "benchmark".
             **call: Further arguments of the pipeline's call.
 
+        A box that the crop would cut off makes the picture be padded instead, with a warning.
+
         Returns:
             Pictures, with `checks` of each.
 
         Raises:
             TypeError: The picture is none.
-            ValueError: The box doesn't fit, or would be cut off where the picture is cropped.
+            ValueError: The box doesn't fit on the picture.
         """
         picture = _one_picture(image)
         pixels = resolve_box(box, picture.size, box_form)
         edit = ObjectMove(object, pixels)
-        size = self.image_processor.choose_size([picture], call.get("height"), call.get("width"))
-        fitted = self.image_processor.fit(picture, *size)
-        placed = _through_crop(pixels, picture, size)
-        return self._edit_spatially(fitted, draw_red_box(fitted, placed), edit.prompt_in(style), placed, call)
+        framing = _take_framing(call)
+        canvas, placement = self._place(picture, framing, call)
+        if placement.cuts(pixels):
+            warnings.warn(
+                f"`box` is {pixels}, which the crop to {canvas.width} x {canvas.height} would cut off; "
+                "the picture is padded instead (fit='pad').",
+                stacklevel=2,
+            )
+            framing = replace(framing, fit="pad")
+            canvas, placement = self._place(picture, framing, call)
+        left, top, right, bottom = (round(side) for side in placement.to_canvas(pixels))
+        placed = (left, top, right, bottom)
+        given = draw_red_box(canvas, placed)
+        prompt = edit.prompt_in(style)
+        return self._edit_spatially(image, picture, framing, placement, canvas, given, prompt, placed, call)
 
     def rotate(
         self, image: Any, object: str, view: View | str, *, style: str = "documented", **call: Any
@@ -83,8 +100,7 @@ class SpatialEditingMixin(DiffusionPipeline):
             ValueError: There is no such view.
         """
         edit = ObjectRotation(object, view)
-        fitted = self._fit_one(image, call)
-        return self._edit_spatially(fitted, fitted, edit.prompt_in(style), None, call)
+        return self._edit_whole(image, edit.prompt_in(style), call)
 
     def camera(
         self,
@@ -114,36 +130,77 @@ class SpatialEditingMixin(DiffusionPipeline):
             ValueError: An angle is not finite or the zoom is unknown.
         """
         edit = CameraMove(yaw, pitch, zoom)
-        fitted = self._fit_one(image, call)
-        return self._edit_spatially(fitted, fitted, edit.prompt_in(style), None, call)
+        return self._edit_whole(image, edit.prompt_in(style), call)
 
-    def _fit_one(self, image: Any, call: dict[str, Any]) -> Image:
-        picture = _one_picture(image)
-        size = self.image_processor.choose_size([picture], call.get("height"), call.get("width"))
-        return self.image_processor.fit(picture, *size)
+    def _edit_whole(self, image: Any, prompt: str, call: dict[str, Any]) -> JoyImageEditPipelineOutput:
+        """Run an edit that needs nothing but words."""
+        picture, framing = _one_picture(image), _take_framing(call)
+        canvas, placement = self._place(picture, framing, call)
+        return self._edit_spatially(image, picture, framing, placement, canvas, canvas, prompt, None, call)
+
+    def _place(self, picture: Image, framing: Framing, call: dict[str, Any]) -> tuple[Image, Placement]:
+        height, width = call.get("height"), call.get("width")
+        return framing.place(picture, framing.choose_size(self.image_processor, [picture], height, width))
 
     def _edit_spatially(
-        self, before: Image, given: Image, prompt: str, box: Box | None, call: dict[str, Any]
+        self,
+        image: Any,
+        picture: Image,
+        framing: Framing,
+        placement: Placement,
+        canvas: Image,
+        given: Image,
+        prompt: str,
+        box: Box | None,
+        call: dict[str, Any],
     ) -> JoyImageEditPipelineOutput:
-        """Run the edit on a picture that has its final size already, and check what comes out.
+        """Run the edit on a canvas that has its final size already, check and finish what comes out.
+
+        Args:
+            image: What the caller gave.
+            picture: The same as upright RGB.
+            framing: How it goes in and comes out.
+            placement: How it lies on the canvas.
+            canvas: Without a red box.
+            given: What the model sees.
+            prompt: What it is told.
+            box: Of a move, on the canvas.
+            call: Arguments of the pipeline's call.
 
         Raises:
-            ValueError: `call` asks for a tuple.
+            ValueError: `call` asks for a tuple, or for what doesn't go with the framing.
         """
         if call.get("return_dict", True) is False:
             raise ValueError("`return_dict` is False; expected True: the checks have no place in a tuple.")
+        is_pil = call.get("output_type", "pil") == "pil"
+        framing.check(has_image=True, output_type=call.get("output_type", "pil"))
+        if framing.region is not None:
+            framing.check_region(picture.size)
         settings = {
             "num_inference_steps": self.config["default_num_inference_steps"],
             "guidance_scale": self.config["default_guidance_scale"],
             **call,
             "height": given.height,
             "width": given.width,
+            self._picture_argument: [given],
         }
-        output = cast("Any", self)(prompt=prompt, **{self._picture_argument: [given]}, **settings)
-        checks = None
-        if settings.get("output_type", "pil") == "pil":
-            checks = [check_edit(before, picture, box) for picture in output.images]
-        return replace(output, checks=checks, prompt=prompt)
+        if self._takes_fit:
+            settings["fit"] = "exact"  # the canvas as it is
+        output = cast("Any", self)(prompt=prompt, **settings)
+        if not is_pil or output.interrupted:
+            return replace(output, prompt=prompt)
+        checks = [check_edit(canvas, made, box) for made in output.images]
+        if framing.is_plain:
+            return replace(output, checks=checks, prompt=prompt)
+        images, masks = framing.finish_all(output.images, [picture], [placement], image)
+        return replace(output, images=images, masks=masks, checks=checks, prompt=prompt)
+
+
+def _take_framing(call: dict[str, Any]) -> Framing:
+    """Take what belongs to framing out of a call's arguments."""
+    return Framing(
+        **{name: call.pop(name) for name in ("fit", "restore", "preserve", "region") if name in call}
+    )
 
 
 def _one_picture(image: Any) -> Image:
@@ -156,29 +213,3 @@ def _one_picture(image: Any) -> Image:
     if len(pictures) != 1:
         raise ValueError(f"`image` holds {len(pictures)} pictures; expected one.")
     return pictures[0]
-
-
-def _through_crop(box: Box, picture: Image, size: tuple[int, int]) -> Box:
-    """Carry a box on a picture through scaling and cropping to a size (height, width).
-
-    Raises:
-        ValueError: The crop would cut it off.
-    """
-    (scaled_height, scaled_width), (top, left) = scale_to_cover(picture.height, picture.width, *size)
-    across, down = scaled_width / picture.width, scaled_height / picture.height
-    placed = (
-        round(box[0] * across) - left,
-        round(box[1] * down) - top,
-        round(box[2] * across) - left,
-        round(box[3] * down) - top,
-    )
-    height, width = size
-    if placed[0] < 0 or placed[1] < 0 or placed[2] > width or placed[3] > height:
-        lost_across, lost_down = left / across, top / down
-        raise ValueError(
-            f"`box` is {box} in a picture of {picture.width} x {picture.height} pixels, "
-            f"of which the crop to {width} x {height} keeps columns {lost_across:.0f} to "
-            f"{picture.width - lost_across:.0f} and rows {lost_down:.0f} to "
-            f"{picture.height - lost_down:.0f}; expected a box within them."
-        )
-    return placed
