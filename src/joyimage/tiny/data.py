@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from joyimage.tiny.drawing import Pixels
 
-# Share of the scenes; the tasks that are learnt last get most.
+# Share of the scenes and of the samples; the tasks that are learnt last get most.
 TASK_WEIGHTS = {
     "add": 1.0,
-    "remove": 1.0,
-    "recolour": 1.0,
-    "replace": 2.0,
-    "move": 2.0,
-    "rotate": 3.0,
-    "camera": 1.5,
+    "remove": 0.5,
+    "recolour": 2.5,
+    "replace": 1.5,
+    "move": 2.5,
+    "rotate": 3.5,
+    "camera": 1.0,
     "text-to-image": 0.5,
 }
 # Batches mix the tasks of one group: their prompts are of like length, so little is padded.

@@ -47,7 +47,7 @@ class EditorData:
         noise_std: Posterior standard deviation per channel, standardised, `[1, 16, 1, 1]`.
         tokens: Token ids of each pair's whole conversation.
         empty_tokens: Those of the same conversation with an empty prompt, with a picture and without.
-        group_members: Pair numbers by group of `GROUPS`.
+        members: Pair numbers by task.
         group_shares: Chance of each group.
         prefix_tokens: Tokens that the pipeline drops in front.
         pad_token: Id of the padding.
@@ -59,7 +59,7 @@ class EditorData:
     noise_std: Tensor
     tokens: list[Tensor]
     empty_tokens: tuple[Tensor, Tensor]
-    group_members: list[Tensor]
+    members: dict[str, Tensor]
     group_shares: Tensor
     prefix_tokens: int
     pad_token: int
@@ -128,10 +128,10 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
         **{name: tensor.to(device) for name, tensor in latents.items()},
         tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_picture, strict=True)],
         empty_tokens=(tokenize("", True), tokenize("", False)),
-        group_members=[
-            torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] in group])
-            for group in GROUPS
-        ],
+        members={
+            name: torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] == name])
+            for name in TASKS
+        },
         group_shares=torch.tensor([sum(TASK_WEIGHTS[task] for task in group) for group in GROUPS]),
         prefix_tokens=len(tokenizer(SYSTEM_TURN).input_ids) + 1,
         pad_token=int(str(tokenizer.pad_token_id)),
@@ -159,8 +159,10 @@ def loss(
     (arXiv 2210.02747; noise levels after arXiv 2403.03206).
     """
     group = int(torch.multinomial(data.group_shares, 1))
-    members = data.group_members[group]
-    chosen = members[torch.randint(len(members), (batch_size,))].to(data.pixels.device)
+    weights = torch.tensor([TASK_WEIGHTS[task] for task in GROUPS[group]])
+    tasks = torch.multinomial(weights, batch_size, replacement=True).tolist()
+    pools = [data.members[GROUPS[group][task]] for task in tasks]
+    chosen = torch.stack([pool[torch.randint(len(pool), ())] for pool in pools]).to(data.pixels.device)
     has_picture = "text-to-image" not in GROUPS[group]
     dropped = torch.rand(batch_size) < _PROMPT_DROPOUT
     empty = data.empty_tokens[0 if has_picture else 1]
