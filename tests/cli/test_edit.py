@@ -72,6 +72,34 @@ def test_edit_when_repeated_from_its_metadata_then_same_picture(
     assert np.array_equal(first, second)
 
 
+def test_edit_when_like_another_then_same_picture_and_given_options_win(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    first = ("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--seed", 11, "--guidance", 2)
+    joyimage(*first, "--size", "64x128", "--fit", "pad", "--restore")
+
+    same = joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    other = joyimage(
+        "edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "c.png", "--seed", 12
+    )
+
+    assert (same.code, other.code) == (0, 0)
+    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png")]
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_edit_when_like_a_plain_picture_or_no_prompt_then_one_sentence(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    like = joyimage("edit", picture_path, "--like", picture_path, "-o", tmp_path / "out.png")
+    bare = joyimage("edit", picture_path, "-o", tmp_path / "out.png")
+
+    assert (like.code, bare.code) == (2, 2)
+    assert "no record" in like.err
+    assert "PROMPT" in bare.err
+
+
 def test_edit_when_no_metadata_then_none_is_written(
     joyimage: Joyimage, picture_path: Path, tmp_path: Path
 ) -> None:

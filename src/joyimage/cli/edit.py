@@ -9,21 +9,42 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from joyimage.cli.options import EditOptions, load, print_report, run_edit
-from joyimage.cli.pictures import check_output, read_picture
+from joyimage.cli.pictures import check_output, read_metadata, read_picture
+from joyimage.errors import PictureError
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 
 
-def edit(image: Path, prompt: str, *, output: Output, options: EditOptions | None = None) -> None:
+def edit(
+    image: Path,
+    prompt: str | None = None,
+    *,
+    output: Output,
+    like: Path | None = None,
+    options: EditOptions | None = None,
+) -> None:
     """Edit a picture as the prompt says.
 
     Args:
         image: Picture file.
         prompt: What to do, such as "Recolor the heart orange."
         output: File to write; PNG, JPEG or WebP by its ending.
+        like: A PNG that `joyimage edit` wrote: its prompt and settings count where none are given.
         options: What all editing commands have in common.
+
+    Raises:
+        ValueError: There is no prompt.
+        PictureError: `like` records no edit.
     """
     options = options or EditOptions()
+    if like is not None:
+        recipe = read_metadata(like)
+        if recipe is None or recipe.get("command") != "edit":
+            raise PictureError(f"{like} holds no record of a `joyimage edit`.")
+        prompt = recipe["prompt"] if prompt is None else prompt
+        options = options.filled_from(recipe)
+    if prompt is None:
+        raise ValueError("`PROMPT` is missing; give what to do, or `--like` a picture that records it.")
     options.check()
     check_output(output)
     picture = read_picture(image)

@@ -6,7 +6,7 @@ import hashlib
 import json as json_format
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,21 @@ class EditOptions:
         if not (width.isdigit() and height.isdigit()):
             raise ValueError(f"`--size` is {self.size!r}; expected WIDTHxHEIGHT, such as 1024x768.")
         return {"width": int(width), "height": int(height)}
+
+    def filled_from(self, recipe: dict[str, Any]) -> EditOptions:
+        """Return these options, with those of a recorded edit where none are given; the device stays open."""
+        recorded = {
+            **{
+                name: recipe.get(name)
+                for name in ("model", "steps", "guidance", "negative", "seed", "base_size")
+            },
+            "size": f"{recipe['width']}x{recipe['height']}",
+            "dtype": recipe.get("dtype"),
+            "lora": None if recipe.get("lora") is None else Path(recipe["lora"]),
+        }
+        missing = {name: value for name, value in recorded.items() if getattr(self, name) is None}
+        framing = {name: recipe[name] for name in self.framing() if name in recipe}
+        return replace(self, **missing, **framing)
 
     def framing(self) -> dict[str, Any]:
         """Return how the picture goes in and comes out, as the pipeline names it."""
