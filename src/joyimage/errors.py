@@ -7,3 +7,7 @@ class CheckpointError(ValueError):
 
 class PictureError(ValueError):
     """A picture that can't be read or written."""
+
+
+class RewriteError(ValueError):
+    """A prompt that couldn't be rewritten by the server that was asked."""

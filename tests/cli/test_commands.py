@@ -91,3 +91,35 @@ def test_help_when_asked_then_lists_the_commands_without_loading_torch() -> None
 
     for command in ("edit", "info", "convert", "train", "eval"):
         assert command in run.stdout
+
+
+def test_rewrite_when_a_template_then_comes_back_as_it_is(joyimage: Joyimage) -> None:
+    prompt = "Rotate the car to show the left side view."
+
+    outcome = joyimage("rewrite", prompt, "--how", "http://127.0.0.1:9/v1", "--json")
+
+    assert json.loads(outcome.out) == {"prompt": prompt, "rewritten": prompt}
+
+
+def test_rewrite_when_it_can_not_be_then_one_sentence(joyimage: Joyimage) -> None:
+    for arguments, word in ((["--how", "http://127.0.0.1:9/v1"], "can't be reached"), ([], "IMAGE")):
+        outcome = joyimage("rewrite", "red sky", *arguments)
+        assert outcome.code == 2
+        assert word in outcome.err
+
+
+def test_edit_when_rewritten_then_both_prompts_are_recorded(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+    monkeypatch.setattr(JoyImageEditPipeline, "describe", lambda *_, **__: "Make the heart orange.")
+    fast = ("--model", "tiny", "--steps", 1, "--device", "cpu")
+
+    outcome = joyimage(
+        "edit", picture_path, "orange", "-o", tmp_path / "out.png", *fast, "--rewrite", "local"
+    )
+
+    recipe = json.loads(joyimage("info", tmp_path / "out.png", "--json").out)
+    assert (recipe["prompt"], recipe["asked"]) == ("Make the heart orange.", "orange")
+    assert "Prompt: Make the heart orange." in outcome.err

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from joyimage.cli.console import note
 from joyimage.cli.options import EditOptions, load, print_report, run_edit
 from joyimage.cli.pictures import check_output, read_metadata, read_picture
 from joyimage.errors import PictureError
@@ -49,8 +50,18 @@ def edit(
     check_output(output)
     picture = read_picture(image)
     loaded = load(options)
-    call = partial(loaded.pipe, image=picture, prompt=prompt)
-    report = run_edit(loaded, options, output, call, {"command": "edit", "prompt": prompt}, source=image)
+    record: dict[str, Any] = {"command": "edit", "prompt": prompt}
+    if options.rewrite != "none":
+        from joyimage.pipeline.rewrite import rewrite
+
+        record = {
+            **record,
+            "prompt": rewrite(prompt, picture, options.rewrite, pipe=loaded.pipe),
+            "asked": prompt,
+        }
+        note(f"Prompt: {record['prompt']}")
+    call = partial(loaded.pipe, image=picture, prompt=record["prompt"])
+    report = run_edit(loaded, options, output, call, record, source=image)
     print_report(report, json=options.json)
 
 

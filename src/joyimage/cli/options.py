@@ -41,6 +41,7 @@ class EditOptions:
         fit: "crop" to a trained size, "pad" to one and cut the padding off, or "exact": the own aspect ratio.
         restore: Map the result back onto the picture at its own size.
         preserve: Keep the picture's own pixels where the edit touched nothing.
+        rewrite: "none", "local", or the address of an OpenAI-compatible endpoint: prompts in fuller words.
         num: Pictures to make; several are numbered.
         device: Such as "cuda", "mps" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
@@ -59,6 +60,7 @@ class EditOptions:
     fit: str = "crop"
     restore: bool = False
     preserve: bool = False
+    rewrite: str = "none"
     num: int = 1
     device: str | None = None
     dtype: str | None = None

@@ -1,0 +1,127 @@
+"""Prompts are rewritten only when asked for, by whom was asked, and templates never."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from joyimage.errors import RewriteError
+from joyimage.pipeline.rewrite import rewrite
+from joyimage.spatial import CameraMove, ObjectRotation
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PICTURE = tiny.make_picture(0, 64, 64)
+FULL = "Turn the sky over the hills a deep evening red."
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server's two routes; what it was sent is kept."""
+
+    requests: list[dict[str, Any]]
+    answer: dict[str, Any]
+    status: int
+
+    def reply(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "first"}, {"id": "second"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
+        self.reply(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    Endpoint.requests = []
+    Endpoint.answer = {"choices": [{"message": {"content": f' "{FULL}"\n'}}]}
+    Endpoint.status = 200
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_endpoint_when_asked_then_picture_and_prompt_are_sent_and_its_sentence_comes_back(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+
+    assert rewrite("red sky", PICTURE, endpoint) == FULL
+
+    (request,) = Endpoint.requests
+    assert (request["path"], request["model"], request["key"]) == (
+        "/v1/chat/completions",
+        "first",
+        "Bearer a-key",
+    )
+    picture, text = request["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert "red sky" in text["text"]
+
+
+def test_endpoint_when_a_model_is_named_then_that_one(endpoint: str) -> None:
+    rewrite("red sky", None, endpoint, model="second")
+
+    assert Endpoint.requests[0]["model"] == "second"
+    assert len(Endpoint.requests[0]["messages"][0]["content"]) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt", [CameraMove(45).prompt, ObjectRotation("car", "left").prompt, "Move the camera."]
+)
+def test_template_when_rewriting_is_on_then_sent_to_nobody(endpoint: str, prompt: str) -> None:
+    assert rewrite(prompt, PICTURE, endpoint) == prompt
+    assert Endpoint.requests == []
+
+
+def test_nothing_when_not_asked_for_then_the_prompt_itself() -> None:
+    assert rewrite("red sky", PICTURE) == "red sky"
+
+
+def test_local_when_asked_then_the_pipeline_describes() -> None:
+    pipe: Any = tiny.make_pipeline()
+    asked: list[str] = []
+    plain = pipe.describe
+    pipe.describe = lambda image, question, **settings: (
+        asked.append(question) or plain(image, question, max_new_tokens=min(3, settings["max_new_tokens"]))
+    )
+
+    assert isinstance(rewrite("red sky", PICTURE, "local", pipe=pipe), str)
+    assert "red sky" in asked[0]
+
+
+def test_endpoint_when_it_fails_then_one_sentence(endpoint: str) -> None:
+    Endpoint.status = 503
+    with pytest.raises(RewriteError, match="HTTP 503"):
+        rewrite("red sky", PICTURE, endpoint)
+    Endpoint.status, Endpoint.answer = 200, {"choices": []}
+    with pytest.raises(RewriteError, match="didn't answer"):
+        rewrite("red sky", PICTURE, endpoint)
+    with pytest.raises(RewriteError, match="can't be reached"):
+        rewrite("red sky", PICTURE, "http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("how", ["remote", "ftp://host/v1", "local"])
+def test_how_when_it_can_not_be_then_refused(how: str) -> None:
+    with pytest.raises(ValueError, match="`how`"):
+        rewrite("red sky", PICTURE, how)
