@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test wheel-test install install-test clean
+.PHONY: demo test gallery docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,16 @@ test: .venv/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+# The page of edits in the docs, made again by the embedded model.
+gallery: .venv/.installed
+	$(BIN)/python -m joyimage.cli.gallery docs/gallery
+
+# build/site: how-tos, gallery and the reference from the docstrings.
+docs: .venv/.installed
+	$(BIN)/python -m pip install -q "pip>=25.1"
+	$(BIN)/python -m pip install -q --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 # What users install is the wheel: one edit from it, with nothing but the wheel's own files.
 wheel-test: .venv/.installed-test

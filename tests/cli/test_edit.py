@@ -169,6 +169,13 @@ def test_generate_when_called_then_a_picture_from_text_alone(joyimage: Joyimage,
     assert (recipe["command"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
 
 
+def test_generate_when_framed_then_refused(joyimage: Joyimage, tmp_path: Path) -> None:
+    outcome = joyimage("generate", "A red star.", "-o", tmp_path / "out.png", "--fit", "pad")
+
+    assert outcome.code == 2
+    assert "--fit" in outcome.err
+
+
 def make_bad_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"not a picture" * 9)
     (folder / "text.jpg").write_text("hello")

@@ -74,6 +74,7 @@ def test_spatial_command_when_no_json_then_check_in_words(
         (["rotate", "car", "left", "--style", "loud"], ["`style`", "benchmark"]),
         (["camera", "--zoom", "closer"], ["`zoom`", "unchanged"]),
         (["camera", "--yaw", "much"], ["much"]),
+        (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "never"]),
     ],
 )
 def test_spatial_command_when_wrong_then_one_sentence_before_loading(

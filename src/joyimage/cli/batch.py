@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from joyimage.cli.console import fail, note
 from joyimage.cli.contact import write_contact_sheets
-from joyimage.cli.options import EditOptions, load, run_edit
+from joyimage.cli.options import EditOptions, load, run_edit, word_prompt
 from joyimage.cli.pictures import clear_partial, read_metadata, read_picture, write_text
 from joyimage.errors import PictureError
 
@@ -27,6 +27,7 @@ _NUMBERS = {"seed": int, "steps": int, "guidance": float}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _SETTINGS = (
     *("model", "steps", "guidance", "negative", "seed", "size", "base_size", "fit", "restore", "preserve"),
+    "rewrite",
     *("device", "dtype", "lora"),
 )
 
@@ -143,8 +144,12 @@ def _run(rows: list[Row], options: EditOptions, problems: dict[int, str]) -> dic
                     if loaded is None:
                         loaded = load(options)
                         loaded.pipe.set_progress_bar_config(disable=True)
-                    call = partial(loaded.pipe, image=picture, prompt=row.prompt)
-                    record = {"command": "edit", "prompt": row.prompt, "key": key}
+                    record = {
+                        "command": "edit",
+                        "key": key,
+                        **word_prompt(loaded, row.options, row.prompt, picture),
+                    }
+                    call = partial(loaded.pipe, image=picture, prompt=record["prompt"])
                     # Without a seed of its own a row's comes from its key: the same after an interruption.
                     seed = int(key[:7], 16) if row.options.seed is None else row.options.seed
                     run_edit(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.console import note
-from joyimage.cli.options import EditOptions, load, print_report, run_edit
+from joyimage.cli.options import EditOptions, load, print_report, run_edit, word_prompt
 from joyimage.cli.pictures import check_output, read_metadata, read_picture
 from joyimage.errors import PictureError
 
@@ -50,16 +49,7 @@ def edit(
     check_output(output)
     picture = read_picture(image)
     loaded = load(options)
-    record: dict[str, Any] = {"command": "edit", "prompt": prompt}
-    if options.rewrite != "none":
-        from joyimage.pipeline.rewrite import rewrite
-
-        record = {
-            **record,
-            "prompt": rewrite(prompt, picture, options.rewrite, pipe=loaded.pipe),
-            "asked": prompt,
-        }
-        note(f"Prompt: {record['prompt']}")
+    record = {"command": "edit", **word_prompt(loaded, options, prompt, picture)}
     call = partial(loaded.pipe, image=picture, prompt=record["prompt"])
     report = run_edit(loaded, options, output, call, record, source=image)
     print_report(report, json=options.json)
@@ -72,11 +62,16 @@ def generate(prompt: str, *, output: Output, options: EditOptions | None = None)
         prompt: What it shows.
         output: File to write; PNG, JPEG or WebP by its ending.
         options: What all editing commands have in common.
+
+    Raises:
+        ValueError: An option has no meaning without a picture.
     """
     options = options or EditOptions()
+    if options.framing() != EditOptions().framing():
+        raise ValueError("`--fit`, `--restore` and `--preserve` need a picture; leave them out.")
     options.check()
     check_output(output)
     loaded = load(options)
-    call = partial(loaded.pipe, prompt=prompt)
-    report = run_edit(loaded, options, output, call, {"command": "generate", "prompt": prompt})
+    record = {"command": "generate", **word_prompt(loaded, options, prompt)}
+    report = run_edit(loaded, options, output, partial(loaded.pipe, prompt=record["prompt"]), record)
     print_report(report, json=options.json)

@@ -171,6 +171,27 @@ def load(options: EditOptions) -> Loaded:
     return Loaded(pipe=pipe, model=model, device=device, dtype=dtype)
 
 
+def word_prompt(loaded: Loaded, options: EditOptions, prompt: str, picture: Any = None) -> dict[str, Any]:
+    """Have a prompt rewritten where that was asked for, and show it.
+
+    Args:
+        loaded: From `load`.
+        options: Of the command.
+        prompt: What the user wrote.
+        picture: What it is about.
+
+    Returns:
+        For the record: `prompt` as it is sent, and, where rewritten, `asked`.
+    """
+    if options.rewrite == "none":
+        return {"prompt": prompt}
+    from joyimage.pipeline.rewrite import rewrite
+
+    text = rewrite(prompt, picture, options.rewrite, pipe=loaded.pipe)
+    note(f"Prompt: {text}")
+    return {"prompt": text, "asked": prompt}
+
+
 def run_edit(
     loaded: Loaded,
     options: EditOptions,

@@ -122,7 +122,23 @@ def _run(
     record: dict[str, Any],
     bind: Callable[[Any, Any], Callable[..., Any]],
 ) -> None:
+    """Run one of the three.
+
+    Args:
+        image: Picture file.
+        output: File to write.
+        options: What all editing commands have in common.
+        record: What only this command knows.
+        bind: Gives the pipeline's method, its own arguments bound, for pipeline and picture.
+
+    Raises:
+        ValueError: `--rewrite` is given.
+    """
     options = options or EditOptions()
+    if options.rewrite != "none":
+        raise ValueError(
+            "`--rewrite` is for words of your own; a spatial edit's are never rewritten. Leave it out."
+        )
     options.check()
     check_output(output)
     picture = read_picture(image)
