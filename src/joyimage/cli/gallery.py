@@ -26,7 +26,7 @@ def main(folder: Path = Path("docs/gallery")) -> int:
     page = [
         "# Gallery",
         "",
-        "The first scenes of the evaluation, unpicked, by the embedded model with its own settings: above what"
+        "The first scenes of the evaluation, unpicked, by the embedded model at its own settings: above what"
         " it was given, below what it made. `make gallery` draws this page.",
     ]
     for task in TASKS:

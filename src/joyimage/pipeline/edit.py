@@ -295,7 +295,7 @@ class JoyImageEditPipeline(
             # 7. Decode the target.
             images: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
             masks = None
-            if originals is not None and images and not framing.is_plain:
+            if originals is not None and not self._interrupt and not framing.is_plain:
                 images, masks = framing.finish_all(images, originals, placements, image)
         finally:
             self._finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +11,24 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from joyimage.pipeline.inputs import check_divisible
-from joyimage.spatial.box import resolve_box
+from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.frame import FITS, STEP, Placement, Size, exact_size
 
-# Pixels over which a cropped border and the result run into each other, and a region's edge is softened.
+# Pixels of 1024 over which a cropped border and the result run into each other, and a region's edge fades.
 _SEAM_PX = 12
-# A pixel is edited when it differs by more than this many times the typical difference, and by this much at
-# least (of 255): below is what a VAE does to a picture that nobody edited.
+# A border this thin, in pixels of the canvas, is rounding: the result's edge goes on over it.
+_ROUNDING_PX = 1.5
+# The model shifts all colours: by 7 of 255 on the published sample of a move. More is an edit of the light.
+_LARGEST_SHIFT = 12
+# Share of the picture that has to be shifted alike before the shift counts as the model's: what an edit
+# changes is spread over many values.
+_SHIFTED_ALIKE = 0.15
+# A pixel is edited when it differs by more than this many times the typical difference. Up to `_LEAST` of 255
+# is what a VAE does to a picture that nobody edited: 99.9 % of the published sample's background. More than
+# `_MOST` is an edit in any picture, also where all of it was edited and the typical difference is large.
 _TYPICAL = 6.0
 _LEAST = 16.0
+_MOST = 32.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +101,19 @@ class Framing:
 
         Returns:
             The canvas, and how the picture lies on it.
+
+        Raises:
+            ValueError: The canvas shows nothing of the region.
         """
         make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[self.fit]
         placement = make(picture.size, (size[1], size[0]))
+        if self.region is not None:
+            seen = lay(_region_mask(self.region, picture.size), placement).crop(placement.on_canvas)
+            if seen.getbbox() is None:
+                raise ValueError(
+                    "`region` is empty or lies where the picture is cropped, so nothing could be edited; "
+                    "use fit='pad' or fit='exact', which show the model the whole picture."
+                )
         return lay(picture, placement), placement
 
     def check_region(self, size: Size) -> None:
@@ -109,7 +129,7 @@ class Framing:
         result: Image.Image,
         picture: Image.Image,
         placement: Placement,
-        alpha: Image.Image | None = None,
+        layer: Image.Image | None = None,
     ) -> tuple[Image.Image, Image.Image | None]:
         """Turn what the model made into what the caller asked for.
 
@@ -117,32 +137,50 @@ class Framing:
             result: Of the canvas's size.
             picture: What the caller gave, RGB.
             placement: How it lay on the canvas.
-            alpha: Its transparency, put back where the result is restored.
+            layer: The same with its transparency, RGBA, which a restored result gets back.
 
         Returns:
-            The picture, and the mask of what `preserve` and `region` took from the result (255), or None.
+            The picture, and the mask of where it is the result (255) or the given picture (0); None without
+            `preserve` and `region`.
         """
-        source = picture
-        if self.restore:
-            result = restore(result, picture, placement)
-        else:
-            # Padding is no picture: it is cut off.
-            source = lay(picture, placement).crop(placement.on_canvas)
-            result = result.crop(placement.on_canvas)
+        shown = placement.on_canvas
+        source = lay(picture, placement).crop(shown)
+        result = result.crop(shown)  # padding is no picture: it is cut off
         mask = None
         if self.preserve:
+            # Before the result is restored: on the canvas both have been scaled alike.
             mask, result = edited_mask(result, source)
         if self.region is not None:
-            region = _region_mask(self.region, picture.size)
+            region = _soft_region(_region_mask(self.region, picture.size))
             if not self.restore:
-                region = lay(region, placement).crop(placement.on_canvas)
-            region = region.filter(ImageFilter.GaussianBlur(_SEAM_PX * max(source.size) / 1024 / 2))
+                # Pixels of the canvas that are only partly inside are outside.
+                inside = lay(region.point([0] + [255] * 255), placement)
+                inside = inside.point([0] * 255 + [255])
+                region = ImageChops.darker(lay(region, placement), inside).crop(shown)
+        else:
+            region = None
+        if self.restore:
+            part, kept = _bring_back(result, placement, Image.Resampling.LANCZOS)
+            border = _border_mask(kept, picture.size)
+            if mask is not None:
+                touched = Image.new("L", picture.size)
+                touched.paste(_bring_back(mask, placement, Image.Resampling.BILINEAR)[0], kept[:2])
+                mask = ImageChops.multiply(touched, border)
+            else:
+                mask = border
+            source = picture
+            result = picture.copy()
+            result.paste(part, kept[:2])
+            if layer is not None:
+                result, source = _lift(result, layer), layer
+        if region is not None:
             mask = region if mask is None else ImageChops.multiply(mask, region)
         if mask is not None:
             result = Image.composite(result, source, mask)
-        if self.restore and alpha is not None:
-            result.putalpha(alpha)
-        return result, mask
+        profile = source.info.get("icc_profile")
+        # Pixels of the source keep their meaning; a profile of CMYK or grey has none for RGB.
+        result.info = {"icc_profile": profile} if profile and profile[16:20] == b"RGB " else {}
+        return result, mask if self.preserve or region is not None else None
 
     def finish_all(
         self, results: list[Image.Image], pictures: list[Image.Image], placements: list[Placement], given: Any
@@ -160,9 +198,9 @@ class Framing:
         """
         each = len(results) // len(pictures)
         sources = given if isinstance(given, (list, tuple)) and len(given) == len(pictures) else [given]
-        alphas = [alpha_of(source) for source in sources] * (len(pictures) // len(sources))
+        layers = [layer_of(source) for source in sources] * (len(pictures) // len(sources))
         finished = [
-            self.finish(result, pictures[n // each], placements[n // each], alphas[n // each])
+            self.finish(result, pictures[n // each], placements[n // each], layers[n // each])
             for n, result in enumerate(results)
         ]
         masks = [mask for _, mask in finished if mask is not None]
@@ -193,67 +231,103 @@ def lay(picture: Image.Image, placement: Placement) -> Image.Image:
     return Image.fromarray(np.pad(pixels, margins, mode="edge"))
 
 
-def restore(result: Image.Image, picture: Image.Image, placement: Placement) -> Image.Image:
-    """Map a result back onto the picture at its own size.
-
-    Args:
-        result: Of the canvas's size.
-        picture: What was given; its cropped borders are taken from here, and run into the result softly.
-        placement: How it lay on the canvas.
-
-    Returns:
-        RGB of the picture's size.
-    """
-    kept = placement.kept
-    size = kept[2] - kept[0], kept[3] - kept[1]
-    part = result.resize(size, Image.Resampling.BICUBIC, box=placement.to_canvas(kept))
-    width, height = picture.size
-    seam = max(2, round(_SEAM_PX * max(picture.size) / 1024))
-    across = _ramp(size[0], seam if kept[0] > 0 else 0, seam if kept[2] < width else 0)
-    down = _ramp(size[1], seam if kept[1] > 0 else 0, seam if kept[3] < height else 0)
-    mask = Image.fromarray((255 * np.minimum(down[:, None], across)).round().astype(np.uint8))
-    restored = picture.copy()
-    restored.paste(part, kept[:2], mask)
-    return restored
-
-
 def edited_mask(result: Image.Image, source: Image.Image) -> tuple[Image.Image, Image.Image]:
     """Find what an edit touched.
 
-    The VAE shifts colours a little all over: the typical shift is taken out first. What then differs by far
-    more than pixels typically do was edited; the mask reaches a little further and fades out.
+    The model shifts all colours a little: that shift is taken out first. What then differs by far more than
+    pixels typically do was edited, unless it is a speck; the mask reaches a little further and fades out.
 
     Args:
         result: After the edit.
         source: Before it, of the same size.
 
     Returns:
-        The mask, 255 where edited, and the result without the typical shift.
+        The mask, 255 where edited, and the result without the model's shift.
     """
-    before, after = (np.asarray(picture, dtype=np.float32) for picture in (source, result))
-    shift = np.median(after - before, axis=(0, 1))
-    after = (after - shift).clip(0, 255)
-    corrected = Image.fromarray(after.round().astype(np.uint8))
     radius = max(1.0, max(source.size) / 512)
-    smooth = [
+    before, after = (
         np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)
-        for picture in (source, corrected)
-    ]
-    difference = np.abs(smooth[1] - smooth[0]).max(axis=2)
-    touched = difference > max(_LEAST, _TYPICAL * float(np.median(difference)))
-    reach = 2 * round(2 * radius) + 1
-    mask = Image.fromarray((touched * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(min(reach, 31)))
+        for picture in (source, result)
+    )
+    difference = after - before
+    shift = np.array([_common_shift(difference[..., channel]) for channel in range(3)], dtype=np.float32)
+    difference = np.abs(difference - shift).max(axis=2)
+    corrected = (np.asarray(result, dtype=np.float32) - shift).round().clip(0, 255).astype(np.uint8)
+
+    unedited = difference[difference < _MOST]
+    typical = float(np.median(unedited)) if unedited.size else 0.0
+    touched = difference > min(_MOST, max(_LEAST, _TYPICAL * typical))
+    mask = Image.fromarray((touched * 255).astype(np.uint8)).filter(ImageFilter.MinFilter(3))
+    # Farther out than a VAE's latent of 8 pixels smears an edge.
+    mask = mask.filter(ImageFilter.MaxFilter(2 * round(4 * radius) + 3))
     # Blurred outwards only: what was touched is taken whole.
-    return ImageChops.lighter(mask, mask.filter(ImageFilter.GaussianBlur(2 * radius))), corrected
+    faded = mask.filter(ImageFilter.GaussianBlur(2 * radius))
+    return ImageChops.lighter(mask, faded), Image.fromarray(corrected)
 
 
-def alpha_of(image: Any) -> Image.Image | None:
-    """Return the transparency of a PIL picture, upright; None where it has none."""
+def layer_of(image: Any) -> Image.Image | None:
+    """Return a PIL picture with its transparency, upright RGBA; None where it has none."""
     if not isinstance(image, Image.Image):
         return None
     if image.mode not in {"RGBA", "LA", "PA"} and "transparency" not in image.info:
         return None
-    return ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    return ImageOps.exif_transpose(image).convert("RGBA")
+
+
+def _common_shift(difference: np.ndarray) -> float:
+    """Return the value that most of a channel differs by; 0 where no small shift is common enough."""
+    reach = 2
+    edges = np.arange(-_LARGEST_SHIFT - reach - 0.5, _LARGEST_SHIFT + reach + 1)
+    counts, _ = np.histogram(difference, bins=edges)
+    # Column k: pixels within `reach` of a shift of k - _LARGEST_SHIFT.
+    alike = np.convolve(counts, np.ones(2 * reach + 1), mode="valid")
+    if alike.max() < _SHIFTED_ALIKE * difference.size:
+        return 0.0
+    centre = int(np.argmax(alike)) - _LARGEST_SHIFT
+    return float(difference[np.abs(difference - centre) <= reach + 0.5].mean())
+
+
+def _bring_back(
+    shown: Image.Image, placement: Placement, resampling: Image.Resampling
+) -> tuple[Image.Image, Box]:
+    """Scale what the canvas shows of a picture to the picture's own pixels.
+
+    Returns:
+        The part, and where it lies on the picture: the pixels that the canvas shows whole, or up to the
+        picture's edge where only rounding was cropped.
+    """
+    width, height = placement.original
+    whole = placement.to_canvas((0, 0, width, height))
+    edges = placement.on_canvas
+    x0, y0, x1, y1 = (
+        end if abs(full - seen) < _ROUNDING_PX else own
+        for end, full, seen, own in zip((0, 0, width, height), whole, edges, placement.kept, strict=True)
+    )
+    margin = 2  # room for the rounding: the border's pixels go on
+    pixels = np.asarray(shown)
+    widened = np.pad(pixels, [(margin, margin)] * 2 + [(0, 0)] * (pixels.ndim - 2), mode="edge")
+    left, top, right, bottom = placement.to_canvas((x0, y0, x1, y1))
+    box = (
+        left - edges[0] + margin,
+        top - edges[1] + margin,
+        right - edges[0] + margin,
+        bottom - edges[1] + margin,
+    )
+    part = Image.fromarray(widened).resize((x1 - x0, y1 - y0), resampling, box=box)
+    return part, (x0, y0, x1, y1)
+
+
+def _border_mask(kept: Box, size: Size) -> Image.Image:
+    """Return a mask of a size: 255 on a part of the picture, falling to 0 towards what was cropped."""
+    seam = max(2, round(_SEAM_PX * max(size) / 1024))
+    across, down = (
+        _ramp(kept[axis + 2] - kept[axis], seam * (kept[axis] > 0), seam * (kept[axis + 2] < size[axis]))
+        for axis in (0, 1)
+    )
+    mask = Image.new("L", size)
+    ramps = 255 * np.minimum(down[:, None], across)
+    mask.paste(Image.fromarray(ramps.round().astype(np.uint8)), kept[:2])
+    return mask
 
 
 def _ramp(length: int, start: int, stop: int) -> np.ndarray:
@@ -265,6 +339,31 @@ def _ramp(length: int, start: int, stop: int) -> np.ndarray:
     if stop:
         weights = np.minimum(weights, (length - place) / (stop + 1))
     return weights
+
+
+def _lift(picture: Image.Image, layer: Image.Image) -> Image.Image:
+    """Give a picture on white the transparency of a layer, so that on white it looks the same again."""
+    opacity = np.asarray(layer.getchannel("A"), dtype=np.float32)[..., None] / 255
+    shown = np.asarray(picture, dtype=np.float32)
+    colour = 255 - (255 - shown) / np.maximum(opacity, 1 / 255)
+    lifted = Image.fromarray(colour.round().clip(0, 255).astype(np.uint8))
+    lifted.putalpha(layer.getchannel("A"))
+    return lifted
+
+
+def _soft_region(mask: Image.Image) -> Image.Image:
+    """Soften the edge of a hard mask inwards, so that nothing outside changes; a mask with greys stays."""
+    if sum(mask.histogram()[1:255]):
+        return mask
+    inside = np.asarray(mask) > 0
+    inner = np.asarray(mask.filter(ImageFilter.MinFilter(3))) > 0
+    outline = max(1, int((inside & ~inner).sum()))
+    # Twice the area over the outline's length is a strip's width: a thin region keeps its middle.
+    thickness = 2 * int(inside.sum()) / outline
+    reach = min(_SEAM_PX * max(mask.size) / 1024, thickness / 4)
+    blurred = mask.filter(ImageFilter.BoxBlur(reach))
+    # Half of it at a straight edge, all of it `reach` inside.
+    return ImageChops.darker(mask, blurred.point([max(0, 2 * value - 255) for value in range(256)]))
 
 
 def _region_mask(region: Any, size: Size) -> Image.Image:
@@ -284,7 +383,12 @@ def _region_mask(region: Any, size: Size) -> Image.Image:
         raise ValueError(
             f"`region` is of type {type(region).__name__}; expected a box of four numbers or a mask."
         )
-    box = resolve_box(region, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a small box warns about moves
+        try:
+            box = resolve_box(region, size)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`box`", "`region`")) from None
     mask = Image.new("L", size)
     mask.paste(255, box)
     return mask
