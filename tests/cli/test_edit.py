@@ -140,6 +140,19 @@ def test_edit_when_other_formats_then_reads_and_writes_them(
     assert Image.open(tmp_path / output).size == (64, 64)
 
 
+def test_edit_when_restored_transparent_picture_goes_to_jpeg_then_on_white(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    picture = tiny.make_picture(0, 96, 96).convert("RGBA")
+    picture.putalpha(0)
+    picture.save(tmp_path / "clear.png")
+
+    outcome = joyimage("edit", tmp_path / "clear.png", PROMPT, "-o", tmp_path / "out.jpg", *FAST, "--restore")
+
+    assert outcome.code == 0
+    assert np.asarray(Image.open(tmp_path / "out.jpg")).min() > 250
+
+
 def test_edit_when_jpeg_is_rotated_by_exif_then_upright(joyimage: Joyimage, tmp_path: Path) -> None:
     picture = tiny.make_picture(0, 64, 128)
     exif = Image.Exif()

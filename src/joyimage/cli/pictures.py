@@ -78,7 +78,7 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
     """Write a picture atomically.
 
     Args:
-        picture: RGB.
+        picture: RGB, or RGBA; in a JPEG that is laid on white.
         path: Where it goes; the suffix chooses the format.
         metadata: Stored as JSON, in PNG files only.
 
@@ -94,6 +94,8 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
         options["pnginfo"] = info
     elif kind != "PNG":
         options["quality"] = 95
+    if kind == "JPEG" and picture.mode == "RGBA":  # which has no transparency
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     _write_whole(path, lambda file: picture.save(file, kind, **options))
 
 
