@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE = 1
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -q "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt --group test
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[serve]" --group test
 	touch $@
 
 install: .venv/.installed
