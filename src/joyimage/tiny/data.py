@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 TASK_WEIGHTS = {
     "add": 1.0,
     "remove": 0.5,
-    "recolour": 2.5,
-    "replace": 1.5,
-    "move": 2.5,
-    "rotate": 3.5,
-    "camera": 1.0,
-    "text-to-image": 0.5,
+    "recolour": 2.0,
+    "replace": 1.25,
+    "move": 1.5,
+    "rotate": 2.5,
+    "camera": 2.25,
+    "text-to-image": 1.25,
 }
 # Batches mix the tasks of one group: their prompts are of like length, so little is padded.
 GROUPS = (("add", "remove", "recolour", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
