@@ -3,6 +3,7 @@
 Dimension key: B batch, L tokens, N heads, H head width, D model width.
 """
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,8 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor, nn
 
-from joyimage.model.rope import RotaryTables, rotate
+from joyimage.model.elementwise import is_inference, is_plain_linear, norm_rotate, norm_rotate_
+from joyimage.model.rope import RotaryTables
 
 
 def attend(
@@ -54,6 +56,17 @@ def joint_mask(text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None
     return torch.cat([image_mask, text_mask], dim=1)[:, None, None, :]
 
 
+@dataclass
+class ImageRows:
+    """Queries, keys and values of image tokens that two guidance branches have in common.
+
+    Attributes:
+        qkv: Normalised and rotated, `[B, L_img, 3, N, H]`; None until a branch has made them.
+    """
+
+    qkv: Tensor | None = None
+
+
 class JointAttnProcessor:
     """Project, normalise and rotate both streams, attend over their concatenation, and project back."""
 
@@ -68,36 +81,123 @@ class JointAttnProcessor:
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
+        num_target_tokens: int | None = None,
+        image_rows: ImageRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return what `JointAttention.forward` documents."""
-        img_query, img_key, img_value = (
-            attn.img_attn_qkv(hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
-        )
-        txt_query, txt_key, txt_value = (
-            attn.txt_attn_qkv(encoder_hidden_states).unflatten(-1, (3, attn.heads, -1)).unbind(2)
-        )  # each [B, L, N, H]
-
-        img_query = rotate(attn.img_attn_q_norm(img_query), image_rotary_emb)
-        img_key = rotate(attn.img_attn_k_norm(img_key), image_rotary_emb)
-        txt_query = attn.txt_attn_q_norm(txt_query)
-        txt_key = attn.txt_attn_k_norm(txt_key)
-        if text_rotary_emb is not None:
-            txt_query = rotate(txt_query, text_rotary_emb)
-            txt_key = rotate(txt_key, text_rotary_emb)
+        streams = (hidden_states, encoder_hidden_states)
+        rotary_embs = (image_rotary_emb, text_rotary_emb)
+        if num_target_tokens is not None:
+            query, key, value = _project_target(attn, *streams, *rotary_embs, num_target_tokens)
+        elif is_inference():
+            query, key, value = _project_in_place(attn, *streams, *rotary_embs, image_rows)
+        else:
+            query, key, value = _project(attn, *streams, *rotary_embs)
 
         joint = attend(
-            torch.cat([img_query, txt_query], dim=1),
-            torch.cat([img_key, txt_key], dim=1),
-            torch.cat([img_value, txt_value], dim=1),
+            query,
+            key,
+            value,
             joint_mask(encoder_hidden_states_mask, hidden_states.shape[1]),
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        joint = joint.flatten(2).to(img_query.dtype)  # [B, L, D]
+        joint = joint.flatten(2).to(query.dtype)  # [B, L, D]
+        if num_target_tokens is not None:
+            return attn.img_attn_proj(joint), encoder_hidden_states
         num_image_tokens = hidden_states.shape[1]
         return attn.img_attn_proj(joint[:, :num_image_tokens]), attn.txt_attn_proj(
             joint[:, num_image_tokens:]
         )
+
+
+def _project(
+    attn: "JointAttention",
+    img: Tensor,
+    txt: Tensor,
+    image_rotary_emb: RotaryTables,
+    text_rotary_emb: RotaryTables | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values `[B, L, N, H]` of the joint sequence, in the plain way."""
+    img_query, img_key, img_value = attn.img_attn_qkv(img).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+    txt_query, txt_key, txt_value = attn.txt_attn_qkv(txt).unflatten(-1, (3, attn.heads, -1)).unbind(2)
+    img_query = norm_rotate(img_query, attn.img_attn_q_norm, image_rotary_emb)
+    img_key = norm_rotate(img_key, attn.img_attn_k_norm, image_rotary_emb)
+    txt_query = norm_rotate(txt_query, attn.txt_attn_q_norm, text_rotary_emb)
+    txt_key = norm_rotate(txt_key, attn.txt_attn_k_norm, text_rotary_emb)
+    return (
+        torch.cat([img_query, txt_query], dim=1),
+        torch.cat([img_key, txt_key], dim=1),
+        torch.cat([img_value, txt_value], dim=1),
+    )
+
+
+def _project_in_place(
+    attn: "JointAttention",
+    img: Tensor,
+    txt: Tensor,
+    image_rotary_emb: RotaryTables,
+    text_rotary_emb: RotaryTables | None,
+    image_rows: ImageRows | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `_project` does in one buffer that both streams write their rows into: nothing is joined."""
+    num_image_tokens = img.shape[1]
+    num_tokens = num_image_tokens + txt.shape[1]
+    qkv = img.new_empty(len(img), num_tokens, 3, attn.heads, attn.head_dim)
+    img_qkv, txt_qkv = qkv[:, :num_image_tokens], qkv[:, num_image_tokens:]
+    if image_rows is not None and image_rows.qkv is not None:
+        img_qkv.copy_(image_rows.qkv)
+    else:
+        project_into(attn.img_attn_qkv, img, img_qkv.flatten(2))
+        norm_rotate_(img_qkv[:, :, 0], attn.img_attn_q_norm, image_rotary_emb)
+        norm_rotate_(img_qkv[:, :, 1], attn.img_attn_k_norm, image_rotary_emb)
+        if image_rows is not None:
+            image_rows.qkv = img_qkv
+    project_into(attn.txt_attn_qkv, txt, txt_qkv.flatten(2))
+    norm_rotate_(txt_qkv[:, :, 0], attn.txt_attn_q_norm, text_rotary_emb)
+    norm_rotate_(txt_qkv[:, :, 1], attn.txt_attn_k_norm, text_rotary_emb)
+    query, key, value = qkv.unbind(2)
+    return query, key, value
+
+
+def _project_target(
+    attn: "JointAttention",
+    img: Tensor,
+    txt: Tensor,
+    image_rotary_emb: RotaryTables,
+    text_rotary_emb: RotaryTables | None,
+    num_target_tokens: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries of the target's tokens, which stand in front, and keys and values of all tokens."""
+    query = project_part(attn.img_attn_qkv, img[:, :num_target_tokens], 0, 1, attn.heads)
+    img_key, img_value = project_part(attn.img_attn_qkv, img, 1, 3, attn.heads).unbind(2)
+    txt_key, txt_value = project_part(attn.txt_attn_qkv, txt, 1, 3, attn.heads).unbind(2)
+    cos, sin = image_rotary_emb
+    target_rotary_emb = cos[:, :num_target_tokens], sin[:, :num_target_tokens]
+    query = norm_rotate(query.squeeze(2), attn.img_attn_q_norm, target_rotary_emb)
+    img_key = norm_rotate(img_key, attn.img_attn_k_norm, image_rotary_emb)
+    txt_key = norm_rotate(txt_key, attn.txt_attn_k_norm, text_rotary_emb)
+    return query, torch.cat([img_key, txt_key], dim=1), torch.cat([img_value, txt_value], dim=1)
+
+
+def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
+    """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
+    if not is_plain_linear(layer, rows):
+        out.copy_(layer(rows))
+        return
+    weight = cast("Tensor", layer.weight).t()
+    for row, target in zip(rows, out, strict=True):
+        torch.addmm(cast("Tensor", layer.bias), row, weight, out=target)
+
+
+def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: int) -> Tensor:
+    """Return parts `start` to `stop` of query, key, value, `[B, L, stop - start, N, H]`."""
+    if not is_plain_linear(layer, rows):
+        return layer(rows).unflatten(-1, (3, heads, -1))[:, :, start:stop]
+    width = rows.shape[-1]
+    part = slice(start * width, stop * width)
+    weight, bias = cast("Tensor", layer.weight)[part], cast("Tensor", layer.bias)[part]
+    return nn.functional.linear(rows, weight, bias).unflatten(-1, (stop - start, heads, -1))
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):
@@ -130,6 +230,8 @@ class JointAttention(nn.Module, AttentionModuleMixin):
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
+        num_target_tokens: int | None = None,
+        image_rows: ImageRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend over both streams.
 
@@ -139,9 +241,12 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             image_rotary_emb: Tables of the image tokens.
             text_rotary_emb: Tables of the text tokens; None (as trained with "rope") leaves text unrotated.
             encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
+            num_target_tokens: Attend from that many image tokens in front only; None: from all tokens.
+            image_rows: Holds the image tokens' queries, keys and values, or takes them up.
 
         Returns:
-            The two streams' attention outputs, shaped like the inputs.
+            The two streams' attention outputs, shaped like the inputs; with `num_target_tokens` the image's
+            are that short, and the text stream comes back as it came.
         """
         return self.processor(
             self,
@@ -150,6 +255,8 @@ class JointAttention(nn.Module, AttentionModuleMixin):
             image_rotary_emb,
             text_rotary_emb,
             encoder_hidden_states_mask,
+            num_target_tokens,
+            image_rows,
         )
 
 

@@ -6,13 +6,11 @@ Dimension key: B batch, L tokens, D model width.
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import FeedForward
-from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from joyimage.model.attention import JointAttention
+from joyimage.model.attention import ImageRows, JointAttention
+from joyimage.model.elementwise import EPS, feed_forward, gated_add, gated_add_norm_modulate, norm_modulate
 from joyimage.model.rope import RotaryTables
-
-_EPS = 1e-6
 
 
 class Modulation(nn.Module):
@@ -34,14 +32,10 @@ class JoyImageTransformerBlock(nn.Module):
         super().__init__()
         mlp_width = int(hidden_size * mlp_width_ratio)
         self.img_mod = Modulation(hidden_size)
-        self.img_norm1 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
-        self.img_norm2 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
         self.img_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
         self.txt_mod = Modulation(hidden_size)
-        self.txt_norm1 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
-        self.txt_norm2 = FP32LayerNorm(hidden_size, eps=_EPS, elementwise_affine=False)
         self.txt_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
-        self.attn = JointAttention(hidden_size, num_attention_heads, eps=_EPS)
+        self.attn = JointAttention(hidden_size, num_attention_heads, eps=EPS)
 
     def forward(
         self,
@@ -51,6 +45,8 @@ class JoyImageTransformerBlock(nn.Module):
         image_rotary_emb: RotaryTables,
         text_rotary_emb: RotaryTables | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
+        num_target_tokens: int | None = None,
+        image_rows: ImageRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -59,10 +55,12 @@ class JoyImageTransformerBlock(nn.Module):
         Args:
             hidden_states: Image stream `[B, L_img, D]`.
             encoder_hidden_states: Text stream `[B, L_txt, D]`.
-            temb: Time signal `[B, 6, D]`.
+            temb: Time signal `[1 or B, 6, D]`.
             image_rotary_emb: Tables of the image tokens.
             text_rotary_emb: Tables of the text tokens, or None.
             encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
+            num_target_tokens: For the last block: work out that many image tokens in front, and no text.
+            image_rows: For the first block: what two branches have in common.
 
         Returns:
             The new image stream and the new text stream.
@@ -72,23 +70,24 @@ class JoyImageTransformerBlock(nn.Module):
         txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(temb)
 
         img_attn, txt_attn = self.attn(
-            modulate(self.img_norm1(img), img_shift1, img_scale1),
-            modulate(self.txt_norm1(txt), txt_shift1, txt_scale1),
+            norm_modulate(img, img_shift1, img_scale1),
+            norm_modulate(txt, txt_shift1, txt_scale1),
             image_rotary_emb,
             text_rotary_emb,
             encoder_hidden_states_mask,
+            num_target_tokens,
+            image_rows,
         )
-        img = img + img_attn * img_gate1
-        txt = txt + txt_attn * txt_gate1
+        img, img_normed = gated_add_norm_modulate(
+            img[:, :num_target_tokens], img_attn, img_gate1, img_shift2, img_scale2
+        )
+        img = gated_add(img, feed_forward(self.img_mlp, img_normed), img_gate2)
+        if num_target_tokens is not None:
+            return img, txt
 
-        img = img + self.img_mlp(modulate(self.img_norm2(img), img_shift2, img_scale2)) * img_gate2
-        txt = txt + self.txt_mlp(modulate(self.txt_norm2(txt), txt_shift2, txt_scale2)) * txt_gate2
+        txt, txt_normed = gated_add_norm_modulate(txt, txt_attn, txt_gate1, txt_shift2, txt_scale2)
+        txt = gated_add(txt, feed_forward(self.txt_mlp, txt_normed), txt_gate2)
         return img, txt
-
-
-def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return normalised tokens `[B, L, D]`, scaled and shifted by `[B, 1, D]` each."""
-    return normed * (1 + scale) + shift
 
 
 # diffusers' step caches look the block up here.

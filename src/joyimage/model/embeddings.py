@@ -3,6 +3,7 @@
 Dimension key: B batch, L tokens, C channels, D model width.
 """
 
+import torch
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
@@ -53,11 +54,15 @@ class ConditionEmbedding(nn.Module):
         Returns:
             `[B, 6, D]` (shift, scale, gate for attention, then for the MLP) and `[B, L, D]`.
         """
+        return self.embed_time(timestep, text.dtype), self.text_embedder(text)
+
+    def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the modulation signal `[B, 6, D]` of scheduler times `[B]`, in the dtype of the blocks."""
         frequencies = self.timesteps_proj(timestep)  # fp32
         weight_dtype = self.time_embedder.linear_1.weight.dtype
         # Integer weights are quantized ones: their layer takes floats.
         if weight_dtype.is_floating_point:
             frequencies = frequencies.to(weight_dtype)
-        temb = self.time_embedder(frequencies).to(text.dtype)  # back to the dtype of the blocks
+        temb = self.time_embedder(frequencies).to(dtype)
         modulation = self.time_proj(self.act_fn(temb))  # [B, 6 * D]
-        return modulation.unflatten(1, (6, -1)), self.text_embedder(text)
+        return modulation.unflatten(1, (6, -1))

@@ -5,8 +5,9 @@ Dimension key: B batch, C channels, T frames, L tokens, D model width.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -24,7 +25,10 @@ from joyimage.model.checkpoint import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernise
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
 from joyimage.model.lora import AdapterMixin
+from joyimage.model.reuse import Reuse
 from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
+
+T = TypeVar("T")
 
 
 class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,7 +62,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
     _no_split_modules = ["JoyImageTransformerBlock"]  # noqa: RUF012 - diffusers' attributes, here and below
     _repeated_blocks = ["JoyImageTransformerBlock"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = ["img_in", "condition_embedder", "norm"]  # noqa: RUF012
-    _keep_in_fp32_modules = ["time_embedder", "norm1", "norm2", "norm_out"]  # noqa: RUF012
+    _keep_in_fp32_modules = ["time_embedder", "norm_out"]  # noqa: RUF012
     _cp_plan = {  # noqa: RUF012
         # Attention doesn't mind the order of its keys: a rank takes a part of the image and one of the text.
         "item_rope": {
@@ -148,6 +152,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         encoder_hidden_states: Tensor | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
         return_dict: bool = True,
+        target_only: bool = False,
+        reuse: Reuse | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
         """Predict the velocity of every item.
 
@@ -159,9 +165,12 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             encoder_hidden_states_mask: `[B, L]`, non-zero for real tokens; None means that all are real.
                 Padded tokens are never attended to.
             return_dict: False returns a tuple of one.
+            target_only: Predict the target's velocity only: the last block leaves out what it doesn't need.
+            reuse: Keeps what this forward has in common with others of the same edit; None: nothing.
 
         Returns:
-            The velocity, in the layout of `hidden_states`.
+            The velocity, in the layout of `hidden_states`; with `target_only` the target's,
+            `[B, C, T, H, W]`.
 
         Raises:
             ValueError: A shape that doesn't fit, or no text.
@@ -187,25 +196,58 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         grids = tuple(packing.item_grid(item, patch_size) for item in items)
 
         # 1. Text, time and items become tokens.
-        text = packing.pack_text(encoder_hidden_states, encoder_hidden_states_mask)
-        temb, txt = self.condition_embedder(timestep, text.states)  # [B, 6, D], [B, L_txt, D]
+        once = _every_time if reuse is None or torch.compiler.is_compiling() else reuse.once
+        sources = (encoder_hidden_states,)
+        if encoder_hidden_states_mask is not None:
+            sources = (encoder_hidden_states, encoder_hidden_states_mask)
+        text = once(
+            "text", sources, lambda: packing.pack_text(encoder_hidden_states, encoder_hidden_states_mask)
+        )
+        txt = once(
+            "txt", sources, lambda: self.condition_embedder.text_embedder(text.states)
+        )  # [B, L_txt, D]
+        dtype = encoder_hidden_states.dtype
+        if reuse is None:
+            temb = self.condition_embedder.embed_time(timestep, dtype)  # [B, 6, D]
+        else:
+            steps = once(
+                f"time {dtype}",
+                (reuse.timesteps,),
+                lambda: self.condition_embedder.embed_time(reuse.timesteps, dtype),
+            )
+            temb = steps[reuse.step, None]  # [1, 6, D]
+        target, *references = items
         img = torch.cat(
-            [self.img_in(item).flatten(2).transpose(1, 2) for item in items], dim=1
+            [
+                self._embed_item(target),
+                *(once("item", (item,), partial(self._embed_item, item)) for item in references),
+            ],
+            dim=1,
         )  # [B, L_img, D]
 
         # 2. Positions: of image tokens always, of text tokens with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)
-        text_rotary_emb = (
-            self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
-        )
+        text_rotary_emb = None
+        if self.settings.has_text_positions:
+            text_rotary_emb = once(
+                f"positions {grids}", sources, lambda: self.text_rope(grids, text.token_index())
+            )
 
-        # 3. The blocks.
+        # 3. The blocks. The first shares image rows with the other branch, the last leaves out the rest.
+        is_short = target_only and self._may_shorten()
+        first, last = self.double_blocks[0], self.double_blocks[-1]
+        image_rows = None if reuse is None else reuse.image_rows(tuple(items))
         for block in self.double_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 img, txt = cast("Any", self._gradient_checkpointing_func)(
                     block, img, txt, temb, image_rotary_emb, text_rotary_emb, text.mask
                 )
             else:
+                extras: dict[str, Any] = {}
+                if image_rows is not None and block is first and block is not last:
+                    extras["image_rows"] = image_rows
+                if is_short and block is last:
+                    extras["num_target_tokens"] = math.prod(grids[0])
                 img, txt = block(
                     hidden_states=img,
                     encoder_hidden_states=txt,
@@ -213,15 +255,34 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                     image_rotary_emb=image_rotary_emb,
                     text_rotary_emb=text_rotary_emb,
                     encoder_hidden_states_mask=text.mask,
+                    **extras,
                 )
 
         # 4. Tokens become items again.
+        if target_only:
+            grids = grids[:1]
+            img = img[:, : math.prod(grids[0])]
         tokens = self.proj_out(self.norm_out(img))  # [B, L_img, patch * C]
         parts = tokens.split([math.prod(grid) for grid in grids], dim=1)
         velocities = [
             packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)
         ]
-        velocity = packing.join_items(velocities, like=hidden_states)
+        velocity = velocities[0] if target_only else packing.join_items(velocities, like=hidden_states)
         if not return_dict:
             return (velocity,)
         return Transformer2DModelOutput(sample=velocity)
+
+    def _embed_item(self, item: Tensor) -> Tensor:
+        """Return an item's tokens `[B, L, D]`."""
+        return self.img_in(item).flatten(2).transpose(1, 2)
+
+    def _may_shorten(self) -> bool:
+        """Tell whether the last block may leave tokens out: nothing else counts on all of them."""
+        last: Any = self.double_blocks[-1]
+        has_hooks = any(hasattr(module, "_diffusers_hook") for module in (last, last.attn))
+        return not (has_hooks or self.is_cache_enabled or self._parallel_config is not None)
+
+
+def _every_time(_name: str, _sources: tuple[Tensor, ...], make: Callable[[], T]) -> T:
+    """Stand in for `Reuse.once` where nothing is kept."""
+    return make()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from joyimage.model.reuse import Reuse
 from joyimage.pipeline.guidance import combine
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class References:
 
     outputs: list[int]
     items: list[Tensor]
+
+    def to(self, dtype: torch.dtype) -> References:
+        """Return the same with another dtype."""
+        return replace(self, items=[item.to(dtype) for item in self.items])
 
 
 def group_references(references: Sequence[Sequence[Tensor]]) -> list[References]:
@@ -80,16 +85,27 @@ def denoise(
     """
     scheduler = pipe.scheduler
     timesteps = scheduler.timesteps
+    scheduler.set_begin_index(0)  # so that it needn't search its list, which waits for the device
+    dtype = next(embed.dtype for embed in embeds.values() if embed is not None)
+    references = [group.to(dtype) for group in references]
+    reuse = Reuse(timesteps, num_branches=sum(embed is not None for embed in embeds.values()))
     with pipe.progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe._current_timestep = timestep
+            reuse.begin(step)
 
-            cond, negative = embeds["prompt_embeds"], embeds["negative_prompt_embeds"]
-            velocity = _predict(pipe, step, latents, references, "cond", cond, masks["prompt_embeds"])
-            if negative is not None and pipe.do_classifier_free_guidance:
-                mask = masks["negative_prompt_embeds"]
-                uncond = _predict(pipe, step, latents, references, "uncond", negative, mask)
-                velocity = combine(velocity, uncond, pipe.guidance_scale)
+            rows = latents[:, 0].to(dtype)
+            targets = [rows[group.outputs] for group in references] if len(references) > 1 else [rows]
+            velocities = []
+            for branch, name in (("cond", "prompt_embeds"), ("uncond", "negative_prompt_embeds")):
+                embed = embeds[name]
+                if branch == "cond" or (embed is not None and pipe.do_classifier_free_guidance):
+                    assert embed is not None
+                    velocity = _predict(pipe, reuse, references, targets, branch, embed, masks[name])
+                    velocities.append(velocity.to(latents.dtype))
+            velocity = velocities[0]
+            if len(velocities) > 1:
+                velocity = combine(velocities[0], velocities[1], pipe.guidance_scale)
 
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
 
@@ -110,35 +126,48 @@ def denoise(
 
 def _predict(
     pipe: Any,
-    step: int,
-    latents: Tensor,
+    reuse: Reuse,
     references: list[References],
+    targets: list[Tensor],
     branch: str,
-    embeds: Tensor | None,
+    embeds: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """Run one guidance branch and return the target's velocity, shape and dtype of `latents`."""
-    assert embeds is not None
+    """Run one guidance branch and return the target's velocity, `[B, 1, C, 1, H, W]`."""
     timesteps = pipe.scheduler.timesteps
-    velocity = torch.empty_like(latents)
-    for number, group in enumerate(references):
-        outputs = slice(None) if len(references) == 1 else group.outputs
-        items = [item.to(embeds.dtype) for item in [*group.items, latents[outputs, 0]]]
-        same_size = all(item.shape == items[0].shape for item in items)
+    velocities = []
+    for number, (group, target) in enumerate(zip(references, targets, strict=True)):
         # Step caches keep one state per branch and group; some ask where in the schedule they are.
         with pipe.transformer.cache_context(
             branch if number == 0 else f"{branch} {number}",
-            step_index=step,
-            sigma=pipe.scheduler.sigmas[step],
+            step_index=reuse.step,
+            sigma=pipe.scheduler.sigmas[reuse.step],
             num_inference_steps=len(timesteps),
         ):
-            predicted = pipe.transformer(
-                hidden_states=torch.stack(items, dim=1) if same_size else items,
-                timestep=timesteps[step].expand(len(items[0])),
-                encoder_hidden_states=embeds[outputs],
-                encoder_hidden_states_mask=None if mask is None else mask[outputs],
+            velocity = pipe.transformer(
+                hidden_states=[*group.items, target],
+                timestep=timesteps[reuse.step].expand(len(target)),
+                encoder_hidden_states=_rows(embeds, number, references, reuse),
+                encoder_hidden_states_mask=None if mask is None else _rows(mask, number, references, reuse),
                 return_dict=False,
+                target_only=True,
+                reuse=reuse,
             )[0]
-        target = predicted[:, -1] if same_size else predicted[-1]
-        velocity[outputs, 0] = target.to(latents.dtype)
-    return velocity
+        velocities.append(velocity)
+    if len(references) == 1:
+        return velocities[0].unsqueeze(1)
+    order = reuse.once("order", (timesteps,), lambda: _order(references, velocities[0].device))
+    return torch.cat(velocities)[order].unsqueeze(1)
+
+
+def _rows(tensor: Tensor, number: int, references: list[References], reuse: Reuse) -> Tensor:
+    """Return a group's rows, always the same object, so that what is made of it can be kept."""
+    if len(references) == 1:
+        return tensor
+    return reuse.once(f"rows {number}", (tensor,), lambda: tensor[references[number].outputs])
+
+
+def _order(references: list[References], device: torch.device) -> Tensor:
+    """Return which row of the groups, one behind the other, belongs to each output."""
+    outputs = [output for group in references for output in group.outputs]
+    return torch.tensor(outputs, device=device).argsort()

@@ -1,0 +1,82 @@
+"""Compare every kernel with its plain twin; exits with an error at the first difference."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import torch
+from torch import nn
+
+from joyimage.model import elementwise, kernels
+from joyimage.model.rope import RotaryTables, item_positions, rotary_tables
+from tests import tiny
+from tests.model.drive import inputs
+
+# fp32: order of sums. bf16: one rounding (2^-8) where the twin has two or three.
+TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 1.5e-2}
+
+
+def plain(function: str, *arguments: object) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    os.environ["JOYIMAGE_KERNELS"] = "torch"
+    try:
+        return getattr(elementwise, function)(*arguments)
+    finally:
+        os.environ["JOYIMAGE_KERNELS"] = "triton"
+
+
+def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    assert torch.isfinite(got.float()).all()
+    difference = ((got.float() - expected.float()).norm() / expected.float().norm()).item()
+    assert difference <= TOLERANCES[got.dtype], f"{what} differs by {difference:.1e}"
+    print(f"{what} agrees")  # noqa: T201
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.manual_seed(0)
+    for dtype, (batch, mods), width in itertools.product(TOLERANCES, ((1, 1), (2, 1), (2, 2)), (192, 4096)):
+        x, update = (3 * torch.randn(batch, 3, width, dtype=dtype) + 1 for _ in range(2))
+        # One chunk of a larger tensor, as the blocks hand it over.
+        gate, shift, scale = torch.randn(mods, 6, width, dtype=dtype).split(1, dim=1)[:3]
+        name = f"{dtype}, {batch} samples, {mods} times, width {width}"
+        got = elementwise.norm_modulate(x, shift, scale)
+        check(f"norm_modulate, {name}", got, plain("norm_modulate", x, shift, scale))
+        total, got = elementwise.gated_add_norm_modulate(x, update, gate, shift, scale)
+        total_plain, expected = plain("gated_add_norm_modulate", x, update, gate, shift, scale)
+        check(f"gated_add, {name}", total, total_plain)
+        check(f"gated_add_norm_modulate, {name}", got, expected)
+
+    tables = rotary_tables(item_positions(((1, 2, 3), (1, 1, 1))), (8, 12, 12), 256)
+    for dtype, has_tables in itertools.product(TOLERANCES, (True, False)):
+        for num_heads in (2, 12)[: 2 if has_tables else 1]:
+            check_norm_rotate(dtype, tables if has_tables else None, num_heads)
+
+    model, arguments = tiny.make_transformer(), inputs(batch_size=2)
+    calls: list[str] = []
+    for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate_"):
+        kernel = getattr(kernels, name)
+        setattr(kernels, name, lambda *args, name=name, kernel=kernel: (calls.append(name), kernel(*args))[1])
+    got = model(**arguments, target_only=True).sample
+    os.environ["JOYIMAGE_KERNELS"] = "torch"
+    expected = model(**arguments, target_only=True).sample
+    assert set(calls) == {"norm_modulate", "gated_add_norm_modulate", "norm_rotate_"}
+    check("the whole forward", got, expected)
+
+
+def check_norm_rotate(dtype: torch.dtype, tables: RotaryTables | None, num_heads: int) -> None:
+    norm = nn.RMSNorm(32, eps=1e-6, dtype=dtype)
+    nn.init.normal_(norm.weight, mean=1, std=0.3)
+    qkv = torch.randn(2, 7, 3, num_heads, 32, dtype=dtype)
+    untouched = qkv.clone()
+    expected = elementwise.norm_rotate(qkv[:, :, 1], norm, tables)
+    elementwise.norm_rotate_(qkv[:, :, 1], norm, tables)
+    assert torch.equal(qkv[:, :, 0], untouched[:, :, 0])
+    assert torch.equal(qkv[:, :, 2], untouched[:, :, 2])
+    check(f"norm_rotate_, {dtype}, {num_heads} heads, {tables is not None}", qkv[:, :, 1], expected)
+
+
+if __name__ == "__main__":
+    main()

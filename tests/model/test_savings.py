@@ -1,0 +1,279 @@
+"""The default path leaves work out; the plain path, which doesn't, is what it is compared with.
+
+Where a saving runs the same kernels on the same rows its numbers are asked to be bitwise equal. Where it runs
+a matmul of another shape, the kernel may sum in another order: the bound for that is 1e-6 relative.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from joyimage.model import attention, rope
+from joyimage.model.elementwise import is_plain_linear
+from joyimage.model.reuse import Reuse
+from tests import tiny
+from tests.model.drive import TEXT_DIM, draw, inputs, list_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+OTHER_KERNEL = 1e-6
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    assert got.shape == expected.shape
+    return float((got - expected).norm() / expected.norm())
+
+
+class Operators(TorchDispatchMode):
+    """Count the operators that run, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rope_type", ["rope", "mrope"])
+@pytest.mark.parametrize("sizes", [[(4, 6)], [(4, 6), (4, 6)], [(6, 4), (2, 8), (4, 4)]])
+@torch.no_grad()
+def test_target_only_when_asked_for_then_velocity_is_that_of_the_full_forward(
+    sizes: list[tuple[int, int]], rope_type: str
+) -> None:
+    model = tiny.make_transformer(rope_type=rope_type)
+    arguments = list_inputs(sizes, batch_size=2)
+
+    short = model(**arguments, target_only=True).sample
+
+    assert relative(short, model(**arguments).sample[-1]) <= OTHER_KERNEL
+
+
+@torch.no_grad()
+def test_target_only_when_texts_are_padded_then_velocity_is_that_of_the_full_forward() -> None:
+    model = tiny.make_transformer()
+    arguments = inputs(batch_size=2)
+    mask = torch.ones(2, 7)
+    mask[1, 4:] = 0
+
+    short = model(**arguments, encoder_hidden_states_mask=mask, target_only=True).sample
+
+    full = model(**arguments, encoder_hidden_states_mask=mask).sample
+    assert relative(short, full[:, -1]) <= OTHER_KERNEL
+
+
+@torch.no_grad()
+def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference() -> None:
+    model = tiny.make_transformer()
+    rows: dict[str, list[int]] = {}
+    last = model.double_blocks[-1]
+    for name in ("img_mlp", "txt_mlp", "attn.img_attn_proj", "attn.txt_attn_proj"):
+        last.get_submodule(name).register_forward_pre_hook(
+            lambda _module, args, name=name: rows.setdefault(name, []).append(args[0].shape[1])
+        )
+
+    model(**inputs(), target_only=True)
+
+    assert rows == {"img_mlp": [6], "attn.img_attn_proj": [6]}  # 2 x 3 tokens of the target
+
+
+@torch.no_grad()
+def test_reuse_when_two_branches_take_three_steps_then_each_equals_a_forward_alone() -> None:
+    model = tiny.make_transformer()
+    timesteps = torch.tensor([900.0, 500.0, 100.0])
+    texts = {"cond": draw(1, 7, TEXT_DIM, seed=1), "uncond": draw(1, 4, TEXT_DIM, seed=2)}
+    reference = draw(1, 16, 1, 4, 6, seed=3)
+    reuse = Reuse(timesteps, num_branches=2)
+
+    for step in range(3):
+        reuse.begin(step)
+        target = draw(1, 16, 1, 4, 6, seed=10 + step)
+        for text in texts.values():
+            shared = model([reference, target], timesteps[step], text, reuse=reuse).sample
+            alone = model([reference, target], timesteps[step], text).sample
+
+            for got, expected in zip(shared, alone, strict=True):
+                # All steps' time signals come from one matmul; the rest is bitwise the same work.
+                assert relative(got, expected) <= OTHER_KERNEL
+
+
+@torch.no_grad()
+def test_reuse_when_there_is_one_step_then_branches_are_bitwise_those_without() -> None:
+    model = tiny.make_transformer()
+    items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
+    reuse = Reuse(timestep, num_branches=2)
+
+    for text in (draw(1, 7, TEXT_DIM, seed=1), draw(1, 4, TEXT_DIM, seed=2)):
+        shared = model(items, timestep, text, reuse=reuse).sample
+
+        for got, expected in zip(shared, model(items, timestep, text).sample, strict=True):
+            assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_worked_out_once() -> None:
+    model = tiny.make_transformer()
+    calls: Counter[str] = Counter()
+    for name in ("condition_embedder.text_embedder", "condition_embedder.time_proj", "img_in"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
+    timesteps = torch.tensor([900.0, 500.0, 100.0])
+    texts = [draw(1, 7, TEXT_DIM, seed=1), draw(1, 4, TEXT_DIM, seed=2)]
+    reference = draw(1, 16, 1, 4, 6, seed=3)
+    reuse = Reuse(timesteps, num_branches=2)
+
+    for step in range(3):
+        reuse.begin(step)
+        target = draw(1, 16, 1, 4, 6, seed=10 + step)
+        for text in texts:
+            model([reference, target], timesteps[step], text, reuse=reuse)
+
+    assert calls == {
+        "condition_embedder.text_embedder": 2,  # branches
+        "condition_embedder.time_proj": 1,
+        "img_in": 1 + 3 * 2,  # the reference once, the target in each forward
+    }
+
+
+@torch.no_grad()
+def test_reuse_when_a_text_is_changed_in_place_then_it_is_projected_again() -> None:
+    model = tiny.make_transformer()
+    arguments = inputs()
+    reuse = Reuse(arguments["timestep"])
+    model(**arguments, reuse=reuse)
+
+    arguments["encoder_hidden_states"].mul_(-1)
+
+    assert torch.equal(model(**arguments, reuse=reuse).sample, model(**arguments).sample)
+
+
+def test_reuse_when_tensors_are_of_inference_mode_then_nothing_is_kept() -> None:
+    model = tiny.make_transformer()
+    with torch.inference_mode():
+        arguments = inputs()
+        reuse = Reuse(arguments["timestep"], num_branches=2)
+        model(**arguments, reuse=reuse)
+        arguments["encoder_hidden_states"].mul_(-1)
+
+        got = model(**arguments, reuse=reuse).sample
+
+        assert torch.equal(got, model(**arguments).sample)
+
+
+def test_joint_buffer_when_compared_with_concatenation_then_they_agree() -> None:
+    model = tiny.make_transformer().requires_grad_(False)
+    arguments = inputs(batch_size=2)
+
+    with torch.enable_grad():  # the plain way
+        plain = model(**arguments).sample
+    with torch.no_grad():
+        fast = model(**arguments).sample
+
+    assert relative(fast, plain) <= OTHER_KERNEL
+
+
+@torch.no_grad()
+def test_joint_buffer_when_a_block_runs_then_streams_are_never_concatenated() -> None:
+    model = tiny.make_transformer()
+    arguments = inputs()
+    model(**arguments)  # tables of this size
+
+    with Operators() as operators:
+        model(**arguments)
+
+    assert (
+        operators.counts["cat"] == 3
+    )  # before the blocks: two in the time's sinusoids, target and reference
+    assert operators.counts["_to_copy"] <= 1  # the time's embedding
+
+
+@torch.no_grad()
+def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
+    model = tiny.make_transformer()
+    arguments = inputs()
+    expected = model(**arguments, target_only=True).sample
+    called: list[str] = []
+
+    class Wrapped(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            called.append("qkv")
+            return super().forward(input)
+
+    for block in model.double_blocks:
+        layer = block.attn.img_attn_qkv
+        wrapped = Wrapped(layer.in_features, layer.out_features)
+        wrapped.load_state_dict(layer.state_dict())
+        block.attn.img_attn_qkv = wrapped
+        assert not is_plain_linear(wrapped, arguments["encoder_hidden_states"])
+
+    assert relative(model(**arguments, target_only=True).sample, expected) <= OTHER_KERNEL
+    assert called == ["qkv"] * (len(model.double_blocks) + 1)  # the last block asks twice
+
+
+@torch.no_grad()
+def test_rotation_when_computed_with_complex_numbers_then_it_is_bitwise_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = draw(2, 5, 3, 32)
+    tables = rope.rotary_tables(rope.item_positions(((1, 1, 5),)), (8, 12, 12), 256)
+    fast = rope.rotate(heads, tables)
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+    assert torch.equal(fast, rope.rotate(heads, tables))
+
+
+@pytest.mark.parametrize("target_only", [False, True])
+@torch.no_grad()
+def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_same_numbers(
+    target_only: bool,
+) -> None:
+    torch._dynamo.reset()
+    model = tiny.make_transformer()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    cases = [list_inputs(sizes) for sizes in ([(4, 6), (4, 6)], [(6, 8), (8, 6)], [(8, 10), (4, 12)])]
+    expected = [model(**arguments, target_only=target_only).sample for arguments in cases]
+    model.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=True)
+
+    num_graphs = []
+    for arguments, plain in zip(cases, expected, strict=True):
+        got = model(**arguments, target_only=target_only).sample
+        pairs = [(got, plain)] if target_only else list(zip(got, plain, strict=True))
+        assert all(relative(a, b) <= OTHER_KERNEL for a, b in pairs)
+        num_graphs.append(len(graphs))
+
+    assert num_graphs == [2, 2, 2]  # two blocks; other sizes compile nothing anew
+
+
+@torch.no_grad()
+def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_projection_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny.make_transformer()
+    items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
+    projected: list[int] = []
+    project_into = attention.project_into
+    monkeypatch.setattr(
+        attention,
+        "project_into",
+        lambda layer, rows, out: (projected.append(rows.shape[1]), project_into(layer, rows, out))[1],
+    )
+    reuse = Reuse(timestep, num_branches=2)
+
+    for length in (7, 4):
+        model(items, timestep, draw(1, length, TEXT_DIM), reuse=reuse)
+
+    assert projected == [12, 7, 12, 7, 4, 12, 4]  # two blocks; 12 image tokens
