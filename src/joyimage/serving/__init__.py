@@ -1,0 +1,1 @@
+"""The server: an OpenAI-compatible application around one queue of jobs."""

@@ -1,0 +1,138 @@
+"""What happens to jobs, for those who watch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from joyimage.serving.jobs import FINISHED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# After a restart a job's events go on from a number that no earlier event of it had.
+_PER_START = 1_000_000
+_ENDED_KEPT = 256
+_ENDED_KEPT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a job.
+
+    Attributes:
+        id: Larger than that of the event before.
+        type: "queued", "running", "progress", "succeeded", "failed" or "cancelled".
+        data: As JSON.
+        preview: Of a step, a WebP file; kept of the newest event only.
+    """
+
+    id: int
+    type: str
+    data: dict[str, Any]
+    preview: bytes | None = field(default=None, repr=False)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing comes after it."""
+        return self.type in FINISHED
+
+
+@dataclass(eq=False)
+class _Log:
+    events: list[Event] = field(default_factory=list)
+    watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=set)
+
+
+class EventLog:
+    """The events of each job, written by any thread and followed by coroutines.
+
+    Jobs that have ended are forgotten after a while: their record says all that their events said.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, _Log] = {}
+        self._ended: deque[tuple[float, str]] = deque()
+
+    def publish(
+        self,
+        job_id: str,
+        type: str,
+        data: dict[str, Any],
+        *,
+        restarted: int = 0,
+        preview: bytes | None = None,
+    ) -> None:
+        """Add an event and wake those who watch the job; after the last event, nothing is added."""
+        with self._lock:
+            log = self._logs.setdefault(job_id, _Log())
+            events = log.events
+            last = events[-1] if events else None
+            if last is not None and last.is_last:
+                return
+            if last is not None and last.preview is not None:
+                events[-1] = replace(last, preview=None)
+            number = max(0 if last is None else last.id, restarted * _PER_START) + 1
+            event = Event(number, type, data, preview)
+            events.append(event)
+            if event.is_last:
+                self._ended.append((time.monotonic(), job_id))
+                self._forget()
+            watchers = list(log.watchers)
+        for loop, woken in watchers:
+            # A closed loop has nobody who watches.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(woken.set)
+
+    async def follow(self, job_id: str, after: int = 0, idle_s: float = 1.0) -> AsyncIterator[Event | None]:
+        """Give a job's events as they come, up to its last.
+
+        Args:
+            job_id: Which.
+            after: Number of the last event that is known already.
+            idle_s: How long to wait for one.
+
+        Yields:
+            Events; None where none came in time, and at the start where there is none yet.
+        """
+        watcher = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            log = self._logs.setdefault(job_id, _Log())
+            log.watchers.add(watcher)
+        try:
+            while True:
+                watcher[1].clear()
+                with self._lock:
+                    new = [event for event in log.events if event.id > after]
+                for event in new:
+                    yield event
+                    after = event.id
+                    if event.is_last:
+                        return
+                if not new:
+                    yield None
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(watcher[1].wait(), idle_s)
+        finally:
+            with self._lock:
+                log.watchers.discard(watcher)
+                if not log.events and not log.watchers and self._logs.get(job_id) is log:
+                    del self._logs[job_id]
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        while self._ended and (len(self._ended) > _ENDED_KEPT or now - self._ended[0][0] > _ENDED_KEPT_S):
+            self._logs.pop(self._ended.popleft()[1], None)
+
+
+def sse(type: str, data: dict[str, Any], id: int | None = None) -> bytes:
+    """Write one server-sent event."""
+    number = "" if id is None else f"id: {id}\n"
+    return f"{number}event: {type}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

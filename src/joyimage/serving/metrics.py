@@ -1,0 +1,67 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900)
+
+
+class Metrics:
+    """The numbers of one server, apart from those of any other in the process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "joyimage_http_requests",
+            "Requests answered.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self.ended = Counter(
+            "joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"], registry=self._registry
+        )
+        self.refused = Counter("joyimage_jobs_refused", "Jobs refused.", ["code"], registry=self._registry)
+        self.restarted = Counter(
+            "joyimage_jobs_restarted", "Jobs put back after a server died.", registry=self._registry
+        )
+        self.low_memory = Counter(
+            "joyimage_low_memory_runs", "Runs that fitted only with less memory.", registry=self._registry
+        )
+        self.run_seconds = Histogram(
+            "joyimage_run_seconds",
+            "From claim to result.",
+            ["kind"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.wait_seconds = Histogram(
+            "joyimage_wait_seconds", "From request to claim.", buckets=_SECONDS, registry=self._registry
+        )
+        self.batch_size = Histogram(
+            "joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8), registry=self._registry
+        )
+        self._jobs = Gauge("joyimage_jobs", "Jobs in each state.", ["state"], registry=self._registry)
+        self._replicas = Gauge("joyimage_replicas", "Pipelines.", ["state"], registry=self._registry)
+
+    def page(self, jobs: Mapping[str, int], *, idle: int, busy: int) -> bytes:
+        """Return the page that is scraped.
+
+        Args:
+            jobs: Number of jobs in each state.
+            idle: Pipelines that wait.
+            busy: Pipelines that run.
+
+        Returns:
+            Text.
+        """
+        for state, number in jobs.items():
+            self._jobs.labels(state).set(number)
+        self._replicas.labels("idle").set(idle)
+        self._replicas.labels("busy").set(busy)
+        return generate_latest(self._registry)

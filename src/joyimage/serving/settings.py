@@ -1,0 +1,140 @@
+"""Everything about a server that can be set; each default stands here and nowhere else."""
+
+# Annotations are real types here: pydantic reads them.
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+class ServerSettings(BaseSettings):
+    """Settings of a server, from arguments or from JOYIMAGE_... in the environment.
+
+    Attributes:
+        model: Checkpoint folder, hub id, or "tiny".
+        model_name: What clients call it; the end of `model` if None.
+        model_aliases: Further names that clients may use for it, such as "gpt-image-1".
+        loras: Adapters that clients may ask for: name and file.
+        device: Such as "cuda" or "cpu"; what is there if None.
+        dtype: "bfloat16", "float16" or "float32"; what suits the device if None.
+        base_size: Side of the square size; the checkpoint's own if None.
+        replicas: Pipelines; more than one share the devices of a kind in turn.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        allowed_hosts: Names that a request's Host may have; on loopback only loopback's, else any if empty.
+        cors_origins: Web pages of these origins may call; none by default.
+        public_url: How clients reach the server, for addresses of results; as the request came if None.
+        data_dir: Where records, pictures and results are kept.
+        database: Such as "postgresql+psycopg://user@host/name"; a SQLite file in `data_dir` if None.
+        api_keys: Keys separated by commas, each "name:key" or a key alone.
+        api_keys_file: A file with one of these a line.
+        allow_anonymous: Whether to listen on other addresses than loopback without any key.
+        queue_size: Most jobs that wait.
+        client_jobs: Most jobs of one client that wait or run.
+        max_batch: Most jobs of equal settings that run together.
+        batch_pixels: Only outputs up to this many pixels in all run together.
+        job_timeout_s: Longest run of a job.
+        queue_timeout_s: Longest wait of a job.
+        upload_timeout_s: Longest time that a request's body may take to arrive.
+        shutdown_grace_s: How long a running job may go on when the server is asked to stop.
+        max_body_bytes: Largest request.
+        max_image_bytes: Largest picture file.
+        max_image_pixels: Most pixels of a picture, checked before it is decoded.
+        max_output_pixels: Most pixels of one output.
+        max_images: Most pictures of a request.
+        max_outputs: Most outputs of a request.
+        max_steps: Most steps of an edit.
+        max_prompt_chars: Longest prompt.
+        keep_s: How long records and results of finished jobs are kept.
+        image_urls: Whether pictures are fetched from addresses that a request names.
+        url_timeout_s: Longest time that such a picture may take.
+        preview_px: Longest side of a step's preview.
+        web_dir: Folder of the page at "/"; that of the package, where it has one, if None.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="JOYIMAGE_", extra="forbid", validate_default=True)
+
+    model: str = "tiny"
+    model_name: str | None = None
+    model_aliases: tuple[str, ...] = ()
+    loras: dict[str, Path] = Field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    base_size: int | None = None
+    replicas: int = Field(default=1, ge=1)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8600, ge=0, le=65535)
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    public_url: str | None = None
+
+    data_dir: Path = Path.home() / ".local" / "share" / "joyimage"
+    database: str | None = None
+
+    api_keys: SecretStr | None = None
+    api_keys_file: Path | None = None
+    allow_anonymous: bool = False
+
+    queue_size: int = Field(default=128, ge=1)
+    client_jobs: int = Field(default=64, ge=1)
+    max_batch: int = Field(default=4, ge=1)
+    batch_pixels: int = Field(default=4 * 256 * 256, ge=0)
+
+    job_timeout_s: float = Field(default=900, gt=0)
+    queue_timeout_s: float = Field(default=3600, gt=0)
+    upload_timeout_s: float = Field(default=60, gt=0)
+    shutdown_grace_s: float = Field(default=20, ge=0)
+
+    max_body_bytes: int = Field(default=120 * 2**20, ge=1)
+    max_image_bytes: int = Field(default=50 * 2**20, ge=1)
+    max_image_pixels: int = Field(default=64_000_000, ge=1)
+    max_output_pixels: int = Field(default=2048 * 2048, ge=1)
+    max_images: int = Field(default=16, ge=1)
+    max_outputs: int = Field(default=10, ge=1)
+    max_steps: int = Field(default=100, ge=1)
+    max_prompt_chars: int = Field(default=32_000, ge=1)
+    keep_s: float = Field(default=24 * 3600, gt=0)
+
+    image_urls: bool = False
+    url_timeout_s: float = Field(default=10, gt=0)
+    preview_px: int = Field(default=256, ge=16)
+    web_dir: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServerSettings":
+        if not self.is_loopback and not (self.api_keys or self.api_keys_file or self.allow_anonymous):
+            raise ValueError(
+                f"`host` is {self.host}, which others can reach, and there are no API keys; give "
+                "`api_keys_file`, or `allow_anonymous` where something else keeps strangers out."
+            )
+        return self
+
+    @property
+    def served_name(self) -> str:
+        """The model's name for clients."""
+        return self.model_name or self.model.rstrip("/").rpartition("/")[2]
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names that a request's Host may have; empty for any."""
+        return self.allowed_hosts or (_LOOPBACK_NAMES if self.is_loopback else ())
+
+    @property
+    def database_url(self) -> str:
+        """The database, SQLite in `data_dir` where none is given."""
+        return self.database or f"sqlite:///{self.data_dir.absolute() / 'jobs.sqlite3'}"

@@ -1,0 +1,106 @@
+"""A pipeline, servers in this process, and a PostgreSQL where one can be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.serving.parts import make_runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from joyimage.serving.runner import LocalRunner
+
+
+def _find_postgres() -> Path | None:
+    """Return the folder of Debian's newest PostgreSQL programs."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    return folders[-1].parent if folders else None
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a PostgreSQL: JOYIMAGE_TEST_POSTGRES, or one started on a socket in a folder of its own."""
+    given = os.environ.get("JOYIMAGE_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    programs = _find_postgres()
+    if programs is None:
+        pytest.skip(
+            "no PostgreSQL: JOYIMAGE_TEST_POSTGRES is not set and Debian's programs are not installed"
+        )
+    folder = Path(f"/tmp/joyimage-pg-{uuid.uuid4().hex[:8]}")
+    folder.mkdir(mode=0o700)
+    # PostgreSQL refuses to run as root.
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        user = "postgres" if _has_user("postgres") else "nobody"
+        shutil.chown(folder, user)
+        prefix = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
+    data = folder / "data"
+
+    def call(*command: object) -> None:
+        subprocess.run(
+            [*prefix, *map(str, command)],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+
+    try:
+        call(
+            programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "tester",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        )
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        call(programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"PostgreSQL can't be started: {getattr(error, 'stderr', error)!r}")
+    yield f"postgresql+psycopg://tester@/postgres?host={folder}"
+    call(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_user(name: str) -> bool:
+    import pwd
+
+    return any(entry.pw_name == name for entry in pwd.getpwall())
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Address of an empty database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.dispose()
+
+
+@pytest.fixture(scope="session")
+def runner() -> LocalRunner:
+    """A pipeline that all tests of a process share, one after the other."""
+    return make_runner()

@@ -1,0 +1,148 @@
+"""Pieces that the tests of the server share: a cheap pipeline of real parts, pictures, an engine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from joyimage.serving.clock import SteadyClock
+from joyimage.serving.engine import Engine
+from joyimage.serving.events import EventLog
+from joyimage.serving.files import JobFiles
+from joyimage.serving.jobs import Job, JobStore
+from joyimage.serving.liveness import Liveness
+from joyimage.serving.metrics import Metrics
+from joyimage.serving.runner import LocalRunner
+from joyimage.serving.schemas import Task
+from joyimage.serving.settings import ServerSettings
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SIDE = 64
+
+
+def make_runner() -> LocalRunner:
+    """Real parts with random weights at 64 pixels: a step takes about 15 ms."""
+    pipe = tiny.make_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    return LocalRunner(pipe, preview_px=32)
+
+
+def make_settings(folder: Path, **values: Any) -> ServerSettings:
+    return ServerSettings(
+        **{"data_dir": folder, "model_name": "tiny", "port": 0, "shutdown_grace_s": 5, **values}
+    )
+
+
+def png(seed: int = 0, width: int = SIDE, height: int = SIDE) -> bytes:
+    file = io.BytesIO()
+    tiny.make_picture(seed, height, width).save(file, "PNG")
+    return file.getvalue()
+
+
+def opened(data: bytes | str) -> Image.Image:
+    """Decode a picture file, or base64 of one."""
+    return Image.open(io.BytesIO(base64.b64decode(data) if isinstance(data, str) else data))
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    """Wait until something holds, and return it."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+class Workshop:
+    """An engine with its store, without HTTP."""
+
+    def __init__(self, folder: Path, runner: Any, *, is_started: bool = True, **values: Any) -> None:
+        self.settings = make_settings(folder, **values)
+        self.store = JobStore(self.settings.database_url, SteadyClock(), self.settings.keep_s)
+        self.files = JobFiles(folder / "jobs")
+        self.events = EventLog()
+        self.metrics = Metrics()
+        self.liveness = Liveness(folder / "servers")
+        self.engine = Engine(self.settings, self.store, self.files, self.events, self.metrics, self.liveness)
+        self.runner = runner
+        if is_started:
+            self.start()
+
+    def start(self) -> None:
+        self.engine.start(lambda _: self.runner)
+
+    def submit(
+        self, *, client: str = "a", batch_key: str | None = None, picture: bytes | None = None, **task: Any
+    ) -> Job:
+        """Queue an edit, or a generation where no picture is given."""
+        job_id = self.files.new_id()
+        settings: dict[str, Any] = {
+            "kind": "generate",
+            "prompt": "blue",
+            "steps": 2,
+            "previews": False,
+            **task,
+        }
+        if picture is not None:
+            self.files.write(job_id, "input-0", picture)
+            settings |= {"kind": "edit", "num_images": 1}
+        job = Job(
+            id=job_id,
+            client=client,
+            kind=settings["kind"],
+            task=Task(**settings).model_dump(),
+            request_hash="",
+            batch_key=batch_key,
+        )
+        stored, _ = self.store.submit(job, queue_size=10_000, client_jobs=10_000)
+        self.engine.wake()
+        return stored
+
+    def ended(self, job: Job, timeout_s: float = 30.0) -> Job:
+        """Wait for a job's end."""
+
+        def look() -> Job | None:
+            found = self.store.get(job.id)
+            assert found is not None
+            return found if found.is_finished else None
+
+        return wait_for(look, timeout_s)
+
+    def close(self) -> None:
+        self.engine.stop()
+        self.liveness.close()
+        self.store.close()
+
+
+class Gate:
+    """A runner's door: it stops at each step until it is let through."""
+
+    def __init__(self, runner: LocalRunner) -> None:
+        self.info = runner.info
+        self._runner = runner
+        self.is_open = threading.Event()
+        self.steps = 0
+        self.batches: list[int] = []
+
+    def run(self, works: Any, report: Any, is_stopped: Any) -> Any:
+        self.batches.append(len(works))
+
+        def stop() -> bool:
+            self.steps += 1
+            while not self.is_open.wait(0.01):
+                if is_stopped():
+                    return True
+            return is_stopped()
+
+        return self._runner.run(works, report, stop)

@@ -1,0 +1,319 @@
+"""The engine: every job ends, in its own way."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from joyimage.serving.errors import ReplicaLostError
+from joyimage.serving.runner import LocalRunner, Work
+from joyimage.serving.schemas import Task
+from tests import tiny
+from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Open = Callable[..., Workshop]
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, runner: LocalRunner) -> Iterator[Open]:
+    """Open workshops that are closed at the end."""
+    opened: list[Workshop] = []
+
+    def open_one(using: Any = None, **values: Any) -> Workshop:
+        opened.append(Workshop(tmp_path, using or runner, **values))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def difference(first: bytes, second: bytes) -> int:
+    return int(np.abs(np.asarray(opened(first), dtype=int) - np.asarray(opened(second), dtype=int)).max())
+
+
+def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner) -> None:
+    shop = workshop()
+    job = shop.ended(shop.submit(picture=png(3), prompt="red", seed=5))
+
+    direct = runner.pipe(
+        image=tiny.make_picture(3, SIDE, SIDE),
+        prompt="red",
+        num_inference_steps=2,
+        guidance_scale=1,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+
+    assert job.state == "succeeded"
+    assert job.result == {"width": SIDE, "height": SIDE, "num_images": 1}
+    made = opened(shop.files.read(job.id, "output-0"))
+    assert np.abs(np.asarray(made, dtype=int) - np.asarray(direct, dtype=int)).max() <= 1
+    assert not shop.files.has(job.id, "input-0")
+
+
+def test_alike_jobs_when_waiting_then_run_together_and_equal_single_runs(
+    workshop: Open, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    shop = workshop(gate, is_started=False)
+    settings = [("red", 1, png(1)), ("a long blue thing", 2, png(2)), ("x", 3, png(3))]
+    jobs = [
+        shop.submit(prompt=prompt, seed=seed, picture=picture, batch_key="k", canvas_pixels=SIDE * SIDE)
+        for prompt, seed, picture in settings
+    ]
+    gate.is_open.set()
+    shop.start()
+    together = [shop.files.read(shop.ended(job).id, "output-0") for job in jobs]
+
+    alone = [
+        shop.files.read(shop.ended(shop.submit(prompt=prompt, seed=seed, picture=picture)).id, "output-0")
+        for prompt, seed, picture in settings
+    ]
+
+    assert gate.batches == [3, 1, 1, 1]
+    assert all(difference(*pair) <= 1 for pair in zip(together, alone, strict=True))
+    assert difference(together[0], together[1]) > 20
+
+
+def test_alike_jobs_when_large_then_run_one_by_one(workshop: Open, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    gate.is_open.set()
+    shop = workshop(gate, is_started=False, batch_pixels=2 * SIDE * SIDE)
+    jobs = [shop.submit(batch_key="k", canvas_pixels=SIDE * SIDE, steps=1) for _ in range(3)]
+    shop.start()
+    for job in jobs:
+        shop.ended(job)
+
+    assert gate.batches == [2, 1]
+
+
+def test_one_of_a_batch_when_it_is_bad_then_the_others_succeed(workshop: Open) -> None:
+    shop = workshop(is_started=False)
+    bad = shop.submit(batch_key="k", steps=1, picture=png(), framing={"fit": "squeeze"})
+    good = shop.submit(batch_key="k", steps=1, picture=png())
+    shop.start()
+
+    failed = shop.ended(bad)
+
+    assert shop.ended(good).state == "succeeded"
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert failed.error["status"] == 400
+    assert "`fit` is 'squeeze'" in failed.error["message"]
+
+
+def test_running_job_when_cancelled_then_ends_at_the_next_step(workshop: Open, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    shop = workshop(gate)
+    job = shop.submit(steps=50)
+    wait_for(lambda: gate.steps)
+
+    asked = shop.engine.cancel(job.id)
+    cancelled = shop.ended(job)
+
+    assert asked is not None
+    assert (asked.state, cancelled.state, gate.steps) == ("running", "cancelled", 1)
+    gate.is_open.set()
+    assert shop.ended(shop.submit(steps=1)).state == "succeeded"
+
+
+def test_running_job_when_too_long_then_failed_with_a_sentence(workshop: Open, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    shop = workshop(gate, job_timeout_s=0.05)
+
+    job = shop.ended(shop.submit(steps=50))
+
+    assert job.error is not None
+    assert (job.error["status"], job.error["code"]) == (504, "job_timeout")
+    assert "more than 0.05 s" in job.error["message"]
+
+
+def test_memory_when_short_then_less_of_it_and_the_same_picture(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+    expected = shop.ended(shop.submit(picture=png(), num_outputs=2, seed=4))
+    pipe = runner.pipe
+    decode = type(pipe)._decode
+
+    def need_tiles(self: Any, target: Any, *arguments: Any) -> Any:
+        if len(target) > 1 or not self.vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return decode(self, target, *arguments)
+
+    monkeypatch.setattr(type(pipe), "_decode", need_tiles)
+    job = shop.ended(shop.submit(picture=png(), num_outputs=2, seed=4))
+
+    assert job.state == "succeeded", job.error
+    assert job.result is not None
+    assert job.result["memory"] == "one output at a time and a tiled VAE"
+    for name in ("output-0", "output-1"):
+        assert difference(shop.files.read(job.id, name), shop.files.read(expected.id, name)) <= 1
+    assert not pipe.vae.use_tiling
+
+
+def test_memory_when_never_enough_then_503_and_the_server_goes_on(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runner.pipe), "_decode", fail)
+        job = shop.ended(shop.submit())
+
+    assert job.error is not None
+    assert (job.error["status"], job.error["code"]) == (503, "out_of_memory")
+    assert "ask for a smaller size" in job.error["message"]
+    assert shop.ended(shop.submit()).state == "succeeded"
+
+
+def test_pipeline_when_it_breaks_then_500_without_its_words_and_the_server_goes_on(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(runner.pipe), "_decode", fail)
+        job = shop.ended(shop.submit())
+
+    assert job.error is not None
+    assert job.error["status"] == 500
+    assert "secret" not in job.error["message"]
+    assert shop.ended(shop.submit()).state == "succeeded"
+
+
+def test_disk_when_full_then_the_job_fails_with_a_sentence_and_no_partial_file(
+    workshop: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        job = shop.ended(shop.submit())
+
+    assert job.error is not None
+    assert (job.error["status"], job.error["code"]) == (503, "storage_full")
+    assert "No space left" in job.error["message"]
+    assert list(shop.settings.data_dir.rglob("*output-0*")) == []
+    assert shop.ended(shop.submit()).state == "succeeded"
+
+
+def test_server_when_stopped_in_order_then_the_job_goes_on_later_and_nothing_counts(
+    workshop: Open, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    first = workshop(gate, shutdown_grace_s=0.05)
+    job = first.submit(steps=3)
+    wait_for(lambda: gate.steps)
+    first.close()
+
+    second = workshop()
+    again = second.ended(job)
+
+    assert (again.state, again.restarted) == ("succeeded", 0)
+
+
+def test_replica_when_lost_then_the_job_runs_again_once(workshop: Open, runner: LocalRunner) -> None:
+    class Fragile(Gate):
+        losses = 1
+
+        def run(self, *arguments: Any) -> Any:
+            if self.losses:
+                self.losses -= 1
+                raise ReplicaLostError("gone")
+            return super().run(*arguments)
+
+    fragile = Fragile(runner)
+    fragile.is_open.set()
+    shop = workshop(fragile)
+
+    once = shop.ended(shop.submit())
+    fragile.losses = 2
+    twice = shop.ended(shop.submit())
+
+    assert (once.state, once.restarted) == ("succeeded", 1)
+    assert (twice.state, twice.restarted) == ("failed", 1)
+
+
+def test_picture_when_edited_again_then_by_the_replica_that_knows_it(
+    workshop: Open, runner: LocalRunner
+) -> None:
+    shop = workshop(is_started=False, replicas=3)
+    shop.engine._free = [0, 1, 2]
+    homes = {picture: shop.engine._choose(picture) for picture in ("a", "b", "c", "d", "e", "f")}
+
+    assert len(set(homes.values())) > 1
+    assert all(shop.engine._choose(picture) == home for picture, home in homes.items())
+    shop.engine._free = [number for number in range(3) if number != homes["a"]]
+    assert shop.engine._choose("a") != homes["a"]
+
+
+def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner) -> None:
+    seen: list[Any] = []
+    task = Task(kind="edit", prompt="x", steps=3, num_images=1)
+
+    runner.run([Work(task=task, pictures=(png(1),))], lambda *report: seen.append(report), lambda: False)
+
+    assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    previews = [previews[0] for _, _, previews in seen]
+    assert previews[2] is None
+    assert opened(previews[0]).size == (32, 32)
+
+
+def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> None:
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.images import to_pixels
+    from joyimage.pipeline.vae import encode_frame
+    from joyimage.serving.preview import LatentPreview
+
+    pipe = JoyImageEditPipeline.from_pretrained("tiny")
+    picture = tiny.make_picture(1, SIDE, SIDE)
+
+    pixels = to_pixels([picture], torch.device("cpu"), torch.float32)
+    latents = pipe.normalize_latents(encode_frame(pipe.vae, pixels).mode())[0, :, 0]
+    drawn = np.asarray(LatentPreview(pipe, 32).draw(latents).resize((8, 8)), dtype=float)
+    wanted = np.asarray(picture.resize((8, 8), resample=4), dtype=float)
+    assert np.corrcoef(drawn.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
+def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from joyimage.serving.runner import load_adapters
+
+    source = tiny.make_pipeline()
+    source.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
+    source.transformer.save_lora_adapter(tmp_path / "style")
+    runner = make_runner()
+    plain = runner.run([Work(task=Task(kind="generate", prompt="x"))], lambda *_: None, lambda: False)
+    load_adapters(runner.pipe, {"style": tmp_path / "style"})
+    runner = LocalRunner(runner.pipe, loras=("style",))
+
+    def run(lora: str | None) -> bytes:
+        work = Work(task=Task(kind="generate", prompt="x", lora=lora))
+        outcomes = runner.run([work], lambda *_: None, lambda: False)
+        assert outcomes is not None
+        return outcomes[0].images[0]
+
+    assert plain is not None
+    assert difference(run(None), plain[0].images[0]) <= 1
+    assert difference(run("style"), plain[0].images[0]) > 5
+    assert difference(run(None), plain[0].images[0]) <= 1

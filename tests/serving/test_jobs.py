@@ -1,0 +1,244 @@
+"""The job store: order, room, idempotency, putting back; on SQLite, and on PostgreSQL where one is found."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from joyimage.serving.errors import ApiError
+from joyimage.serving.jobs import Job, JobStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROOM = {"queue_size": 1000, "client_jobs": 1000}
+
+
+class Time:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, time: Time) -> Iterator[JobStore]:
+    """An empty store."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    store = JobStore(url, time, keep_s=100)
+    yield store
+    store.close()
+
+
+def make_job(name: str, client: str = "a", **values: Any) -> Job:
+    job_id = name.encode().hex().rjust(32, "0")
+    return Job(
+        id=job_id, client=client, kind="edit", **{"task": {"name": name}, "request_hash": name, **values}
+    )
+
+
+def submit(store: JobStore, *names: str, client: str = "a", **values: Any) -> list[Job]:
+    return [store.submit(make_job(name, client, **values), **ROOM)[0] for name in names]
+
+
+def run_all(store: JobStore) -> str:
+    order = ""
+    while claimed := store.claim("me"):
+        order += claimed[0].task["name"]
+    return order
+
+
+def test_job_when_submitted_claimed_and_finished_then_the_record_says_so(store: JobStore, time: Time) -> None:
+    (job,) = submit(store, "x")
+    assert store.position(job) == 0
+    time.now += 5
+
+    (running,) = store.claim("me")
+    finished = store.finish(job.id, "me", "succeeded", result={"seed": 3})
+
+    assert (running.state, running.started_at) == ("running", 1005.0)
+    assert finished is not None
+    assert finished == store.get(job.id)
+    assert (finished.state, finished.result, finished.expires_at) == ("succeeded", {"seed": 3}, 1105.0)
+    assert store.claim("me") == []
+    assert store.finish(job.id, "me", "failed") is None
+
+
+def test_clients_when_one_has_many_jobs_then_they_take_turns(store: JobStore) -> None:
+    submit(store, *"abcde")
+    assert store.claim("me")[0].task["name"] == "a"
+    submit(store, *"vwx", client="b")
+    submit(store, "z", client="c")
+
+    assert run_all(store) == "bvzcwdxe"
+
+
+def test_queue_when_full_then_429_and_a_place_when_one_is_claimed(store: JobStore) -> None:
+    for name in "ab":
+        store.submit(make_job(name), queue_size=2, client_jobs=9)
+
+    with pytest.raises(ApiError, match="queue is full") as refusal:
+        store.submit(make_job("c"), queue_size=2, client_jobs=9)
+    store.claim("me")
+    store.submit(make_job("d"), queue_size=2, client_jobs=9)
+
+    assert refusal.value.status == 429
+    assert refusal.value.code == "queue_full"
+
+
+def test_client_when_it_has_its_share_then_429_for_it_alone(store: JobStore) -> None:
+    store.submit(make_job("a"), queue_size=9, client_jobs=1)
+    store.claim("me")
+
+    with pytest.raises(ApiError) as refusal:
+        store.submit(make_job("b"), queue_size=9, client_jobs=1)
+
+    assert refusal.value.code == "too_many_jobs"
+    store.submit(make_job("c", "b"), queue_size=9, client_jobs=1)
+
+
+def test_idempotency_key_when_used_again_then_the_same_job_and_another_request_is_refused(
+    store: JobStore,
+) -> None:
+    first, is_new = store.submit(make_job("a", idempotency_key="k"), **ROOM)
+    again, is_again_new = store.submit(make_job("b", idempotency_key="k", request_hash="a"), **ROOM)
+
+    assert (is_new, is_again_new) == (True, False)
+    assert again == first
+    with pytest.raises(ApiError) as refusal:
+        store.submit(make_job("c", idempotency_key="k"), **ROOM)
+    assert refusal.value.status == 422
+    assert store.submit(make_job("d", "b", idempotency_key="k"), **ROOM)[1]
+
+
+def test_claim_when_many_threads_then_each_job_once(store: JobStore) -> None:
+    submit(store, *[f"job{number}" for number in range(40)])
+    claimed: list[str] = []
+
+    def work(owner: str) -> None:
+        while jobs := store.claim(owner, lambda _: 3):
+            claimed.extend(job.id for job in jobs)
+
+    threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(claimed) == len(set(claimed)) == 40
+
+
+def test_claim_when_jobs_are_alike_then_together_and_in_order(store: JobStore) -> None:
+    submit(store, "a", batch_key="x")
+    submit(store, "b", batch_key="y")
+    submit(store, "c", "d", "e", batch_key="x")
+
+    assert [job.task["name"] for job in store.claim("me", lambda _: 3)] == ["a", "c", "d"]
+    assert [job.task["name"] for job in store.claim("me", lambda _: 3)] == ["b"]
+    assert [job.task["name"] for job in store.claim("me", lambda _: 3)] == ["e"]
+
+
+def test_job_when_its_server_dies_then_run_again_once_and_failed_the_second_time(store: JobStore) -> None:
+    (job,) = submit(store, "a")
+    store.claim("first")
+
+    (again,) = store.put_back("first")
+    assert (again.state, again.restarted) == ("queued", 1)
+    assert store.put_back("first") == []
+    store.claim("second")
+    (failed,) = store.put_back("second")
+
+    assert (failed.state, failed.restarted) == ("failed", 1)
+    assert "died twice" in (failed.error or {})["message"]
+    assert store.get(job.id) == failed
+
+
+def test_job_when_its_server_dies_and_nobody_wants_it_then_it_is_not_run(store: JobStore) -> None:
+    (cancelled,) = submit(store, "a")
+    submit(store, "b", is_awaited=True)
+    store.claim("me")
+    store.claim("me")
+    store.cancel(cancelled.id)
+
+    assert sorted(job.state for job in store.put_back("me")) == ["cancelled", "failed"]
+    assert store.claim("me") == []
+
+
+def test_job_when_server_stops_in_order_then_it_does_not_count(store: JobStore) -> None:
+    submit(store, "a")
+    for _ in range(3):
+        store.claim("me")
+        (job,) = store.put_back("me", is_counted=False)
+
+    assert (job.state, job.restarted) == ("queued", 0)
+
+
+def test_cancel_when_waiting_then_at_once_and_when_running_then_asked(store: JobStore) -> None:
+    first, second = submit(store, "a", "b")
+    store.claim("me")
+
+    running, waiting = store.cancel(first.id), store.cancel(second.id)
+
+    assert running is not None
+    assert waiting is not None
+    assert (running.state, running.cancel_asked, waiting.state) == ("running", True, "cancelled")
+    assert store.cancelled_among([first.id, second.id]) == {first.id}
+    assert store.claim("me") == []
+    assert store.cancel("0" * 32) is None
+
+
+def test_record_when_its_time_is_over_then_gone(store: JobStore, time: Time) -> None:
+    first, second = submit(store, "a", "b")
+    store.claim("me")
+    store.finish(first.id, "me", "succeeded")
+    time.now += 99
+    assert store.remove_expired() == []
+    time.now += 2
+
+    assert store.remove_expired() == [first.id]
+    assert store.ids([first.id, second.id]) == {second.id}
+
+
+def test_job_when_it_waits_too_long_then_failed(store: JobStore, time: Time) -> None:
+    submit(store, "a")
+    time.now += 61
+
+    (job,) = store.fail_overdue(60)
+
+    assert (job.state, (job.error or {})["code"]) == ("failed", "queue_timeout")
+
+
+def test_list_when_asked_then_newest_first_own_only_and_in_pages(store: JobStore) -> None:
+    jobs = submit(store, *"abc")
+    submit(store, "z", client="b")
+
+    assert [job.task["name"] for job in store.list("a", limit=2)] == ["c", "b"]
+    assert [job.task["name"] for job in store.list("a", after=jobs[1].id)] == ["a"]
+    assert [job.task["name"] for job in store.list(None)] == ["z", "c", "b", "a"]
+    assert store.counts()["queued"] == 4
+    assert store.get(jobs[0].id, "b") is None
+
+
+def test_records_when_opened_again_then_all_there(store: JobStore, tmp_path: Path, time: Time) -> None:
+    (job,) = submit(store, "a", idempotency_key="k")
+    url = str(store._engine.url.render_as_string(hide_password=False))
+    store.close()
+
+    other = JobStore(url, time, keep_s=100)
+
+    assert other.get(job.id) == job
+    other.close()
