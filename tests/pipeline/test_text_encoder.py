@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.profiler import profile
 
-from joyimage.pipeline.text_encoder import encode
+from joyimage.pipeline.text_encoder import _patches_by_matmul, encode
 from tests import tiny
 
 PROMPTS = ["Make the car red", "blue", "Make the car blue and remove the tree"]
@@ -86,3 +87,21 @@ def test_encode_when_states_are_measured_then_those_before_the_final_norm(parts:
     normed = parts["text_encoder"].model.language_model.norm(states)
     assert 10 < states.std() < 40
     assert normed.std() < 5
+
+
+@torch.no_grad()
+def test_encode_when_a_picture_is_read_then_its_patches_go_through_a_matmul(parts: dict[str, Any]) -> None:
+    convolution = parts["text_encoder"].model.visual.patch_embed.proj
+    patches = torch.randn(5, 3, 2, *convolution.kernel_size[1:])
+    expected = convolution(patches)
+
+    with profile() as profiler:
+        run(parts, ["blue"], [[PICTURE]])
+    with _patches_by_matmul(parts["text_encoder"]):
+        rows = convolution(patches)
+
+    names = {event.key for event in profiler.key_averages()}
+    assert "aten::linear" in names
+    assert not any("conv" in name for name in names)
+    assert torch.allclose(rows, expected, atol=1e-5)
+    assert "forward" not in convolution.__dict__

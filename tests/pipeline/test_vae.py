@@ -42,6 +42,18 @@ def test_frame_when_run_then_less_than_half_of_the_arithmetic(vae: Any) -> None:
     assert ours.get_total_flops() < 0.5 * plain.get_total_flops()
 
 
+def test_frame_when_weights_are_bf16_then_no_further_from_fp32_than_the_library(vae: Any) -> None:
+    latents = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    half: Any = tiny.make_vae().bfloat16()
+    exact = vae.decode(latents, return_dict=False)[0]
+
+    library = half.decode(latents.bfloat16(), return_dict=False)[0].float()
+    ours = decode_frame(half, latents.bfloat16())
+
+    assert ours.dtype == torch.bfloat16
+    assert (ours.float() - exact).norm() <= 1.1 * (library - exact).norm()
+
+
 def test_video_when_encoded_afterwards_then_as_before(vae: Any) -> None:
     video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1))
     expected = vae.encode(video).latent_dist.mean

@@ -7,15 +7,17 @@ prompt goes on from its keys and values.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
@@ -152,15 +154,38 @@ def _forward(
     layer = text_encoder.model.language_model.layers[-1]
     hook = layer.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
     try:
-        # The whole model, not its inner part: offloading hooks sit there. One token is the least of lm_head.
-        output = text_encoder(
-            input_ids=input_ids,
-            attention_mask=mask,
-            logits_to_keep=1,
-            use_cache=use_cache or cache is not None,
-            **arguments,
-        )
+        with _patches_by_matmul(text_encoder):
+            # The whole model, not its inner part: offloading hooks sit there. lm_head wants a token.
+            output = text_encoder(
+                input_ids=input_ids,
+                attention_mask=mask,
+                logits_to_keep=1,
+                use_cache=use_cache or cache is not None,
+                **arguments,
+            )
     finally:
         hook.remove()
     states = captured[0][0] if isinstance(captured[0], tuple) else captured[0]
     return states, output.past_key_values
+
+
+@contextmanager
+def _patches_by_matmul(text_encoder: Any) -> Iterator[None]:
+    """Run the vision tower's patch embedding as the matmul that it is, while the block lasts.
+
+    It is a Conv3d whose kernel equals its stride; cuDNN takes seconds for it in bf16 on several GPUs.
+    """
+    projection = text_encoder.model.visual.patch_embed.proj
+    if type(projection) is not nn.Conv3d or "forward" in projection.__dict__:  # offloading has its say there
+        yield
+        return
+
+    def forward(input: Tensor) -> Tensor:
+        rows = nn.functional.linear(input.flatten(1), projection.weight.flatten(1), projection.bias)
+        return rows[:, :, None, None, None]
+
+    projection.forward = forward
+    try:
+        yield
+    finally:
+        del projection.forward
