@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from joyimage.pipeline.images import group_pictures, is_nested, to_pictures
+from joyimage.pipeline.memory import EditMemory
 from joyimage.pipeline.text_encoder import encode
 
 
@@ -19,6 +20,7 @@ class PromptEncodingMixin(DiffusionPipeline):
     text_encoder: Any
     tokenizer: Any
     processor: Any
+    _memory: EditMemory | None
 
     @torch.no_grad()
     def encode_prompt(
@@ -173,6 +175,7 @@ class PromptEncodingMixin(DiffusionPipeline):
             device=device,
             max_tokens=max_tokens if pictures else min(max_tokens, self.config["text_token_max_length"]),
             placeholders=placeholders,
+            memory=self._memory,
         )
 
 

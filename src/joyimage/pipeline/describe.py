@@ -9,7 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from joyimage.pipeline.images import to_pictures
 from joyimage.pipeline.prompts import tokenize_chat
-from joyimage.pipeline.text_encoder import prepare_pictures
+from joyimage.pipeline.text_encoder import count_tokens, prepare_pictures
 
 QUESTION = "Describe this image in one paragraph."
 
@@ -43,7 +43,8 @@ class DescriptionMixin(DiffusionPipeline):
             raise ValueError(f"`max_new_tokens` is {max_new_tokens}; expected 1 or more.")
         pictures = to_pictures(image)
         device = self._execution_device
-        vision, counts = prepare_pictures(self.text_encoder, self.processor, pictures, device)
+        vision = prepare_pictures(self.text_encoder, self.processor, pictures, device)
+        counts = count_tokens(self.processor, pictures)
         ids = torch.tensor([tokenize_chat(self.tokenizer, question, counts)], device=device)
         try:
             answer = self.text_encoder.generate(

@@ -10,6 +10,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from PIL.Image import Image
 from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
@@ -23,15 +24,22 @@ from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
+from joyimage.pipeline.memory import digest
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
+from joyimage.pipeline.session import SessionMixin
 from joyimage.pipeline.spatial import SpatialEditingMixin
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 
 class JoyImageEditPipeline(
-    CheckpointLoadingMixin, PromptEncodingMixin, DescriptionMixin, SpatialEditingMixin, DiffusionPipeline
+    CheckpointLoadingMixin,
+    PromptEncodingMixin,
+    DescriptionMixin,
+    SpatialEditingMixin,
+    SessionMixin,
+    DiffusionPipeline,
 ):
     """Edit pictures by instruction with JoyAI-Image-Edit.
 
@@ -404,9 +412,8 @@ class JoyImageEditPipeline(
                 f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs."
             )
         each = batch_size // len(pictures)
-        pixels = to_pixels(pictures, device, next(self.vae.parameters()).dtype)
         owners = [output // each for output in range(batch_size)]
-        posteriors = [encode_frame(self.vae, one) for one in pixels.split(1)]
+        posteriors = [self._encode_picture(picture, device) for picture in pictures]
         references = draw_posterior(posteriors, owners, generator, reference_latents).to(dtype)
         if enable_denormalization:
             references = self.normalize_latents(references)
@@ -425,6 +432,14 @@ class JoyImageEditPipeline(
         if hasattr(self.transformer, "_reset_stateful_cache"):
             self.transformer._reset_stateful_cache()
         self.maybe_free_model_hooks()
+
+    def _encode_picture(self, picture: Image, device: torch.device) -> Any:
+        """Return a picture's posterior."""
+        dtype = next(self.vae.parameters()).dtype
+        return self._once(
+            ("posterior", self.vae, dtype, device, digest(picture)),
+            lambda: encode_frame(self.vae, to_pixels([picture], device, dtype)),
+        )
 
     def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
         latents = target[:, 0]

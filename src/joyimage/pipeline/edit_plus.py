@@ -12,12 +12,11 @@ from torch import Tensor
 
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.edit import JoyImageEditPipeline
-from joyimage.pipeline.images import is_nested, to_pictures, to_pixels
+from joyimage.pipeline.images import is_nested, to_pictures
 from joyimage.pipeline.inputs import check_divisible, check_latents
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.schedule import set_schedule
-from joyimage.pipeline.vae import encode_frame
 
 _NEGATIVE_PROMPT = " "  # As trained: one blank, where Edit has none.
 
@@ -226,8 +225,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
     ) -> Tensor:
         """Return a reference's latents `[C, 1, H, W]`; `posteriors` keeps what is encoded already."""
         if id(picture) not in posteriors:
-            pixels = to_pixels([picture], self._execution_device, next(self.vae.parameters()).dtype)
-            posteriors[id(picture)] = encode_frame(self.vae, pixels)
+            posteriors[id(picture)] = self._encode_picture(picture, self._execution_device)
         latents = draw_posterior([posteriors[id(picture)]], [0], generator, how)
         return (self.normalize_latents(latents) if enable_denormalization else latents)[0]
 

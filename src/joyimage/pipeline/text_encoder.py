@@ -6,14 +6,17 @@ prompt goes on from its keys and values.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from joyimage.pipeline.memory import EditMemory, digest
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:
@@ -21,6 +24,22 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """What all conversations about the same pictures begin with, read.
+
+    Attributes:
+        states: `[L, D]`.
+        cache: Keys and values.
+        position_shift: From the number of a later token to its position: a picture takes fewer positions than
+            tokens.
+    """
+
+    states: Tensor
+    cache: Any
+    position_shift: int
 
 
 def encode(
@@ -33,6 +52,7 @@ def encode(
     device: torch.device,
     max_tokens: int,
     placeholders: bool = False,
+    memory: EditMemory | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Encode a batch; every sample comes out as if it were alone.
 
@@ -46,6 +66,7 @@ def encode(
         device: Where to run.
         max_tokens: Most tokens kept per sample.
         placeholders: Whether "<image>\\n" in a prompt stands for a picture.
+        memory: Keeps what was read about a picture for later calls; None: nothing is kept.
 
     Returns:
         States `[B, L, D]`, zeros behind the shorter ones, and their mask `[B, L]`, 1 where real.
@@ -56,9 +77,11 @@ def encode(
         members[tuple(id(picture) for picture in group)].append(index)
 
     dropped = prefix_length(tokenizer)
+    memory = EditMemory() if memory is None else memory
     rows: list[Any] = [None] * len(prompts)
     for indices in members.values():
-        vision, counts = prepare_pictures(text_encoder, processor, groups[indices[0]], device)
+        group = groups[indices[0]]
+        counts = count_tokens(processor, group)
         ids = [
             torch.tensor(
                 tokenize_conversation(
@@ -68,55 +91,74 @@ def encode(
             )
             for index in indices
         ]
-        for index, states in zip(indices, _encode_group(text_encoder, ids, vision), strict=True):
-            rows[index] = states[dropped:]
+        if group:
+            states = _encode_about(text_encoder, processor, ids, group, memory, device)
+        else:
+            states = _encode_texts(text_encoder, ids)
+        for index, row in zip(indices, states, strict=True):
+            rows[index] = row[dropped:]
     mask = pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
     return pad_sequence(rows, batch_first=True), mask
 
 
 def prepare_pictures(
     text_encoder: Any, processor: Any, pictures: Sequence[Image], device: torch.device
-) -> tuple[dict[str, Tensor], list[int]]:
-    """Return the vision tower's inputs and the number of tokens of each picture."""
+) -> dict[str, Tensor]:
+    """Return the vision tower's inputs."""
     if not pictures:
-        return {}, []
+        return {}
     values = processor.image_processor(images=list(pictures), return_tensors="pt")
-    grid = values["image_grid_thw"]
     dtype = next(text_encoder.parameters()).dtype
-    vision = {
+    return {
         "pixel_values": values["pixel_values"].to(device, dtype),
-        "image_grid_thw": grid.to(device),
+        "image_grid_thw": values["image_grid_thw"].to(device),
     }
-    return vision, (grid.prod(dim=1) // processor.image_processor.merge_size**2).tolist()
 
 
-def _encode_group(text_encoder: Any, ids: list[Tensor], vision: dict[str, Tensor]) -> list[Tensor]:
-    """Return the states `[L, D]` of conversations about the same pictures."""
+def count_tokens(processor: Any, pictures: Sequence[Image]) -> list[int]:
+    """Return the number of tokens of each picture."""
+    reader = processor.image_processor
+    patches = (reader.get_number_of_image_patches(picture.height, picture.width, {}) for picture in pictures)
+    return [number // reader.merge_size**2 for number in patches]
+
+
+def _encode_texts(text_encoder: Any, ids: list[Tensor]) -> list[Tensor]:
+    """Return the states `[L, D]` of conversations without pictures, from one pass."""
     lengths = [len(row) for row in ids]
-    if not vision or len(ids) == 1:
-        # Padded on the right whatever the tokenizer's habit: causal attention never sees it there.
-        states, _ = _forward(text_encoder, pad_sequence(ids, batch_first=True), lengths, vision)
-        return [row[:length] for row, length in zip(states, lengths, strict=True)]
-
-    shared = _common_prefix(ids)
-    if any((row[shared:] == text_encoder.config.image_token_id).any() for row in ids):
-        # A picture stands behind words that differ.
-        return [state for row in ids for state in _encode_group(text_encoder, [row], vision)]
-    head, cache = _forward(text_encoder, ids[0][None, :shared], [shared], vision, use_cache=True)
-    cache.batch_repeat_interleave(len(ids))
-    tails, _ = _forward(
-        text_encoder, pad_sequence([row[shared:] for row in ids], batch_first=True), lengths, {}, cache=cache
-    )
-    return [
-        torch.cat([head[0], tail[: length - shared]]) for tail, length in zip(tails, lengths, strict=True)
-    ]
+    # Padded on the right whatever the tokenizer's habit: causal attention never sees it there.
+    states, _ = _forward(text_encoder, pad_sequence(ids, batch_first=True), lengths, {})
+    return [row[:length] for row, length in zip(states, lengths, strict=True)]
 
 
-def _common_prefix(ids: list[Tensor]) -> int:
-    """Count the leading tokens that all conversations share; one at least stays for each."""
-    shortest = min(len(row) for row in ids) - 1
-    same = torch.stack([row[:shortest] == ids[0][:shortest] for row in ids]).all(dim=0)
-    return int(same.long().cumprod(dim=0).sum())
+def _encode_about(
+    text_encoder: Any,
+    processor: Any,
+    ids: list[Tensor],
+    pictures: Sequence[Image],
+    memory: EditMemory,
+    device: torch.device,
+) -> list[Tensor]:
+    """Return the states `[L, D]` of conversations about the same pictures, which are read once.
+
+    Each conversation goes on from there alone, so its numbers don't depend on what else is in the batch or in
+    the memory.
+    """
+    about = (text_encoder, device, *(digest(picture) for picture in pictures))
+
+    def read(row: Tensor, length: int) -> _Prefix:
+        vision = prepare_pictures(text_encoder, processor, pictures, device)
+        states, cache = _forward(text_encoder, row[None, :length], [length], vision, use_cache=True)
+        return _Prefix(states[0], cache, int(text_encoder.model.rope_deltas.max()))
+
+    def go_on(row: Tensor) -> Tensor:
+        # Up to and with the mark behind the last picture.
+        length = min(int((row == text_encoder.config.image_token_id).nonzero()[-1]) + 2, len(row) - 1)
+        beginning = tuple(row[:length].tolist())
+        prefix = memory.once(("prefix", *about, beginning), lambda: read(row, length))
+        states, _ = _forward(text_encoder, row[None, length:], [len(row)], {}, prefix=prefix)
+        return torch.cat([prefix.states, states[0]])
+
+    return [memory.once(("states", *about, tuple(row.tolist())), lambda row=row: go_on(row)) for row in ids]
 
 
 def _forward(
@@ -125,7 +167,7 @@ def _forward(
     lengths: list[int],
     vision: dict[str, Tensor],
     *,
-    cache: Any = None,
+    prefix: _Prefix | None = None,
     use_cache: bool = False,
 ) -> tuple[Tensor, Any]:
     """Run the encoder and return the last layer's states `[B, L, D]` and the cache.
@@ -133,22 +175,21 @@ def _forward(
     Args:
         text_encoder: Qwen3-VL.
         input_ids: `[B, L]`, padded on the right.
-        lengths: Tokens of each conversation, those in the cache included.
+        lengths: Tokens of each conversation, those of the prefix included.
         vision: Inputs of the vision tower.
-        cache: Keys and values of the tokens before.
+        prefix: What stands before, read already.
         use_cache: Whether to keep keys and values.
     """
-    past = 0 if cache is None else cache.get_seq_length()
+    past = 0 if prefix is None else len(prefix.states)
     steps = torch.arange(past + input_ids.shape[1], device=input_ids.device)
     mask = (steps < torch.tensor(lengths, device=input_ids.device)[:, None]).long()
     arguments: dict[str, Any] = dict(vision)
     if vision:
         arguments["mm_token_type_ids"] = (input_ids == text_encoder.config.image_token_id).int()
-    if cache is not None:
-        # A picture takes fewer positions than tokens; what follows counts on from there.
-        positions = steps[past:] + text_encoder.model.rope_deltas.max()
+    if prefix is not None:
+        positions = steps[past:] + prefix.position_shift
         arguments["position_ids"] = positions.expand(3, *input_ids.shape)
-        arguments["past_key_values"] = cache
+        arguments["past_key_values"] = _fork(prefix.cache)
     captured: list[Any] = []
     # As trained: states before the final norm (std about 21, not 2), which no output of the library carries.
     layer = text_encoder.model.language_model.layers[-1]
@@ -160,7 +201,7 @@ def _forward(
                 input_ids=input_ids,
                 attention_mask=mask,
                 logits_to_keep=1,
-                use_cache=use_cache or cache is not None,
+                use_cache=use_cache or prefix is not None,
                 **arguments,
             )
     finally:
@@ -189,3 +230,10 @@ def _patches_by_matmul(text_encoder: Any) -> Iterator[None]:
         yield
     finally:
         del projection.forward
+
+
+def _fork(cache: Any) -> Any:
+    """Return a cache to go on from, whose own growth the original never sees."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(layer) for layer in cache.layers]
+    return fork

@@ -1,0 +1,177 @@
+"""A session gives the numbers of single calls, and leaves out what it has done before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from joyimage.pipeline import edit as edit_module
+from joyimage.pipeline.memory import EditMemory, digest
+from tests import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CALL: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    pipe = tiny.make_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count passes of the vision tower, conversations that go on, and encoded pictures."""
+    counts: Counter[str] = Counter()
+    encode_frame = edit_module.encode_frame
+    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
+    hooks = [
+        pipe.text_encoder.model.visual.register_forward_hook(lambda *_: counts.update(["vision"])),
+        pipe.text_encoder.model.language_model.register_forward_hook(lambda *_: counts.update(["language"])),
+    ]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those_of_single_calls(
+    pipe: Any, guidance_scale: float
+) -> None:
+    first, second = tiny.make_picture(0), tiny.make_picture(1)
+    call = {**CALL, "guidance_scale": guidance_scale}
+    session = pipe.session()
+
+    for image, prompt, size in (
+        (first, "make it blue", {}),
+        (first, "make it green", {}),
+        (second, "make it blue", {}),
+        (first, "make it blue", {"height": 192, "width": 336}),
+        (first, "make it blue", {}),
+    ):
+        session.image = image
+        got = session(prompt, generator=seeded(), **size, **call)
+        alone = pipe(image, prompt, generator=seeded(), **size, **call)
+
+        assert torch.equal(got.images, alone.images)
+
+
+def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = pipe.session(tiny.make_picture(0))
+    with counting(pipe, monkeypatch) as counts:
+        session("make it blue", **CALL)
+        assert counts == {"vision": 1, "vae": 1, "language": 3}  # picture, prompt, empty negative prompt
+
+        session("make it green", **CALL)
+        assert counts == {"vision": 1, "vae": 1, "language": 4}  # the new prompt
+
+        session("make it green", **CALL)
+        assert counts == {"vision": 1, "vae": 1, "language": 4}
+
+
+def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tiny.make_picture(0)
+    session = pipe.session(picture)
+    session("make it blue", **CALL)
+
+    picture.paste((0, 0, 0), (0, 0, 128, 128))
+    with counting(pipe, monkeypatch) as counts:
+        got = session("make it blue", generator=seeded(), **CALL)
+
+    assert counts["vision"] == counts["vae"] == 1
+    assert torch.equal(got.images, pipe(picture, "make it blue", generator=seeded(), **CALL).images)
+
+
+def test_session_when_it_ends_then_nothing_is_kept_and_the_pipeline_is_as_before(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pipe.session(tiny.make_picture(0)) as session:
+        session("make it blue", **CALL)
+        assert session.memory.num_bytes > 0
+
+    assert len(session.memory) == session.memory.num_bytes == 0
+    with counting(pipe, monkeypatch) as counts:
+        pipe(tiny.make_picture(0), "make it blue", **CALL)
+    assert counts["vision"] == 1
+
+
+def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing(pipe: Any) -> None:
+    session = pipe.session(tiny.make_picture(0))
+
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        session("make it blue", num_inference_steps=0)
+
+    assert pipe._memory is None
+
+
+def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:
+    picture = tiny.make_picture(0)
+    session = pipe.session(picture)
+    call = {"num_inference_steps": 1, "guidance_scale": 1.0}
+
+    for name, arguments in (
+        ("move", {"object": "car", "box": (40, 40, 120, 120)}),
+        ("rotate", {"object": "car", "view": "left"}),
+        ("camera", {"yaw": 45}),
+    ):
+        got = getattr(session, name)(**arguments, generator=seeded(), **call)
+        alone = getattr(pipe, name)(picture, **arguments, generator=seeded(), **call)
+
+        assert got.prompt == alone.prompt
+        assert got.images[0].tobytes() == alone.images[0].tobytes()
+
+
+def test_session_when_max_bytes_is_negative_then_refused(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="`max_bytes` is -1"):
+        pipe.session(max_bytes=-1)
+
+
+def test_memory_when_full_then_least_recently_used_goes_first() -> None:
+    memory = EditMemory(max_bytes=100)
+    for key in "abc":
+        memory.once(key, lambda: torch.zeros(10))  # 40 bytes
+        memory.once("a", lambda: torch.zeros(10))
+
+    made: list[str] = []
+    for key in "acb":
+        memory.once(key, lambda key=key: made.append(key))
+
+    assert made == ["b"]
+    assert memory.num_bytes <= 100
+
+
+def test_memory_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> None:
+    memory = EditMemory(max_bytes=100)
+    memory.once("small", lambda: torch.zeros(10))
+
+    memory.once("large", lambda: {"nested": [torch.zeros(100)]})
+
+    assert len(memory) == 1
+    assert memory.num_bytes == 40
+
+
+def test_digest_when_pictures_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
+    picture = tiny.make_picture(0)
+    changed = picture.copy()
+    changed.putpixel((3, 5), (1, 2, 3))
+    names = {digest(one) for one in (picture, changed, picture.convert("L"), picture.resize((8, 8)))}
+
+    assert len(names) == 4
+    assert digest(picture.copy()) == digest(picture)
