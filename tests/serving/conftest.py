@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.serving.parts import make_runner
+from tests.serving.parts import LiveServer, make_runner, make_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from joyimage.serving.runner import LocalRunner
 
@@ -104,3 +104,25 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 def runner() -> LocalRunner:
     """A pipeline that all tests of a process share, one after the other."""
     return make_runner()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, runner: LocalRunner) -> Iterator[Callable[..., LiveServer]]:
+    """Start servers with settings of one's own; they are stopped at the end."""
+    started: list[LiveServer] = []
+
+    def start(using: object = None, folder: Path = tmp_path, **values: object) -> LiveServer:
+        started.append(LiveServer(make_settings(folder, **values), using or runner))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, runner: LocalRunner) -> Iterator[LiveServer]:
+    """A server that tests share which leave nothing behind."""
+    server = LiveServer(make_settings(tmp_path_factory.mktemp("server")), runner)
+    yield server
+    server.close()

@@ -8,8 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx2
+import uvicorn
 from PIL import Image
 
+from joyimage.serving.app import create_app
 from joyimage.serving.clock import SteadyClock
 from joyimage.serving.engine import Engine
 from joyimage.serving.events import EventLog
@@ -146,3 +149,33 @@ class Gate:
             return is_stopped()
 
         return self._runner.run(works, report, stop)
+
+
+class LiveServer:
+    """The application behind uvicorn, in a thread of this process, on a free port of loopback."""
+
+    def __init__(self, settings: ServerSettings, runner: Any) -> None:
+        self.settings = settings
+        self.app = create_app(settings, lambda _: runner)
+        config = uvicorn.Config(
+            self.app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=2, lifespan="on"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_for(lambda: self._server.started and self.service.engine.info)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def service(self) -> Any:
+        return self.app.state.service
+
+    def client(self, key: str | None = None, **options: Any) -> httpx2.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=30, **options)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+        assert not self._thread.is_alive()

@@ -54,7 +54,9 @@ def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner
     ).images[0]
 
     assert job.state == "succeeded"
-    assert job.result == {"width": SIDE, "height": SIDE, "num_images": 1}
+    assert job.result is not None
+    assert (job.result["width"], job.result["height"], job.result["num_images"]) == (SIDE, SIDE, 1)
+    assert job.result["usage"]["image_tokens"] == job.result["usage"]["output_tokens"] == 16
     made = opened(shop.files.read(job.id, "output-0"))
     assert np.abs(np.asarray(made, dtype=int) - np.asarray(direct, dtype=int)).max() <= 1
     assert not shop.files.has(job.id, "input-0")
@@ -67,7 +69,7 @@ def test_alike_jobs_when_waiting_then_run_together_and_equal_single_runs(
     shop = workshop(gate, is_started=False)
     settings = [("red", 1, png(1)), ("a long blue thing", 2, png(2)), ("x", 3, png(3))]
     jobs = [
-        shop.submit(prompt=prompt, seed=seed, picture=picture, batch_key="k", canvas_pixels=SIDE * SIDE)
+        shop.submit(prompt=prompt, seed=seed, picture=picture, batch_key="k", canvas=(SIDE, SIDE))
         for prompt, seed, picture in settings
     ]
     gate.is_open.set()
@@ -88,7 +90,7 @@ def test_alike_jobs_when_large_then_run_one_by_one(workshop: Open, runner: Local
     gate = Gate(runner)
     gate.is_open.set()
     shop = workshop(gate, is_started=False, batch_pixels=2 * SIDE * SIDE)
-    jobs = [shop.submit(batch_key="k", canvas_pixels=SIDE * SIDE, steps=1) for _ in range(3)]
+    jobs = [shop.submit(batch_key="k", canvas=(SIDE, SIDE), steps=1) for _ in range(3)]
     shop.start()
     for job in jobs:
         shop.ended(job)

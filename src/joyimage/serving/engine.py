@@ -187,8 +187,8 @@ class Engine:
 
     def _batch_limit(self, job: Job) -> int:
         """Return how many jobs like this one may run together."""
-        task = job.task
-        pixels = max(1, task["num_outputs"] * (job.task.get("canvas_pixels") or 1))
+        width, height = job.task["canvas"] or (1, 1)
+        pixels = job.task["num_outputs"] * width * height
         return max(1, min(self._settings.max_batch, self._settings.batch_pixels // pixels))
 
     def _choose(self, picture_hash: str | None) -> int:

@@ -243,6 +243,7 @@ class LocalRunner:
                     facts[number]["checks"] = [*facts[number].get("checks", []), *checks]
         outcomes = []
         for work, own, fact in zip(works, images, facts, strict=True):
+            fact["usage"] = self._usage(work, fact["width"] * fact["height"])
             fact["width"], fact["height"] = own[0].size
             files = tuple(encode(one, work.task.output_format, work.task.output_compression) for one in own)
             outcomes.append(Outcome(images=files, facts=fact))
@@ -320,6 +321,17 @@ class LocalRunner:
             return {}
 
         return watch
+
+    def _usage(self, work: Work, canvas_pixels: int) -> dict[str, int]:
+        """Count the tokens of a task as the model has them: words, and patches of latents."""
+        text = len(self.pipe.tokenizer(work.task.prompt)["input_ids"])
+        patch = 2 * self.pipe.vae_scale_factor_spatial
+        picture = canvas_pixels // (patch * patch)
+        return {
+            "text_tokens": text,
+            "image_tokens": picture * len(work.pictures),
+            "output_tokens": picture * work.task.num_outputs,
+        }
 
     def _describe(self, work: Work) -> Outcome:
         pictures = [_decode(data) for data in work.pictures]

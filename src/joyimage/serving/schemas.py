@@ -210,7 +210,7 @@ class Task(BaseModel):
         num_images: Pictures that came in.
         has_mask: Whether a mask came too.
         previews: Whether steps are shown.
-        canvas_pixels: Of one output, where that is known beforehand; for batches.
+        canvas: Width and height of an output before it is mapped back, where that is known beforehand.
     """
 
     kind: str
@@ -232,4 +232,4 @@ class Task(BaseModel):
     num_images: int = 0
     has_mask: bool = False
     previews: bool = True
-    canvas_pixels: int | None = None
+    canvas: tuple[int, int] | None = None

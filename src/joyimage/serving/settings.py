@@ -74,7 +74,7 @@ class ServerSettings(BaseSettings):
     public_url: str | None = None
 
     data_dir: Path = Path.home() / ".local" / "share" / "joyimage"
-    database: str | None = None
+    database: str | None = Field(default=None, repr=False)  # it may hold a password
 
     api_keys: SecretStr | None = None
     api_keys_file: Path | None = None

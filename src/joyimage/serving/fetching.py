@@ -1,0 +1,127 @@
+"""Fetch a picture from an address that a stranger wrote, without being led into one's own network.
+
+The host's name is looked up once, every address it has must be a public one, and the connection goes to the
+very address that was checked. Redirects pass the same gate.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from joyimage.serving.errors import ApiError
+
+if TYPE_CHECKING:
+    from joyimage.serving.settings import ServerSettings
+
+_MOST_REDIRECTS = 3
+_CHUNK = 64 * 2**10
+
+
+def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> bytes:
+    """Fetch a file.
+
+    Args:
+        url: http or https.
+        settings: Hold the limits of size and time.
+        param: Name of the field, for the error.
+
+    Returns:
+        The file.
+
+    Raises:
+        ApiError: It can't be had, or must not be.
+    """
+    deadline = time.monotonic() + settings.url_timeout_s
+    try:
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = _get(url, deadline, settings.max_image_bytes)
+            if isinstance(answer, bytes):
+                return answer
+            url = urljoin(url, answer)
+    except _RefusedError as error:
+        raise ApiError(400, f"`{param}` can't be fetched: {error}.", code="image_url", param=param) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = type(error).__name__
+        raise ApiError(400, f"`{param}` can't be fetched: {reason}.", code="image_url", param=param) from None
+    raise ApiError(400, f"`{param}` can't be fetched: too many redirects.", code="image_url", param=param)
+
+
+class _RefusedError(Exception):
+    """Why an address isn't fetched; short enough to tell, and without a word on what answers there."""
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address is one of the public internet."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is not None and not inner.is_global:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+def _look_up(host: str, port: int) -> str:
+    """Return one address of a host, all of which are public.
+
+    Raises:
+        _RefusedError: One is not.
+    """
+    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    if not found or not all(is_public(address) for address in found):
+        raise _RefusedError("its host is not on the public internet")
+    return min(found, key=lambda address: ":" in address)
+
+
+def _get(url: str, deadline: float, limit: int) -> bytes | str:
+    """Return the content, or where the address redirects to.
+
+    Raises:
+        _RefusedError: It isn't fetched.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+        raise _RefusedError("expected an http or https address without a password")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if port not in {80, 443}:
+        raise _RefusedError("expected port 80 or 443")
+    address = _look_up(parts.hostname, port)
+    plain = socket.create_connection((address, port), timeout=_left(deadline))
+    try:
+        if parts.scheme == "https":
+            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+        connection = http.client.HTTPConnection(parts.hostname, port)
+        connection.sock = plain
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "joyimage"})
+        answer = connection.getresponse()
+        if answer.status in {301, 302, 303, 307, 308}:
+            return answer.headers.get("Location") or ""
+        if answer.status != 200:
+            raise _RefusedError(f"its host answers {answer.status}")
+        content = bytearray()
+        while chunk := answer.read1(_CHUNK):
+            content += chunk
+            if len(content) > limit:
+                raise _RefusedError(f"it has more than {limit:,} bytes")
+            plain.settimeout(_left(deadline))
+        return bytes(content)
+    finally:
+        plain.close()
+
+
+def _left(deadline: float) -> float:
+    """Return the seconds that are left.
+
+    Raises:
+        _RefusedError: There are none.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise _RefusedError("it takes too long")
+    return left

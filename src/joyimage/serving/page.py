@@ -1,0 +1,35 @@
+"""The page at "/", where the package has one: its files by name, and nothing else of the file system."""
+
+from __future__ import annotations
+
+import mimetypes
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml", ".webp": "image/webp"}
+
+
+def add_page(app: FastAPI, folder: Path) -> None:
+    """Serve a folder's files, each under an address of its own that is fixed when the server starts."""
+    if not (folder / "index.html").is_file():
+        return
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            _add_file(app, "/" if name == "index.html" else f"/{name}", path)
+
+
+def _add_file(app: FastAPI, address: str, path: Path) -> None:
+    kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+    def send(_: Request) -> Response:
+        return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    app.add_route(address, send, methods=["GET", "HEAD"], include_in_schema=False)

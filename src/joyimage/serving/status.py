@@ -1,0 +1,82 @@
+"""`/v1/models`, `/healthz`, `/readyz`, `/metrics`: what is served, and how it is."""
+
+# Annotations are real types here: FastAPI reads them.
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from joyimage.serving.access import Access, find_access
+from joyimage.serving.documents import ERRORS
+from joyimage.serving.errors import ApiError
+from joyimage.serving.service import Service
+from joyimage.serving.tasks import check_model
+
+router = APIRouter(tags=["status"])
+Known = Annotated[Access, Depends(find_access)]
+
+
+@router.get("/v1/models", responses=ERRORS)
+def models(access: Known) -> dict[str, Any]:
+    """List the model that is served, under all its names."""
+    settings = access.service.settings
+    names = (settings.served_name, *settings.model_aliases)
+    return {"object": "list", "data": [_model(access.service, name) for name in names]}
+
+
+@router.get("/v1/models/{name}", responses=ERRORS)
+def model(name: str, access: Known) -> dict[str, Any]:
+    """Return one model."""
+    check_model(name, access.service.settings)
+    return _model(access.service, name)
+
+
+@router.get("/healthz")
+async def health() -> dict[str, str]:
+    """Say that the process lives."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses={503: ERRORS[503]})
+def ready(request: Request) -> Response:
+    """Say whether jobs can be run."""
+    service: Service = request.app.state.service
+    info = service.info
+    engine = service.engine
+    answer = {
+        "status": "ready",
+        "model": service.settings.served_name,
+        "device": info.device,
+        "dtype": info.dtype,
+    }
+    return JSONResponse(
+        answer | {"replicas": engine.idle + engine.busy, "queued": service.store.counts()["queued"]}
+    )
+
+
+@router.get("/metrics", responses={**ERRORS, 200: {"content": {"text/plain": {}}}}, response_class=Response)
+async def metrics(access: Known) -> Response:
+    """Return Prometheus' page."""
+    service = access.service
+    jobs = await run_in_threadpool(service.store.counts)
+    page = service.metrics.page(jobs, idle=service.engine.idle, busy=service.engine.busy)
+    return Response(page, media_type="text/plain; version=0.0.4")
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    """Return a model as OpenAI's clients know it, and what else there is to know."""
+    answer: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "joyimage"}
+    try:
+        info = service.info
+    except ApiError:
+        return answer
+    return answer | {
+        "base_size": info.base_size,
+        "default_steps": info.steps,
+        "default_guidance": info.guidance,
+        "takes_several_images": info.takes_several,
+        "loras": list(info.loras),
+    }
