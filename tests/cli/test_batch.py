@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tests import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cli.conftest import Outcome
 
@@ -251,3 +251,66 @@ def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition
     assert [(read_metadata(output / name) or {})["prompt"] for name in sorted(final)] == [
         row["prompt"] for row in rows
     ]
+
+
+def test_rows_when_they_hold_spatial_edits_then_these_are_run(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(
+        pictures_path,
+        [
+            {"image": "picture-0.png", "object": "the car", "box": [4, 4, 40, 40]},
+            {"image": "picture-0.png", "object": "car", "view": "rear-left"},
+            {"image": "picture-0.png", "yaw": 45, "zoom": "in"},
+        ],
+    )
+
+    assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
+
+    records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
+    assert [record and record["command"] for record in records] == ["move", "rotate", "camera"]
+    assert records[0]
+    assert records[0]["prompt"].startswith("Move the car into the red box")
+    assert records[1]
+    assert records[1]["prompt"] == "Rotate the car to show the rear left side view."
+    before = written_at(tmp_path / "out")
+    joyimage("batch", rows, "-o", tmp_path / "out", *FAST)
+    assert written_at(tmp_path / "out") == before
+
+
+def test_csv_when_a_box_is_text_then_it_is_read(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+) -> None:
+    rows = pictures_path / "rows.csv"
+    rows.write_text(
+        'image,object,box,view,yaw\npicture-0.png,car,"0.1,0.1,0.5,0.5",,\npicture-0.png,,,,-90\n'
+    )
+
+    assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
+
+    records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
+    assert [record and record["command"] for record in records] == ["move", "camera"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"object": "car"}, "expected object and box"),
+        ({"object": "car", "box": [4, 4, 40, 40], "view": "left"}, "expected object and box"),
+        ({"yaw": 45, "prompt": "Turn it."}, "both `prompt` and `yaw`"),
+        ({"yaw": "far"}, "its `yaw` is 'far'"),
+        ({"object": "car", "view": "above"}, "`view` is 'above'"),
+        ({"object": "car", "box": [4, 4, 400, 40]}, "`box`"),
+        ({"object": "car", "box": "4,4"}, "`box`"),
+        ({"zoom": "nearer"}, "`zoom` is 'nearer'"),
+    ],
+)
+def test_row_when_its_spatial_edit_cannot_be_then_it_is_skipped_with_a_sentence(
+    joyimage: Joyimage, pictures_path: Path, tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    rows = write_rows(pictures_path, [{"image": "picture-0.png", **fields}])
+
+    outcome = joyimage("batch", rows, "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 1
+    assert words in report_of(tmp_path / "out")[0]["error"]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import pytest
 from PIL import Image
 
 from joyimage.cli import demo
+from joyimage.cli.main import COMMANDS, app
 from joyimage.tiny.scenes import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
     from tests.cli.conftest import Outcome
 
@@ -123,3 +124,27 @@ def test_edit_when_rewritten_then_both_prompts_are_recorded(
     recipe = json.loads(joyimage("info", tmp_path / "out.png", "--json").out)
     assert (recipe["prompt"], recipe["asked"]) == ("Make the heart orange.", "orange")
     assert "Prompt: Make the heart orange." in outcome.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_when_written_then_it_knows_every_command(
+    shell: Literal["bash", "zsh", "fish"], tmp_path: Path
+) -> None:
+    path = tmp_path / "completion"
+
+    app(["--install-completion", "--shell", shell, "--output", str(path)], result_action="return_value")
+
+    script = path.read_text(encoding="utf-8")
+    assert all(name in script for name in ("edit", "rotate", "batch", "doctor", "--guidance"))
+    if shell == "bash":
+        subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_help_when_printed_then_every_command_says_what_its_function_says(joyimage: Joyimage) -> None:
+    page = " ".join(joyimage("--help").out.replace("│", " ").split())
+
+    for name, (function, text) in COMMANDS.items():
+        module, _, attribute = function.partition(":")
+        loaded = getattr(importlib.import_module(f"joyimage.cli.{module}"), attribute)
+        assert (loaded.__doc__ or "").splitlines()[0] == text
+        assert f"{name} {text}" in page

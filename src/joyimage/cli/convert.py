@@ -16,7 +16,7 @@ def convert(
     allow_pickle: bool = False,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Turn a checkpoint of JD's original code into a folder that `--model` takes.
+    """Turn a checkpoint of JD's code into a folder that --model takes.
 
     Args:
         source: Folder of the original checkpoint.

@@ -19,7 +19,7 @@ def describe(
     max_new_tokens: int = 256,
     json: bool = False,
 ) -> None:
-    """Answer a question about a picture with the checkpoint's own Qwen3-VL.
+    """Answer a question about a picture, with the checkpoint's Qwen3-VL.
 
     The embedded tiny model has learnt no language and answers nonsense.
 

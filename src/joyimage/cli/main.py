@@ -15,23 +15,29 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
-app.command("joyimage.cli.edit:edit", name="edit")
-app.command("joyimage.cli.spatial:move", name="move")
-app.command("joyimage.cli.spatial:rotate", name="rotate")
-app.command("joyimage.cli.spatial:camera", name="camera")
-app.command("joyimage.cli.edit:generate", name="generate")
-app.command("joyimage.cli.describe:describe", name="describe")
-app.command("joyimage.cli.rewrite:rewrite", name="rewrite")
-app.command("joyimage.cli.batch:batch", name="batch")
-app.command("joyimage.cli.info:info", name="info")
-app.command("joyimage.cli.doctor:doctor", name="doctor")
-app.command("joyimage.cli.convert:convert", name="convert")
+# Said here as well as in the functions, so that `joyimage --help` needn't load them.
+COMMANDS = {
+    "edit": ("edit:edit", "Edit a picture as the prompt says."),
+    "move": ("spatial:move", "Move an object to a place, with the size that it shall have there."),
+    "rotate": ("spatial:rotate", "Turn an object to one of eight views; camera and background stay."),
+    "camera": ("spatial:camera", "Move the camera on its orbit around the object in focus."),
+    "generate": ("edit:generate", "Make a picture from text alone."),
+    "describe": ("describe:describe", "Answer a question about a picture, with the checkpoint's Qwen3-VL."),
+    "rewrite": ("rewrite:rewrite", "Put a prompt into fuller words; those of spatial edits stay."),
+    "batch": ("batch:batch", "Run many edits; after an interruption it goes on where it was."),
+    "info": ("info:info", "Show the edit that is recorded in a picture."),
+    "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
+    "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
+}
+for _name, (_function, _help) in COMMANDS.items():
+    app.command(f"joyimage.cli.{_function}", name=_name, help=_help)
 _train = App(name="train", help="Train a checkpoint.")
 _train.command("joyimage.cli.train:tiny", name="tiny")
 app.command(_train)
 _eval = App(name="eval", help="Measure a checkpoint.")
 _eval.command("joyimage.cli.evaluate:tiny", name="tiny")
 app.command(_eval)
+app.register_install_completion_command()
 
 
 def main(tokens: list[str] | None = None) -> int:

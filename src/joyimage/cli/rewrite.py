@@ -19,7 +19,7 @@ def rewrite(
     dtype: str | None = None,
     json: bool = False,
 ) -> None:
-    """Put a prompt into fuller words; the templates of spatial edits come back as they are.
+    """Put a prompt into fuller words; those of spatial edits stay.
 
     Args:
         prompt: What to do, in short.

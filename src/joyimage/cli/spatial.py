@@ -39,17 +39,9 @@ def move(
         style: Wording, "documented" or "benchmark".
         options: What all editing commands have in common.
     """
-    numbers = _parse_box(box)
-    picture_size = read_picture(image).size
-    ObjectMove(object, resolve_box(numbers, picture_size, box_form)).prompt_in(style)
-    record = {"command": "move", "object": object, "box": list(numbers), "box_form": box_form, "style": style}
-    _run(
-        image,
-        output,
-        options,
-        record,
-        lambda pipe, picture: partial(pipe.move, picture, object, numbers, box_form=box_form, style=style),
-    )
+    numbers = parse_box(box)
+    record = {"command": "move", "object": object, "box": numbers, "box_form": box_form, "style": style}
+    _run(image, output, options, record)
 
 
 def rotate(
@@ -72,15 +64,7 @@ def rotate(
         style: Wording, "documented" or "benchmark".
         options: What all editing commands have in common.
     """
-    ObjectRotation(object, view).prompt_in(style)
-    record = {"command": "rotate", "object": object, "view": view, "style": style}
-    _run(
-        image,
-        output,
-        options,
-        record,
-        lambda pipe, picture: partial(pipe.rotate, picture, object, view, style=style),
-    )
+    _run(image, output, options, {"command": "rotate", "object": object, "view": view, "style": style})
 
 
 def camera(
@@ -104,32 +88,57 @@ def camera(
         style: Wording, "documented" or "benchmark".
         options: What all editing commands have in common.
     """
-    CameraMove(yaw, pitch, zoom).prompt_in(style)
     record = {"command": "camera", "yaw": yaw, "pitch": pitch, "zoom": zoom, "style": style}
-    _run(
-        image,
-        output,
-        options,
-        record,
-        lambda pipe, picture: partial(pipe.camera, picture, yaw, pitch, zoom, style=style),
-    )
+    _run(image, output, options, record)
 
 
-def _run(
-    image: Path,
-    output: Path,
-    options: EditOptions | None,
-    record: dict[str, Any],
-    bind: Callable[[Any, Any], Callable[..., Any]],
-) -> None:
+def check_record(record: dict[str, Any], picture_size: tuple[int, int]) -> None:
+    """Refuse a spatial edit that can't be.
+
+    Args:
+        record: The edit as the commands record it: `command`, and the arguments of the pipeline's method.
+        picture_size: Width and height of the picture in pixels.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    given = {name: value for name, value in record.items() if name not in {"command", "style"}}
+    if record["command"] == "move":
+        box = resolve_box(given["box"], picture_size, given.get("box_form", "xyxy"))
+        edit: ObjectMove | ObjectRotation | CameraMove = ObjectMove(given["object"], box)
+    elif record["command"] == "rotate":
+        edit = ObjectRotation(**given)
+    else:
+        edit = CameraMove(**given)
+    edit.prompt_in(record.get("style", "documented"))
+
+
+def bind_record(record: dict[str, Any], pipe: Any, picture: Any) -> Callable[..., Any]:
+    """Return the pipeline's method that runs a recorded spatial edit, its own arguments bound."""
+    given = {name: value for name, value in record.items() if name != "command"}
+    return partial(getattr(pipe, record["command"]), picture, **given)
+
+
+def parse_box(box: str) -> list[float]:
+    """Read four numbers with commas between them.
+
+    Raises:
+        ValueError: They are none.
+    """
+    try:
+        return [float(number) for number in box.split(",")]
+    except ValueError:
+        raise ValueError(f"`box` is {box!r}; expected four numbers such as 120,80,360,300.") from None
+
+
+def _run(image: Path, output: Path, options: EditOptions | None, record: dict[str, Any]) -> None:
     """Run one of the three.
 
     Args:
         image: Picture file.
         output: File to write.
         options: What all editing commands have in common.
-        record: What only this command knows.
-        bind: Gives the pipeline's method, its own arguments bound, for pipeline and picture.
+        record: The edit; see `check_record`.
 
     Raises:
         ValueError: `--rewrite` is given.
@@ -142,13 +151,9 @@ def _run(
     options.check()
     check_output(output)
     picture = read_picture(image)
+    check_record(record, picture.size)
     loaded = load(options)
-    report = run_edit(loaded, options, output, bind(loaded.pipe, picture), record, source=image)
+    report = run_edit(
+        loaded, options, output, bind_record(record, loaded.pipe, picture), record, source=image
+    )
     print_report(report, json=options.json)
-
-
-def _parse_box(box: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in box.split(","))
-    except ValueError:
-        raise ValueError(f"`box` is {box!r}; expected four numbers such as 120,80,360,300.") from None
