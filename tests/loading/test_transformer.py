@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from diffusers.models import model_loading_utils, modeling_utils
 from diffusers.models.transformers.transformer_joyimage import (
     JoyImageEditTransformer3DModel as ReferenceTransformer,
 )
@@ -38,6 +40,27 @@ def test_from_pretrained_when_config_is_of_either_generation_gives_the_same_mode
 
     assert_same_weights(modern, legacy)
     assert legacy.settings == modern.settings
+
+
+def test_from_pretrained_when_weights_are_sharded_then_shards_are_read_side_by_side(
+    checkpoint: Path, legacy_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+    load = model_loading_utils.load_state_dict
+    monkeypatch.setattr(
+        model_loading_utils,
+        "load_state_dict",
+        lambda *a, **k: (threads.add(threading.current_thread().name), load(*a, **k))[1],
+    )
+    folder = legacy_checkpoint / "transformer"
+
+    model = JoyImageEditTransformer3DModel.from_pretrained(folder)
+
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert threads
+    assert threading.main_thread().name not in threads
+    assert_same_weights(model, JoyImageEditTransformer3DModel.from_pretrained(checkpoint / "transformer"))
+    assert modeling_utils.HF_ENABLE_PARALLEL_LOADING is False
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.legacy.json"])

@@ -5,7 +5,8 @@ only, and may be wrapped in a dict or carry the prefixes that training programs 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,6 +16,7 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+from diffusers.models import modeling_utils
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
@@ -199,9 +201,10 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         if folder.is_dir() and kwargs["use_safetensors"] and not kwargs.get("ignore_mismatched_sizes"):
             cls.check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, output_loading_info=True, **kwargs
-        )
+        with _parallel_shards():
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, output_loading_info=True, **kwargs
+            )
         model, info = loaded
         if info["missing_keys"]:  # not seen by the check above where the files came from the hub
             raise CheckpointError(
@@ -338,3 +341,15 @@ def _read_source(
     if str(source).startswith(("http://", "https://")):
         return cast("Mapping[str, Any]", load_single_file_checkpoint(str(source), **hub)), Path(source)
     return read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)
+
+
+@contextmanager
+def _parallel_shards() -> Iterator[None]:
+    """Have diffusers read shards side by side; it offers that by an environment variable alone."""
+    module: Any = modeling_utils
+    before = module.HF_ENABLE_PARALLEL_LOADING
+    module.HF_ENABLE_PARALLEL_LOADING = True
+    try:
+        yield
+    finally:
+        module.HF_ENABLE_PARALLEL_LOADING = before
