@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -376,7 +377,19 @@ def test_pipeline_when_exact_then_own_aspect_ratio(pipe: Any) -> None:
     output = run(pipe, image=drawn(170, 100), fit="exact")
 
     assert output.images[0].size == (80, 48)
-    assert run(pipe, image=drawn(170, 100), fit="exact", height=32, width=112).images[0].size == (112, 32)
+
+
+def test_pipeline_when_exact_size_has_another_shape_then_warned_that_it_stretches(pipe: Any) -> None:
+    with pytest.warns(UserWarning, match="32 and 112 for a picture of 170 x 100.*stretched"):
+        output = run(pipe, image=drawn(170, 100), fit="exact", height=32, width=112)
+
+    assert output.images[0].size == (112, 32)
+
+
+def test_pipeline_when_exact_size_has_nearly_the_pictures_shape_then_no_warning(pipe: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(pipe, image=drawn(170, 100), fit="exact", height=64, width=112)
 
 
 def test_pipeline_when_several_outputs_and_pictures_then_each_on_its_own(pipe: Any) -> None:

@@ -29,6 +29,8 @@ _SHIFTED_ALIKE = 0.15
 _TYPICAL = 6.0
 _LEAST = 16.0
 _MOST = 32.0
+# Width over height of a canvas against the picture's, from which on one sees that it was stretched.
+_SEEN_STRETCH = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,14 @@ class Framing:
             return processor.choose_size(pictures, height, width)
         if height is not None and width is not None:
             check_divisible(height, width, STEP)
+            for picture in pictures:
+                stretch = width * picture.height / (height * picture.width)
+                if not 1 / _SEEN_STRETCH < stretch < _SEEN_STRETCH:
+                    warnings.warn(
+                        f"`height` and `width` are {height} and {width} for a picture of {picture.width} x"
+                        f" {picture.height}: with fit='exact' it is stretched. Leave them out, or take fit='pad'.",
+                        stacklevel=3,
+                    )
             return height, width
         sizes = {exact_size(picture.size, processor.config["base_size"]) for picture in pictures}
         if len(sizes) > 1:
