@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import multiprocessing
+import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +15,7 @@ import httpx2
 import uvicorn
 from PIL import Image
 
+from joyimage.cli.main import main
 from joyimage.serving.app import create_app
 from joyimage.serving.clock import SteadyClock
 from joyimage.serving.engine import Engine
@@ -179,3 +183,66 @@ class LiveServer:
         self._server.should_exit = True
         self._thread.join(timeout=20)
         assert not self._thread.is_alive()
+
+
+# Processes that have imported everything fork off this one: what is tested is the server, not the imports.
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["tests.serving.preload"])
+
+
+def _serve(arguments: list[str], log_path: str) -> None:
+    os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.exit(main(["serve", *arguments]))
+
+
+class Process:
+    """`joyimage serve` in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        log_path = folder / f"log-{time.monotonic_ns()}"
+        options = [
+            "--port",
+            0,
+            "--data-dir",
+            folder,
+            "--model",
+            "tiny",
+            "--device",
+            "cpu",
+            "--base-size",
+            SIDE,
+        ]
+        given = [str(part) for part in (*options, *arguments)]
+        self._process = _forkserver.Process(target=_serve, args=(given, str(log_path)), daemon=True)
+        self._process.start()
+        self._log_path = log_path
+        wait_for(lambda: "Serving" in self.log or not self._process.is_alive(), 90)
+        assert self._process.is_alive(), self.log
+        self.url = self.log.partition("Serving")[2].partition(" on ")[2].split(" ")[0]
+        self.client = httpx2.Client(base_url=self.url, timeout=30)
+        wait_for(lambda: self.client.get("/readyz").status_code == 200, 60)
+
+    @property
+    def log(self) -> str:
+        """What it has printed on stderr."""
+        return self._log_path.read_text() if self._log_path.exists() else ""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process holds in memory."""
+        with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.client.close()
+        self._process.kill()
+        self._process.join()
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        self.client.close()
+        self._process.terminate()
+        self._process.join(timeout=60)
+        assert self._process.exitcode is not None
+        return self._process.exitcode

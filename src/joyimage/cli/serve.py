@@ -12,6 +12,7 @@ from joyimage.cli.console import note
 if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings
 
+_BACKLOG = 2048
 _NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client", "pydantic_settings", "python_multipart")
 
 
@@ -32,6 +33,7 @@ def serve(
     lora: list[str] | None = None,
     queue_size: int | None = None,
     client_jobs: int | None = None,
+    max_batch: int | None = None,
     max_steps: int | None = None,
     keep_s: float | None = None,
     image_urls: bool | None = None,
@@ -41,7 +43,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint to OpenAI's clients and to `--server`.
 
-    Whatever is not given comes from JOYIMAGE_... in the environment, else from the defaults in docs/serving.md.
+    Whatever is not given comes from JOYIMAGE_... in the environment, else from the defaults.
 
     Args:
         model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
@@ -59,6 +61,7 @@ def serve(
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
         queue_size: Most jobs that wait.
         client_jobs: Most jobs of one client that wait or run.
+        max_batch: Most small jobs of equal settings that run together.
         max_steps: Most steps of an edit.
         keep_s: Seconds for which results are kept.
         image_urls: Fetch pictures from public addresses that requests name.
@@ -88,6 +91,7 @@ def serve(
         "loras": None if lora is None else _parse_loras(lora),
         "queue_size": queue_size,
         "client_jobs": client_jobs,
+        "max_batch": max_batch,
         "max_steps": max_steps,
         "keep_s": keep_s,
         "image_urls": image_urls,
@@ -149,6 +153,7 @@ def _run(settings: ServerSettings, *, ray: bool, ray_address: str | None) -> Non
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
+        listening.listen(_BACKLOG)  # who comes between the line below and the first accept waits
     except OSError as error:
         listening.close()
         raise ValueError(f"{settings.host}:{settings.port} can't be listened on: {error.strerror}.") from None

@@ -3,7 +3,6 @@
 # Annotations are real types here: FastAPI reads them.
 
 import base64
-import contextlib
 import io
 import time
 from collections.abc import AsyncIterator
@@ -145,8 +144,7 @@ async def _stream(service: Service, job: Job, body: Any) -> AsyncIterator[bytes]
         yield sse("error", {"type": "error", **error.body})
     finally:
         if not is_over:  # the client went away
-            with contextlib.suppress(Exception):
-                await service.abandon(job)
+            service.abandon(job)
 
 
 def _finished_images(service: Service, job: Job | None) -> list[bytes]:

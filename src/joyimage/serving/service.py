@@ -207,7 +207,7 @@ class Service:
         try:
             await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                await self.abandon(job)
+                self.abandon(job)
                 raise ApiError(499, "The client went away.", code="client_gone")
             return raise_for(waiting.result())
         finally:
@@ -216,10 +216,13 @@ class Service:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def abandon(self, job: Job) -> None:
-        """Cancel a job that nobody waits for any more; one with an idempotency key may be asked for again."""
+    def abandon(self, job: Job) -> None:
+        """Cancel a job that nobody waits for any more; one with an idempotency key may be asked for again.
+
+        Not awaited: who is cancelled because its client went away can't wait for anything.
+        """
         if job.is_awaited:
-            await run_in_threadpool(self.engine.cancel, job.id)
+            asyncio.get_running_loop().run_in_executor(None, self.engine.cancel, job.id)
 
     async def _end(self, job_id: str) -> Job:
         """Wait until a job has ended.

@@ -1,0 +1,359 @@
+"""Jobs over HTTP: records, events, cancelling, idempotency, limits, restarts."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import httpx2
+
+    from joyimage.serving.runner import LocalRunner
+
+    Serve = Callable[..., LiveServer]
+
+
+def create(client: httpx2.Client, *, key: str | None = None, **fields: Any) -> httpx2.Response:
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/v1/jobs", json={"kind": "generate", "prompt": "x", **fields}, headers=headers)
+
+
+def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
+    def look() -> Any:
+        record = client.get(f"/v1/jobs/{job['id']}").json()
+        return record if record["state"] in {"succeeded", "failed", "cancelled"} else None
+
+    return wait_for(look)
+
+
+def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    event: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line == "" and "data" in event:
+            yield event
+            event = {}
+        elif name in {"id", "event"}:
+            event[name] = value
+        elif name == "data":
+            event["data"] = json.loads(value)
+
+
+def test_job_when_queued_then_a_record_at_once_and_the_result_later(server: LiveServer) -> None:
+    with server.client() as client:
+        answer = client.post(
+            "/v1/jobs", data={"kind": "edit", "prompt": "red", "seed": "4"}, files=[("image", png(1))]
+        )
+        record = ended(client, answer.json())
+        direct = client.post(
+            "/v1/images/edits", data={"prompt": "red", "seed": "4"}, files=[("image", png(1))]
+        )
+        image = client.get(f"/v1/jobs/{record['id']}/images/0")
+
+    assert answer.status_code == 202
+    assert answer.json()["state"] in {"queued", "running"}
+    assert answer.headers["location"] == f"/v1/jobs/{record['id']}"
+    assert (record["state"], record["seed"], record["width"], record["restarted"]) == (
+        "succeeded",
+        4,
+        SIDE,
+        0,
+    )
+    assert record["expires_at"] > record["finished_at"] >= record["started_at"] >= record["created_at"]
+    expected = np.asarray(opened(direct.json()["data"][0]["b64_json"]), dtype=int)
+    assert np.abs(np.asarray(opened(image.content), dtype=int) - expected).max() <= 1
+
+
+def test_events_when_followed_then_queue_steps_previews_and_the_record(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    with server.client() as client:
+        job = create(client, steps=3).json()
+        with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+            gate.is_open.set()
+            events = list(read_events(stream.iter_lines()))
+
+    assert [event["event"] for event in events] == ["queued", "running", *["progress"] * 3, "succeeded"]
+    assert [event["data"]["step"] for event in events[2:5]] == [1, 2, 3]
+    numbers = [int(event["id"]) for event in events]
+    assert numbers == sorted(set(numbers))
+    previews = [event["data"]["preview"] for event in events if "preview" in event["data"]]
+    assert opened(previews[-1].partition(",")[2]).size == (32, 32)
+    assert events[-1]["data"]["job"]["images"]
+
+
+def test_events_when_resumed_then_only_what_came_since(server: LiveServer) -> None:
+    with server.client() as client:
+        job = create(client, steps=3).json()
+        ended(client, job)
+        path = f"/v1/jobs/{job['id']}/events"
+        everything = list(read_events(iter(client.get(path).text.split("\n"))))
+        rest = client.get(path, headers={"Last-Event-ID": everything[2]["id"]})
+        nothing = client.get(path, headers={"Last-Event-ID": everything[-1]["id"]})
+
+    assert list(read_events(iter(rest.text.split("\n")))) == everything[3:]
+    assert (nothing.status_code, nothing.text) == (204, "")
+
+
+def test_events_when_the_server_has_forgotten_them_then_the_end_alone(server: LiveServer) -> None:
+    with server.client() as client:
+        job = create(client).json()
+        ended(client, job)
+        path = f"/v1/jobs/{job['id']}/events"
+        before = list(read_events(iter(client.get(path).text.split("\n"))))
+        server.service.events._logs.pop(job["id"])
+        after = list(read_events(iter(client.get(path).text.split("\n"))))
+
+    assert [event["event"] for event in after] == ["succeeded"]
+    assert after == before[-1:]
+
+
+def test_job_when_deleted_then_cancelled_waiting_or_running(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    with server.client() as client:
+        running = create(client, steps=50).json()
+        wait_for(lambda: gate.steps)
+        waiting = create(client).json()
+
+        assert client.delete(f"/v1/jobs/{waiting['id']}").json()["state"] == "cancelled"
+        client.delete(f"/v1/jobs/{running['id']}")
+
+        assert ended(client, running)["state"] == "cancelled"
+        gate.is_open.set()
+        done = ended(client, create(client, steps=1).json())
+        assert client.delete(f"/v1/jobs/{done['id']}").json()["state"] == "succeeded"
+    assert gate.steps <= 3
+
+
+def test_idempotency_key_when_sent_by_many_at_once_then_one_job(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    gate.is_open.set()
+    server = serve(gate)
+    answers: list[httpx2.Response] = []
+    with server.client() as client:
+
+        def send() -> None:
+            answers.append(create(client, key="order-1"))
+
+        threads = [threading.Thread(target=send) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        job = ended(client, answers[0].json())
+        # The waiting kind of request, with the same key: not run again either.
+        other = create(client, key="order-1", prompt="y")
+
+    assert {answer.json()["id"] for answer in answers} == {job["id"]}
+    assert sorted(answer.headers["x-job-is-new"] for answer in answers) == ["false"] * 7 + ["true"]
+    assert gate.batches == [1]
+    assert other.status_code == 422
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
+def test_edit_when_repeated_with_its_key_then_the_same_picture_without_a_run(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    gate.is_open.set()
+    server = serve(gate)
+    with server.client() as client:
+        ask = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k"}}
+        first, second = (client.post("/v1/images/generations", **ask).json() for _ in range(2))
+
+    assert first == second
+    assert gate.batches == [1]
+
+
+def test_queue_when_full_then_429_with_a_time_to_come_back(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate, queue_size=2)
+    with server.client() as client:
+        create(client)
+        wait_for(lambda: gate.batches)
+        create(client, steps=3)
+        create(client, steps=4)
+        refused = create(client)
+        refused_edit = client.post("/v1/images/generations", json={"prompt": "x"})
+        gate.is_open.set()
+
+    for answer in (refused, refused_edit):
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "queue_full"
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_clients_when_one_floods_the_queue_then_another_is_served_next(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    server = serve(
+        gate, api_keys="anna:anna-0123456789abc,bert:bert-0123456789abc", max_batch=1, client_jobs=12
+    )
+    with server.client("anna-0123456789abc") as anna, server.client("bert-0123456789abc") as bert:
+        first = create(anna).json()
+        wait_for(lambda: gate.batches)
+        flood = [create(anna).json() for _ in range(11)]
+        too_many = create(anna)
+        single = create(bert).json()
+        assert bert.get(f"/v1/jobs/{single['id']}").json()["position"] == 1
+        gate.is_open.set()
+        ends = [ended(anna, job)["finished_at"] for job in (first, *flood)]
+        mine = ended(bert, single)["finished_at"]
+        listed = bert.get("/v1/jobs").json()["data"]
+        foreign = bert.get(f"/v1/jobs/{first['id']}")
+
+    assert too_many.json()["error"]["code"] == "too_many_jobs"
+    assert sorted([*ends, mine]).index(mine) == 2
+    assert [job["id"] for job in listed] == [single["id"]]
+    assert foreign.status_code == 404
+
+
+def test_client_when_it_goes_away_then_its_edit_ends(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    with server.client() as client, pytest.raises(Exception, match="timed out"):
+        client.post("/v1/images/generations", json={"prompt": "x", "steps": 50}, timeout=0.3)
+
+    job = wait_for(lambda: [job for job in server.service.store.list() if job.is_finished])[0]
+
+    assert job.state == "cancelled"
+    assert gate.steps <= 2
+
+
+def test_stream_when_its_client_goes_away_then_its_edit_ends(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    body = {"prompt": "x", "steps": 50, "stream": True}
+    with server.client() as client:
+        with client.stream("POST", "/v1/images/generations", json=body):
+            wait_for(lambda: gate.steps)
+
+        job = wait_for(lambda: [job for job in server.service.store.list() if job.is_finished])[0]
+
+    assert job.state == "cancelled"
+
+
+def test_clock_when_set_forward_or_back_then_nothing_expires_and_jobs_run(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(keep_s=60, queue_timeout_s=30, job_timeout_s=30)
+    with server.client() as client:
+        first = ended(client, create(client).json())
+        real = time.time
+        for jump in (10 * 86400, -10 * 86400):
+            monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+            job = ended(client, create(client).json())
+            time.sleep(1.2)  # housekeeping looks for what has expired
+            assert job["state"] == "succeeded"
+            assert client.get(f"/v1/jobs/{first['id']}/images/0").status_code == 200
+            assert client.get(job["images"][0]).status_code == 200
+
+
+def test_results_when_their_time_is_over_then_gone_with_their_record(serve: Serve) -> None:
+    server = serve(keep_s=0.2)
+    with server.client() as client:
+        job = create(client).json()
+        folder = server.settings.data_dir / "jobs" / job["id"]
+        wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").status_code == 404)
+
+    wait_for(lambda: not folder.exists())
+
+
+def test_jobs_when_listed_then_in_pages_and_by_state(server: LiveServer) -> None:
+    with server.client() as client:
+        jobs = [create(client).json() for _ in range(3)]
+        for job in jobs:
+            ended(client, job)
+        page = client.get("/v1/jobs", params={"limit": 2}).json()
+        rest = client.get("/v1/jobs", params={"limit": 1, "after": jobs[1]["id"]}).json()
+        queued = client.get("/v1/jobs", params={"state": "queued"}).json()
+
+    assert [job["id"] for job in page["data"]] == [jobs[2]["id"], jobs[1]["id"]]
+    assert page["has_more"]
+    assert [job["id"] for job in rest["data"]] == [jobs[0]["id"]]
+    assert queued["data"] == []
+
+
+def test_spatial_edits_when_asked_then_pictures_with_checks(server: LiveServer) -> None:
+    files = [("image", png(1))]
+    with server.client() as client:
+        moved = client.post("/v1/spatial/move", data={"object": "car", "box": "10,10,40,50"}, files=files)
+        turned = client.post("/v1/spatial/rotate", data={"object": "car", "view": "rear-left"}, files=files)
+        seen = client.post("/v1/spatial/camera", data={"yaw": "45"}, files=files)
+        wrong = client.post("/v1/spatial/move", data={"object": "car", "box": "10,10,400,50"}, files=files)
+
+    for answer, words in ((moved, "Move the car"), (turned, "rear left side"), (seen, "Yaw 45")):
+        assert answer.status_code == 200, answer.text
+        assert words in answer.json()["prompt"]
+        assert "summary" in answer.json()["checks"][0]
+        assert opened(answer.json()["data"][0]["b64_json"]).size == (SIDE, SIDE)
+    assert wrong.status_code == 400
+    assert "`box`" in wrong.json()["error"]["message"]
+
+
+def test_prompt_when_parsed_then_the_edit_or_what_is_wrong(server: LiveServer) -> None:
+    with server.client() as client:
+
+        def parse(prompt: str) -> Any:
+            return client.post("/v1/spatial/parse", json={"prompt": prompt}).json()
+
+        rotation = parse("Rotate the car to show the rear left side view.")
+        nearly = parse("Rotate the car to show the upper side view.")
+
+        assert rotation["edit"] == {"kind": "rotate", "object": "car", "view": "rear left"}
+        assert "upper" in nearly["problem"]
+        assert parse("Make it red.") == {"edit": None, "problem": None}
+
+
+def test_description_when_asked_then_text(server: LiveServer) -> None:
+    with server.client() as client:
+        answer = client.post(
+            "/v1/describe", data={"question": "What?", "max_new_tokens": "2"}, files=[("image", png())]
+        )
+
+    assert answer.status_code == 200
+    assert isinstance(answer.json()["text"], str)
+
+
+def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> None:
+    with server.client() as client:
+        client.post("/v1/images/generations", json={"prompt": "x"})
+        assert client.get("/healthz").json() == {"status": "alive"}
+        assert client.get("/readyz").json()["status"] == "ready"
+        page = client.get("/metrics").text
+
+    assert 'joyimage_jobs_ended_total{kind="generate",state="succeeded"}' in page
+    assert 'joyimage_http_requests_total{method="POST",route="/v1/images/generations",status="200"}' in page
+    assert 'joyimage_replicas{state="idle"} 1.0' in page
+
+
+def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(tmp_path: Any) -> None:
+    from starlette.testclient import TestClient
+
+    from joyimage.serving.app import create_app
+    from tests.serving.parts import make_settings
+
+    settings = make_settings(tmp_path, model=str(tmp_path / "nothing"), allowed_hosts=("testserver",))
+    with TestClient(create_app(settings)) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+        wait_for(lambda: service.engine.problem)
+        assert client.get("/healthz").status_code == 200
+        answers = [client.get("/readyz"), client.post("/v1/images/generations", json={"prompt": "x"})]
+
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "can't be loaded" in answer.json()["error"]["message"]
