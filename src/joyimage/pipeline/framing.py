@@ -92,8 +92,8 @@ class Framing:
                 if not 1 / _SEEN_STRETCH < stretch < _SEEN_STRETCH:
                     warnings.warn(
                         f"`height` and `width` are {height} and {width} for a picture of"
-                        f" {picture.width} x {picture.height}: with fit='exact' it is stretched. Leave them out,"
-                        " or take fit='pad'.",
+                        f" {picture.width} x {picture.height}: with fit='exact' it is stretched."
+                        " Leave them out, or take fit='pad'.",
                         stacklevel=3,
                     )
             return height, width
