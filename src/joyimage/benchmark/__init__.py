@@ -1,0 +1,1 @@
+"""Measure joyimage beside diffusers: counters that are exact, and seconds."""

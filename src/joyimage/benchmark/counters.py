@@ -1,0 +1,273 @@
+"""What an edit costs, counted rather than timed: the same numbers on every machine.
+
+Both implementations run a whole edit on shapes alone (see `tally.py`), at the model's real sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from joyimage.benchmark.baseline import make_baseline
+from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_picture
+from joyimage.benchmark.stages import STAGES, STEP, watch
+from joyimage.benchmark.tally import Tally
+from joyimage.benchmark.traffic import compiled_bytes, kernel_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STEPS = 40
+"""Of the edit whose cost is told, with guidance: the published default."""
+
+_BLOCK = 1  # neither the first, which the guidance branches share in part, nor the last, which is cut short
+_COUNTED_STEPS = 2  # the first, and one that stands for all others
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditCounts:
+    """What one implementation does in one edit.
+
+    Attributes:
+        encoder_tflop: Text encoder, both prompts.
+        vae_encode_tflop: Of the reference.
+        vae_decode_tflop: Up to the picture.
+        forward_tflop: One pass of the transformer, in any step but the first; mean of both prompts.
+        transformer_tflop: All passes of the edit.
+        transformer_forwards: Of the edit.
+        encoder_tokens: That went through the language half.
+        vision_passes: Of the vision tower.
+        vae_frames_encoded: Frames.
+        vae_frames_decoded: Frames.
+        eager_block_gb: Elementwise traffic of one block, every operator on its own.
+        compiled_block_gb: The same, had a compiler fused all operators between two matmuls.
+        kernel_block_gb: The same with our kernels; None where there are none.
+        first_step_copies: Tensors from the host to the device.
+        first_step_syncs: Times that the host waited for the device.
+        step_copies: The same in every later step.
+        step_copy_mb: Their size.
+        step_syncs: In every later step.
+        step_host_tensors: Tensors built on the host in every later step.
+    """
+
+    encoder_tflop: float
+    vae_encode_tflop: float
+    vae_decode_tflop: float
+    forward_tflop: float
+    transformer_tflop: float
+    transformer_forwards: int
+    encoder_tokens: int
+    vision_passes: int
+    vae_frames_encoded: int
+    vae_frames_decoded: int
+    eager_block_gb: float
+    compiled_block_gb: float
+    kernel_block_gb: float | None
+    first_step_copies: int
+    first_step_syncs: int
+    step_copies: int
+    step_copy_mb: float
+    step_syncs: int
+    step_host_tensors: int
+
+    @property
+    def vae_tflop(self) -> float:
+        """Both halves of the VAE."""
+        return self.vae_encode_tflop + self.vae_decode_tflop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What a counter must reach at the published sizes.
+
+    Attributes:
+        name: What is counted.
+        limit: Most that is allowed.
+        got: What was counted.
+        unit: Of both.
+    """
+
+    name: str
+    limit: float
+    got: float
+    unit: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bar is reached."""
+        return self.got <= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with whether it holds."""
+        return {**asdict(self), "holds": self.holds}
+
+
+@functools.cache
+def count(model: BenchModel = FULL) -> tuple[EditCounts, EditCounts]:
+    """Count one edit by both implementations; exact, so that once is enough.
+
+    Args:
+        model: At least three blocks: one of them is neither first nor last.
+
+    Returns:
+        Ours and diffusers'.
+
+    Raises:
+        ValueError: The model has fewer blocks.
+    """
+    if model.num_layers <= _BLOCK + 1:
+        raise ValueError(f"`layers` is {model.num_layers}; counters need {_BLOCK + 2} or more.")
+    ours = build(model, torch.device("meta"), torch.bfloat16)
+    reference = make_baseline(ours)
+    counts = [_count_edit(pipe, model) for pipe in (ours, reference)]
+    tokens = (model.base_size // 16) ** 2
+    inputs = {"grid": (model.base_size // 8,) * 2, "num_text_tokens": counts[0].pop("text_tokens")}
+    counts[1].pop("text_tokens")
+    assert tokens * 4 == inputs["grid"][0] ** 2
+    return (
+        EditCounts(
+            **counts[0],
+            compiled_block_gb=compiled_bytes(ours.transformer, _BLOCK, **inputs) / 1e9,
+            kernel_block_gb=_in_gb(kernel_bytes(ours.transformer, _BLOCK, **inputs)),
+        ),
+        EditCounts(
+            **counts[1],
+            compiled_block_gb=compiled_bytes(reference.transformer, _BLOCK, **inputs) / 1e9,
+            kernel_block_gb=None,
+        ),
+    )
+
+
+def bars(ours: EditCounts, reference: EditCounts) -> list[Bar]:
+    """Return what must hold at the published sizes.
+
+    Args:
+        ours: Counts of the full model.
+        reference: The same of diffusers.
+
+    Returns:
+        The bars, whether they hold or not.
+
+    Source: the arithmetic of the exact savings at 4,096 + 4,096 + 1,040 tokens.
+    """
+    ratio = ours.transformer_tflop / reference.transformer_tflop
+    limits = [
+        Bar(name="text encoder", limit=21.6, got=ours.encoder_tflop, unit="TFLOP"),
+        Bar(name="VAE", limit=7.6, got=ours.vae_tflop, unit="TFLOP"),
+        Bar(name="transformer over diffusers'", limit=0.986, got=ratio, unit=""),
+        Bar(name="elementwise per block, compiled", limit=2.0, got=ours.compiled_block_gb, unit="GB"),
+        Bar(name="copies to the device in a step", limit=0, got=ours.step_copies, unit=""),
+        Bar(name="waits for the device in a step", limit=0, got=ours.step_syncs, unit=""),
+    ]
+    if ours.kernel_block_gb is not None:
+        limits.append(
+            Bar(name="elementwise per block, kernels", limit=1.0, got=ours.kernel_block_gb, unit="GB")
+        )
+    return limits
+
+
+def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
+    """Run one edit of two steps on shapes and return what was counted, without the compiled forms."""
+    tally = Tally()
+    steps = [f"step {number}" for number in range(_COUNTED_STEPS + 1)]
+    region: list[str] = []
+
+    def mark(stage: str) -> None:
+        name = stage
+        if stage == STAGES[2]:
+            name = steps[0]
+        elif stage == STEP:
+            name = steps[steps.index(region[-1]) + 1]
+        if region:
+            tally.leave(region[-1])
+        region.append(name)
+        tally.enter(name)
+
+    with torch.no_grad(), _Passes(pipe, tally).counting() as passes, tally.counting(), watch(pipe, mark):
+        pipe(
+            image=make_picture(model.base_size),
+            prompt=PROMPT,
+            num_inference_steps=_COUNTED_STEPS,
+            guidance_scale=4.0,
+            output_type="pt",
+        )
+    first, later = tally[steps[0]], tally[steps[1]]
+    forwards = passes.forwards // _COUNTED_STEPS
+    return {
+        "encoder_tflop": tally[STAGES[0]].flops / 1e12,
+        "vae_encode_tflop": tally[STAGES[1]].flops / 1e12,
+        "vae_decode_tflop": tally[STAGES[3]].flops / 1e12,
+        "forward_tflop": later.flops / forwards / 1e12,
+        "transformer_tflop": (first.flops + (STEPS - 1) * later.flops) / 1e12,
+        "transformer_forwards": forwards * STEPS,
+        "encoder_tokens": passes.encoder_tokens,
+        "vision_passes": passes.vision,
+        "vae_frames_encoded": passes.encoded,
+        "vae_frames_decoded": passes.decoded,
+        "eager_block_gb": tally["block"].elementwise_bytes / passes.forwards / 1e9,
+        "first_step_copies": first.host_copies,
+        "first_step_syncs": first.syncs,
+        "step_copies": later.host_copies,
+        "step_copy_mb": later.host_copy_bytes / 1e6,
+        "step_syncs": later.syncs,
+        "step_host_tensors": later.host_tensors,
+        "text_tokens": passes.text_tokens,
+    }
+
+
+class _Passes:
+    """Count how often the parts of a pipeline run, and on how much."""
+
+    def __init__(self, pipe: Any, tally: Tally) -> None:
+        self._pipe = pipe
+        self._tally = tally
+        self.forwards = self.vision = self.encoder_tokens = self.encoded = self.decoded = self.text_tokens = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[_Passes]:
+        """Count what runs inside the block."""
+        vae, text_encoder, transformer = self._pipe.vae, self._pipe.text_encoder.model, self._pipe.transformer
+        hooks = [
+            (transformer, self._on_transformer),
+            (text_encoder.visual, self._on_vision),
+            (text_encoder.language_model, self._on_language),
+            (vae.encoder, self._on_vae_encoder),
+            (vae.decoder, self._on_vae_decoder),
+            (transformer.double_blocks[_BLOCK], lambda *_: self._tally.enter("block")),
+        ]
+        handles = [
+            module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks
+        ]
+        handles.append(
+            transformer.double_blocks[_BLOCK].register_forward_hook(lambda *_: self._tally.leave("block"))
+        )
+        try:
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on_transformer(self, _module: Any, _args: Any, kwargs: Any) -> None:
+        self.forwards += 1
+        self.text_tokens = max(self.text_tokens, kwargs["encoder_hidden_states"].shape[1])
+
+    def _on_vision(self, *_: Any) -> None:
+        self.vision += 1
+
+    def _on_language(self, _module: Any, _args: Any, kwargs: Any) -> None:
+        batch_size, tokens = kwargs["inputs_embeds"].shape[:2]
+        self.encoder_tokens += batch_size * tokens
+
+    def _on_vae_encoder(self, _module: Any, args: Any, _kwargs: Any) -> None:
+        self.encoded += args[0].shape[0] * args[0].shape[2]
+
+    def _on_vae_decoder(self, _module: Any, args: Any, _kwargs: Any) -> None:
+        self.decoded += args[0].shape[0] * args[0].shape[2]
+
+
+def _in_gb(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else num_bytes / 1e9

@@ -1,0 +1,341 @@
+"""Run pipelines on shapes alone and count what a GPU would have to do.
+
+Weights and floats live on torch's "meta" device, which stands for the GPU: they have shapes and no values.
+Whole numbers, masks and a few small lists (token ids, positions, noise levels) keep their values, because
+control flow depends on them. So a whole edit of the published model runs in seconds, and every operator of it
+is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_SMALL = 1024
+"""Elements up to which floats from the host keep their values: noise levels, not tables."""
+
+aten: Any = torch.ops.aten
+_IS_CUDA = vars(torch.Tensor.__mro__[1])["is_cuda"].__get__
+_MATMULS = {aten._addmm_activation}
+_FACTORIES = ("arange", "linspace", "zeros", "ones", "full", "scalar_tensor", "lift_fresh", "eye")
+_SYNCS = {aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.equal}
+_OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten.normal_}
+_FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+
+
+@dataclass
+class Counts:
+    """What was counted in one region.
+
+    Attributes:
+        flops: Of matmuls, convolutions and attention; a multiplication and an addition are two.
+        elementwise_bytes: Read and written by all other operators, each on its own, views apart.
+        host_copies: Tensors that went from the host to the device.
+        host_copy_bytes: Their size.
+        host_tensors: Tensors that were built on the host.
+        syncs: Times that the host had to wait for a value of the device.
+        operators: Elementwise bytes by operator.
+    """
+
+    flops: int = 0
+    elementwise_bytes: int = 0
+    host_copies: int = 0
+    host_copy_bytes: int = 0
+    host_tensors: int = 0
+    syncs: int = 0
+    operators: Counter[str] = field(default_factory=Counter)
+
+
+class Tally:
+    """Collect counts by region; regions may lie within one another."""
+
+    def __init__(self) -> None:
+        self.regions: dict[str, Counts] = {}
+        self._open: list[str] = []
+
+    def __getitem__(self, name: str) -> Counts:
+        return self.regions.setdefault(name, Counts())
+
+    def enter(self, name: str) -> None:
+        """Count towards a region from now on."""
+        self[name]
+        self._open.append(name)
+
+    def leave(self, name: str) -> None:
+        """Count towards a region no more."""
+        self._open.remove(name)
+
+    def open(self) -> list[Counts]:
+        """Return the counts of all regions that are open."""
+        return [self.regions[name] for name in self._open]
+
+    @contextmanager
+    def counting(self, *, as_gpu: bool = False) -> Iterator[None]:
+        """Count what runs inside the block.
+
+        Args:
+            as_gpu: Whether tensors on the "meta" device say that they are on a CUDA device.
+
+        Yields:
+            Nothing.
+        """
+        with _Functions(self, as_gpu=as_gpu), _Operators(self):
+            yield
+
+
+def is_device(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor lies on what stands for the GPU."""
+    return tensor.device.type == "meta"
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Add up the sizes of distinct tensors; a broadcast one counts once.
+
+    Args:
+        tensors: The same one may come twice.
+
+    Returns:
+        Bytes of memory that reading them all touches.
+    """
+    distinct = {id(tensor): tensor for tensor in tensors}.values()
+    return sum(_touched(tensor) * tensor.element_size() for tensor in distinct)
+
+
+def _touched(tensor: torch.Tensor) -> int:
+    return math.prod(
+        size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size
+    )
+
+
+def attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor like attention's result `[B, N, L, H]`, in memory `[B, L, N, H]` as fast kernels leave it."""
+    *batch, heads, tokens, _ = query.shape
+    return query.new_empty(*batch, tokens, heads, value.shape[-1]).transpose(-3, -2)
+
+
+class _Functions(TorchFunctionMode):
+    """Count attention as one operator, whatever kernel it would be, and torch.tensor on the device as a copy."""
+
+    def __init__(self, tally: Tally, *, as_gpu: bool) -> None:
+        super().__init__()
+        self._tally = tally
+        self._as_gpu = as_gpu
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if self._as_gpu and func == _IS_CUDA:
+            return args[0].device.type == "meta"
+        if func in {torch.tensor, torch.as_tensor} and _type(kwargs.get("device")) == "meta":
+            return func(*args, **{**kwargs, "device": "cpu"}).to("meta")
+        return func(*args, **kwargs)
+
+    def _attend(self, query: Any, key: Any, value: Any, *_: Any, **settings: Any) -> torch.Tensor:
+        if settings.get("enable_gqa"):
+            groups = query.shape[-3] // key.shape[-3]
+            shapes = [(*t.shape[:-3], t.shape[-3] * groups, *t.shape[-2:]) for t in (key, value)]
+        else:
+            shapes = [key.shape, value.shape]
+        flat = [(math.prod(shape[:-3]), *shape[-3:]) for shape in (query.shape, *shapes)]
+        for counts in self._tally.open():
+            counts.flops += sdpa_flop_count(*flat)
+        return attention_result(query, value)
+
+
+class _Operators(TorchDispatchMode):
+    """Run operators on shapes where the device is concerned, on values where the host is, and count them."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+        self._pretending = WeakIdKeyDictionary()  # tensors with values that stand for ones on the device
+        self._results: dict[Any, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        packet = func.overloadpacket
+        given = _leaves((*args, *kwargs.values()))
+        asked = _type(kwargs.get("device"))
+        on_device = [self._is_device(tensor) for tensor in given]
+        masks = _masks(packet, args)
+        waits = any(map(self._is_device, masks)) or (packet in _SYNCS and any(on_device))
+        self._note(packet, given, on_device, asked, waits=waits)
+        if masks:
+            args = (args[0], _places(args[1]), *args[2:])
+
+        out = self._run(func, packet, args, kwargs, given, asked)
+
+        results = _leaves((out,))
+        if asked == "meta" or (any(on_device) and asked != "cpu"):
+            for result in results:
+                if not is_device(result):
+                    self._pretending[result] = True
+        open_regions = self._tally.open()
+        if packet in flop_registry or packet in _MATMULS:
+            flops = _flops(packet, args, kwargs, out)
+            for counts in open_regions:
+                counts.flops += flops
+        elif any(map(is_device, results)) and not _is_free(func, packet):
+            reads = given[1:] if packet in _OVERWRITING else given
+            moved = num_bytes(tensor for tensor in reads if tensor is not kwargs.get("out")) + num_bytes(results)
+            for counts in open_regions:
+                counts.elementwise_bytes += moved
+                counts.operators[packet.__name__] += moved
+        return out
+
+    def _is_device(self, tensor: torch.Tensor) -> bool:
+        return is_device(tensor) or tensor in self._pretending
+
+    def _note(
+        self, packet: Any, given: list[torch.Tensor], on_device: list[bool], asked: str | None, *, waits: bool
+    ) -> None:
+        """Count copies between host and device, tensors built on the host, and waits."""
+        copied: list[torch.Tensor] = []
+        if packet is aten._to_copy:
+            copied = given if asked == "meta" and not on_device[0] else []
+            waits = waits or (asked == "cpu" and on_device[0])
+        elif packet is aten.copy_ and on_device[0] != on_device[-1]:
+            copied = given[1:] if on_device[0] else []
+            waits = waits or on_device[-1]
+        built = asked != "meta" and not given and packet.__name__ in _FACTORIES
+        for counts in self._tally.open():
+            counts.host_copies += len(copied)
+            counts.host_copy_bytes += num_bytes(copied)
+            counts.syncs += waits
+            counts.host_tensors += built
+
+    def _run(
+        self, func: Any, packet: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], asked: str | None
+    ) -> Any:
+        has_shapes_only = any(map(is_device, given))
+        if _keeps_values(packet, args, kwargs, given, asked):
+            if packet.__name__.startswith("new_"):
+                args = (torch.empty(0), *args[1:])
+            return func(*args, **{**kwargs, "device": torch.device("cpu")})
+        if not has_shapes_only:
+            return func(*args, **kwargs)
+        assert packet not in _SYNCS, f"{func} asks for a value that was never computed"
+        if packet is aten._to_copy and asked == "cpu":
+            kwargs["device"] = given[0].device  # what comes of it has no values either
+        if func._schema.is_mutable:  # only shapes count, and these stay
+            return kwargs["out"] if "out" in kwargs else args[0]
+        if func.is_view:
+            return func(*args, **kwargs)
+        key = (func, _signature(args), _signature(tuple(kwargs.items())))
+        if key not in self._results:
+            args, kwargs = tree_map(_shape_only, (args, kwargs))
+            out = func(*args, **kwargs)
+            self._results[key] = tree_map(_describe, out)
+            return out
+        return tree_map(_make, self._results[key])
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A result without values, to be made again."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _type(device: Any) -> str | None:
+    return None if device is None else torch.device(device).type
+
+
+def _describe(value: Any) -> Any:
+    return _Shape(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
+
+
+def _make(value: Any) -> Any:
+    if isinstance(value, _Shape):
+        return torch.empty_strided(value.size, value.stride, dtype=value.dtype, device="meta")
+    return value
+
+
+def _signature(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_signature, value))
+    return type(value), value
+
+
+def _leaves(values: Any) -> list[torch.Tensor]:
+    """Return the tensors in an operator's arguments or results."""
+    leaves: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            leaves.append(value)
+        elif isinstance(value, (list, tuple)):
+            leaves += [part for part in value if isinstance(part, torch.Tensor)]
+    return leaves
+
+
+def _shape_only(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.ndim:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return value
+
+
+def _keeps_values(
+    packet: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], asked: str | None
+) -> bool:
+    """Tell whether a result on the device is one of those that keep their values."""
+    dtype = kwargs.get("dtype")
+    is_whole = dtype is not None and not dtype.is_floating_point
+    if packet.__name__ in {"new_ones", "new_zeros", "new_full"}:
+        return is_whole or (dtype is None and not given[0].dtype.is_floating_point)
+    if asked != "meta" or any(map(is_device, given)):
+        return False
+    if packet is aten._to_copy:
+        return not (dtype or given[0].dtype).is_floating_point or given[0].numel() <= _SMALL
+    if dtype is None and packet is aten.arange:
+        return all(isinstance(value, int) for value in args)
+    return is_whole
+
+
+def _masks(packet: Any, args: Any) -> list[torch.Tensor]:
+    if packet not in {aten.index, aten.index_put, aten.index_put_}:
+        return []
+    return [index for index in args[1] if index is not None and index.dtype == torch.bool]
+
+
+def _places(indices: Any) -> list[Any]:
+    """Replace masks by the places where they are true: shapes alone don't tell their number."""
+    replaced: list[Any] = []
+    for index in indices:
+        if index is not None and index.dtype == torch.bool:
+            assert not is_device(index), "a mask without values can't select"
+            replaced += index.nonzero().unbind(1)
+        else:
+            replaced.append(index)
+    return replaced
+
+
+def _flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
+    if packet in _MATMULS:
+        rows, weight = args[1], args[2]
+        return 2 * rows.shape[0] * rows.shape[1] * weight.shape[1]
+    settings = {name: value for name, value in kwargs.items() if name != "out"}
+    return flop_registry[packet](*args, **settings, out_val=out)
+
+
+def _is_free(func: Any, packet: Any) -> bool:
+    """Tell whether an operator moves nothing: a view, or memory without values."""
+    return func.is_view or packet.__name__ in _FREE
