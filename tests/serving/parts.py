@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -31,7 +32,6 @@ from tests import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SIDE = 64
 
@@ -230,8 +230,8 @@ class Process:
     @property
     def memory_bytes(self) -> int:
         """What the process holds in memory."""
-        with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        numbers = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()
+        return int(numbers[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> None:
         """End it as a power cut does."""

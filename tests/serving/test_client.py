@@ -1,0 +1,220 @@
+"""Our own client against a real server, over a bad line too."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from joyimage.client import AsyncClient, Client, Progress, ServerError
+from joyimage.client import requests as client_requests
+from tests import tiny
+from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from joyimage.serving.runner import LocalRunner
+
+    Serve = Callable[..., LiveServer]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_requests, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(client_requests, "_LONGEST_PAUSE_S", 0.2)
+
+
+def same(first: bytes, second: bytes) -> bool:
+    return (
+        int(np.abs(np.asarray(opened(first), dtype=int) - np.asarray(opened(second), dtype=int)).max()) <= 1
+    )
+
+
+def test_edit_when_sent_as_file_bytes_or_image_then_the_same_picture_with_progress(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(1))
+    seen: list[Progress] = []
+    with Client(server.url) as client:
+        made = [
+            client.edit(image, "red", seed=1, steps=3, progress=seen.append)[0]
+            for image in (path, png(1), tiny.make_picture(1, SIDE, SIDE))
+        ]
+
+    assert same(made[0], made[1])
+    assert same(made[0], made[2])
+    assert [one.step for one in seen[:5] if one.step] == [1, 2, 3]
+    assert any(one.preview and opened(one.preview).size == (32, 32) for one in seen)
+
+
+def test_async_client_when_several_edits_then_all_at_once(server: LiveServer) -> None:
+    async def work() -> list[list[bytes]]:
+        async with AsyncClient(server.url) as client:
+            assert (await client.models())[0]["id"] == "tiny"
+            edits = [
+                client.edit(png(1), "red", seed=1),
+                client.generate("x", n=2),
+                client.edit(png(1), "red", seed=1),
+            ]
+            return list(await asyncio.gather(*edits))
+
+    first, generated, second = asyncio.run(work())
+
+    assert same(first[0], second[0])
+    assert len(generated) == 2
+
+
+def test_spatial_edit_and_question_when_run_then_job_and_text(server: LiveServer) -> None:
+    with Client(f"{server.url}/v1/") as client:
+        job = client.run("move", [png(1)], object="car", box=(10, 10, 40, 50), restore=True)
+        text = client.describe(png(1), "What?", max_new_tokens=2)
+        again = client.get(job.id)
+
+    assert again == job
+    assert job.prompt is not None
+    assert "Move the car" in job.prompt
+    assert isinstance(text, str)
+
+
+def test_request_when_refused_then_the_servers_sentence(server: LiveServer) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(ServerError, match="`steps` is 101") as refusal:
+            client.generate("x", steps=101)
+        with pytest.raises(TypeError, match="expected a PIL image"):
+            client.edit(3, "x")  # type: ignore[arg-type]
+        with pytest.raises(ServerError, match="no such job"):
+            client.get("0" * 32)
+
+    assert refusal.value.status == 400
+
+
+def test_client_when_nobody_listens_then_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with (
+        Client(f"http://127.0.0.1:{port}", retries=1) as client,
+        pytest.raises(ServerError, match="can't be reached"),
+    ):
+        client.generate("x")
+    with pytest.raises(ValueError, match="expected an address"):
+        Client("127.0.0.1:8600")
+
+
+def test_client_when_the_queue_is_full_then_it_comes_back(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate, queue_size=1, max_batch=1)
+    with Client(server.url) as first, Client(server.url, retries=200) as second:
+        threads = [threading.Thread(target=first.generate, args=("x",)) for _ in range(1)]
+        threads[0].start()
+        wait_for(lambda: gate.batches)
+        filler = second._http.post("/v1/jobs", json={"kind": "generate", "prompt": "y"})
+        assert filler.status_code == 202
+        made: list[bytes] = []
+        threads.append(threading.Thread(target=lambda: made.extend(second.generate("z", steps=1))))
+        threads[1].start()
+        wait_for(lambda: server.service.metrics.refused.labels("queue_full")._value.get() >= 2)
+        gate.is_open.set()
+        for thread in threads:
+            thread.join(timeout=30)
+
+    assert len(made) == 1
+
+
+class BadLine:
+    """A proxy that cuts some connections after a number of bytes from the server."""
+
+    def __init__(self, target: str, cuts: list[int | None]) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self._target = (host, int(port))
+        self._cuts = cuts
+        self.num_connections = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._socket.accept()
+            except OSError:
+                return
+            cut = self._cuts[self.num_connections] if self.num_connections < len(self._cuts) else None
+            self.num_connections += 1
+            threading.Thread(target=self._join, args=(near, cut), daemon=True).start()
+
+    def _join(self, near: socket.socket, cut: int | None) -> None:
+        far = socket.create_connection(self._target)
+        threading.Thread(target=self._copy, args=(near, far, None), daemon=True).start()
+        self._copy(far, near, cut)
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket, cut: int | None) -> None:
+        num_bytes = 0
+        try:
+            while data := source.recv(65536):
+                num_bytes += len(data)
+                if cut is not None and num_bytes > cut:
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_client_when_the_line_breaks_then_it_goes_on_and_nothing_runs_twice(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    gate.is_open.set()
+    server = serve(gate)
+    # The answer to the first POST is lost, the stream of events breaks, and so does a picture.
+    line = BadLine(server.url, [10, 3000, 2500])
+    try:
+        with Client(line.url) as client:
+            made = client.edit(png(1), "red", seed=1, steps=6)
+    finally:
+        line.close()
+    with Client(server.url) as client:
+        expected = client.edit(png(1), "red", seed=1, steps=6)
+
+    assert same(made[0], expected[0])
+    assert gate.batches == [1, 1]
+    assert line.num_connections >= 3
+
+
+def test_client_when_the_key_is_in_the_environment_then_it_is_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(api_keys="anna:0123456789abcdef")
+    with Client(server.url) as stranger, pytest.raises(ServerError, match="API key is needed"):
+        stranger.models()
+    monkeypatch.setenv("JOYIMAGE_API_KEY", "0123456789abcdef")
+    with Client(server.url) as anna:
+        assert anna.models()
+
+
+def test_job_when_cancelled_then_waiting_ends_with_a_sentence(serve: Serve, runner: LocalRunner) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    with Client(server.url) as client:
+
+        def cancel_first(progress: Progress) -> None:
+            if progress.state == "running":
+                client.cancel(server.service.store.list()[0].id)
+
+        with pytest.raises(ServerError, match="was cancelled"):
+            client.generate("x", steps=50, progress=cancel_first)
