@@ -158,9 +158,9 @@ class Gate:
 class LiveServer:
     """The application behind uvicorn, in a thread of this process, on a free port of loopback."""
 
-    def __init__(self, settings: ServerSettings, runner: Any) -> None:
+    def __init__(self, settings: ServerSettings, runner: Any, load: Any = None) -> None:
         self.settings = settings
-        self.app = create_app(settings, lambda _: runner)
+        self.app = create_app(settings, load or (lambda _: runner))
         config = uvicorn.Config(
             self.app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=2, lifespan="on"
         )

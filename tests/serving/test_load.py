@@ -77,7 +77,8 @@ def report(found: dict[str, Any], memory: list[int]) -> None:
     rate = len(seconds) / found["total_s"]
     grown = f"{memory[0] >> 20} -> {memory[-1] >> 20} MiB"
     print(  # noqa: T201 - the load table
-        f"\nserved {len(seconds)}, refused {refused}, p50 {middle:.2f} s, p95 {slow:.2f} s, {rate:.1f}/s, {grown}"
+        f"\nserved {len(seconds)}, refused {refused}, p50 {middle:.2f} s, "
+        f"p95 {slow:.2f} s, {rate:.1f}/s, {grown}"
     )
 
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from joyimage import __version__
 from joyimage.cli.console import note
 from joyimage.cli.pictures import write_picture
+from joyimage.cli.remote import ELSEWHERE, check_for_server, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ class EditOptions:
         dtype: "bfloat16", "float16" or "float32".
         lora: Adapter file or folder.
         metadata: Record in the PNG what is needed to repeat the edit.
+        server: Address of a `joyimage serve` that shall do the work, such as http://127.0.0.1:8600.
         json: Print the result as JSON.
     """
 
@@ -66,6 +68,7 @@ class EditOptions:
     dtype: str | None = None
     lora: Path | None = None
     metadata: bool = True
+    server: str | None = None
     json: bool = False
 
     def check(self) -> None:
@@ -80,6 +83,8 @@ class EditOptions:
             raise ValueError(f"`--dtype` is {self.dtype!r}; expected {', '.join(DTYPES)}.")
         if self.lora is not None and not self.lora.exists():
             raise ValueError(f"`--lora` is {self.lora}; there is no such file or folder.")
+        if self.server is not None:
+            check_for_server(self)
         self.wished_size()
 
     def wished_size(self) -> dict[str, int]:
@@ -107,6 +112,8 @@ class EditOptions:
             "lora": None if recipe.get("lora") is None else Path(recipe["lora"]),
         }
         missing = {name: value for name, value in recorded.items() if getattr(self, name) is None}
+        if self.server is not None:
+            missing = {name: value for name, value in missing.items() if name not in ELSEWHERE}
         framing = {name: recipe[name] for name in self.framing() if name in recipe}
         return replace(self, **missing, **framing)
 
@@ -147,6 +154,14 @@ def load(options: EditOptions) -> Loaded:
         ValueError: An option is out of range.
         CheckpointError: The checkpoint can't be read.
     """
+    if options.server is not None:
+        started = time.perf_counter()
+        remote: Any = connect(options.server, options.model)
+        note(f"Model {remote.model} on {options.server}.")
+        seconds = time.perf_counter() - started
+        return Loaded(
+            pipe=remote, model=remote.model, device=remote.where, dtype=remote.dtype, seconds=seconds
+        )
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

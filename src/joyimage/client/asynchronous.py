@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -182,7 +181,9 @@ class AsyncClient:
         Raises:
             ServerError: It is refused, or nobody answers.
         """
-        for attempt in count():
+        attempt = -1
+        while True:
+            attempt += 1
             is_last = attempt == self._retries
             try:
                 response = await self._http.request(method, path, **content)

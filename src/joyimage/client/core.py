@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -179,7 +178,9 @@ class Client:
         Raises:
             ServerError: It is refused, or nobody answers.
         """
-        for attempt in count():
+        attempt = -1
+        while True:
+            attempt += 1
             is_last = attempt == self._retries
             try:
                 response = self._http.request(method, path, **content)

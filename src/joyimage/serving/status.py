@@ -74,6 +74,8 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     except ApiError:
         return answer
     return answer | {
+        "device": info.device,
+        "dtype": info.dtype,
         "base_size": info.base_size,
         "default_steps": info.steps,
         "default_guidance": info.guidance,

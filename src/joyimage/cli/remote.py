@@ -1,0 +1,133 @@
+"""`--server`: what the commands call is a server instead of a pipeline."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from joyimage.cli.options import EditOptions
+    from joyimage.client import Client, Progress
+
+ELSEWHERE = ("device", "dtype", "base_size", "lora")
+"""Options that belong to the server."""
+
+
+def check_for_server(options: EditOptions) -> None:
+    """Refuse what only the server itself can be told.
+
+    Raises:
+        ValueError: Such an option is given.
+    """
+    for name in ELSEWHERE:
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` has no meaning with `--server`; give it to `joyimage serve`."
+            )
+    if options.rewrite == "local":
+        raise ValueError("`--rewrite local` needs a model here; leave out `--server`, or name an endpoint.")
+
+
+def connect(url: str, model: str | None) -> RemotePipeline:
+    """Connect to a server.
+
+    Args:
+        url: Of the server.
+        model: Its model's name; the first it has if None.
+
+    Returns:
+        What stands in for the pipeline.
+
+    Raises:
+        ValueError: There is no such server or model.
+    """
+    from joyimage.client import Client
+
+    client = Client(url)
+    models = {entry["id"]: entry for entry in client.models()}
+    name = model or next(iter(models))
+    if name not in models:
+        raise ValueError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
+    if "default_steps" not in models[name]:
+        raise ValueError(f"{url} is still loading its model; try again in a moment.")
+    return RemotePipeline(client, models[name])
+
+
+class RemotePipeline:
+    """Takes a pipeline's calls and has a server do the work.
+
+    Args:
+        client: Connected.
+        model: The server's description of its model.
+    """
+
+    def __init__(self, client: Client, model: dict[str, Any]) -> None:
+        self._client = client
+        self.model: str = model["id"]
+        self.where: str = model["device"]
+        self.dtype: str = model["dtype"]
+        self.config = SimpleNamespace(
+            base_size=model["base_size"],
+            default_num_inference_steps=model["default_steps"],
+            default_guidance_scale=model["default_guidance"],
+        )
+
+    def __call__(self, *, image: Any = None, **call: Any) -> Any:
+        """Edit a picture, or make one."""
+        return self._run("generate" if image is None else "edit", image, call)
+
+    def move(self, image: Any, object: str, box: Any, **call: Any) -> Any:
+        """Move an object."""
+        return self._run("move", image, {**call, "object": object, "box": tuple(box)})
+
+    def rotate(self, image: Any, object: str, view: Any, **call: Any) -> Any:
+        """Turn an object."""
+        return self._run(
+            "rotate", image, {**call, "object": object, "view": str(getattr(view, "value", view))}
+        )
+
+    def camera(
+        self, image: Any, yaw: float = 0, pitch: float = 0, zoom: str = "unchanged", **call: Any
+    ) -> Any:
+        """Move the camera."""
+        return self._run("camera", image, {**call, "yaw": yaw, "pitch": pitch, "zoom": zoom})
+
+    def describe(self, image: Any, question: str, *, max_new_tokens: int = 256) -> str:
+        """Answer a question about a picture."""
+        return self._client.describe(image, question, max_new_tokens=max_new_tokens)
+
+    def _run(self, kind: str, image: Any, call: dict[str, Any]) -> Any:
+        from tqdm import tqdm
+
+        from joyimage.pipeline.output import JoyImageEditPipelineOutput
+        from joyimage.spatial.checks import SpatialChecks
+
+        width, height = call.pop("width", None), call.pop("height", None)
+        generators = call.pop("generator")
+        fields = {
+            "steps": call.pop("num_inference_steps"),
+            "guidance": call.pop("guidance_scale"),
+            "n": call.pop("num_images_per_prompt"),
+            "seed": generators[0].initial_seed(),
+            "size": None if width is None else f"{width}x{height}",
+            "wording": call.pop("style", None),
+            **call,
+        }
+        with tqdm(total=fields["steps"], leave=False) as bar:
+
+            def show(progress: Progress) -> None:
+                bar.update(progress.step - bar.n)
+
+            job = self._client.run(kind, [] if image is None else [image], progress=show, **fields)
+        images = [Image.open(io.BytesIO(file)) for file in self._client.images(job)]
+        checks = job.checks and [
+            SpatialChecks(**{name: value for name, value in one.items() if name != "summary"})
+            for one in job.checks
+        ]
+        prompt = job.prompt if kind in {"move", "rotate", "camera"} else None
+        return JoyImageEditPipelineOutput(
+            images=images, width=job.width, height=job.height, checks=checks, prompt=prompt
+        )

@@ -1,0 +1,237 @@
+"""The same server with its pipelines as replicas on Ray Serve.
+
+The application, its queue and its records stay in one process; what Ray runs are the pipelines. So a replica, or
+the machine it is on, may die at any moment: its job is in the records and runs again elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from joyimage.serving.errors import OutOfMemoryError, ReplicaLostError
+from joyimage.serving.runner import ModelInfo, load_runner
+from joyimage.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from joyimage.serving.runner import Outcome, Work
+
+_APPLICATION = "joyimage"
+_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px")
+_KNOWN_PICTURES = 16  # that one replica is remembered for
+_QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
+_ERRORS: dict[str, type[Exception]] = {
+    "OutOfMemoryError": OutOfMemoryError,
+    "ValueError": ValueError,
+    "TypeError": TypeError,
+}
+
+
+class EditReplica:
+    """A pipeline in a process of Ray's.
+
+    Args:
+        settings: Those of the server that concern the model.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        # Not what the environment says of the server: this listens to nobody.
+        self._runner = load_runner(ServerSettings(host="127.0.0.1", **settings))
+        self._lock = threading.Lock()
+
+    def info(self) -> ModelInfo:
+        """Describe the model."""
+        return self._runner.info
+
+    def pid(self) -> int:
+        """Return the process's number."""
+        return os.getpid()
+
+    async def remember(self, picture_hash: str) -> str:
+        """Be known for a picture, so that Ray sends its next edit here too."""
+        return picture_hash
+
+    async def run(self, works: Sequence[Work]) -> AsyncIterator[tuple[str, Any]]:
+        """Run tasks.
+
+        Args:
+            works: Tasks that can share a pass.
+
+        Yields:
+            ("step", (step, steps, previews)) for each step, then ("done", outcomes) or ("error", (kind, words)).
+        """
+        from ray import serve
+
+        picture_hash = serve.get_multiplexed_model_id()
+        if picture_hash:
+            await self.remember(picture_hash)
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        stopped = threading.Event()
+
+        def put(kind: str, value: Any) -> None:
+            # After a cancelled run nobody listens, and the loop may be closed.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(items.put_nowait, (kind, value))
+
+        def work() -> None:
+            try:
+                with self._lock:
+                    done = self._runner.run(works, lambda *step: put("step", step), stopped.is_set)
+                put("done", done)
+            except Exception as error:  # noqa: BLE001 - it is raised again where the job is kept
+                names = [kind.__name__ for kind in type(error).__mro__]
+                put("error", (next((name for name in names if name in _ERRORS), "RuntimeError"), str(error)))
+
+        threading.Thread(target=work, name="joyimage-run", daemon=True).start()
+        try:
+            while True:
+                kind, value = await items.get()
+                yield kind, value
+                if kind != "step":
+                    return
+        finally:
+            stopped.set()
+
+
+class RayRunner:
+    """A runner whose pipeline is any replica: that which knows the picture, or one that is free.
+
+    Args:
+        handle: Ray Serve's handle of the replicas.
+        info: Of their model.
+    """
+
+    def __init__(self, handle: Any, info: ModelInfo) -> None:
+        self._handle = handle
+        self.info = info
+
+    def run(
+        self,
+        works: Sequence[Work],
+        report: Callable[[int, int, Sequence[bytes | None]], None],
+        is_stopped: Callable[[], bool],
+    ) -> list[Outcome] | None:
+        """Run tasks on a replica; see `Runner`.
+
+        Raises:
+            ReplicaLostError: The replica has died.
+            RuntimeError: The replica's pipeline failed.
+        """
+        from ray.exceptions import RayError
+
+        pictures = works[0].pictures
+        picture_hash = hashlib.sha256(pictures[0]).hexdigest() if pictures else ""
+        handle = self._handle.options(stream=True, multiplexed_model_id=picture_hash)
+        failure: tuple[str, str] | None = None
+        try:
+            answers = handle.run.remote(list(works))
+            for kind, value in answers:
+                if kind == "done":
+                    return value
+                if kind == "error":
+                    failure = value
+                    break
+                report(*value)
+                if is_stopped():
+                    answers.cancel()
+                    return None
+        except RayError as error:
+            raise ReplicaLostError(str(error)) from error
+        if failure is None:
+            raise ReplicaLostError("the replica ended without an answer")
+        error = _ERRORS.get(failure[0], RuntimeError)(failure[1])
+        raise error
+
+
+class RayReplicas:
+    """Replicas on Ray Serve, started in this process's own Ray on loopback or on a cluster.
+
+    Args:
+        settings: Of the server; `replicas` is the most that are started.
+        address: Of a Ray cluster; None starts one here.
+
+    Raises:
+        ValueError: Ray isn't installed.
+    """
+
+    def __init__(self, settings: ServerSettings, address: str | None = None) -> None:
+        try:
+            import ray
+            from ray import serve
+        except ImportError as error:
+            raise ValueError('`--ray` needs Ray: pip install "joyimage[ray]".') from error
+        self.settings = settings
+        self._is_own = not ray.is_initialized()
+        if self._is_own:
+            options: dict[str, Any] = {"address": address} if address else _own_cluster(settings)
+            ray.init(log_to_driver=False, logging_level="warning", **options)
+        serve.start(proxy_location="Disabled")  # the application is the only door
+        has_gpu = (settings.device or "").startswith("cuda") or (
+            settings.device is None and ray.cluster_resources().get("GPU", 0) > 0
+        )
+        deployment = serve.deployment(
+            _sticky_replica(),
+            name="EditReplica",
+            max_ongoing_requests=1,  # one edit fills a GPU
+            autoscaling_config={
+                "min_replicas": 1,
+                "max_replicas": settings.replicas,
+                "target_ongoing_requests": _QUEUE_A_REPLICA,
+                "upscale_delay_s": 2.0,
+                "downscale_delay_s": 600.0,  # loading a model takes minutes
+            },
+            ray_actor_options={"num_gpus": 1} if has_gpu else {"num_cpus": 1},
+            graceful_shutdown_timeout_s=settings.shutdown_grace_s,
+            health_check_period_s=5.0,
+        )
+        chosen = settings.model_dump(include=set(_MODEL_SETTINGS))
+        if has_gpu:
+            chosen["device"] = "cuda"  # the one that Ray gave the replica
+        application = deployment.bind(chosen)
+        self._handle = serve.run(application, name=_APPLICATION, route_prefix=None)
+        self._info: ModelInfo = self._handle.info.remote().result()
+
+    def load(self, _number: int) -> RayRunner:
+        """Return a way to the replicas; there are as many as replicas, so that all of them may be busy."""
+        return RayRunner(self._handle, self._info)
+
+    def pids(self) -> set[int]:
+        """Return the processes of some replicas."""
+        return {self._handle.pid.remote().result() for _ in range(8)}
+
+    def close(self) -> None:
+        """End the replicas, and Ray where it was started here."""
+        import ray
+        from ray import serve
+
+        serve.delete(_APPLICATION)
+        if self._is_own:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _own_cluster(settings: ServerSettings) -> dict[str, Any]:
+    """Return what keeps a Ray of one's own small, on loopback and silent towards others."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray hands out places, not cores: a replica on a CPU may share them.
+    places = max(os.cpu_count() or 1, settings.replicas + 2)
+    return {"include_dashboard": False, "num_cpus": places, "_node_ip_address": "127.0.0.1"}
+
+
+def _sticky_replica() -> type[EditReplica]:
+    """Return the replica's class with Ray's memory of who knows which picture, which needs Ray to be there."""
+    from ray import serve
+
+    class StickyReplica(EditReplica):
+        @serve.multiplexed(max_num_models_per_replica=_KNOWN_PICTURES)
+        async def remember(self, picture_hash: str) -> str:
+            return picture_hash
+
+    return StickyReplica

@@ -1,0 +1,88 @@
+"""Replicas on Ray Serve: the same answers, sticky by picture, and a dead replica loses no job."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.serving.parts import SIDE, LiveServer, make_settings, opened, png, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Any]]:
+    """A server with up to two replicas of the tiny model on Ray."""
+    from joyimage.serving.scale import RayReplicas
+
+    folder = tmp_path_factory.mktemp("ray")
+    settings = make_settings(folder, model="tiny", device="cpu", base_size=SIDE, replicas=2, max_batch=1)
+    replicas = RayReplicas(settings)
+    server = LiveServer(settings, None, replicas.load)
+    yield server, replicas
+    server.close()
+    replicas.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[LiveServer, Any]) -> None:
+    from joyimage.serving.runner import LocalRunner, Work, load_runner
+    from joyimage.serving.schemas import Task
+
+    server, _ = scaled
+    seen: list[Any] = []
+    from joyimage.client import Client, ServerError
+
+    with Client(server.url, timeout_s=200) as client:
+        made = client.edit(png(1), "red", seed=1, steps=3, progress=seen.append)[0]
+        with pytest.raises(ServerError, match="was cancelled"):
+            client.generate(
+                "x",
+                steps=100,
+                progress=lambda progress: (
+                    progress.step == 1 and client.cancel(server.service.store.list()[0].id)
+                ),
+            )
+
+    local: LocalRunner = load_runner(
+        make_settings(server.settings.data_dir, model="tiny", device="cpu", base_size=SIDE)
+    )
+    task = Task(kind="edit", prompt="red", seed=1, steps=3, guidance=local.info.guidance, num_images=1)
+    here = local.run([Work(task=task, pictures=(png(1),))], lambda *_: None, lambda: False)
+    assert here is not None
+    difference = np.asarray(opened(made), dtype=int) - np.asarray(opened(here[0].images[0]), dtype=int)
+    assert np.abs(difference).max() <= 1
+    assert [one.step for one in seen if one.step] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[LiveServer, Any]) -> None:
+    server, replicas = scaled
+    with server.client() as client:
+        jobs = [
+            client.post(
+                "/v1/jobs", json={"kind": "generate", "prompt": "x", "steps": 40, "seed": seed}
+            ).json()["id"]
+            for seed in range(6)
+        ]
+        pid = next(iter(replicas.pids()))
+        wait_for(lambda: any(server.service.engine.progress(job) for job in jobs), 120)
+        os.kill(pid, signal.SIGKILL)
+
+        def all_ended() -> Any:
+            records = [client.get(f"/v1/jobs/{job}").json() for job in jobs]
+            return all(record["state"] in {"succeeded", "failed"} for record in records) and records
+
+        records = wait_for(all_ended, 400)
+
+    assert [record["state"] for record in records] == ["succeeded"] * 6
+    assert sum(record["restarted"] for record in records) >= 1

@@ -1,0 +1,67 @@
+"""`--server URL`: the commands, with the work done elsewhere."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from joyimage.cli.main import main
+from tests import tiny
+from tests.serving.parts import SIDE, LiveServer, png
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png(1))
+    there = ["--server", server.url, "--seed", "3", "--steps", "2"]
+
+    assert main(["edit", str(picture), "red", "-o", str(tmp_path / "b.png"), "--json", *there]) == 0
+    report = json.loads(capsys.readouterr().out)
+    moved = ["move", str(picture), "car", "10,10,40,50", "-o", str(tmp_path / "c.png"), "--restore", *there]
+    assert main(moved) == 0
+    assert main(["generate", "a tree", "-o", str(tmp_path / "d.png"), "--num", "2", *there]) == 0
+
+    like = ["edit", str(picture), "--like", str(tmp_path / "b.png"), "-o", str(tmp_path / "e.png")]
+    assert main([*like, "--server", server.url]) == 0
+
+    direct = (
+        server.service.engine._runners[0]
+        .pipe(
+            image=tiny.make_picture(1, SIDE, SIDE),
+            prompt="red",
+            num_inference_steps=2,
+            guidance_scale=1,
+            generator=tiny.torch.Generator().manual_seed(3),
+        )
+        .images[0]
+    )
+    made = np.asarray(Image.open(tmp_path / "b.png"), dtype=int)
+    assert np.abs(made - np.asarray(direct, dtype=int)).max() <= 1
+    assert (report["seed"], report["steps"], report["model"], report["base_size"]) == (3, 2, "tiny", SIDE)
+    again = np.asarray(Image.open(tmp_path / "e.png"), dtype=int)
+    assert np.abs(made - again).max() <= 1
+    assert "Check:" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("d*.png")} == {"d-1.png", "d-2.png"}
+
+
+def test_commands_when_the_server_can_not_help_then_one_sentence(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, words in (
+        (["--server", server.url, "--device", "cpu"], "give it to `joyimage serve`"),
+        (["--server", server.url, "--model", "other"], "has tiny"),
+        (["--server", server.url, "--steps", "101"], "expected at most 100"),
+        (["--server", "127.0.0.1"], "expected an address"),
+    ):
+        assert main(["generate", "x", "-o", str(tmp_path / "x.png"), *arguments]) == 2
+        assert words in capsys.readouterr().err
