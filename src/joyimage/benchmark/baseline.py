@@ -15,7 +15,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from joyimage.benchmark.models import make_scheduler
 from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.pipeline.prompts import prefix_length
 
@@ -76,14 +75,13 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
         diffusers' JoyImageEditPipeline.
     """
     pipe = find_class(_PIPELINE, "JoyImageEditPipeline")(
-        scheduler=make_scheduler(),
+        scheduler=type(ours.scheduler).from_config(ours.scheduler.config),  # it keeps the state of a run
         vae=ours.vae,
         text_encoder=ours.text_encoder,
         tokenizer=ours.tokenizer,
         transformer=transformer,
         processor=ours.processor,
     )
-    pipe.scheduler.register_to_config(**dict(ours.scheduler.config))
     base_size = ours.config["base_size"]
     # It knows pictures of 1024 x 1024 only, and the published tokenizer's 34 tokens.
     buckets = find_class(_IMAGE_PROCESSOR, "BUCKETS")

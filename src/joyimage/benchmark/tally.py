@@ -128,7 +128,7 @@ def attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 class _Functions(TorchFunctionMode):
-    """Count attention as one operator, whatever kernel it would be, and torch.tensor on the device as a copy."""
+    """Count what a GPU does in one go, and values that go to the device, before torch takes them apart."""
 
     def __init__(self, tally: Tally, *, as_gpu: bool) -> None:
         super().__init__()
@@ -139,6 +139,8 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
+        if func is functional.rms_norm and is_device(args[0]):
+            return self._normalise(*args, **kwargs)
         if self._as_gpu and func == _IS_CUDA:
             return args[0].device.type == "meta"
         if func in {torch.tensor, torch.as_tensor} and _type(kwargs.get("device")) == "meta":
@@ -155,6 +157,16 @@ class _Functions(TorchFunctionMode):
         for counts in self._tally.open():
             counts.flops += sdpa_flop_count(*flat)
         return attention_result(query, value)
+
+
+    def _normalise(self, rows: torch.Tensor, _shape: Any, weight: Any = None, *_: Any, **__: Any) -> torch.Tensor:
+        """Count RMSNorm as the one operator that it is on a GPU; shapes alone would be taken apart."""
+        out = torch.empty_like(rows)
+        moved = num_bytes([rows, out] if weight is None else [rows, weight, out])
+        for counts in self._tally.open():
+            counts.elementwise_bytes += moved
+            counts.operators["rms_norm"] += moved
+        return out
 
 
 class _Operators(TorchDispatchMode):

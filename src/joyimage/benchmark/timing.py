@@ -1,0 +1,228 @@
+"""Seconds, stage by stage: both implementations in one process, in turn, on the same draws."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from joyimage.benchmark.models import PROMPT
+from joyimage.benchmark.stages import STAGES, STEP, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+WHOLE = "whole edit"
+
+TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+"""Most that two results may differ, in [0, 1]: the largest difference in fp32, the mean one in half precision.
+
+Half precision rounds every sum anew: two exact implementations of this model are 35-50 dB apart there.
+"""
+
+
+class DisagreementError(ValueError):
+    """Two implementations gave different pictures; seconds would mean nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What both implementations are asked to do.
+
+    Attributes:
+        picture: The picture, of the model's base size.
+        latents: Starting noise, `[1, 1, C, 1, H/8, W/8]`.
+        steps: Denoising steps.
+        guidance_scale: Of the edit.
+        seed: Of the posterior's draw.
+    """
+
+    picture: Image
+    latents: torch.Tensor
+    steps: int
+    guidance_scale: float = 4.0
+    seed: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One edit.
+
+    Attributes:
+        seconds: By stage, and of the whole.
+        image: The result, in [0, 1].
+        peak_bytes: Most device memory; 0 on a CPU.
+    """
+
+    seconds: dict[str, float]
+    image: NDArray[np.float32]
+    peak_bytes: int
+
+
+def make_edit(pipe: Any, picture: Image, steps: int, seed: int = 0) -> Edit:
+    """Draw the starting noise of an edit.
+
+    Args:
+        pipe: Ours; its device, dtype and sizes count.
+        picture: Square, of the model's base size.
+        steps: Denoising steps.
+        seed: Of the noise.
+
+    Returns:
+        The edit.
+    """
+    scale, channels = pipe.vae_scale_factor_spatial, pipe.transformer.config.in_channels
+    shape = (1, 1, channels, 1, picture.height // scale, picture.width // scale)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    parameter = next(pipe.vae.parameters())
+    return Edit(picture=picture, latents=noise.to(parameter.device, parameter.dtype), steps=steps)
+
+
+def run(pipe: Any, edit: Edit) -> Run:
+    """Run an edit once.
+
+    Args:
+        pipe: Ours or diffusers'.
+        edit: What to do.
+
+    Returns:
+        Seconds by stage and the result.
+    """
+    device = edit.latents.device
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(edit.seed)  # diffusers draws the posterior from the global generator
+    marks: list[tuple[str, Any]] = []
+
+    def mark(stage: str) -> None:
+        if stage != STEP:
+            marks.append((stage, _now(is_cuda=is_cuda)))
+
+    with watch(pipe, mark):
+        image = pipe(
+            image=edit.picture,
+            prompt=PROMPT,
+            num_inference_steps=edit.steps,
+            guidance_scale=edit.guidance_scale,
+            latents=edit.latents.clone(),
+            output_type="np",
+        ).images
+        marks.append((WHOLE, _now(is_cuda=is_cuda)))
+    if is_cuda:
+        torch.cuda.synchronize(device)
+    assert [name for name, _ in marks] == [*STAGES, WHOLE], "stages came in another order"
+    seconds = {
+        name: _between(begin, end) for (name, begin), (_, end) in zip(marks, marks[1:], strict=False)
+    }
+    seconds[WHOLE] = _between(marks[0][1], marks[-1][1])
+    peak = torch.cuda.max_memory_allocated(device) if is_cuda else 0
+    return Run(seconds=seconds, image=np.asarray(image, dtype=np.float32), peak_bytes=peak)
+
+
+def compare(reference: Any, ours: Any, edit: Edit, rounds: int) -> tuple[list[Run], list[Run]]:
+    """Run both in the order A B B A, again and again, so that what drifts meets both alike.
+
+    Args:
+        reference: Warmed up.
+        ours: Warmed up.
+        edit: What to do.
+        rounds: Times that the four runs are made.
+
+    Returns:
+        Runs of the reference and ours, two per round.
+    """
+    runs: tuple[list[Run], list[Run]] = ([], [])
+    for _ in range(rounds):
+        for side in (0, 1, 1, 0):
+            runs[side].append(run((reference, ours)[side], edit))
+    return runs
+
+
+def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
+    """Check that both made the same picture.
+
+    Args:
+        reference: A run of diffusers.
+        ours: The same edit by ours.
+        dtype: Of the weights.
+
+    Returns:
+        Largest and mean difference in [0, 1], PSNR in dB, spread of the picture, and what was allowed.
+
+    Raises:
+        DisagreementError: They differ by more than `TOLERANCES` allows, or aren't numbers.
+    """
+    difference = np.abs(ours.image - reference.image)
+    error = float(np.square(difference.astype(np.float64)).mean())
+    result: dict[str, float | str] = {
+        "max": float(difference.max()),
+        "mean": float(difference.mean()),
+        "psnr_db": 10 * float(np.log10(1 / error)) if error else float("inf"),
+        "picture_std": float(reference.image.std()),
+    }
+    kind = "max" if dtype == torch.float32 else "mean"
+    result["allowed"] = f"{kind} {TOLERANCES[dtype]:g}"
+    if not float(result[kind]) <= TOLERANCES[dtype]:
+        raise DisagreementError(
+            f"The {kind} difference between joyimage's and diffusers' picture is {result[kind]:.2g} of 1; "
+            f"expected {TOLERANCES[dtype]:g} at most, so their seconds can't be compared."
+        )
+    return result
+
+
+def summarise(values: Sequence[float]) -> dict[str, Any]:
+    """Return median, least and most of some seconds or ratios, and all of them."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "samples": list(values),
+    }
+
+
+def seconds_by_stage(runs: Sequence[Run]) -> dict[str, Any]:
+    """Summarise each stage over several runs."""
+    return {name: summarise([one.seconds[name] for one in runs]) for name in (*STAGES, WHOLE)}
+
+
+def ratios(reference: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
+    """Tell how many times faster ours is: the runs of one round against each other, then over the rounds.
+
+    Args:
+        reference: Two runs per round.
+        ours: As many.
+
+    Returns:
+        By stage, with the VAE's two as one more.
+    """
+    groups = {name: (name,) for name in (*STAGES, WHOLE)} | {"VAE": (STAGES[1], STAGES[3])}
+
+    def of(runs: Sequence[Run], names: tuple[str, ...], number: int) -> float:
+        return sum(one.seconds[name] for one in runs[2 * number : 2 * number + 2] for name in names)
+
+    rounds = range(len(ours) // 2)
+    return {
+        group: summarise([of(reference, names, number) / of(ours, names, number) for number in rounds])
+        for group, names in groups.items()
+    }
+
+
+def _now(*, is_cuda: bool) -> Any:
+    if not is_cuda:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(begin: Any, end: Any) -> float:
+    return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
