@@ -1,0 +1,115 @@
+"""The Dockerfile, the compose file and the KubeRay manifest name what there is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from joyimage.cli.main import app
+from joyimage.cli.serve import serve
+from joyimage.serving.settings import ServerSettings
+
+ROOT = Path(__file__).parents[2]
+FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+
+
+def check_flags(arguments: list[str]) -> None:
+    used = [argument for argument in arguments if argument.startswith("--")]
+    assert used
+    assert set(used) <= FLAGS, set(used) - FLAGS
+
+
+def instructions() -> dict[str, list[str]]:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(" ")
+        if name.isupper():
+            found.setdefault(name, []).append(rest.strip())
+    return found
+
+
+def test_dockerfile_when_read_then_it_starts_the_server_as_nobody_special() -> None:
+    found = instructions()
+    command = json.loads(found["ENTRYPOINT"][0])
+
+    assert command[:2] == ["joyimage", "serve"]
+    assert app["serve"]
+    check_flags([*command, *json.loads(found["CMD"][0])])
+    assert found["USER"] == ["joyimage"]
+    for line in found["ENV"]:
+        name = line.partition("=")[0]
+        assert name.removeprefix("JOYIMAGE_").lower() in ServerSettings.model_fields
+    for line in found["COPY"]:
+        assert all((ROOT / name).exists() for name in line.split()[:-1])
+    extras = re.findall(r"\.\[(\w+)\]", found["RUN"][-1])
+    assert extras == ["ray"]
+    assert 'ray = ["joyimage[serve]"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_compose_file_when_read_then_flags_settings_secrets_and_volumes_exist() -> None:
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    server = compose["services"]["server"]
+
+    check_flags(server["command"])
+    for name in server["environment"]:
+        assert name.removeprefix("JOYIMAGE_").lower() in ServerSettings.model_fields
+    assert set(server["depends_on"]) <= set(compose["services"])
+    for service in compose["services"].values():
+        assert set(service.get("secrets", ())) <= set(compose["secrets"])
+        assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(compose["volumes"])
+    assert all(port.startswith("127.0.0.1:") for port in server["ports"])
+    assert server["image"] == "joyimage"
+
+
+def test_kuberay_manifest_when_read_then_images_commands_and_names_fit() -> None:
+    parts: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text()))
+    by_kind = {part["kind"]: part for part in parts}
+    job = by_kind["RayJob"]["spec"]
+    command = job["entrypoint"].split()
+    head = job["rayClusterSpec"]["headGroupSpec"]["template"]
+    (server,) = head["spec"]["containers"]
+    (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
+
+    assert command[:2] == ["joyimage", "serve"]
+    check_flags(command)
+    assert int(command[command.index("--replicas") + 1]) == workers["maxReplicas"]
+    port = int(command[command.index("--port") + 1])
+    assert port == server["ports"][0]["containerPort"] == server["readinessProbe"]["httpGet"]["port"]
+    assert by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port
+    assert {server["image"], workers["template"]["spec"]["containers"][0]["image"]} == {"joyimage"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in head["spec"]["volumes"]}
+    assert mounts["data"] == command[command.index("--data-dir") + 1]
+    assert command[command.index("--api-keys-file") + 1].startswith(mounts["keys"])
+    claim = head["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    assert claim == by_kind["PersistentVolumeClaim"]["metadata"]["name"]
+    assert head["metadata"]["labels"] == by_kind["Service"]["spec"]["selector"]
+
+
+def test_settings_when_documented_then_every_one_with_its_default() -> None:
+    text = (ROOT / "docs" / "serving.md").read_text()
+
+    for name, field in ServerSettings.model_fields.items():
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(rows) == 1, name
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, bool) or default is None or name == "data_dir":
+            continue
+        if isinstance(default, (int, float)):
+            assert f"| {default:,} |" in rows[0], (name, default)
+        elif isinstance(default, str):
+            assert f"`{default}`" in rows[0], (name, default)
+
+
+@pytest.mark.parametrize("flag", sorted(FLAGS))
+def test_flag_when_given_then_it_is_a_setting_or_the_commands_own(flag: str) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+
+    assert name in ServerSettings.model_fields or name in {"lora", "ray", "ray_address", "verbose"}
