@@ -67,6 +67,7 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
 @pytest.mark.timeout(600)
 def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[LiveServer, Any]) -> None:
     server, replicas = scaled
+    pid = next(iter(replicas.pids()))
     with server.client() as client:
         jobs = [
             client.post(
@@ -74,7 +75,6 @@ def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[Liv
             ).json()["id"]
             for seed in range(6)
         ]
-        pid = next(iter(replicas.pids()))
         wait_for(lambda: any(server.service.engine.progress(job) for job in jobs), 120)
         os.kill(pid, signal.SIGKILL)
 

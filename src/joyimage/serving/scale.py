@@ -1,7 +1,7 @@
 """The same server with its pipelines as replicas on Ray Serve.
 
-The application, its queue and its records stay in one process; what Ray runs are the pipelines. So a replica, or
-the machine it is on, may die at any moment: its job is in the records and runs again elsewhere.
+The application, its queue and its records stay in one process; what Ray runs are the pipelines. So a replica,
+or the machine it is on, may die at any moment: its job is in the records and runs again elsewhere.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class EditReplica:
             works: Tasks that can share a pass.
 
         Yields:
-            ("step", (step, steps, previews)) for each step, then ("done", outcomes) or ("error", (kind, words)).
+            ("step", (step, steps, previews)) each step, then ("done", outcomes), or ("error", (kind, words)).
         """
         from ray import serve
 
@@ -171,7 +172,7 @@ class RayReplicas:
         self._is_own = not ray.is_initialized()
         if self._is_own:
             options: dict[str, Any] = {"address": address} if address else _own_cluster(settings)
-            ray.init(log_to_driver=False, logging_level="warning", **options)
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
         serve.start(proxy_location="Disabled")  # the application is the only door
         has_gpu = (settings.device or "").startswith("cuda") or (
             settings.device is None and ray.cluster_resources().get("GPU", 0) > 0
@@ -226,7 +227,7 @@ def _own_cluster(settings: ServerSettings) -> dict[str, Any]:
 
 
 def _sticky_replica() -> type[EditReplica]:
-    """Return the replica's class with Ray's memory of who knows which picture, which needs Ray to be there."""
+    """Return the replica's class with Ray's memory of who knows which picture; only now must Ray be there."""
     from ray import serve
 
     class StickyReplica(EditReplica):
