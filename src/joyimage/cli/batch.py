@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from joyimage.cli.console import fail, note
 from joyimage.cli.contact import write_contact_sheets
-from joyimage.cli.options import EditOptions, load, run_edit, word_prompt
+from joyimage.cli.options import EditOptions, Loaded, load, run_edit, word_prompt
 from joyimage.cli.pictures import clear_partial, read_metadata, read_picture, write_text
 from joyimage.cli.rows import Row, read_entries, read_row
 from joyimage.cli.spatial import bind_record
@@ -27,6 +27,9 @@ def batch(
     prompt: str | None = None,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    ray: bool = False,
+    ray_address: str | None = None,
+    workers: int = 1,
     options: EditOptions | None = None,
 ) -> int:
     """Run many edits; after an interruption it goes on where it was.
@@ -37,6 +40,9 @@ def batch(
             view (a rotation), or some of yaw, pitch and zoom (a camera move). Or a folder of pictures.
         prompt: What to do with every picture of a folder, or in rows without a prompt.
         output: Folder for the pictures (PNG), report.jsonl, contact.html and contact.png; made where missing.
+        ray: Share the rows out to workers on Ray, a pipeline each.
+        ray_address: Of a running Ray cluster, whose machines see the same folders; else Ray is started here.
+        workers: Most workers with --ray.
         options: What all editing commands have in common.
 
     Returns:
@@ -47,6 +53,8 @@ def batch(
     """
     options = replace(options or EditOptions(), num=1, metadata=True)
     options.check()
+    if workers < 1 or (not ray and (workers > 1 or ray_address is not None)):
+        raise ValueError("`--workers` (1 or more) and `--ray-address` go with `--ray`; give it too.")
     entries = read_entries(source, prompt)
     if output.exists() and not output.is_dir():
         raise ValueError(f"`--output` is {output}, a file; expected a folder.")
@@ -61,7 +69,12 @@ def batch(
             )
         except ValueError as error:
             problems[number] = str(error)
-    reports = _run(rows, options, problems)
+    if ray:
+        from joyimage.cli.ray_batch import run_rows_on_ray
+
+        reports = run_rows_on_ray(rows, options, problems, workers=workers, address=ray_address)
+    else:
+        reports = run_rows(rows, options, problems)
 
     lines = [
         {"row": number, **({"error": problems[number]} if number in problems else reports[number])}
@@ -85,14 +98,21 @@ def batch(
     return 1 if problems else 0
 
 
-def _run(rows: list[Row], options: EditOptions, problems: dict[int, str]) -> dict[int, dict[str, Any]]:
-    """Run the rows that aren't done; put what goes wrong into `problems`.
+def run_rows(
+    rows: list[Row], options: EditOptions, problems: dict[int, str], loaded: Loaded | None = None
+) -> dict[int, dict[str, Any]]:
+    """Run the rows that aren't done.
+
+    Args:
+        rows: Checked.
+        options: Of the command.
+        problems: What goes wrong is put here, by row number.
+        loaded: A pipeline that is there already; None has it loaded when the first row needs it.
 
     Returns:
         By row number: the file, and whether it was made now.
     """
     reports: dict[int, dict[str, Any]] = {}
-    loaded = None
     with tqdm(rows, unit="edit", disable=None) as bar:
         for row in bar:
             bar.set_description(row.image.name)

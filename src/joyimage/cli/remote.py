@@ -66,6 +66,7 @@ class RemotePipeline:
 
     def __init__(self, client: Client, model: dict[str, Any]) -> None:
         self._client = client
+        self._is_quiet = False
         self.model: str = model["id"]
         self.where: str = model["device"]
         self.dtype: str = model["dtype"]
@@ -74,6 +75,10 @@ class RemotePipeline:
             default_num_inference_steps=model["default_steps"],
             default_guidance_scale=model["default_guidance"],
         )
+
+    def set_progress_bar_config(self, *, disable: bool = False) -> None:
+        """Show the steps of an edit, or don't."""
+        self._is_quiet = disable
 
     def __call__(self, *, image: Any = None, **call: Any) -> Any:
         """Edit a picture, or make one."""
@@ -116,7 +121,7 @@ class RemotePipeline:
             "wording": call.pop("style", None),
             **call,
         }
-        with tqdm(total=fields["steps"], leave=False) as bar:
+        with tqdm(total=fields["steps"], leave=False, disable=self._is_quiet or None) as bar:
 
             def show(progress: Progress) -> None:
                 bar.update(progress.step - bar.n)
