@@ -47,7 +47,7 @@ def measure_loading(ours: JoyImageEditPipeline, edit: Edit, dtype: torch.dtype) 
     def load_reference(folder: Path) -> Any:
         # Part by part: diffusers' own way asks for torchvision, for the sake of videos.
         processor = JoyImageProcessor.from_pretrained(folder / "processor")
-        parts = SimpleNamespace(
+        parts: Any = SimpleNamespace(
             vae=AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=dtype),
             text_encoder=Qwen3VLForConditionalGeneration.from_pretrained(
                 folder / "text_encoder", dtype=dtype

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MODEL_NAMES = ("scaled", "tiny", "full")
 
 PROMPT = "Make the car red"
-"""Seven tokens for `build`'s tokenizer: with them a text is 1,040 tokens at 1024 x 1024 pixels, as published."""
+"""Seven tokens for `build`'s tokenizer: with them a text is 1,040 tokens at 1024 x 1024 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +171,12 @@ def resolve(name: str, *, size: int | None = None, num_layers: int | None = None
         raise ValueError(f"`layers` is {num_layers}; expected 1 or more.")
     if name == TINY:
         if (size, num_layers) != (None, None):
-            raise ValueError("`size` and `layers` belong to the models that are built; tiny is loaded as it is.")
+            raise ValueError(
+                "`size` and `layers` belong to the models that are built; tiny is loaded as it is."
+            )
         return None
     model = FULL if name == "full" else SCALED
-    return replace(
-        model, base_size=size or model.base_size, num_layers=num_layers or model.num_layers
-    )
+    return replace(model, base_size=size or model.base_size, num_layers=num_layers or model.num_layers)
 
 
 def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int = 0) -> JoyImageEditPipeline:
@@ -236,7 +236,8 @@ def _make_tokenizer() -> Qwen2Tokenizer:
     vocab = saved["model"]["vocab"]
     # The published tokenizer reads the literal "nDescribe" as two tokens, the embedded one as one.
     merges = [tuple(merge) for merge in saved["model"]["merges"] if "".join(merge) != "nDescribe"]
-    tokenizer = Qwen2Tokenizer(
+    tokenizer_class: Any = Qwen2Tokenizer  # annotated more narrowly than it is
+    tokenizer: Qwen2Tokenizer = tokenizer_class(
         vocab=vocab, merges=merges, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
     special = [token["content"] for token in saved["added_tokens"]]
@@ -301,7 +302,7 @@ def _fill(module: Any, std: float, device: torch.device, dtype: torch.dtype, see
 
 
 def _draw(weight: torch.Tensor, name: str, std: float, generator: torch.Generator) -> None:
-    """Draw normal(0, std); the VAE's kernels by their fan-in, and scales of norms around 1: signals live on."""
+    """Draw normal(0, std); so that signals live on, the VAE's by their fan-in and norms' scales around 1."""
     is_scale = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
     if weight.ndim >= 4 and "img_in" not in name and "patch_embed" not in name:
         # A causal 3-D kernel meets zeros with all but its last temporal tap.

@@ -122,7 +122,7 @@ def _touched(tensor: torch.Tensor) -> int:
 
 
 def attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor like attention's result `[B, N, L, H]`, in memory `[B, L, N, H]` as fast kernels leave it."""
+    """Return a tensor like attention's `[B, N, L, H]`, in memory `[B, L, N, H]` as from fast kernels."""
     *batch, heads, tokens, _ = query.shape
     return query.new_empty(*batch, tokens, heads, value.shape[-1]).transpose(-3, -2)
 
@@ -158,8 +158,9 @@ class _Functions(TorchFunctionMode):
             counts.flops += sdpa_flop_count(*flat)
         return attention_result(query, value)
 
-
-    def _normalise(self, rows: torch.Tensor, _shape: Any, weight: Any = None, *_: Any, **__: Any) -> torch.Tensor:
+    def _normalise(
+        self, rows: torch.Tensor, _shape: Any, weight: Any = None, *_: Any, **__: Any
+    ) -> torch.Tensor:
         """Count RMSNorm as the one operator that it is on a GPU; shapes alone would be taken apart."""
         out = torch.empty_like(rows)
         moved = num_bytes([rows, out] if weight is None else [rows, weight, out])
@@ -204,7 +205,9 @@ class _Operators(TorchDispatchMode):
                 counts.flops += flops
         elif any(map(is_device, results)) and not _is_free(func, packet):
             reads = given[1:] if packet in _OVERWRITING else given
-            moved = num_bytes(tensor for tensor in reads if tensor is not kwargs.get("out")) + num_bytes(results)
+            moved = num_bytes(tensor for tensor in reads if tensor is not kwargs.get("out")) + num_bytes(
+                results
+            )
             for counts in open_regions:
                 counts.elementwise_bytes += moved
                 counts.operators[packet.__name__] += moved
@@ -232,7 +235,13 @@ class _Operators(TorchDispatchMode):
             counts.host_tensors += built
 
     def _run(
-        self, func: Any, packet: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], asked: str | None
+        self,
+        func: Any,
+        packet: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        given: list[torch.Tensor],
+        asked: str | None,
     ) -> Any:
         has_shapes_only = any(map(is_device, given))
         if _keeps_values(packet, args, kwargs, given, asked):
@@ -271,7 +280,9 @@ def _type(device: Any) -> str | None:
 
 
 def _describe(value: Any) -> Any:
-    return _Shape(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
+    return (
+        _Shape(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, torch.Tensor) else value
+    )
 
 
 def _make(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 WHOLE = "whole edit"
 
 TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Most that two results may differ, in [0, 1]: the largest difference in fp32, the mean one in half precision.
+"""Most that two results may differ, in [0, 1]: the largest difference in fp32, else the mean one.
 
 Half precision rounds every sum anew: two exact implementations of this model are 35-50 dB apart there.
 """
@@ -120,9 +121,7 @@ def run(pipe: Any, edit: Edit) -> Run:
     if is_cuda:
         torch.cuda.synchronize(device)
     assert [name for name, _ in marks] == [*STAGES, WHOLE], "stages came in another order"
-    seconds = {
-        name: _between(begin, end) for (name, begin), (_, end) in zip(marks, marks[1:], strict=False)
-    }
+    seconds = {name: _between(begin, end) for (name, begin), (_, end) in pairwise(marks)}
     seconds[WHOLE] = _between(marks[0][1], marks[-1][1])
     peak = torch.cuda.max_memory_allocated(device) if is_cuda else 0
     return Run(seconds=seconds, image=np.asarray(image, dtype=np.float32), peak_bytes=peak)

@@ -30,7 +30,7 @@ aten: Any = torch.ops.aten
 # Attention as one operator of a graph: on the "meta" device torch would take it apart into matmuls.
 _LIBRARY = torch.library.Library("joyimage_benchmark", "DEF")
 _LIBRARY.define("attend(Tensor query, Tensor key, Tensor value) -> Tensor")
-_LIBRARY.impl("attend", lambda query, key, value: attention_result(query, value), "Meta")
+_LIBRARY.impl("attend", lambda query, _key, value: attention_result(query, value), "Meta")
 _ATTEND: Any = torch.ops.joyimage_benchmark.attend
 
 _HEAVY = {
@@ -38,7 +38,16 @@ _HEAVY = {
     _ATTEND,
 }
 _VIEWS = {
-    *(aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.expand, aten.slice),
+    *(
+        aten.view,
+        aten._unsafe_view,
+        aten.reshape,
+        aten.permute,
+        aten.transpose,
+        aten.t,
+        aten.expand,
+        aten.slice,
+    ),
     *(aten.select, aten.squeeze, aten.unsqueeze, aten.split, aten.split_with_sizes, aten.unbind, aten.alias),
     *(aten.as_strided, aten.detach, aten.view_as_real, aten.view_as_complex),
 }
@@ -131,7 +140,7 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
         Bytes read and written; None where Triton isn't installed.
     """
     try:
-        from triton.runtime.jit import JITFunction
+        from triton.runtime import jit
     except ImportError:
         return None
     tally = Tally()
@@ -156,13 +165,14 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
     module = model.double_blocks[block]
     module.register_forward_pre_hook(lambda *_: tally.enter("block"))
     module.register_forward_hook(lambda *_: tally.leave("block"))
-    launcher = JITFunction.__getitem__
-    JITFunction.__getitem__ = launch
+    kernel_class: Any = jit.JITFunction
+    launcher = kernel_class.__getitem__
+    kernel_class.__getitem__ = launch
     try:
         with torch.no_grad(), _environment("JOYIMAGE_KERNELS", None), tally.counting(as_gpu=True):
             _forward(model, grid, num_text_tokens, torch.device("meta"))
     finally:
-        JITFunction.__getitem__ = launcher
+        kernel_class.__getitem__ = launcher
     return tally["block"].elementwise_bytes
 
 
@@ -176,7 +186,9 @@ def pointer_names(source: str) -> tuple[set[str], set[str]]:
         Names of arguments; one may stand in both.
     """
     function: Any = ast.parse(textwrap.dedent(source)).body[0]
-    came_from = {argument.arg: {argument.arg} for argument in function.args.args if argument.arg.endswith("_ptr")}
+    came_from = {
+        argument.arg: {argument.arg} for argument in function.args.args if argument.arg.endswith("_ptr")
+    }
     loaded: set[str] = set()
     stored: set[str] = set()
 
@@ -185,7 +197,9 @@ def pointer_names(source: str) -> tuple[set[str], set[str]]:
         return set().union(*(came_from.get(name, set()) for name in names))
 
     for node in ast.walk(function):
-        if isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node.value)):
+        if isinstance(node, ast.Assign) and not any(
+            isinstance(part, ast.Call) for part in ast.walk(node.value)
+        ):
             for target in node.targets:
                 if isinstance(target, ast.Name):
                     came_from[target.id] = pointers(node.value)

@@ -1,0 +1,244 @@
+"""One benchmark from beginning to end: what `joyimage bench` does."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import platform
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from joyimage.benchmark import timing
+from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
+from joyimage.benchmark.ceilings import measure_ceilings, measure_kernels
+from joyimage.benchmark.counters import STEPS, bars, count
+from joyimage.benchmark.loading import measure_loading
+from joyimage.benchmark.models import FULL, build, load_tiny, make_picture, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_PACKAGES = ("joyimage", "torch", "diffusers", "transformers", "triton")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure; None takes what suits the device.
+
+    Attributes:
+        model: "scaled", "tiny" or "full"; None: full on a GPU, scaled elsewhere.
+        device: Such as "cuda" or "cpu"; None: a GPU where there is one.
+        dtype: One of `DTYPES`; None: bfloat16 on a GPU, float32 elsewhere.
+        steps: Denoising steps of the timed edit.
+        rounds: Times that both are run twice, in the order A B B A.
+        size: Side of the picture; None: the model's own.
+        layers: Blocks of the transformer; None: the model's own.
+        counters: Whether to count what an edit costs.
+    """
+
+    model: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    steps: int = 10
+    rounds: int = 3
+    size: int | None = None
+    layers: int | None = None
+    counters: bool = True
+
+    def resolved(self) -> Settings:
+        """Return the same with device, model and dtype chosen.
+
+        Raises:
+            ValueError: A setting that can't be.
+        """
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            kind = torch.device(device).type
+        except RuntimeError:
+            raise ValueError(f"`device` is {device!r}; expected cpu or cuda.") from None
+        if kind not in {"cpu", "cuda"} or (kind == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"`device` is {device!r}; this machine has {_devices()}.")
+        is_cuda = kind == "cuda"
+        model = self.model or ("full" if is_cuda else "scaled")
+        dtype = self.dtype or ("bfloat16" if is_cuda else "float32")
+        if dtype not in DTYPES:
+            raise ValueError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+        for name in ("steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
+        resolve(model, size=self.size, num_layers=self.layers)
+        if model == "full" and not is_cuda:
+            raise ValueError("`model` is 'full', which needs a GPU; on a CPU take scaled or tiny.")
+        return replace(self, device=device, model=model, dtype=dtype)
+
+    def command(self) -> str:
+        """Return the command line that measures the same again."""
+        words = ["joyimage bench"]
+        for name in ("model", "device", "dtype", "steps", "rounds", "size", "layers"):
+            value = getattr(self, name)
+            words += [] if value is None else [f"--{name} {value}"]
+        return " ".join([*words, *([] if self.counters else ["--no-counters"])])
+
+
+def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Build, check, count and time.
+
+    Args:
+        settings: What to measure.
+        note: Told in a sentence what comes next.
+
+    Returns:
+        The report as JSON would hold it.
+
+    Raises:
+        ValueError: A setting that can't be, or no diffusers to compare with.
+        DisagreementError: The two implementations gave different pictures.
+    """
+    settings = settings.resolved()
+    device, dtype = torch.device(str(settings.device)), DTYPES[str(settings.dtype)]
+    model = resolve(str(settings.model), size=settings.size, num_layers=settings.layers)
+    report: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "command": settings.command(),
+        "device": describe_device(device),
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "model": settings.model,
+        "dtype": settings.dtype,
+        "steps": settings.steps,
+        "rounds": settings.rounds,
+    }
+    if settings.counters:
+        note("Counting operations at the published sizes.")
+        report["counters"] = _count()
+
+    note("Building both implementations on the same weights.")
+    ours = build(model, device, dtype) if model else load_tiny(device, dtype)
+    size = ours.config["base_size"]
+    report |= {"size": size, "layers": ours.transformer.config.num_layers}
+    edit = timing.make_edit(ours, make_picture(size), settings.steps)
+    report |= _time(ours, edit, dtype, settings, note)
+    if settings.model == "full":
+        report["loading"] = None  # 50 GB of files for weights that mean nothing
+    else:
+        note("Loading a saved checkpoint with both.")
+        report["loading"] = measure_loading(ours, edit, dtype)
+    del ours
+    gc.collect()
+    note("Measuring what the device can do.")
+    report["ceilings"] = measure_ceilings(device, dtype, 30 if device.type == "cuda" else 1)
+    if device.type == "cuda":
+        report["kernels_gbs"] = measure_kernels(device, dtype)
+    if settings.counters and settings.model == "full" and (settings.size, settings.layers) == (None, None):
+        report["achieved_tflops"] = _achieved(report)
+        report["floor_s"] = _floor(report)
+    return report
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Name a device by what was bought, never by where it stands."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return {"name": properties.name, "memory_gb": round(properties.total_memory / 1e9)}
+    name = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    return {"name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def _count() -> dict[str, Any]:
+    """Count the published model, whatever model is timed: that is whose costs matter."""
+    ours, reference = count(FULL)
+    return {
+        "steps": STEPS,
+        "joyimage": asdict(ours) | {"vae_tflop": ours.vae_tflop},
+        "diffusers": asdict(reference) | {"vae_tflop": reference.vae_tflop},
+        "bars": [bar.to_json() for bar in bars(ours, reference)],
+    }
+
+
+def _time(
+    ours: JoyImageEditPipeline,
+    edit: timing.Edit,
+    dtype: torch.dtype,
+    settings: Settings,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    reference = make_baseline(ours)
+    note("Warming up, and comparing the two pictures.")
+    theirs, own = timing.run(reference, edit), timing.run(ours, edit)
+    agreement = timing.check_agreement(theirs, own, dtype)
+    note(f"Timing {4 * settings.rounds} edits, A B B A.")
+    their_runs, our_runs = timing.compare(reference, ours, edit, settings.rounds)
+    result: dict[str, Any] = {
+        "agreement": agreement,
+        "first_run_s": {"joyimage": own.seconds, "diffusers": theirs.seconds},
+        "seconds": {
+            "joyimage": timing.seconds_by_stage(our_runs),
+            "diffusers": timing.seconds_by_stage(their_runs),
+        },
+        "ratios": timing.ratios(their_runs, our_runs),
+        "peak_gb": {
+            "joyimage": max(one.peak_bytes for one in our_runs) / 1e9,
+            "diffusers": max(one.peak_bytes for one in their_runs) / 1e9,
+        },
+        "baselines": {},
+    }
+    del reference
+    if edit.latents.device.type == "cuda":
+        for kind in BASELINES:
+            if kind != EAGER:
+                note(f"Timing {BASELINES[kind]}.")
+                result["baselines"][kind] = _time_baseline(ours, edit, kind, settings.rounds)
+    return result
+
+
+def _time_baseline(ours: JoyImageEditPipeline, edit: timing.Edit, kind: str, rounds: int) -> dict[str, Any]:
+    """Time another baseline against ours, or say why it doesn't run here."""
+    try:
+        pipe = make_baseline(ours, kind)
+        timing.run(pipe, edit)
+    except (RuntimeError, ValueError, ImportError) as error:
+        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    runs, our_runs = timing.compare(pipe, ours, edit, min(rounds, 2))
+    return {"seconds": timing.seconds_by_stage(runs), "ratios": timing.ratios(runs, our_runs)}
+
+
+def _achieved(report: dict[str, Any]) -> dict[str, Any]:
+    """Return TFLOP/s of the loop: what was counted over what was timed."""
+    return {
+        side: report["counters"][side]["forward_tflop"]
+        * 2
+        * report["steps"]
+        / report["seconds"][side]["denoising"]["median"]
+        for side in ("joyimage", "diffusers")
+    }
+
+
+def _floor(report: dict[str, Any]) -> float:
+    """Return the seconds of the counted work alone, at the measured matmul rate."""
+    counts = report["counters"]["joyimage"]
+    work = counts["encoder_tflop"] + counts["vae_tflop"] + counts["forward_tflop"] * 2 * report["steps"]
+    return work / report["ceilings"]["matmul_tflops"]
+
+
+def _devices() -> str:
+    return "cpu and cuda" if torch.cuda.is_available() else "cpu only"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:  # PackageNotFoundError is one
+        return None

@@ -1,0 +1,217 @@
+"""Put a benchmark into words: JSON, a page of Markdown per device, and a plot."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from joyimage.benchmark.baseline import BASELINES
+from joyimage.benchmark.plot import draw_stages
+from joyimage.benchmark.stages import STAGES
+from joyimage.benchmark.timing import WHOLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIDES = ("diffusers", "joyimage")
+
+_COUNTERS = {
+    "encoder_tflop": ("text encoder, both prompts", "TFLOP", 21.5),
+    "vae_encode_tflop": ("VAE encoding", "TFLOP", 2.85),
+    "vae_decode_tflop": ("VAE decoding", "TFLOP", 4.71),
+    "transformer_tflop": ("transformer, 40 steps", "TFLOP", 16132),
+    "transformer_forwards": ("transformer passes", "", 80),
+    "encoder_tokens": ("tokens through the language model", "", None),
+    "vision_passes": ("passes of the vision tower", "", 1),
+    "vae_frames_encoded": ("frames encoded", "", 1),
+    "vae_frames_decoded": ("frames decoded", "", 1),
+    "eager_block_gb": ("elementwise traffic of a block, operator by operator", "GB", None),
+    "compiled_block_gb": ("the same, compiled", "GB", None),
+    "kernel_block_gb": ("the same, with kernels", "GB", 0.91),
+    "first_step_copies": ("copies to the device, first step", "", None),
+    "first_step_syncs": ("waits for the device, first step", "", 0),
+    "step_copies": ("copies to the device, every later step", "", 0),
+    "step_copy_mb": ("their size", "MB", 0),
+    "step_syncs": ("waits for the device, every later step", "", 0),
+    "step_host_tensors": ("tensors built on the host, every later step", "", 0),
+}
+"""Counter → its row, its unit, and what arithmetic predicts for an exact implementation."""
+
+
+def write_report(report: dict[str, Any], folder: Path) -> Path:
+    """Write a benchmark's files; a page keeps the other models that were measured on the device.
+
+    Args:
+        report: Made by `measure`.
+        folder: Where to; made if missing.
+
+    Returns:
+        The page, `<device>.md`; beside it lie `<device>-<model>.json` and `.svg`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    slug = device_slug(report["device"]["name"])
+    stem = f"{slug}-{report['model']}"
+    (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    bars = {BASELINES["eager"]: report["seconds"]["diffusers"]}
+    for kind, baseline in report["baselines"].items():
+        if "seconds" in baseline:
+            bars[kind] = baseline["seconds"]
+    shown = {"diffusers": bars.pop(BASELINES["eager"]), **bars, "joyimage": report["seconds"]["joyimage"]}
+    (folder / f"{stem}.svg").write_text(draw_stages(shown, _title(report)), encoding="utf-8")
+
+    reports = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for model in ("full", "scaled", "tiny")
+        if (path := folder / f"{slug}-{model}.json").is_file()
+    ]
+    page = folder / f"{slug}.md"
+    page.write_text(to_markdown(reports), encoding="utf-8")
+    return page
+
+
+def device_slug(name: str) -> str:
+    """Return a device's name as part of a file's."""
+    plain = re.sub(r"\((?:R|TM)\)|\bCPU\b|@.*|\bProcessor\b", " ", name)
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "cpu"
+
+
+def to_markdown(reports: list[dict[str, Any]]) -> str:
+    """Return the page of one device.
+
+    Args:
+        reports: Of one device, one per model.
+
+    Returns:
+        Markdown.
+    """
+    device = reports[0]["device"]
+    extra = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in device.items() if name != "name")
+    lines = [f"# {device['name']}", "", f"joyimage beside diffusers, same weights; {extra}.", ""]
+    for report in reports:
+        lines += _section(report)
+    counted = [report for report in reports if "counters" in report]
+    if counted:
+        newest = max(counted, key=lambda report: report["date"])
+        lines += _counters(newest["counters"])
+    return "\n".join(lines)
+
+
+def to_summary(report: dict[str, Any]) -> str:
+    """Return the tables of one run, for a terminal."""
+    lines = _section(report)
+    return "\n".join(lines + (_counters(report["counters"]) if "counters" in report else []))
+
+
+def _section(report: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
+    picture = f"{device_slug(report['device']['name'])}-{report['model']}.svg"
+    lines = [
+        f"## {_title(report)}",
+        "",
+        f"`{report['command']}`, {report['date']}; {versions}.",
+        "",
+        f"![Stages of both]({picture})",
+        "",
+        "| stage | diffusers, s | joyimage, s | times faster |",
+        "| --- | --- | --- | --- |",
+    ]
+    for stage in (*STAGES, WHOLE):
+        cells = [_spread(report["seconds"][side][stage], 3) for side in SIDES]
+        lines.append(f"| {stage} | {cells[0]} | {cells[1]} | {_spread(report['ratios'][stage], 2)} |")
+    lines.append(f"| VAE, both ways | | | {_spread(report['ratios']['VAE'], 2)} |")
+    agreement = report["agreement"]
+    lines += [
+        "",
+        f"Medians of {2 * report['rounds']} runs each in the order A B B A, least and most; ratios"
+        " are taken round by round. Both pictures agree: they differ by"
+        f" {agreement['max']:.1e} of 1 at most (allowed: {agreement['allowed']}).",
+        "",
+    ]
+    return lines + _baselines(report) + _rest(report)
+
+
+def _baselines(report: dict[str, Any]) -> list[str]:
+    if not report["baselines"]:
+        return []
+    lines = ["| baseline | whole edit, s | times faster | denoising |", "| --- | --- | --- | --- |"]
+    for kind, baseline in report["baselines"].items():
+        if "failed" in baseline:
+            lines.append(f"| {BASELINES[kind]} | doesn't run here: {baseline['failed']} | | |")
+            continue
+        ratios = baseline["ratios"]
+        lines.append(
+            f"| {BASELINES[kind]} | {_spread(baseline['seconds'][WHOLE], 3)}"
+            f" | {_spread(ratios[WHOLE], 2)} | {_spread(ratios['denoising'], 2)} |"
+        )
+    return [*lines, ""]
+
+
+def _rest(report: dict[str, Any]) -> list[str]:
+    """Return the lines on memory, loading, the device's ceilings and what was reached of them."""
+    lines = []
+    if report["peak_gb"]["joyimage"]:
+        peaks = " and ".join(f"{report['peak_gb'][side]:.1f} GB ({side})" for side in SIDES)
+        lines.append(f"- Peak memory: {peaks}.")
+    if report["loading"]:
+        parts = [
+            f"{side} {times['loading']:.2f} s + {times['first edit']:.2f} s"
+            for side, times in report["loading"].items()
+        ]
+        lines.append(f"- Time to the first edit, loading + edit, files in memory: {', '.join(parts)}.")
+    ceilings = report["ceilings"]
+    lines.append(
+        f"- Measured in the same run: matmul {ceilings['matmul_tflops']:.3g} TFLOP/s, attention"
+        f" {ceilings['attention_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.0f} GB/s."
+    )
+    if "achieved_tflops" in report:
+        parts = [f"{side} {report['achieved_tflops'][side]:.0f}" for side in SIDES]
+        lines.append(f"- Reached while denoising, TFLOP/s: {', '.join(parts)}.")
+    if "floor_s" in report:
+        times = report["seconds"]["joyimage"][WHOLE]["median"] / report["floor_s"]
+        lines.append(
+            f"- Floor, the counted work at the measured matmul rate: {report['floor_s']:.2f} s;"
+            f" joyimage takes {times:.2f} times that."
+        )
+    if "kernels_gbs" in report:
+        parts = [f"`{name}` {value:.0f}" for name, value in report["kernels_gbs"].items()]
+        lines.append(f"- Kernels, GB/s: {', '.join(parts)}.")
+    return [*lines, ""]
+
+
+def _counters(counters: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Counted at the published sizes",
+        "",
+        f"One edit of 1024 x 1024 pixels, guided, {counters['steps']} steps; the same on every machine.",
+        "",
+        "| | diffusers | joyimage | predicted |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, (row, unit, predicted) in _COUNTERS.items():
+        values = [counters[side][name] for side in SIDES]
+        cells = [_number(value) for value in (*values, predicted)]
+        lines.append(f"| {row}{', ' + unit if unit else ''} | {' | '.join(cells)} |")
+    lines += ["", "| bar | at most | joyimage | |", "| --- | --- | --- | --- |"]
+    for bar in counters["bars"]:
+        unit = f" {bar['unit']}" if bar["unit"] else ""
+        verdict = "holds" if bar["holds"] else "**missed**"
+        lines.append(f"| {bar['name']} | {bar['limit']:g}{unit} | {bar['got']:.4g}{unit} | {verdict} |")
+    return [*lines, ""]
+
+
+def _title(report: dict[str, Any]) -> str:
+    return (
+        f"{report['model']}: {report['size']} x {report['size']}, {report['layers']} blocks,"
+        f" {report['steps']} steps, {report['dtype']}"
+    )
+
+
+def _spread(summary: dict[str, Any], digits: int) -> str:
+    return f"{summary['median']:.{digits}f} ({summary['min']:.{digits}f}-{summary['max']:.{digits}f})"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

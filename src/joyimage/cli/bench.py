@@ -1,0 +1,58 @@
+"""`joyimage bench`: joyimage beside diffusers on the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from joyimage.cli.console import note
+
+
+def bench(
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    steps: int = 10,
+    rounds: int = 3,
+    size: int | None = None,
+    layers: int | None = None,
+    counters: bool = True,
+    output: Path = Path("docs/benchmarks"),
+    json: bool = False,
+) -> None:
+    """Count and time one edit by joyimage and by diffusers, on the same weights.
+
+    Args:
+        model: "scaled" (the published proportions at a CPU's size, random weights), "tiny" (the embedded
+            checkpoint) or "full" (the published sizes, random weights); full on a GPU, else scaled if not
+            given.
+        device: Where to run, such as "cuda" or "cpu"; a GPU where there is one if not given.
+        dtype: "float32", "bfloat16" or "float16"; bfloat16 on a GPU, else float32 if not given.
+        steps: Denoising steps.
+        rounds: Times that both are run twice, in the order A B B A.
+        size: Side of the picture in pixels; the model's own if not given.
+        layers: Blocks of the transformer; the model's own if not given.
+        counters: Count operations, traffic, copies and waits at the published sizes.
+        output: Folder for DEVICE.md, and its JSON and plot.
+        json: Print JSON instead of the tables.
+    """
+    # Loaded here: `joyimage --help` must not wait for torch.
+    from json import dumps
+
+    from joyimage.benchmark.measure import Settings, measure
+    from joyimage.benchmark.report import to_summary, write_report
+
+    settings = Settings(
+        model=model,
+        device=device,
+        dtype=dtype,
+        steps=steps,
+        rounds=rounds,
+        size=size,
+        layers=layers,
+        counters=counters,
+    )
+    report = measure(settings, note)
+    page = write_report(report, output)
+    print(dumps(report) if json else to_summary(report))
+    note(f"Written: {page}")
