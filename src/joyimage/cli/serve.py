@@ -41,7 +41,7 @@ def serve(
     ray_address: str | None = None,
     verbose: bool = False,
 ) -> None:
-    """Serve a checkpoint to OpenAI's clients and to `--server`.
+    """Serve a checkpoint to OpenAI's clients and to other commands' --server.
 
     Whatever is not given comes from JOYIMAGE_... in the environment, else from the defaults.
 
