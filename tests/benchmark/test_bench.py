@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import platform
 import re
@@ -26,7 +28,10 @@ MINUTE = ("--size", "64", "--layers", "3", "--steps", "1", "--rounds", "1", "--d
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one run."""
     folder = tmp_path_factory.mktemp("bench") / "results"
-    assert main(["bench", *MINUTE, "--no-counters", "--output", str(folder)]) == 0
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["bench", *MINUTE, "--no-counters", "--json", "--output", str(folder)]) == 0
+    assert json.loads(printed.getvalue()) == json.loads(next(folder.glob("*.json")).read_text())
     return folder
 
 
@@ -78,7 +83,7 @@ def test_page_when_written_then_both_sides_versions_and_the_command(
 def test_files_when_written_then_no_host_name_and_no_path(written: Path) -> None:
     for path in written.iterdir():
         text = path.read_text() + path.name
-        assert platform.node() not in text
+        assert not re.search(rf"(?<!\w){re.escape(platform.node() or 'no name')}(?!\w)", text)
         assert str(Path.home()) not in text
         assert str(written) not in text
 
@@ -111,6 +116,17 @@ def test_page_when_another_model_was_measured_then_both_are_on_it(
 
     assert page.read_text().count("\n## ") == 2
     assert to_markdown([report]).count("\n## ") == 1
+
+
+def test_page_when_other_baselines_ran_or_failed_then_each_has_a_row(report: dict[str, Any]) -> None:
+    ran = {"seconds": report["seconds"]["diffusers"], "ratios": report["ratios"]}
+    baselines = {"compiled": ran, "cudnn": {"failed": "RuntimeError: no such kernel"}}
+
+    page = to_markdown([{**report, "baselines": baselines}])
+
+    median = ran["seconds"][WHOLE]["median"]
+    assert f"| {baseline.BASELINES['compiled']} | {median:.3f} (" in page
+    assert f"| {baseline.BASELINES['cudnn']} | doesn't run here: RuntimeError: no such kernel |" in page
 
 
 @pytest.mark.parametrize(
@@ -168,6 +184,17 @@ def test_baseline_when_rope_and_patchify_are_fixed_then_same_picture(minute: Any
     plain, fixed = (timing.run(baseline.make_baseline(minute, kind), edit) for kind in ("eager", "fixed"))
 
     assert check_agreement(plain, fixed, torch.float32)["max"] <= 1e-5
+
+
+def test_baseline_when_cudnn_is_chosen_then_no_other_model_takes_it(minute: Any) -> None:
+    edit = timing.make_edit(minute, models.make_picture(64), 1)
+    plain = baseline.make_baseline(minute)
+
+    chosen = baseline.make_baseline(minute, "cudnn")
+
+    with pytest.raises(RuntimeError):  # a CPU has no cuDNN
+        timing.run(chosen, edit)
+    assert check_agreement(timing.run(plain, edit), timing.run(minute, edit), torch.float32)
 
 
 def test_baseline_when_diffusers_has_none_then_a_sentence() -> None:

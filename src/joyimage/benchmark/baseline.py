@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
 from joyimage.pipeline.buckets import bucket_sizes
@@ -91,7 +92,9 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
     pipe.prompt_template_encode_start_idx = dict.fromkeys(pipe.prompt_template_encode_start_idx, dropped)
     pipe.set_progress_bar_config(disable=True)
     if kind == "cudnn":
-        transformer.set_attention_backend("_native_cudnn")
+        # Not by `set_attention_backend`, which changes every other model's kernel as well, ours included.
+        for block in transformer.double_blocks:
+            block.attn.processor._attention_backend = AttentionBackendName("_native_cudnn")
     elif kind == "compiled":
         transformer.compile_repeated_blocks()
     elif kind == "fixed":

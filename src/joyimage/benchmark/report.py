@@ -153,6 +153,8 @@ def _rest(report: dict[str, Any]) -> list[str]:
     if report["peak_gb"]["joyimage"]:
         peaks = " and ".join(f"{report['peak_gb'][side]:.1f} GB ({side})" for side in SIDES)
         lines.append(f"- Peak memory: {peaks}.")
+    parts = [f"{side} {report['first_run_s'][side][WHOLE]:.2f} s" for side in SIDES]
+    lines.append(f"- First edit in this process, weights on the device: {', '.join(parts)}.")
     if report["loading"]:
         parts = [
             f"{side} {times['loading']:.2f} s + {times['first edit']:.2f} s"
