@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test gallery docs wheel-test install install-test clean
+.PHONY: demo test test-load gallery docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE = 1
 
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -q "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[serve]" --group test
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[ray]" --group test
 	touch $@
 
 install: .venv/.installed
@@ -31,6 +31,10 @@ test: .venv/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --level error
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+# Load, kills and wild requests for minutes: what `make test` does in a short form.
+test-load: .venv/.installed-test
+	$(BIN)/python -m pytest tests/serving -m slow -s -p no:randomly
 
 # The page of edits in the docs, made again by the embedded model.
 gallery: .venv/.installed
