@@ -332,7 +332,12 @@ def test_description_when_asked_then_text(server: LiveServer) -> None:
 def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> None:
     with server.client() as client:
         client.post("/v1/images/generations", json={"prompt": "x"})
-        assert client.get("/healthz").json() == {"status": "alive"}
+        assert client.get("/healthz").json() == {
+            "status": "alive",
+            "is_ready": True,
+            "problem": None,
+            "needs_key": False,
+        }
         assert client.get("/readyz").json()["status"] == "ready"
         page = client.get("/metrics").text
 

@@ -9,6 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from joyimage import __version__
+from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.serving.access import Access, find_access
 from joyimage.serving.documents import ERRORS
 from joyimage.serving.errors import ApiError
@@ -16,6 +18,16 @@ from joyimage.serving.service import Service
 from joyimage.serving.tasks import check_model
 
 router = APIRouter(tags=["status"])
+# What a client can refuse itself, before it sends megabytes.
+_LIMITS = (
+    "max_image_bytes",
+    "max_image_pixels",
+    "max_output_pixels",
+    "max_images",
+    "max_outputs",
+    "max_steps",
+    "max_prompt_chars",
+)
 Known = Annotated[Access, Depends(find_access)]
 
 
@@ -35,9 +47,15 @@ def model(name: str, access: Known) -> dict[str, Any]:
 
 
 @router.get("/healthz")
-async def health() -> dict[str, str]:
-    """Say that the process lives."""
-    return {"status": "alive"}
+async def health(request: Request) -> dict[str, Any]:
+    """Say that the process lives, and what a page has to know before it may ask for more."""
+    engine = request.app.state.service.engine
+    return {
+        "status": "alive",
+        "is_ready": engine.info is not None,
+        "problem": engine.problem if engine.info is None else None,
+        "needs_key": bool(request.app.state.keys),
+    }
 
 
 @router.get("/readyz", responses={503: ERRORS[503]})
@@ -68,7 +86,10 @@ async def metrics(access: Known) -> Response:
 
 def _model(service: Service, name: str) -> dict[str, Any]:
     """Return a model as OpenAI's clients know it, and what else there is to know."""
+    settings = service.settings
+    limits = {name: getattr(settings, name) for name in _LIMITS}
     answer: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "joyimage"}
+    answer |= {"version": __version__, "limits": limits}
     try:
         info = service.info
     except ApiError:
@@ -81,4 +102,5 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "default_guidance": info.guidance,
         "takes_several_images": info.takes_several,
         "loras": list(info.loras),
+        "sizes": [f"{width}x{height}" for height, width in bucket_sizes(info.base_size)],
     }
