@@ -146,22 +146,23 @@ def test_session_when_max_bytes_is_negative_then_refused(pipe: Any) -> None:
 def test_memory_when_full_then_least_recently_used_goes_first() -> None:
     memory = EditMemory(max_bytes=100)
     for key in "abc":
-        memory.once(key, lambda: torch.zeros(10))  # 40 bytes
-        memory.once("a", lambda: torch.zeros(10))
+        memory.once((key,), lambda: torch.zeros(10))  # 40 bytes
+        memory.once(("a",), lambda: torch.zeros(10))
 
     made: list[str] = []
     for key in "acb":
-        memory.once(key, lambda key=key: made.append(key))
+        memory.once((key,), lambda key=key: made.append(key))
 
     assert made == ["b"]
+    assert memory.made == {"a": 1, "b": 2, "c": 1}
     assert memory.num_bytes <= 100
 
 
 def test_memory_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> None:
     memory = EditMemory(max_bytes=100)
-    memory.once("small", lambda: torch.zeros(10))
+    memory.once(("small",), lambda: torch.zeros(10))
 
-    memory.once("large", lambda: {"nested": [torch.zeros(100)]})
+    memory.once(("large",), lambda: {"nested": [torch.zeros(100)]})
 
     assert len(memory) == 1
     assert memory.num_bytes == 40

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 SIDE = 64
 
 
-def make_runner() -> LocalRunner:
+def make_runner(**settings: Any) -> LocalRunner:
     """Real parts with random weights at 64 pixels: a step takes about 15 ms."""
     pipe = tiny.make_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
-    return LocalRunner(pipe, preview_px=32)
+    return LocalRunner(pipe, preview_px=32, **settings)
 
 
 def make_settings(folder: Path, **values: Any) -> ServerSettings:

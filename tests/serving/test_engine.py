@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
+from joyimage.pipeline import edit as edit_module
 from joyimage.serving.errors import ReplicaLostError
 from joyimage.serving.runner import LocalRunner, Work
 from joyimage.serving.schemas import Task
@@ -137,6 +140,84 @@ def test_running_job_when_too_long_then_failed_with_a_sentence(workshop: Open, r
     assert job.error is not None
     assert (job.error["status"], job.error["code"]) == (504, "job_timeout")
     assert "more than 0.05 s" in job.error["message"]
+
+
+@contextmanager
+def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count passes of the vision tower and pictures that are encoded."""
+    counts: Counter[str] = Counter()
+    encode = edit_module.encode_frame
+    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode(*a))[1])
+    hook = pipe.text_encoder.model.visual.register_forward_hook(lambda *_: counts.update(["vision"]))
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def test_picture_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+    runner.session.clear()
+    edits = [(png(1), "red"), (png(1), "blue"), (png(2), "blue"), (png(1), "red")]
+
+    with counting(runner.pipe, monkeypatch) as counts:
+        jobs = [shop.ended(shop.submit(picture=picture, prompt=prompt)) for picture, prompt in edits]
+        done = dict(counts)
+    fresh = make_runner(session_bytes=0)
+    plain = [
+        fresh.run([Work(task=Task(**job.task), pictures=(picture,))], lambda *_: None, lambda: False)
+        for job, (picture, _) in zip(jobs, edits, strict=True)
+    ]
+
+    assert done == {"vision": 2, "vae": 2}
+    assert [(job.result or {})["reused"] for job in jobs] == [False, True, False, True]
+    for job, alone in zip(jobs, plain, strict=True):
+        assert alone is not None
+        assert shop.files.read(job.id, "output-0") == alone[0].images[0]
+    assert not fresh.session.memory.num_bytes
+
+
+def test_known_picture_when_in_a_batch_then_bitwise_as_if_it_were_new(runner: LocalRunner) -> None:
+    works = [
+        Work(task=Task(kind="edit", prompt="red", seed=seed, steps=2, num_images=1), pictures=(png(seed),))
+        for seed in (1, 2)
+    ]
+
+    def run_both() -> list[bytes]:
+        outcomes = runner.run(works, lambda *_: None, lambda: False)
+        assert outcomes is not None
+        return [outcome.images[0] for outcome in outcomes]
+
+    runner.session.clear()
+    new = run_both()
+    runner.session.clear()
+    runner.run(works[1:], lambda *_: None, lambda: False)
+
+    assert run_both() == new
+
+
+def test_memory_when_kept_pictures_fill_it_then_they_go_first(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+    shop.ended(shop.submit(picture=png(1)))
+    decode = type(runner.pipe)._decode
+    kept = len(runner.session.memory)
+    assert kept
+
+    def need_room(self: Any, *arguments: Any) -> Any:
+        if len(runner.session.memory) > kept:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(type(runner.pipe), "_decode", need_room)
+    job = shop.ended(shop.submit(picture=png(2)))
+
+    assert job.state == "succeeded", job.error
+    assert (job.result or {})["memory"] == "nothing kept of earlier pictures"
+    assert not runner.session.memory.num_bytes
 
 
 def test_memory_when_short_then_less_of_it_and_the_same_picture(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,22 +24,28 @@ class EditMemory:
 
     Args:
         max_bytes: Most bytes of tensors kept; None keeps everything.
+
+    Attributes:
+        num_bytes: Bytes of tensors that are kept.
+        made: How often results of each kind, the first part of their keys, had to be worked out.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self.made: Counter[str] = Counter()
+        self._kept: OrderedDict[tuple[Hashable, ...], tuple[Any, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return `make()`, or what it returned before under the same key."""
+    def once(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
+        """Return `make()`, or what it returned before under the same key, which begins with a kind's name."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key][0]
         value = make()
+        self.made[str(key[0])] += 1
         size = _count_bytes(value)
         if self.max_bytes is None or size <= self.max_bytes:
             self._kept[key] = value, size

@@ -47,22 +47,22 @@ class EditSession:
 
     def __call__(self, prompt: Any = None, **call: Any) -> Any:
         """Edit the picture; arguments as in the pipeline's call."""
-        with self._remembering():
+        with self.remembering():
             return self.pipe(**{self.pipe._picture_argument: self.image, "prompt": prompt, **call})
 
     def move(self, object: str, box: Sequence[float], **call: Any) -> JoyImageEditPipelineOutput:
         """Move an object; see the pipeline's `move`."""
-        with self._remembering():
+        with self.remembering():
             return self.pipe.move(self.image, object, box, **call)
 
     def rotate(self, object: str, view: View | str, **call: Any) -> JoyImageEditPipelineOutput:
         """Turn an object; see the pipeline's `rotate`."""
-        with self._remembering():
+        with self.remembering():
             return self.pipe.rotate(self.image, object, view, **call)
 
     def camera(self, **call: Any) -> JoyImageEditPipelineOutput:
         """Move the camera; see the pipeline's `camera`."""
-        with self._remembering():
+        with self.remembering():
             return self.pipe.camera(self.image, **call)
 
     def clear(self) -> None:
@@ -70,7 +70,8 @@ class EditSession:
         self.memory.clear()
 
     @contextmanager
-    def _remembering(self) -> Iterator[None]:
+    def remembering(self) -> Iterator[None]:
+        """Have the pipeline's own calls keep and take up again, inside the `with`, as the session's do."""
         outer = self.pipe._memory
         self.pipe._memory = self.memory
         try:

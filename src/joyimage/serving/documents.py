@@ -35,6 +35,10 @@ _CHECKS = {
     "items": {"type": "object"},
     "description": "What a spatial edit changed.",
 }
+_REUSED = {
+    "type": ["boolean", "null"],
+    "description": "Whether its pictures had been read for an earlier edit.",
+}
 
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "Error": {
@@ -80,6 +84,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             },
             "checks": _CHECKS,
             "memory": {"type": "string", "description": "How memory was saved, where it ran out."},
+            "reused": _REUSED,
         },
     },
     "Job": {
@@ -100,6 +105,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "text": _WORDS,
             "checks": _CHECKS,
             "memory": _WORDS,
+            "reused": _REUSED,
             "images": {"type": "array", "items": {"type": "string"}},
             "error": {"type": ["object", "null"]},
         },

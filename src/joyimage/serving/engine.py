@@ -339,6 +339,8 @@ class _Run:
             engine._metrics.run_seconds.labels(job.kind).observe(time.monotonic() - started)
             if "memory" in outcome.facts:
                 engine._metrics.low_memory.inc()
+            if outcome.facts.get("reused"):
+                engine._metrics.reused.inc()
             if job.id in self._open and not self._ends_now(job):
                 self._keep(job, outcome)
 

@@ -33,6 +33,11 @@ class Metrics:
         self.low_memory = Counter(
             "joyimage_low_memory_runs", "Runs that fitted only with less memory.", registry=self._registry
         )
+        self.reused = Counter(
+            "joyimage_reused_pictures",
+            "Edits of pictures that had been read before.",
+            registry=self._registry,
+        )
         self.run_seconds = Histogram(
             "joyimage_run_seconds",
             "From claim to result.",

@@ -80,7 +80,9 @@ def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict
         "steps": job.task["steps"],
         "guidance": job.task["guidance"],
     }
-    return answer | {name: result[name] for name in ("prompt", "checks", "memory") if name in result}
+    return answer | {
+        name: result[name] for name in ("prompt", "checks", "memory", "reused") if name in result
+    }
 
 
 def _usage(job: Job) -> dict[str, Any]:

@@ -114,12 +114,16 @@ class LocalRunner:
         pipe: The pipeline, on its device.
         loras: Names of the adapters that it was given.
         preview_px: Longest side of previews.
+        session_bytes: Most bytes kept of what was read of pictures, for the next edit of the same.
     """
 
-    def __init__(self, pipe: Any, *, loras: Sequence[str] = (), preview_px: int = 256) -> None:
+    def __init__(
+        self, pipe: Any, *, loras: Sequence[str] = (), preview_px: int = 256, session_bytes: int = 2**30
+    ) -> None:
         from joyimage.serving.preview import LatentPreview
 
         self.pipe = pipe
+        self.session = pipe.session(max_bytes=session_bytes)
         self._device = pipe.device
         self._preview = LatentPreview(pipe, preview_px)
         pipe.set_progress_bar_config(disable=True)
@@ -146,12 +150,12 @@ class LocalRunner:
         """
         levels = self._memory_levels()
         try:
-            for level, (name, lower) in enumerate(levels):
+            for level, (name, lower, split) in enumerate(levels):
                 if level:
                     logger.warning("Out of memory; trying again with %s.", name)
                 lower()
                 try:
-                    outcomes = self._run(works, report, is_stopped, split=level > 0)
+                    outcomes = self._run(works, report, is_stopped, split=split)
                 except Exception as error:
                     if not _is_out_of_memory(error):
                         raise
@@ -170,19 +174,20 @@ class LocalRunner:
             "ask for a smaller size."
         )
 
-    def _memory_levels(self) -> list[tuple[str, Callable[[], Any]]]:
-        """List settings that need less and less memory, the first as it is."""
-        levels: list[tuple[str, Callable[[], Any]]] = [
-            ("all of it", lambda: None),
-            ("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling),
-        ]
+    def _memory_levels(self) -> list[tuple[str, Callable[[], Any], bool]]:
+        """List settings that need less and less memory, and whether outputs run one by one."""
+        levels: list[tuple[str, Callable[[], Any], bool]] = [("all of it", lambda: None, False)]
+        if len(self.session.memory):
+            levels.append(("nothing kept of earlier pictures", self.session.clear, False))
+        levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
         if self._device.type != "cpu":
             levels += [
                 (
                     "parts kept in main memory",
                     lambda: self.pipe.enable_model_cpu_offload(device=self._device),
+                    True,
                 ),
-                ("layers kept in main memory", self._offload_layers),
+                ("layers kept in main memory", self._offload_layers, True),
             ]
         return levels
 
@@ -191,6 +196,7 @@ class LocalRunner:
         self.pipe.enable_sequential_cpu_offload(device=self._device)
 
     def _restore(self) -> None:
+        self.session.clear()  # a tiled VAE's numbers are not those of a whole one
         self.pipe.vae.disable_tiling()
         if self._device.type != "cpu":
             self.pipe.remove_all_hooks()
@@ -199,6 +205,7 @@ class LocalRunner:
     def _free(self) -> None:
         import torch
 
+        self.session.clear()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -228,7 +235,10 @@ class LocalRunner:
             watch = self._watch(
                 [works[number] for number, _, _ in group], turn, len(passes), report, is_stopped
             )
-            output = self._call([(works[number], start, count) for number, start, count in group], watch)
+            encoded = self.session.memory.made["posterior"]
+            with self.session.remembering():
+                output = self._call([(works[number], start, count) for number, start, count in group], watch)
+            is_known = self.session.memory.made["posterior"] == encoded
             if output.interrupted:
                 return None
             each = len(output.images) // len(group)
@@ -236,6 +246,9 @@ class LocalRunner:
                 mine = slice(place * each, (place + 1) * each)
                 images[number] += output.images[mine]
                 facts[number] |= {"width": output.width, "height": output.height}
+                if works[number].pictures:
+                    # Of several outputs made one by one, the first says whether the picture was known.
+                    facts[number].setdefault("reused", is_known)
                 if output.prompt is not None:
                     facts[number]["prompt"] = output.prompt
                 if output.checks is not None:
@@ -379,7 +392,12 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
     if settings.base_size is not None:
         pipe.register_to_config(base_size=settings.base_size)
     load_adapters(pipe, settings.loras)
-    return LocalRunner(pipe, loras=tuple(settings.loras), preview_px=settings.preview_px)
+    return LocalRunner(
+        pipe,
+        loras=tuple(settings.loras),
+        preview_px=settings.preview_px,
+        session_bytes=settings.session_bytes,
+    )
 
 
 def load_adapters(pipe: Any, loras: Mapping[str, Path]) -> None:

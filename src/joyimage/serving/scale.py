@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from joyimage.serving.runner import Outcome, Work
 
 _APPLICATION = "joyimage"
-_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px")
+_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "session_bytes")
 _KNOWN_PICTURES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {

@@ -265,6 +265,7 @@ class Service:
             "text": result.get("text"),
             "checks": result.get("checks"),
             "memory": result.get("memory"),
+            "reused": result.get("reused"),
             "images": [
                 self.image_url(job, number, base_url) for number in range(result.get("num_images", 0))
             ],

@@ -35,6 +35,7 @@ class ServerSettings(BaseSettings):
         allow_anonymous: Whether to listen on other addresses than loopback without any key.
         queue_size: Most jobs that wait.
         client_jobs: Most jobs of one client that wait or run.
+        session_bytes: Most bytes that a pipeline keeps of pictures it has read, for their next edit.
         max_batch: Most jobs of equal settings that run together.
         batch_pixels: Only outputs up to this many pixels in all run together.
         job_timeout_s: Longest run of a job.
@@ -82,6 +83,7 @@ class ServerSettings(BaseSettings):
 
     queue_size: int = Field(default=128, ge=1)
     client_jobs: int = Field(default=64, ge=1)
+    session_bytes: int = Field(default=2**30, ge=0)
     max_batch: int = Field(default=4, ge=1)
     batch_pixels: int = Field(default=4 * 256 * 256, ge=0)
 
