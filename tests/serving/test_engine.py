@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from joyimage.pipeline import edit as edit_module
+from joyimage.serving import preview as preview_module
 from joyimage.serving.errors import ReplicaLostError
+from joyimage.serving.preview import Previewer
 from joyimage.serving.runner import LocalRunner, Work
 from joyimage.serving.schemas import Task
 from tests import tiny
@@ -42,6 +44,11 @@ def workshop(tmp_path: Path, runner: LocalRunner) -> Iterator[Open]:
 
 def difference(first: bytes, second: bytes) -> int:
     return int(np.abs(np.asarray(opened(first), dtype=int) - np.asarray(opened(second), dtype=int)).max())
+
+
+def correlation(first: bytes, second: bytes) -> float:
+    pair = [np.asarray(opened(file).convert("RGB"), dtype=float).ravel() for file in (first, second)]
+    return float(np.corrcoef(pair)[0, 1])
 
 
 def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner) -> None:
@@ -358,7 +365,73 @@ def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner
     assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
     previews = [previews[0] for _, _, previews in seen]
     assert previews[2] is None
-    assert opened(previews[0]).size == (32, 32)
+    assert (opened(previews[0].file).size, previews[0].kind) == ((32, 32), "latent")
+
+
+@pytest.mark.parametrize("mode", ["decoded", "auto"])
+def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_picture_stays_the_same(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, decoding = make_runner(preview="latent"), make_runner(preview=mode)
+    if mode == "auto":
+        monkeypatch.setattr(preview_module, "SHARE", 1e9)  # as if a decode took no time
+        decoding._previewer.note_decode(1, 1e-9)
+    work = Work(task=Task(kind="edit", prompt="x", steps=4, num_images=1), pictures=(png(1),))
+    seen: list[Any] = []
+
+    expected = plain.run([work], lambda *_: None, lambda: False)
+    made = decoding.run([work], lambda *report: seen.append(report), lambda: False)
+
+    assert expected is not None
+    assert made is not None
+    assert made[0].images == expected[0].images
+    previews = [previews[0] for _, _, previews in seen]
+    assert [preview and preview.kind for preview in previews] == ["decoded"] * 3 + [None]
+    # 64 pixels at most, and the last guess is nearly the picture.
+    assert opened(previews[2].file).size == (SIDE, SIDE)
+    assert correlation(previews[2].file, made[0].images[0]) > 0.9
+
+
+def test_preview_when_a_decode_is_slow_then_only_as_often_as_it_hardly_counts(runner: LocalRunner) -> None:
+    previewer = Previewer(runner.pipe, 32)
+
+    assert not previewer.is_worth_decoding(100, since_s=1e9)  # nothing is known yet
+    previewer.note_decode(100, 1.0)
+
+    assert not previewer.is_worth_decoding(100, since_s=19)
+    assert previewer.is_worth_decoding(100, since_s=21)
+    assert not previewer.is_worth_decoding(400, since_s=21)
+
+
+def test_preview_when_an_edit_has_run_then_its_decode_is_what_counts() -> None:
+    runner = make_runner()
+    assert runner._previewer._seconds_per_pixel is None
+
+    runner.run([Work(task=Task(kind="generate", prompt="x"))], lambda *_: None, lambda: False)
+
+    seconds = runner._previewer._seconds_per_pixel
+    assert seconds is not None
+    assert 0 < seconds * SIDE * SIDE < 10
+
+
+def test_preview_when_its_decode_runs_out_of_memory_then_latents_are_drawn_and_the_edit_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = make_runner(preview="decoded")
+    seen: list[Any] = []
+
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(preview_module, "decode_frame", fail)
+    task = Task(kind="edit", prompt="x", steps=3, num_images=1)
+    made = runner.run(
+        [Work(task=task, pictures=(png(1),))], lambda *report: seen.append(report), lambda: False
+    )
+
+    assert made is not None
+    assert "memory" not in made[0].facts
+    assert [previews[0] and previews[0].kind for _, _, previews in seen] == ["latent", "latent", None]
 
 
 def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> None:

@@ -90,6 +90,9 @@ def test_events_when_followed_then_queue_steps_previews_and_the_record(
     assert numbers == sorted(set(numbers))
     previews = [event["data"]["preview"] for event in events if "preview" in event["data"]]
     assert opened(previews[-1].partition(",")[2]).size == (32, 32)
+    assert [event["data"].get("preview_kind") for event in events if "preview" in event["data"]] == (
+        ["latent"] * len(previews)
+    )
     assert events[-1]["data"]["job"]["images"]
 
 

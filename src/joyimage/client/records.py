@@ -70,12 +70,14 @@ class Progress:
         step: Steps done; 0 before the first.
         steps: Number of steps; 0 before the first.
         preview: What the picture may become, a WebP file.
+        preview_kind: "latent", blurred and of rough colours, or "decoded", as it would look.
     """
 
     state: str
     step: int = 0
     steps: int = 0
     preview: bytes | None = field(default=None, repr=False)
+    preview_kind: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Progress:
@@ -86,6 +88,7 @@ class Progress:
             step=data.get("step", 0),
             steps=data.get("steps", 0),
             preview=None if preview is None else base64.b64decode(preview.partition(",")[2]),
+            preview_kind=data.get("preview_kind"),
         )
 
 

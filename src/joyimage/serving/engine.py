@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from joyimage.serving.jobs import Job, JobStore
     from joyimage.serving.liveness import Liveness
     from joyimage.serving.metrics import Metrics
+    from joyimage.serving.preview import Preview
     from joyimage.serving.runner import ModelInfo, Outcome, Runner
     from joyimage.serving.settings import ServerSettings
 
@@ -362,7 +363,7 @@ class _Run:
             return
         self._engine.settle(job, "succeeded", result={**outcome.facts, "num_images": len(outcome.images)})
 
-    def _report(self, step: int, steps: int, previews: Sequence[bytes | None]) -> None:
+    def _report(self, step: int, steps: int, previews: Sequence[Preview | None]) -> None:
         for job, preview in zip(self._jobs, previews, strict=True):
             if job.id not in self._open:
                 continue

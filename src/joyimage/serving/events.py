@@ -16,6 +16,8 @@ from joyimage.serving.jobs import FINISHED
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from joyimage.serving.preview import Preview
+
 # After a restart a job's events go on from a number that no earlier event of it had.
 _PER_START = 1_000_000
 _ENDED_KEPT = 256
@@ -30,13 +32,13 @@ class Event:
         id: Larger than that of the event before.
         type: "queued", "running", "progress", "succeeded", "failed" or "cancelled".
         data: As JSON.
-        preview: Of a step, a WebP file; kept of the newest event only.
+        preview: Of a step; kept of the newest event only.
     """
 
     id: int
     type: str
     data: dict[str, Any]
-    preview: bytes | None = field(default=None, repr=False)
+    preview: Preview | None = None
 
     @property
     def is_last(self) -> bool:
@@ -68,7 +70,7 @@ class EventLog:
         data: dict[str, Any],
         *,
         restarted: int = 0,
-        preview: bytes | None = None,
+        preview: Preview | None = None,
     ) -> None:
         """Add an event and wake those who watch the job; after the last event, nothing is added."""
         with self._lock:

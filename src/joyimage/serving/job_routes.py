@@ -166,7 +166,8 @@ async def _follow(service: Service, job: Job, after: int, base_url: str) -> Asyn
             **shown.data,
         }
         if shown.preview is not None:
-            data["preview"] = "data:image/webp;base64," + base64.b64encode(shown.preview).decode("ascii")
+            file = base64.b64encode(shown.preview.file).decode("ascii")
+            data |= {"preview": f"data:image/webp;base64,{file}", "preview_kind": shown.preview.kind}
         if shown.is_last:
             found = await run_in_threadpool(service.store.get, job.id)
             if found is not None:

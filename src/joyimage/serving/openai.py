@@ -120,7 +120,7 @@ async def _stream(service: Service, job: Job, body: Any) -> AsyncIterator[bytes]
                     break
                 yield b": waiting\n\n"
             elif event.preview is not None and _is_due(event, sent, wished):
-                picture, size = await run_in_threadpool(_enlarge, event.preview, task)
+                picture, size = await run_in_threadpool(_enlarge, event.preview.file, task)
                 partial = {"type": f"{name}.partial_image", "partial_image_index": sent, "size": size}
                 partial |= {"b64_json": picture, "created_at": int(time.time()), **described}
                 yield sse(partial["type"], partial)

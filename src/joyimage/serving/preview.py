@@ -1,23 +1,194 @@
-"""What a half-made picture looks like: a linear map from latents to colours, which costs next to nothing."""
+"""What a half-made picture looks like.
+
+Two ways: a linear map from latents to colours, which costs next to nothing, and the VAE's own decode, for
+which the edit has to wait and which is therefore done only as often as it hardly counts.
+"""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+import logging
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from joyimage.pipeline.images import to_pixels
-from joyimage.pipeline.vae import encode_frame
+from joyimage.pipeline.vae import decode_frame, encode_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["latent", "decoded"]
+SHARE = 0.05
+"""Most of an edit's time that decoded previews may take."""
 
 _SAMPLE_PX = 128
 _PATCHES = 8  # colours along a side of the sample
 _SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a picture may become.
+
+    Attributes:
+        file: WebP.
+        kind: "latent", blurred and of rough colours, or "decoded", as it would look.
+    """
+
+    file: bytes = field(repr=False)
+    kind: Kind
+
+
+class Previewer:
+    """Draws the previews of one pipeline.
+
+    Args:
+        pipe: The pipeline.
+        longest_px: Longest side of a preview from latents; of a decoded one, twice that.
+        mode: "auto" decodes where that takes less than `SHARE` of the time since the last decoded one,
+            "latent" never, "decoded" at every step.
+    """
+
+    def __init__(self, pipe: Any, longest_px: int = 256, mode: str = "auto") -> None:
+        self._pipe = pipe
+        self._longest_px = longest_px
+        self._mode = mode
+        self._colours = LatentPreview(pipe, longest_px)
+        self._seconds_per_pixel: float | None = None  # of a decode; None before the first
+
+    def begin(self, shown: Sequence[bool], steps: int, *, may_decode: bool) -> PassPreviews:
+        """Return the previews of one pass.
+
+        Args:
+            shown: Of each task of the pass, whether it has previews.
+            steps: Of the pass.
+            may_decode: Whether there is memory for it.
+        """
+        return PassPreviews(self, shown, steps, may_decode=may_decode)
+
+    def is_worth_decoding(self, num_pixels: int, since_s: float) -> bool:
+        """Tell whether to decode now.
+
+        Args:
+            num_pixels: Of all pictures that would be decoded.
+            since_s: Seconds since that was done last, or since the pass began.
+        """
+        if self._mode != "auto":
+            return self._mode == "decoded"
+        return self._seconds_per_pixel is not None and self._seconds_per_pixel * num_pixels < SHARE * since_s
+
+    def note_decode(self, num_pixels: int, seconds: float) -> None:
+        """Learn from a decode what the next one will take."""
+        self._seconds_per_pixel = seconds / num_pixels
+
+    def colour(self, latents: Tensor) -> Preview:
+        """Draw latents `[C, H, W]`."""
+        return Preview(_write(self._colours.draw(latents)), "latent")
+
+    def decode(self, latents: Tensor) -> np.ndarray | None:
+        """Decode latents `[B, C, H, W]` to small 8-bit pictures `[B, h, w, 3]`; None without the memory."""
+        started = time.perf_counter()
+        try:
+            pixels = self._decode_small(latents)
+        except torch.OutOfMemoryError:
+            logger.warning(
+                "There is no memory for decoded previews; from now on they are drawn from latents."
+            )
+            self._mode = "latent"
+            torch.cuda.empty_cache()
+            return None
+        scale = self._pipe.vae_scale_factor_spatial
+        num_pixels = len(latents) * latents.shape[2] * latents.shape[3] * scale**2
+        self.note_decode(num_pixels, time.perf_counter() - started)
+        return pixels
+
+    @torch.no_grad()
+    def _decode_small(self, latents: Tensor) -> np.ndarray:
+        pipe = self._pipe
+        raw = pipe.denormalize_latents(latents.unsqueeze(2))
+        pixels = decode_frame(pipe.vae, raw.to(next(pipe.vae.parameters()).dtype))[:, :, 0].float()
+        scale = min(1.0, 2 * self._longest_px / max(pixels.shape[2:]))
+        size = [max(1, round(side * scale)) for side in pixels.shape[2:]]
+        small = torch.nn.functional.interpolate(pixels, size=size, mode="area")
+        return ((small + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+class PassPreviews:
+    """The previews of one pass, from step to step.
+
+    Args:
+        previewer: Draws them.
+        shown: Of each task of the pass, whether it has previews.
+        steps: Of the pass.
+        may_decode: Whether there is memory for it.
+    """
+
+    def __init__(self, previewer: Previewer, shown: Sequence[bool], steps: int, *, may_decode: bool) -> None:
+        self._previewer = previewer
+        self._shown = shown
+        self._steps = steps
+        self._may_decode = may_decode
+        self._guesses = StepPreview()
+        self._decoded_at = time.perf_counter()
+        self._denoised_at = self._decoded_at
+        self._num_pixels = 0
+
+    def after_step(self, pipe: Any, step: int, latents: Tensor) -> list[Callable[[], Preview] | None]:
+        """Take what has to be taken between two steps, and return what draws the previews any time later.
+
+        Args:
+            pipe: The pipeline.
+            step: From 0.
+            latents: As callbacks have them.
+
+        Returns:
+            Of each task, what draws the preview of its first output; None where there is none.
+        """
+        # Edit shows references and target on the second axis, Edit-Plus the target alone.
+        target = latents[:, -1, :, 0] if latents.ndim == 6 else latents[:, :, 0]
+        nothing: list[Callable[[], Preview] | None] = [None] * len(self._shown)
+        if step + 1 == self._steps:
+            self._num_pixels = (
+                len(target) * target.shape[2] * target.shape[3] * pipe.vae_scale_factor_spatial**2
+            )
+            target.flatten()[0].item()  # waits for the device, so that what follows is the decode alone
+            self._denoised_at = time.perf_counter()
+            return nothing
+        if not any(self._shown):
+            return nothing
+        guess = self._guesses.guess(target.float(), pipe.scheduler.sigmas, step)
+        firsts = guess[:: len(guess) // len(self._shown)]
+        small = firsts.cpu()
+        pictures = self._decode(firsts, pipe) if self._may_decode else None
+        draw: list[Callable[[], Preview]] = (
+            [partial(self._previewer.colour, one) for one in small]
+            if pictures is None
+            else [partial(_write_decoded, one) for one in pictures]
+        )
+        return [one if is_shown else None for one, is_shown in zip(draw, self._shown, strict=True)]
+
+    def end(self) -> None:
+        """Say that the pass's own decode is done; what it took tells what a preview's would take."""
+        if self._num_pixels:
+            self._previewer.note_decode(self._num_pixels, time.perf_counter() - self._denoised_at)
+
+    def _decode(self, latents: Tensor, pipe: Any) -> np.ndarray | None:
+        num_pixels = len(latents) * latents.shape[2] * latents.shape[3] * pipe.vae_scale_factor_spatial**2
+        if not self._previewer.is_worth_decoding(num_pixels, time.perf_counter() - self._decoded_at):
+            return None
+        pictures = self._previewer.decode(latents)
+        self._decoded_at = time.perf_counter()
+        return pictures
 
 
 class LatentPreview:
@@ -50,12 +221,6 @@ class LatentPreview:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         return picture.resize(size, Image.Resampling.BICUBIC)
 
-    def encode(self, latents: Tensor) -> bytes:
-        """Draw latents as a WebP file."""
-        file = io.BytesIO()
-        self.draw(latents).save(file, "WEBP", quality=70, method=0)
-        return file.getvalue()
-
 
 class StepPreview:
     """Guess from the latents between steps where they are heading.
@@ -75,6 +240,16 @@ class StepPreview:
         before, after = float(sigmas[step]), float(sigmas[step + 1])
         velocity = (latents - last) / (after - before)
         return latents - after * velocity
+
+
+def _write_decoded(pixels: np.ndarray) -> Preview:
+    return Preview(_write(Image.fromarray(pixels)), "decoded")
+
+
+def _write(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=70, method=0)
+    return file.getvalue()
 
 
 @torch.no_grad()

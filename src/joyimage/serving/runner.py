@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from joyimage.serving.preview import PassPreviews, Preview
     from joyimage.serving.schemas import Task
     from joyimage.serving.settings import ServerSettings
 
-    Report = Callable[[int, int, Sequence[bytes | None]], None]
+    Report = Callable[[int, int, Sequence[Preview | None]], None]
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +95,8 @@ class Runner(Protocol):
 
         Args:
             works: One, or several of equal settings.
-            report: Called after each step with its number from 1, the number of steps, and a preview of each
-                task's first output.
+            report: Called after each step, in any thread, with its number from 1, the number of steps, and a
+                preview of each task's first output.
             is_stopped: Asked after each step; True ends the run.
 
         Returns:
@@ -113,19 +115,28 @@ class LocalRunner:
     Args:
         pipe: The pipeline, on its device.
         loras: Names of the adapters that it was given.
-        preview_px: Longest side of previews.
+        preview_px: Longest side of previews from latents.
+        preview: When they are decoded; see `Previewer`.
         session_bytes: Most bytes kept of what was read of pictures, for the next edit of the same.
     """
 
     def __init__(
-        self, pipe: Any, *, loras: Sequence[str] = (), preview_px: int = 256, session_bytes: int = 2**30
+        self,
+        pipe: Any,
+        *,
+        loras: Sequence[str] = (),
+        preview_px: int = 256,
+        preview: str = "auto",
+        session_bytes: int = 2**30,
     ) -> None:
-        from joyimage.serving.preview import LatentPreview
+        from joyimage.serving.preview import Previewer
 
         self.pipe = pipe
         self.session = pipe.session(max_bytes=session_bytes)
         self._device = pipe.device
-        self._preview = LatentPreview(pipe, preview_px)
+        self._previewer = Previewer(pipe, preview_px, preview)
+        # Previews are drawn and told beside the device's work, one after the other.
+        self._teller = ThreadPoolExecutor(1, "joyimage-previews")
         pipe.set_progress_bar_config(disable=True)
         self.info = ModelInfo(
             base_size=pipe.config["base_size"],
@@ -232,12 +243,20 @@ class LocalRunner:
         images: list[list[Image.Image]] = [[] for _ in works]
         facts: list[dict[str, Any]] = [{} for _ in works]
         for turn, group in enumerate(passes):
-            watch = self._watch(
-                [works[number] for number, _, _ in group], turn, len(passes), report, is_stopped
-            )
+            shown = [works[number].task.previews for number, _, _ in group]
+            previews = self._previewer.begin(shown, first.steps, may_decode=not split)
+            told: list[Future[None]] = []
+            watch = self._watch(first.steps, turn, len(passes), previews, report, is_stopped, told)
             encoded = self.session.memory.made["posterior"]
-            with self.session.remembering():
-                output = self._call([(works[number], start, count) for number, start, count in group], watch)
+            try:
+                with self.session.remembering():
+                    parts = [(works[number], start, count) for number, start, count in group]
+                    output = self._call(parts, watch)
+            finally:
+                wait(told)
+            for one in told:
+                one.result()
+            previews.end()
             is_known = self.session.memory.made["posterior"] == encoded
             if output.interrupted:
                 return None
@@ -302,35 +321,25 @@ class LocalRunner:
 
     def _watch(
         self,
-        works: Sequence[Work],
+        steps: int,
         turn: int,
         num_turns: int,
+        previews: PassPreviews,
         report: Report,
         is_stopped: Callable[[], bool],
+        told: list[Future[None]],
     ) -> Callable[..., dict[str, Any]]:
         """Make the callback of one pass: tell how far it is, and stop it."""
-        from joyimage.serving.preview import StepPreview
-
-        guesses = StepPreview()
-        steps = works[0].task.steps
-        shown = [work.task.previews for work in works]
 
         def watch(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if is_stopped():
                 pipe._interrupt = True
                 return {}
-            previews: list[bytes | None] = [None] * len(works)
-            if any(shown) and step + 1 < steps:
-                latents = tensors["latents"]
-                # Edit shows references and target on the second axis, Edit-Plus the target alone.
-                target = latents[:, -1, :, 0] if latents.ndim == 6 else latents[:, :, 0]
-                guess = guesses.guess(target.float(), pipe.scheduler.sigmas, step)
-                each = len(guess) // len(works)
-                previews = [
-                    self._preview.encode(guess[n * each]) if is_shown else None
-                    for n, is_shown in enumerate(shown)
-                ]
-            report(turn * steps + step + 1, num_turns * steps, previews)
+            draw = previews.after_step(pipe, step, tensors["latents"])
+            number, total = turn * steps + step + 1, num_turns * steps
+            told.append(
+                self._teller.submit(lambda: report(number, total, [make and make() for make in draw]))
+            )
             return {}
 
         return watch
@@ -396,6 +405,7 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         pipe,
         loras=tuple(settings.loras),
         preview_px=settings.preview_px,
+        preview=settings.preview,
         session_bytes=settings.session_bytes,
     )
 

@@ -21,10 +21,11 @@ from joyimage.serving.settings import ServerSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from joyimage.serving.preview import Preview
     from joyimage.serving.runner import Outcome, Work
 
 _APPLICATION = "joyimage"
-_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "session_bytes")
+_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
 _KNOWN_PICTURES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {
@@ -116,7 +117,7 @@ class RayRunner:
     def run(
         self,
         works: Sequence[Work],
-        report: Callable[[int, int, Sequence[bytes | None]], None],
+        report: Callable[[int, int, Sequence[Preview | None]], None],
         is_stopped: Callable[[], bool],
     ) -> list[Outcome] | None:
         """Run tasks on a replica; see `Runner`.

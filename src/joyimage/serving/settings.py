@@ -4,6 +4,7 @@
 
 import ipaddress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -53,7 +54,8 @@ class ServerSettings(BaseSettings):
         keep_s: How long records and results of finished jobs are kept.
         image_urls: Whether pictures are fetched from addresses that a request names.
         url_timeout_s: Longest time that such a picture may take.
-        preview_px: Longest side of a step's preview.
+        preview: "auto", "latent" or "decoded": how steps are drawn; "auto" decodes where that hardly counts.
+        preview_px: Longest side of a step's preview; of a decoded one, twice that.
         web_dir: Folder of the page at "/"; that of the package, where it has one, if None.
     """
 
@@ -104,6 +106,7 @@ class ServerSettings(BaseSettings):
 
     image_urls: bool = False
     url_timeout_s: float = Field(default=10, gt=0)
+    preview: Literal["auto", "latent", "decoded"] = "auto"
     preview_px: int = Field(default=256, ge=16)
     web_dir: Path | None = None
 
