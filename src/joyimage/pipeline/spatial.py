@@ -3,8 +3,8 @@
 # Annotations are real types here, as in `edit.py`.
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -15,10 +15,12 @@ from joyimage.pipeline.images import to_pictures
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.camera import CameraMove
-from joyimage.spatial.checks import check_edit
+from joyimage.spatial.checks import SpatialChecks, check_edit
 from joyimage.spatial.frame import Placement
 from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.rotation import ObjectRotation, View
+
+ChooseSize = Callable[[Framing, Image], tuple[int, int]]
 
 
 class SpatialEditingMixin(DiffusionPipeline):
@@ -61,24 +63,9 @@ class SpatialEditingMixin(DiffusionPipeline):
             TypeError: The picture is none.
             ValueError: The box doesn't fit on the picture.
         """
-        picture = _one_picture(image)
-        pixels = resolve_box(box, picture.size, box_form)
-        edit = ObjectMove(object, pixels)
         framing = _take_framing(call)
-        canvas, placement = self._place(picture, framing, call)
-        if placement.cuts(pixels):
-            warnings.warn(
-                f"`box` is {pixels}, which the crop to {canvas.width} x {canvas.height} would cut off; "
-                "the picture is padded instead (fit='pad').",
-                stacklevel=2,
-            )
-            framing = replace(framing, fit="pad")
-            canvas, placement = self._place(picture, framing, call)
-        left, top, right, bottom = (round(side) for side in placement.to_canvas(pixels))
-        placed = (left, top, right, bottom)
-        given = draw_red_box(canvas, placed)
-        prompt = edit.prompt_in(style)
-        return self._edit_spatially(image, picture, framing, placement, canvas, given, prompt, placed, call)
+        plan = plan_move(image, object, box, framing, self._chooser(call), box_form=box_form, style=style)
+        return self._edit_spatially(plan, call)
 
     def rotate(
         self, image: Any, object: str, view: View | str, *, style: str = "documented", **call: Any
@@ -99,8 +86,8 @@ class SpatialEditingMixin(DiffusionPipeline):
             TypeError: The picture is none.
             ValueError: There is no such view.
         """
-        edit = ObjectRotation(object, view)
-        return self._edit_whole(image, edit.prompt_in(style), call)
+        prompt = ObjectRotation(object, view).prompt_in(style)
+        return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
 
     def camera(
         self,
@@ -129,42 +116,18 @@ class SpatialEditingMixin(DiffusionPipeline):
             TypeError: The picture is none.
             ValueError: An angle is not finite or the zoom is unknown.
         """
-        edit = CameraMove(yaw, pitch, zoom)
-        return self._edit_whole(image, edit.prompt_in(style), call)
+        prompt = CameraMove(yaw, pitch, zoom).prompt_in(style)
+        return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
 
-    def _edit_whole(self, image: Any, prompt: str, call: dict[str, Any]) -> JoyImageEditPipelineOutput:
-        """Run an edit that needs nothing but words."""
-        picture, framing = _one_picture(image), _take_framing(call)
-        canvas, placement = self._place(picture, framing, call)
-        return self._edit_spatially(image, picture, framing, placement, canvas, canvas, prompt, None, call)
-
-    def _place(self, picture: Image, framing: Framing, call: dict[str, Any]) -> tuple[Image, Placement]:
+    def _chooser(self, call: dict[str, Any]) -> ChooseSize:
         height, width = call.get("height"), call.get("width")
-        return framing.place(picture, framing.choose_size(self.image_processor, [picture], height, width))
+        return lambda framing, picture: framing.choose_size(self.image_processor, [picture], height, width)
 
-    def _edit_spatially(
-        self,
-        image: Any,
-        picture: Image,
-        framing: Framing,
-        placement: Placement,
-        canvas: Image,
-        given: Image,
-        prompt: str,
-        box: Box | None,
-        call: dict[str, Any],
-    ) -> JoyImageEditPipelineOutput:
-        """Run the edit on a canvas that has its final size already, check and finish what comes out.
+    def _edit_spatially(self, plan: "SpatialPlan", call: dict[str, Any]) -> JoyImageEditPipelineOutput:
+        """Run the edit, check and finish what comes out.
 
         Args:
-            image: What the caller gave.
-            picture: The same as upright RGB.
-            framing: How it goes in and comes out.
-            placement: How it lies on the canvas.
-            canvas: Without a red box.
-            given: What the model sees.
-            prompt: What it is told.
-            box: Of a move, on the canvas.
+            plan: The edit.
             call: Arguments of the pipeline's call.
 
         Raises:
@@ -173,27 +136,147 @@ class SpatialEditingMixin(DiffusionPipeline):
         if call.get("return_dict", True) is False:
             raise ValueError("`return_dict` is False; expected True: the checks have no place in a tuple.")
         is_pil = call.get("output_type", "pil") == "pil"
-        framing.check(has_image=True, output_type=call.get("output_type", "pil"))
-        if framing.region is not None:
-            framing.check_region(picture.size)
+        plan.framing.check(has_image=True, output_type=call.get("output_type", "pil"))
+        if plan.framing.region is not None:
+            plan.framing.check_region(plan.picture.size)
         settings = {
             "num_inference_steps": self.config["default_num_inference_steps"],
             "guidance_scale": self.config["default_guidance_scale"],
             **call,
-            "height": given.height,
-            "width": given.width,
-            self._picture_argument: [given],
+            "height": plan.given.height,
+            "width": plan.given.width,
+            self._picture_argument: [plan.given],
         }
         if self._takes_fit:
             settings["fit"] = "exact"  # the canvas as it is
-        output = cast("Any", self)(prompt=prompt, **settings)
+        output = cast("Any", self)(prompt=plan.prompt, **settings)
         if not is_pil or output.interrupted:
-            return replace(output, prompt=prompt)
-        checks = [check_edit(canvas, made, box) for made in output.images]
-        if framing.is_plain:
-            return replace(output, checks=checks, prompt=prompt)
-        images, masks = framing.finish_all(output.images, [picture], [placement], image)
-        return replace(output, images=images, masks=masks, checks=checks, prompt=prompt)
+            return replace(output, prompt=plan.prompt)
+        images, masks, checks = plan.finish(output.images)
+        return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialPlan:
+    """A spatial edit, ready for the model: everything about it that needs no model.
+
+    Attributes:
+        image: What the caller gave.
+        picture: The same as upright RGB.
+        framing: How it goes in and comes out.
+        placement: How it lies on the canvas.
+        canvas: Of the size that the model works at, without a red box.
+        given: What the model sees.
+        prompt: What it is told.
+        box: Of a move, on the canvas.
+    """
+
+    image: Any
+    picture: Image
+    framing: Framing
+    placement: Placement
+    canvas: Image
+    given: Image
+    prompt: str
+    box: Box | None = None
+
+    def finish(self, results: list[Image]) -> tuple[list[Image], list[Image] | None, list[SpatialChecks]]:
+        """Check what the model made, and bring it into the caller's frame.
+
+        Args:
+            results: Of the canvas's size.
+
+        Returns:
+            Pictures, masks where `preserve` or `region` is on, and what changed in each picture.
+        """
+        checks = [check_edit(self.canvas, made, self.box) for made in results]
+        if self.framing.is_plain:
+            return results, None, checks
+        images, masks = self.framing.finish_all(results, [self.picture], [self.placement], self.image)
+        return images, masks, checks
+
+
+def plan_move(
+    image: Any,
+    object: str,
+    box: Sequence[float],
+    framing: Framing,
+    choose_size: ChooseSize,
+    *,
+    box_form: str = "xyxy",
+    style: str = "documented",
+) -> SpatialPlan:
+    """Draw the red box; arguments as in `SpatialEditingMixin.move`.
+
+    Args:
+        image: One picture.
+        object: What to move.
+        box: Where it shall end.
+        framing: How the picture goes in and comes out.
+        choose_size: Gives the canvas's size (height, width).
+        box_form: "xyxy" or "xywh".
+        style: Wording.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TypeError: The picture is none.
+        ValueError: The box doesn't fit on the picture.
+    """
+    picture = _one_picture(image)
+    pixels = resolve_box(box, picture.size, box_form)
+    edit = ObjectMove(object, pixels)
+    canvas, placement = framing.place(picture, choose_size(framing, picture))
+    if placement.cuts(pixels):
+        warnings.warn(
+            f"`box` is {pixels}, which the crop to {canvas.width} x {canvas.height} would cut off; "
+            "the picture is padded instead (fit='pad').",
+            stacklevel=3,
+        )
+        framing = replace(framing, fit="pad")
+        canvas, placement = framing.place(picture, choose_size(framing, picture))
+    left, top, right, bottom = (round(side) for side in placement.to_canvas(pixels))
+    placed = (left, top, right, bottom)
+    return SpatialPlan(
+        image=image,
+        picture=picture,
+        framing=framing,
+        placement=placement,
+        canvas=canvas,
+        given=draw_red_box(canvas, placed),
+        prompt=edit.prompt_in(style),
+        box=placed,
+    )
+
+
+def plan_words(image: Any, prompt: str, framing: Framing, choose_size: ChooseSize) -> SpatialPlan:
+    """Plan an edit that needs nothing but words: a rotation or a camera move.
+
+    Args:
+        image: One picture.
+        prompt: The words.
+        framing: How the picture goes in and comes out.
+        choose_size: Gives the canvas's size (height, width).
+
+    Returns:
+        The plan.
+
+    Raises:
+        TypeError: The picture is none.
+        ValueError: There are several.
+    """
+    picture = _one_picture(image)
+    canvas, placement = framing.place(picture, choose_size(framing, picture))
+    return SpatialPlan(
+        image=image,
+        picture=picture,
+        framing=framing,
+        placement=placement,
+        canvas=canvas,
+        given=canvas,
+        prompt=prompt,
+    )
 
 
 def _take_framing(call: dict[str, Any]) -> Framing:
