@@ -26,6 +26,7 @@ COMMANDS = {
     "rewrite": ("rewrite:rewrite", "Put a prompt into fuller words; those of spatial edits stay."),
     "batch": ("batch:batch", "Run many edits; after an interruption it goes on where it was."),
     "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
+    "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
     "info": ("info:info", "Show the edit that is recorded in a picture."),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
     "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from joyimage.cli.console import note
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from joyimage.serving.settings import ServerSettings
 
 _BACKLOG = 2048
@@ -72,9 +74,7 @@ def serve(
     Raises:
         ValueError: An option is out of range, or the server's own packages are missing.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f'The server needs {", ".join(missing)}: pip install "joyimage[serve]".')
+    check_packages()
     given = {
         "model": model,
         "model_name": model_name,
@@ -88,7 +88,7 @@ def serve(
         "dtype": dtype,
         "base_size": base_size,
         "replicas": replicas,
-        "loras": None if lora is None else _parse_loras(lora),
+        "loras": None if lora is None else parse_loras(lora),
         "queue_size": queue_size,
         "client_jobs": client_jobs,
         "max_batch": max_batch,
@@ -96,16 +96,27 @@ def serve(
         "keep_s": keep_s,
         "image_urls": image_urls,
     }
-    settings = _make_settings({name: value for name, value in given.items() if value is not None})
+    settings = make_settings({name: value for name, value in given.items() if value is not None})
     if ray_address is not None and not ray:
         raise ValueError("`--ray-address` has no meaning without `--ray`; give both, or neither.")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    _run(settings, ray=ray, ray_address=ray_address)
+    run_server(settings, ray=ray, ray_address=ray_address)
 
 
-def _make_settings(given: dict[str, Any]) -> ServerSettings:
+def check_packages() -> None:
+    """Refuse to serve where the server's own packages are missing.
+
+    Raises:
+        ValueError: They are.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f'The server needs {", ".join(missing)}: pip install "joyimage[serve]".')
+
+
+def make_settings(given: dict[str, Any]) -> ServerSettings:
     """Put options over the environment, and the environment over the defaults.
 
     Raises:
@@ -132,8 +143,20 @@ def _make_settings(given: dict[str, Any]) -> ServerSettings:
         raise ValueError(sentence if not name else f"`{name}` is {first['input']!r}: {sentence}.") from None
 
 
-def _run(settings: ServerSettings, *, ray: bool, ray_address: str | None) -> None:
+def run_server(
+    settings: ServerSettings,
+    *,
+    ray: bool = False,
+    ray_address: str | None = None,
+    listening_on: Callable[[str], object] = lambda _: None,
+) -> None:
     """Serve until interrupted.
+
+    Args:
+        settings: Of the server.
+        ray: Run the pipelines on Ray Serve.
+        ray_address: Of a running cluster.
+        listening_on: Called with the server's address once it listens.
 
     Raises:
         ValueError: The address is taken, or the keys can't be read.
@@ -165,7 +188,9 @@ def _run(settings: ServerSettings, *, ray: bool, ray_address: str | None) -> Non
     else:
         app, close = create_app(settings), lambda: None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    note(f"Serving {settings.served_name} on http://{host}:{listening.getsockname()[1]} (Ctrl+C stops).")
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    note(f"Serving {settings.served_name} on {url} (Ctrl+C stops).")
+    listening_on(url)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -181,7 +206,7 @@ def _run(settings: ServerSettings, *, ray: bool, ray_address: str | None) -> Non
         close()
 
 
-def _parse_loras(entries: list[str]) -> dict[str, Path]:
+def parse_loras(entries: list[str]) -> dict[str, Path]:
     """Read NAME=PATH.
 
     Raises:

@@ -1,0 +1,84 @@
+"""`joyimage ui`: the page, opened."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import webbrowser
+from pathlib import Path
+from threading import Thread
+from urllib.error import URLError
+
+from joyimage.cli.console import note
+from joyimage.cli.serve import check_packages, make_settings, parse_loras, run_server
+
+_LOOPBACK = "127.0.0.1"
+
+
+def ui(
+    *,
+    model: str | None = None,
+    port: int | None = None,
+    data_dir: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    base_size: int | None = None,
+    lora: list[str] | None = None,
+    browser: bool = True,
+) -> None:
+    """Start a server on this machine and open its page in the browser.
+
+    Nobody else can reach the server. Where one of joyimage listens on the port already, its page is opened.
+
+    Args:
+        model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
+        port: Port to listen on; 8600 if not given, 0 for a free one.
+        data_dir: Where records, pictures and results are kept.
+        device: Such as "cuda" or "cpu".
+        dtype: "bfloat16", "float16" or "float32".
+        base_size: Side of the square size that the trained sizes derive from.
+        lora: NAME=PATH of an adapter that the page offers; may be given several times.
+        browser: Open the page; without, its address is printed alone.
+
+    Raises:
+        ValueError: An option is out of range, the port is taken, or packages are missing.
+    """
+    check_packages()
+    given = {
+        "model": model,
+        "port": port,
+        "data_dir": data_dir,
+        "device": device,
+        "dtype": dtype,
+        "base_size": base_size,
+        "loras": None if lora is None else parse_loras(lora),
+    }
+    settings = make_settings(
+        {"host": _LOOPBACK, **{name: value for name, value in given.items() if value is not None}}
+    )
+    url = f"http://{_LOOPBACK}:{settings.port}"
+    if settings.port and _is_ours(url):
+        note(f"A server of joyimage listens on {url} already; this is its page.")
+        if browser:
+            _open(url)
+        return
+    if browser:
+        # In a thread: some browsers return only when they are closed.
+        run_server(settings, listening_on=lambda url: Thread(target=_open, args=(url,), daemon=True).start())
+    else:
+        run_server(settings)
+
+
+def _open(url: str) -> None:
+    """Open the page, or say where it is where no browser can be started."""
+    if not webbrowser.open(url):
+        note(f"No browser could be opened; go to {url} yourself.")
+
+
+def _is_ours(url: str) -> bool:
+    """Tell whether a server of joyimage answers there."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=2) as answer:
+            return json.load(answer).get("status") == "alive"
+    except (URLError, OSError, ValueError, AttributeError):
+        return False

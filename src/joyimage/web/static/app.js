@@ -1,0 +1,641 @@
+/** The page: what its parts tell each other. */
+
+import { fetchResults, Run, sentence } from "./run.js";
+import { getHealth, getJob, isFinished, listModels, on as server } from "./api.js";
+import { BoxEditor } from "./box.js";
+import { Compass } from "./compass.js";
+import { byId, choose, chosen, make, tell } from "./dom.js";
+import { Jobs } from "./jobs.js";
+import { notify, withdraw } from "./notices.js";
+import { Orbit } from "./orbit.js";
+import { alignTo, readPicture, releasePicture } from "./picture.js";
+import { Prompt } from "./prompt.js";
+import { Result } from "./result.js";
+import { Settings } from "./settings.js";
+import { Viewer } from "./viewer.js";
+import { Workspace } from "./workspace.js";
+
+/** @import { Job, Kind, Model, Picture, Request } from "./types.js" */
+/** @import { SpatialEdit, Wording } from "./words.js" */
+/** @import { View } from "./viewer.js" */
+
+const READY_EVERY_MS = 10_000;
+const WAITING_EVERY_MS = 1500;
+const RUN_LABELS = {
+  edit: "Edit the picture",
+  move: "Move the object",
+  rotate: "Turn the object",
+  camera: "Move the camera",
+  generate: "Create a picture",
+  describe: "Ask",
+};
+// What each example shows, for those who want to press one button and see something happen.
+const EXAMPLES = {
+  shapes: { mode: "edit", object: "black heart", idea: "Recolor the heart orange." },
+  car: { mode: "rotate", object: "car", idea: "Recolor the car blue." },
+  turntable: { mode: "camera", object: "cube", idea: "Recolor the cube green." },
+};
+const IDEAS = ["Turn the sky into a sunset.", "Remove the person in the background.", "Make it a watercolour painting."];
+
+class App {
+  constructor() {
+    /** @type {Model | null} */
+    this.model = null;
+    this.needsKey = false;
+    /** @type {{for: string, url: string} | null} */
+    this.aligned = null;
+    this.workspace = new Workspace(() => this.readForm());
+    this.viewer = new Viewer(() => this.isDrawing);
+    this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name));
+    this.compass = new Compass(() => this.onControl());
+    this.orbit = new Orbit(() => this.onControl());
+    this.settings = new Settings(() => this.onControl());
+    this.prompt = new Prompt(() => this.readEdit(), (edit, wording) => this.applyEdit(edit, wording), (text) => this.sendFreely(text));
+    this.result = new Result(this.workspace, {
+      model: () => this.model,
+      hasKey: () => this.needsKey,
+      shown: () => this.render(),
+      again: () => this.editAgain(),
+      keepSeed: (seed) => this.keepSeed(seed),
+    });
+    this.run = new Run(this.workspace, {
+      started: () => this.renderRun(),
+      preview: (address) => this.showPreview(address),
+      done: () => this.showResult(),
+      answered: (job) => this.showAnswer(job),
+      ended: () => this.render(),
+    });
+    this.jobs = new Jobs((job) => void this.openJob(job));
+    this.listen();
+  }
+
+  /** @returns {Kind} */
+  get mode() {
+    return /** @type {Kind} */ (chosen("mode"));
+  }
+
+  /** @returns {View} */
+  get view() {
+    return /** @type {View} */ (chosen("view"));
+  }
+
+  get isDrawing() {
+    return !byId("box-layer", HTMLElement).hidden;
+  }
+
+  /** Begin: what was kept comes back, a run that was going goes on. */
+  async start() {
+    const form = await this.workspace.restore().catch(() => null);
+    if (form) this.writeForm(form);
+    this.onMode();
+    this.render();
+    document.documentElement.dataset.started = "";
+    void this.watchServer();
+    void this.run.resume();
+  }
+
+  // -- the server ----------------------------------------------------------------------------------------------
+
+  /** Look at the server again and again: whether it is there, whether its model is. */
+  async watchServer() {
+    for (;;) {
+      if (!document.hidden) await this.lookAtServer();
+      await new Promise((resolve) => setTimeout(resolve, this.model?.default_steps === undefined ? WAITING_EVERY_MS : READY_EVERY_MS));
+    }
+  }
+
+  async lookAtServer() {
+    try {
+      const health = await getHealth();
+      this.needsKey = health.needs_key;
+      if (!this.model || this.model.default_steps === undefined) {
+        const models = await listModels();
+        this.model = models[0];
+        this.settings.setModels(models);
+        this.onMode();
+      }
+      const { id, device } = this.model;
+      tell(byId("model-chip", HTMLElement), health.is_ready ? `${id} · ${device}` : `${id} is being loaded…`);
+      if (health.problem) notify("model", health.problem);
+      else withdraw("model");
+    } catch (error) {
+      tell(byId("model-chip", HTMLElement), sentence(error));
+    }
+  }
+
+  /** @param {boolean} isThere */
+  onReach(isThere) {
+    if (isThere) return withdraw("gone");
+    // After a restart it may have another model.
+    this.model = null;
+    tell(byId("model-chip", HTMLElement), "No answer");
+    notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
+  }
+
+  /** @param {boolean} isWrong @returns {Promise<{key: string, isKept: boolean}>} */
+  askForKey(isWrong) {
+    const dialog = byId("key-dialog", HTMLDialogElement);
+    const input = byId("key-input", HTMLInputElement);
+    tell(byId("key-reason", HTMLElement), isWrong ? "The key that was given is wrong. Whoever runs the server can give you another." : "Whoever runs it can give you one.");
+    input.value = "";
+    dialog.showModal();
+    return new Promise((resolve) => {
+      dialog.oncancel = (event) => event.preventDefault(); // without a key there is nothing to see
+      byId("key-form", HTMLFormElement).onsubmit = (event) => {
+        event.preventDefault();
+        const key = input.value.trim();
+        if (!key) return;
+        dialog.close();
+        resolve({ key, isKept: byId("key-keep", HTMLInputElement).checked });
+      };
+    });
+  }
+
+  // -- pictures ------------------------------------------------------------------------------------------------
+
+  /** @param {Blob} file @param {string} name */
+  async open(file, name) {
+    if (this.run.isGoing) return notify("picture", "A run is going on; wait for its end, or cancel it.");
+    try {
+      const picture = await readPicture(file, name, this.model?.limits ?? null);
+      withdraw("picture");
+      this.workspace.open(picture);
+      byId("answer", HTMLElement).hidden = true;
+      if (this.mode === "generate") choose("mode", "edit");
+      this.box.setSize(picture);
+      this.box.set(null);
+      this.viewer.fit();
+      this.onMode();
+      this.render();
+    } catch (error) {
+      notify("picture", sentence(error));
+    }
+  }
+
+  /** @param {keyof typeof EXAMPLES} name */
+  async openExample(name) {
+    const { mode, object, idea } = EXAMPLES[name];
+    const file = await (await fetch(`/examples/${name}.png`)).blob();
+    choose("mode", mode);
+    byId("prompt-edit", HTMLTextAreaElement).value = idea;
+    this.setObject(object);
+    await this.open(file, `${name}.png`);
+  }
+
+  /** @param {Blob} file @param {string} name */
+  async addReference(file, name) {
+    const most = (this.model?.limits.max_images ?? 16) - 1;
+    try {
+      if (this.workspace.references.length >= most) throw new Error(`This server takes ${most + 1} pictures at most.`);
+      this.workspace.references.push(await readPicture(file, name, this.model?.limits ?? null));
+      this.workspace.keepSoon();
+      this.renderReferences();
+    } catch (error) {
+      notify("picture", sentence(error));
+    }
+  }
+
+  renderReferences() {
+    const list = byId("reference-list", HTMLElement);
+    list.replaceChildren(
+      ...this.workspace.references.map((picture, place) => {
+        const remove = () => {
+          this.workspace.references.splice(place, 1);
+          releasePicture(picture);
+          this.workspace.keepSoon();
+          this.renderReferences();
+        };
+        return make(
+          "li",
+          {},
+          make("img", { src: picture.thumbnail, alt: `Image ${place + 2}: ${picture.name}` }),
+          make("button", { type: "button", class: "quiet icon", "aria-label": `Remove image ${place + 2}, ${picture.name}`, click: remove }, "✕"),
+        );
+      }),
+    );
+  }
+
+  // -- the words -----------------------------------------------------------------------------------------------
+
+  /** @returns {{edit: SpatialEdit, wording: Wording}} */
+  readEdit() {
+    const wording = /** @type {Wording} */ (byId("wording", HTMLSelectElement).value);
+    const object = byId("object", HTMLInputElement).value;
+    const [yaw, pitch] = this.orbit.angles;
+    if (this.mode === "move") return { edit: { kind: "move", object }, wording };
+    if (this.mode === "rotate") return { edit: { kind: "rotate", object, view: this.compass.view }, wording };
+    return { edit: { kind: "camera", yaw, pitch, zoom: this.orbit.zoom.value }, wording };
+  }
+
+  /** @param {SpatialEdit} edit @param {Wording} wording */
+  applyEdit(edit, wording) {
+    byId("wording", HTMLSelectElement).value = wording;
+    if (edit.kind === "camera") this.orbit.set(edit.yaw, edit.pitch, edit.zoom);
+    else {
+      byId("object", HTMLInputElement).value = edit.object;
+      this.box.name.value = edit.object;
+      if (edit.kind === "rotate") this.compass.set(edit.view);
+    }
+    this.workspace.keepSoon();
+  }
+
+  /** @param {string} text */
+  sendFreely(text) {
+    byId("prompt-edit", HTMLTextAreaElement).value = text;
+    choose("mode", "edit");
+    this.onMode();
+    byId("prompt-edit", HTMLTextAreaElement).focus();
+  }
+
+  /** @param {string} name */
+  setObject(name) {
+    byId("object", HTMLInputElement).value = name;
+    this.box.name.value = name;
+    this.onControl();
+  }
+
+  onControl() {
+    this.prompt.render();
+    tell(byId("run-problem", HTMLElement), null);
+    this.workspace.keepSoon();
+  }
+
+  onBox() {
+    this.renderBoxNumbers();
+    tell(byId("run-problem", HTMLElement), null);
+    this.workspace.keepSoon();
+  }
+
+  renderBoxNumbers() {
+    const [left, top, right, bottom] = this.box.box ?? [];
+    const values = this.box.box ? [left, top, Number(right) - Number(left), Number(bottom) - Number(top)] : ["", "", "", ""];
+    ["left", "top", "width", "height"].forEach((side, n) => {
+      byId(`box-${side}`, HTMLInputElement).value = String(values[n]);
+    });
+    tell(byId("box-advice", HTMLElement), this.box.advice);
+    byId("box-add", HTMLElement).hidden = this.box.box !== null;
+  }
+
+  onBoxNumbers() {
+    const values = ["left", "top", "width", "height"].map((side) => byId(`box-${side}`, HTMLInputElement).value);
+    if (values.some((value) => value === "")) return;
+    const [left, top, width, height] = values.map(Number);
+    this.box.set([left, top, left + width, top + height]);
+    tell(byId("box-advice", HTMLElement), this.box.advice);
+    this.showSource();
+    this.workspace.keepSoon();
+  }
+
+  onMode() {
+    for (const part of document.querySelectorAll("[data-modes]")) {
+      if (part instanceof HTMLElement) part.hidden = !part.dataset.modes?.split(" ").includes(this.mode);
+    }
+    byId("references", HTMLElement).hidden = !this.model?.takes_several_images;
+    const size = byId("size", HTMLSelectElement).options[0];
+    size.text = this.mode === "generate" ? "The checkpoint's square" : "As the picture";
+    tell(byId("run", HTMLElement), RUN_LABELS[this.mode]);
+    this.settings.setKind(this.mode);
+    tell(byId("run-problem", HTMLElement), null);
+    if (["move", "rotate", "camera"].includes(this.mode)) this.prompt.render();
+    this.renderIdeas();
+    this.render();
+    this.workspace.keepSoon();
+  }
+
+  renderIdeas() {
+    const example = Object.entries(EXAMPLES).find(([name]) => this.workspace.chain[0]?.picture.name === `${name}.png`);
+    const ideas = example ? [example[1].idea] : IDEAS;
+    const field = byId("prompt-edit", HTMLTextAreaElement);
+    const take = (/** @type {string} */ idea) => {
+      field.value = idea;
+      field.focus();
+      this.onControl();
+    };
+    byId("ideas", HTMLElement).replaceChildren(
+      ...ideas.map((idea) => make("button", { type: "button", class: "idea", click: () => take(idea) }, idea)),
+    );
+  }
+
+  // -- running -------------------------------------------------------------------------------------------------
+
+  /** @returns {{sentence: string, focus: HTMLElement} | null} What is missing. */
+  findProblem() {
+    const { source } = this.workspace;
+    const problem = (/** @type {string} */ text, /** @type {string} */ id) => ({ sentence: text, focus: byId(id, HTMLElement) });
+    if (!source && this.mode !== "generate") return problem("Choose a picture first.", "choose");
+    if (this.mode === "edit" && !byId("prompt-edit", HTMLTextAreaElement).value.trim()) return problem("Say what shall change.", "prompt-edit");
+    if (this.mode === "generate" && !byId("prompt-generate", HTMLTextAreaElement).value.trim()) return problem("Say what it shall show.", "prompt-generate");
+    if (["move", "rotate"].includes(this.mode) && !byId("object", HTMLInputElement).value.trim()) return problem("Name the object.", "object");
+    if (this.mode === "move" && !this.box.box) return problem("Draw a box where the object shall end.", "box-add");
+    if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return problem(this.prompt.problem, "prompt-sent");
+    const setting = this.mode === "describe" ? null : this.settings.problem;
+    return setting && { sentence: setting.sentence, focus: setting.input };
+  }
+
+  /** @returns {Request} */
+  makeRequest() {
+    const { edit, wording } = this.readEdit();
+    const kind = this.mode;
+    const { source, references } = this.workspace;
+    /** @type {Record<string, string>} */
+    const fields = kind === "describe" ? {} : this.settings.read();
+    const pictures = source && kind !== "generate" ? [source.id] : [];
+    if (kind === "edit") fields.prompt = byId("prompt-edit", HTMLTextAreaElement).value.trim();
+    if (kind === "edit" && this.model?.takes_several_images) pictures.push(...references.map(({ id }) => id));
+    if (kind === "generate") fields.prompt = byId("prompt-generate", HTMLTextAreaElement).value.trim();
+    if (kind === "describe") {
+      const question = byId("question", HTMLTextAreaElement).value.trim();
+      if (question) fields.question = question;
+    }
+    if (["move", "rotate", "camera"].includes(kind)) fields.wording = wording;
+    if (kind === "move" || kind === "rotate") fields.object = byId("object", HTMLInputElement).value.trim();
+    if (kind === "move" && this.box.box) fields.box = this.box.box.join(",");
+    if (kind === "rotate") fields.view = this.compass.view;
+    if (kind === "camera" && edit.kind === "camera") {
+      Object.assign(fields, { yaw: String(edit.yaw), pitch: String(edit.pitch), zoom: edit.zoom });
+    }
+    return { kind, fields, pictures };
+  }
+
+  async onRun() {
+    if (this.run.isGoing) return;
+    await this.prompt.checking;
+    const problem = this.findProblem();
+    tell(byId("run-problem", HTMLElement), problem?.sentence ?? null);
+    if (problem) {
+      problem.focus.closest("details")?.setAttribute("open", "");
+      byId("settings", HTMLDetailsElement).open ||= byId("settings", HTMLElement).contains(problem.focus);
+      return problem.focus.focus();
+    }
+    byId("answer", HTMLElement).hidden = true;
+    const request = this.makeRequest();
+    const pictures = request.pictures.map((id) => this.workspace.find(id)).filter((one) => one !== null);
+    await this.run.start(request, pictures);
+  }
+
+  /** @param {string} address */
+  showPreview(address) {
+    const panes = byId("panes", HTMLElement);
+    panes.hidden = false;
+    byId("drop", HTMLElement).hidden = true;
+    byId("box-layer", HTMLElement).hidden = true;
+    panes.classList.add("forming");
+    this.viewer.setView("after");
+    const image = new Image();
+    image.src = address;
+    void image.decode().then(() => {
+      if (!this.run.isGoing) return;
+      const { source } = this.workspace;
+      const kind = this.workspace.pending?.request.kind;
+      const isOwnFrame = source && kind !== "generate" && this.workspace.pending?.request.fields.restore === "true";
+      this.viewer.show(address, null, isOwnFrame ? source : { width: image.naturalWidth, height: image.naturalHeight }, "The picture as it forms");
+    });
+  }
+
+  showResult() {
+    if (this.workspace.source && !this.workspace.loose) choose("view", "slider");
+  }
+
+  /** @param {Job} job */
+  showAnswer(job) {
+    byId("answer", HTMLElement).hidden = false;
+    tell(byId("answer-text", HTMLElement), job.text || "The model answered nothing.");
+  }
+
+  /** @param {Job} job */
+  async openJob(job) {
+    if (this.run.isGoing) return notify("job", "A run is going on; wait for its end, or cancel it.");
+    try {
+      const found = isFinished(job) ? job : await getJob(job.id);
+      this.workspace.setResults(await fetchResults(found, null));
+      this.render();
+    } catch (error) {
+      notify("job", sentence(error));
+    }
+  }
+
+  editAgain() {
+    this.workspace.takeResult();
+    if (this.mode === "generate") choose("mode", "edit");
+    this.viewer.fit();
+    this.onMode();
+    const first = { edit: "prompt-edit", describe: "question", camera: "yaw" }[/** @type {string} */ (this.mode)] ?? "object";
+    byId(first, HTMLElement).focus({ preventScroll: true });
+  }
+
+  /** @param {number} seed */
+  keepSeed(seed) {
+    byId("seed", HTMLInputElement).value = String(seed);
+    byId("settings", HTMLDetailsElement).open = true;
+    this.settings.summarise();
+    this.workspace.keepSoon();
+    notify("seed", `The next run takes seed ${seed} again. Empty the field for new ones.`, { kind: "news" });
+  }
+
+  // -- what is shown -------------------------------------------------------------------------------------------
+
+  /** Show the source, not a result, where the box is to be seen. */
+  showSource() {
+    if (this.workspace.results && !this.workspace.loose) {
+      choose("view", "before");
+      this.render();
+    }
+  }
+
+  render() {
+    this.renderRun();
+    this.result.render();
+    this.renderReferences();
+    const { source, results, result } = this.workspace;
+    const hasPicture = Boolean(source || result);
+    const isCreating = this.mode === "generate" && !result;
+    byId("drop", HTMLElement).hidden = hasPicture && !isCreating;
+    byId("choose", HTMLElement).hidden = isCreating;
+    byId("examples", HTMLElement).hidden = isCreating;
+    tell(byId("drop-title", HTMLElement), isCreating ? "From words alone" : "Start with a picture");
+    tell(byId("drop-hint", HTMLElement), isCreating ? "Say what the picture shall show, and create it." : "Drop one here, paste it, or choose a file.");
+    byId("stage-bar", HTMLElement).hidden = !hasPicture || isCreating;
+    byId("panes", HTMLElement).hidden = !hasPicture || isCreating;
+    if (this.run.isGoing && byId("panes", HTMLElement).classList.contains("forming")) return;
+    byId("panes", HTMLElement).classList.remove("forming");
+    if (isCreating) return;
+    const canCompare = Boolean(result && source && !this.workspace.loose);
+    byId("views", HTMLElement).hidden = !canCompare;
+    const isSource = Boolean(source) && (!result || (canCompare && this.view === "before"));
+    byId("box-layer", HTMLElement).hidden = !(isSource && this.mode === "move");
+    if (isSource && source) {
+      this.nameStage(source);
+      this.viewer.show(source.url, null, source, source.name);
+      this.viewer.setView("after");
+      this.box.setSize(source);
+      this.box.render();
+    } else if (result && results) {
+      this.nameStage(result);
+      if (canCompare && source) void this.compare(source, result);
+      else {
+        this.viewer.show(result.url, null, result, "The result");
+        this.viewer.setView("after");
+      }
+    }
+    this.renderBoxNumbers();
+  }
+
+  /** @param {Picture} source @param {Picture} result */
+  async compare(source, result) {
+    const fields = this.workspace.results?.request?.fields ?? {};
+    const isCropped = fields.restore !== "true" && (fields.fit ?? "crop") === "crop";
+    const pair = `${source.id} ${result.id}`;
+    if (this.aligned?.for !== pair) {
+      const url = await alignTo(source, result, isCropped);
+      if (this.aligned && !this.workspace.pictures.some((picture) => picture.url === this.aligned?.url)) URL.revokeObjectURL(this.aligned.url);
+      this.aligned = { for: pair, url };
+    }
+    if (this.workspace.result !== result || this.view === "before") return;
+    this.viewer.show(result.url, this.aligned.url, result, "The result");
+    this.viewer.setView(this.view);
+    if (this.view === "difference") {
+      const changed = await this.viewer.drawDifference();
+      tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)} % of the pixels differ`);
+    }
+  }
+
+  /** @param {Picture} picture */
+  nameStage(picture) {
+    tell(byId("picture-name", HTMLElement), `${picture.name} · ${picture.width} × ${picture.height}`);
+  }
+
+  renderRun() {
+    const { isGoing } = this.run;
+    byId("run", HTMLButtonElement).disabled = isGoing;
+    byId("canvas", HTMLElement).classList.toggle("busy", isGoing);
+    byId("replace", HTMLButtonElement).disabled = isGoing;
+    byId("again", HTMLButtonElement).disabled = isGoing;
+    byId("undo", HTMLButtonElement).disabled = isGoing || this.workspace.current === 0;
+    for (const button of byId("strip-items", HTMLElement).querySelectorAll("button")) button.disabled = isGoing;
+  }
+
+  // -- what is kept --------------------------------------------------------------------------------------------
+
+  /** @returns {NodeListOf<HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement>} */
+  get fields() {
+    return document.querySelectorAll("#panel input[id], #panel select[id], #panel textarea[id]:not(#prompt-sent)");
+  }
+
+  /** @returns {Record<string, string | boolean>} */
+  readForm() {
+    /** @type {Record<string, string | boolean>} */
+    const form = { mode: this.mode, view: this.compass.view, compared: this.view, framing: JSON.stringify(this.settings.framing) };
+    if (this.box.box) form.box = this.box.box.join(",");
+    for (const field of this.fields) {
+      form[field.id] = field instanceof HTMLInputElement && field.type === "checkbox" ? field.checked : field.value;
+    }
+    return form;
+  }
+
+  /** @param {Record<string, string | boolean>} form */
+  writeForm(form) {
+    for (const field of this.fields) {
+      const value = form[field.id];
+      if (field instanceof HTMLInputElement && field.type === "checkbox") field.checked = value === true;
+      else if (typeof value === "string") {
+        field.value = value;
+        field.dataset.wanted = value; // lists that the server fills aren't there yet
+      }
+    }
+    choose("mode", String(form.mode));
+    choose("view", String(form.compared ?? "slider"));
+    this.compass.set(String(form.view));
+    this.settings.framing = JSON.parse(String(form.framing));
+    this.box.name.value = byId("object", HTMLInputElement).value;
+    this.orbit.render();
+    if (this.workspace.source) this.box.setSize(this.workspace.source);
+    if (typeof form.box === "string") this.box.set(/** @type {import("./types.js").Box} */ (form.box.split(",").map(Number)));
+  }
+
+  // -- what the user does --------------------------------------------------------------------------------------
+
+  listen() {
+    server.keyNeeded = (isWrong) => this.askForKey(isWrong);
+    server.reach = (isThere) => this.onReach(isThere);
+    const file = byId("file", HTMLInputElement);
+    /** @type {(file: File) => void} */
+    let take = () => {};
+    const ask = (/** @type {(file: File) => void} */ then) => {
+      take = then;
+      file.value = "";
+      file.click();
+    };
+    file.addEventListener("change", () => file.files?.[0] && take(file.files[0]));
+    for (const id of ["choose", "replace"]) {
+      byId(id, HTMLElement).addEventListener("click", () => ask((one) => void this.open(one, one.name)));
+    }
+    byId("reference-add", HTMLElement).addEventListener("click", () => ask((one) => void this.addReference(one, one.name)));
+    for (const button of document.querySelectorAll("[data-example]")) {
+      const name = /** @type {keyof typeof EXAMPLES} */ (/** @type {HTMLElement} */ (button).dataset.example);
+      button.addEventListener("click", () => void this.openExample(name));
+    }
+    this.listenToDrops();
+    byId("modes", HTMLElement).addEventListener("change", () => {
+      this.onMode();
+      if (this.mode === "move") this.showSource();
+    });
+    byId("views", HTMLElement).addEventListener("change", () => this.render());
+    byId("object", HTMLInputElement).addEventListener("input", () => this.setObject(byId("object", HTMLInputElement).value));
+    for (const side of ["left", "top", "width", "height"]) {
+      byId(`box-${side}`, HTMLElement).addEventListener("input", () => this.onBoxNumbers());
+      byId(`box-${side}`, HTMLElement).addEventListener("change", () => this.renderBoxNumbers());
+    }
+    byId("box-add", HTMLElement).addEventListener("click", () => {
+      if (!this.workspace.source) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
+      this.showSource();
+      this.box.add();
+    });
+    byId("panel", HTMLFormElement).addEventListener("input", () => this.workspace.keepSoon());
+    byId("panel", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.onRun();
+    });
+    for (const field of document.querySelectorAll("#panel textarea")) {
+      field.addEventListener("keydown", (event) => {
+        const { key, ctrlKey, metaKey } = /** @type {KeyboardEvent} */ (event);
+        if (key === "Enter" && (ctrlKey || metaKey)) void this.onRun();
+      });
+    }
+    for (const button of document.querySelectorAll("[data-close]")) {
+      button.addEventListener("click", () => button.closest("dialog")?.close());
+    }
+    byId("theme-switch", HTMLElement).addEventListener("click", () => {
+      const { dataset } = document.documentElement;
+      const isDark = dataset.theme ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+      dataset.theme = isDark ? "light" : "dark";
+      localStorage.setItem("joyimage-theme", dataset.theme);
+    });
+    addEventListener("pagehide", () => void this.workspace.keep());
+  }
+
+  listenToDrops() {
+    const canvas = byId("canvas", HTMLElement);
+    addEventListener("dragover", (event) => {
+      event.preventDefault();
+      canvas.classList.add("dragged");
+    });
+    addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) canvas.classList.remove("dragged");
+    });
+    addEventListener("drop", (event) => {
+      event.preventDefault();
+      canvas.classList.remove("dragged");
+      const [file] = event.dataTransfer?.files ?? [];
+      if (file) void this.open(file, file.name);
+      else notify("picture", "What was dropped is no file; drop a picture's file.");
+    });
+    addEventListener("paste", (event) => {
+      const [file] = event.clipboardData?.files ?? [];
+      if (!file) return; // text goes where the cursor is
+      event.preventDefault();
+      void this.open(file, file.name || "pasted.png");
+    });
+  }
+}
+
+void new App().start();

@@ -1,0 +1,39 @@
+/** The eight views of an object, in a ring around it. */
+
+import { byId, choose, make, makeSvg } from "./dom.js";
+import { drawCar, projection } from "./wireframe.js";
+import { VIEWS } from "./words.js";
+
+const EYE = { azimuth: -90, elevation: 28, distance: 5.2 };
+
+export class Compass {
+  /** @param {() => void} changed */
+  constructor(changed) {
+    this.view = "left";
+    this.picture = makeSvg("svg", { viewBox: "-1.15 -1 2.3 1.9", class: "wire", "aria-hidden": "true" });
+    const ring = make("div", { class: "ring" });
+    for (const view of VIEWS) {
+      const input = make("input", { type: "radio", name: "view-of-object", value: view });
+      input.addEventListener("change", () => {
+        this.set(view);
+        changed();
+      });
+      ring.append(make("label", { class: `towards-${view.replace(" ", "-")}` }, input, make("span", {}, view)));
+    }
+    const middle = make("div", { class: "middle" });
+    middle.append(this.picture);
+    ring.append(middle);
+    byId("compass", HTMLElement).append(
+      ring,
+      make("p", { class: "hint" }, "“front” faces you, “left” points to the picture's left edge. Camera and background stay."),
+    );
+    this.set(this.view);
+  }
+
+  /** Choose a view, without calling `changed`. @param {string} view */
+  set(view) {
+    this.view = view;
+    choose("view-of-object", view);
+    this.picture.replaceChildren(drawCar(projection(EYE), 45 * VIEWS.indexOf(view)));
+  }
+}

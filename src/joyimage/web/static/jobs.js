@@ -1,0 +1,120 @@
+/** All jobs of this server that one may see, with their states. */
+
+import { cancelJob, getImage, isFinished, listJobs } from "./api.js";
+import { byId, make } from "./dom.js";
+import { sentence } from "./run.js";
+
+/** @import { Job } from "./types.js" */
+
+const EVERY_MS = 2000;
+const PAGE = 20;
+const KINDS = { edit: "Edit", move: "Move", rotate: "Rotate", camera: "Camera", generate: "Create", describe: "Ask" };
+const STATES = { queued: "waiting", running: "running", succeeded: "done", failed: "failed", cancelled: "cancelled" };
+
+export class Jobs {
+  /** @param {(job: Job) => void} open Show a job's results. */
+  constructor(open) {
+    this.open = open;
+    this.dialog = byId("jobs-dialog", HTMLDialogElement);
+    this.list = byId("jobs-list", HTMLElement);
+    this.state = byId("jobs-state", HTMLSelectElement);
+    this.more = byId("jobs-more", HTMLButtonElement);
+    this.num = PAGE;
+    this.timer = 0;
+    /** @type {Map<string, {signature: string, row: HTMLElement}>} */
+    this.rows = new Map();
+    /** @type {Map<string, string>} */
+    this.thumbnails = new Map();
+    byId("jobs-open", HTMLElement).addEventListener("click", () => {
+      this.dialog.showModal();
+      this.num = PAGE;
+      void this.refresh();
+    });
+    this.dialog.addEventListener("close", () => clearTimeout(this.timer));
+    this.state.addEventListener("change", () => void this.refresh());
+    this.more.addEventListener("click", () => {
+      this.num += PAGE;
+      void this.refresh();
+    });
+  }
+
+  async refresh() {
+    clearTimeout(this.timer);
+    const empty = byId("jobs-empty", HTMLElement);
+    try {
+      const { data, has_more } = await listJobs({ state: this.state.value, limit: Math.min(200, this.num) });
+      this.more.hidden = !has_more || this.num >= 200;
+      empty.hidden = data.length > 0;
+      empty.textContent = "None yet.";
+      this.render(data);
+    } catch (error) {
+      empty.hidden = false;
+      empty.textContent = sentence(error);
+    }
+    if (this.dialog.open) this.timer = window.setTimeout(() => void this.refresh(), EVERY_MS);
+  }
+
+  /** @param {Job[]} jobs */
+  render(jobs) {
+    const rows = jobs.map((job) => {
+      const signature = JSON.stringify([job.state, job.progress, job.position]);
+      const old = this.rows.get(job.id);
+      // What hasn't changed stays, and with it the keyboard's focus.
+      if (old?.signature === signature) return old.row;
+      const row = this.makeRow(job);
+      this.rows.set(job.id, { signature, row });
+      return row;
+    });
+    if (rows.some((row, n) => this.list.children[n] !== row) || rows.length !== this.list.children.length) {
+      this.list.replaceChildren(...rows);
+    }
+  }
+
+  /** @param {Job} job */
+  makeRow(job) {
+    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (job.text || (job.kind === "describe" ? "A question" : "…"));
+    const row = make("li", { class: "job" });
+    const picture = make("span", { class: "job-picture" });
+    if (job.images.length) void this.addThumbnail(job, picture);
+    const about = make("div", { class: "job-words" }, make("p", {}, words), make("p", { class: "hint" }, this.describe(job)));
+    row.append(picture, about, make("span", { class: `state state-${job.state}` }, STATES[job.state]));
+    if (!isFinished(job)) {
+      row.append(make("button", { type: "button", "aria-label": `Cancel: ${words}`, click: () => void this.cancel(job) }, "Cancel"));
+    } else if (job.images.length) {
+      row.append(make("button", { type: "button", "aria-label": `Open: ${words}`, click: () => (this.dialog.close(), this.open(job)) }, "Open"));
+    }
+    return row;
+  }
+
+  /** @param {Job} job */
+  describe(job) {
+    const parts = [KINDS[job.kind], new Date(1000 * job.created_at).toLocaleTimeString([], { timeStyle: "short" })];
+    if (job.started_at && job.finished_at) parts.push(`${(job.finished_at - job.started_at).toFixed(1)} s`);
+    if (job.progress) parts.push(`step ${job.progress.step} of ${job.progress.steps}`);
+    if (job.state === "queued") parts.push(job.position ? `${job.position} before it` : "next in line");
+    if (job.images.length > 1) parts.push(`${job.images.length} results`);
+    if (job.restarted) parts.push("run again after the server died");
+    if (job.error) parts.push(job.error.message);
+    return parts.join(" · ");
+  }
+
+  /** @param {Job} job @param {HTMLElement} place */
+  async addThumbnail(job, place) {
+    try {
+      if (!this.thumbnails.has(job.id)) this.thumbnails.set(job.id, URL.createObjectURL(await getImage(job.id, 0)));
+      place.replaceChildren(make("img", { src: this.thumbnails.get(job.id) ?? "", alt: "", loading: "lazy" }));
+    } catch {
+      place.textContent = "gone"; // results expire before their records do
+    }
+  }
+
+  /** @param {Job} job */
+  async cancel(job) {
+    try {
+      await cancelJob(job.id);
+      await this.refresh();
+    } catch (error) {
+      byId("jobs-empty", HTMLElement).textContent = sentence(error);
+    }
+  }
+}

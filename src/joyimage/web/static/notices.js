@@ -1,0 +1,37 @@
+/** Messages: sentences at the top of the page, and words for screen readers alone. */
+
+import { byId, make } from "./dom.js";
+
+/**
+ * Show a message; one of the same name is replaced.
+ *
+ * @param {string} name
+ * @param {string} sentence
+ * @param {{kind?: "problem" | "news", action?: {label: string, run: () => void}}} [options]
+ */
+export function notify(name, sentence, { kind = "problem", action } = {}) {
+  const old = document.querySelector(`[data-notice="${name}"]`);
+  if (old?.querySelector("p")?.textContent === sentence) return;
+  const notice = make("div", { class: `notice ${kind}`, "data-notice": name, role: kind === "problem" ? "alert" : "status" });
+  notice.append(make("p", {}, sentence));
+  if (action) {
+    notice.append(
+      make("button", { type: "button", click: () => (notice.remove(), action.run()) }, action.label),
+    );
+  }
+  notice.append(
+    make("button", { type: "button", class: "quiet icon", "aria-label": "Dismiss", click: () => notice.remove() }, "✕"),
+  );
+  if (old) old.replaceWith(notice);
+  else byId("notices", HTMLElement).append(notice);
+}
+
+/** Take a message away. @param {string} name */
+export function withdraw(name) {
+  document.querySelector(`[data-notice="${name}"]`)?.remove();
+}
+
+/** Say something to screen readers. @param {string} sentence */
+export function announce(sentence) {
+  byId("announcer", HTMLElement).textContent = sentence;
+}

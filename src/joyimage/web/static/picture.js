@@ -1,0 +1,192 @@
+/** Pictures: read files, upright and within the server's limits; small copies; what differs between two. */
+
+import { newId } from "./dom.js";
+
+/** @import { Limits, Picture } from "./types.js" */
+
+const THUMBNAIL_PX = 144;
+// Larger pictures are shown by a smaller copy: no screen has more pixels, and a phone's memory not many more.
+const SHOWN_PX = 4096;
+const COMPARED_PX = 1536;
+const SENT_TYPES = new Set(["image/png", "image/jpeg", "image/webp"]);
+// A channel may differ by this much without being seen; a VAE's round trip does.
+const UNSEEN = 8;
+
+/**
+ * Read a picture's file.
+ *
+ * @param {Blob} file
+ * @param {string} name
+ * @param {Limits | null} limits
+ * @returns {Promise<Picture>}
+ * @throws {Error} It is none, or too large; the sentence says so.
+ */
+export async function readPicture(file, name, limits) {
+  if (limits && file.size > limits.max_image_bytes) {
+    throw new Error(
+      `${name} has ${inMegabytes(file.size)}; this server takes pictures up to ${inMegabytes(limits.max_image_bytes)}.`,
+    );
+  }
+  const kind = await findType(file);
+  const image = await load(file, name);
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  if (limits && width * height > limits.max_image_pixels) {
+    URL.revokeObjectURL(image.src);
+    const most = Math.round(limits.max_image_pixels / 1e6);
+    throw new Error(`${name} has ${width} × ${height} pixels; this server takes up to ${most} million.`);
+  }
+  // What only the browser can read is sent as PNG.
+  const blob = kind && SENT_TYPES.has(kind) ? file : await toBlob(draw(image, width, height), "image/png");
+  return finishPicture({ id: newId(), blob, width, height, name }, image);
+}
+
+/**
+ * Give a picture that was kept, or has come from the server, its addresses.
+ *
+ * @param {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} kept
+ * @returns {Promise<Picture>}
+ */
+export async function restorePicture(kept) {
+  return finishPicture(kept, await load(kept.blob, kept.name));
+}
+
+/** Free what a picture holds. @param {Picture} picture */
+export function releasePicture(picture) {
+  URL.revokeObjectURL(picture.url);
+  URL.revokeObjectURL(picture.thumbnail);
+}
+
+/**
+ * Bring a picture to a result's frame as the model saw it, so that the two can be laid over each other.
+ *
+ * @param {Picture} picture
+ * @param {Picture} result
+ * @param {boolean} isCropped Whether the picture's middle was cropped, not the whole of it scaled.
+ * @returns {Promise<string>} An address, the picture's own where nothing is to be done.
+ */
+export async function alignTo(picture, result, isCropped) {
+  const ratio = picture.width / picture.height / (result.width / result.height);
+  if (Math.abs(Math.log(ratio)) < 1e-4) return picture.url;
+  const image = await load(picture.blob, picture.name);
+  const canvas = makeCanvas(result.width, result.height);
+  const across = result.width / picture.width;
+  const down = result.height / picture.height;
+  const scale = Math.max(across, down);
+  const [width, height] = isCropped
+    ? [picture.width * scale, picture.height * scale]
+    : [result.width, result.height];
+  context(canvas).drawImage(image, (result.width - width) / 2, (result.height - height) / 2, width, height);
+  URL.revokeObjectURL(image.src);
+  return URL.createObjectURL(await toBlob(canvas, "image/png"));
+}
+
+/**
+ * Draw where two pictures differ: black where they don't, the brighter the more.
+ *
+ * @param {HTMLImageElement} before
+ * @param {HTMLImageElement} after
+ * @param {HTMLCanvasElement} canvas
+ * @returns {number} The share that differs visibly, 0 to 1.
+ */
+export function drawDifference(before, after, canvas) {
+  const scale = Math.min(1, COMPARED_PX / Math.max(after.naturalWidth, after.naturalHeight));
+  canvas.width = Math.max(1, Math.round(after.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(after.naturalHeight * scale));
+  const [first, second] = [before, after].map((image) => {
+    const drawn = context(draw(image, canvas.width, canvas.height));
+    return drawn.getImageData(0, 0, canvas.width, canvas.height);
+  });
+  const [a, b] = [first.data, second.data];
+  let num = 0;
+  for (let place = 0; place < a.length; place += 4) {
+    const most = Math.max(
+      Math.abs(a[place] - b[place]),
+      Math.abs(a[place + 1] - b[place + 1]),
+      Math.abs(a[place + 2] - b[place + 2]),
+    );
+    if (most > UNSEEN) num += 1;
+    const shown = Math.max(0, most - UNSEEN) * 2;
+    b[place] = b[place + 1] = b[place + 2] = shown;
+    b[place + 3] = 255;
+  }
+  context(canvas).putImageData(second, 0, 0);
+  return num / (a.length / 4);
+}
+
+/** @param {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} kept @param {HTMLImageElement} image @returns {Promise<Picture>} */
+async function finishPicture({ id, blob, width, height, name }, image) {
+  let url = image.src;
+  if (Math.max(width, height) > SHOWN_PX) {
+    const scale = SHOWN_PX / Math.max(width, height);
+    url = URL.createObjectURL(
+      await toBlob(draw(image, Math.round(width * scale), Math.round(height * scale)), "image/webp"),
+    );
+    URL.revokeObjectURL(image.src);
+  }
+  const scale = Math.min(1, THUMBNAIL_PX / Math.max(width, height));
+  const small = draw(image, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  const thumbnail = URL.createObjectURL(await toBlob(small, "image/webp"));
+  return { id, blob, width, height, name, url, thumbnail };
+}
+
+/** Load a file into an image, which browsers hold upright as its EXIF says. @param {Blob} file @param {string} name @returns {Promise<HTMLImageElement>} */
+async function load(file, name) {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  try {
+    await image.decode();
+  } catch {
+    URL.revokeObjectURL(image.src);
+    throw new Error(
+      file.size ? `${name} is no picture that can be read; PNG, JPEG and WebP can.` : `${name} is empty; choose another file.`,
+    );
+  }
+  return image;
+}
+
+/** Tell a file's type by its first bytes: names lie. @param {Blob} file */
+async function findType(file) {
+  const head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
+  const text = String.fromCharCode(...head);
+  if (text.startsWith("\x89PNG")) return "image/png";
+  if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
+  if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
+  return null;
+}
+
+/** @param {CanvasImageSource} image @param {number} width @param {number} height */
+function draw(image, width, height) {
+  const canvas = makeCanvas(width, height);
+  context(canvas).drawImage(image, 0, 0, width, height);
+  return canvas;
+}
+
+/** @param {number} width @param {number} height */
+function makeCanvas(width, height) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, height];
+  return canvas;
+}
+
+/** @param {HTMLCanvasElement} canvas @returns {CanvasRenderingContext2D} */
+function context(canvas) {
+  const found = canvas.getContext("2d", { willReadFrequently: true });
+  if (!found) throw new Error("This browser has no memory left for a picture of this size.");
+  found.imageSmoothingQuality = "high";
+  return found;
+}
+
+/** @param {HTMLCanvasElement} canvas @param {string} type @returns {Promise<Blob>} */
+function toBlob(canvas, type) {
+  return new Promise((resolve, reject) => {
+    canvas.toBlob((blob) => {
+      if (blob) resolve(blob);
+      else reject(new Error("This browser has no memory left for a picture of this size."));
+    }, type);
+  });
+}
+
+/** @param {number} bytes */
+function inMegabytes(bytes) {
+  return `${(bytes / 2 ** 20).toLocaleString("en", { maximumFractionDigits: bytes < 2 ** 20 ? 2 : 0 })} MB`;
+}

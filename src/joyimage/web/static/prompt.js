@@ -1,0 +1,93 @@
+/** The words of a spatial edit: made from the controls, or written by hand and checked by the server. */
+
+import { parsePrompt } from "./api.js";
+import { byId, tell } from "./dom.js";
+import { findWording, word } from "./words.js";
+
+/** @import { SpatialEdit, Wording } from "./words.js" */
+
+const CHECK_AFTER_MS = 250;
+const NAMES = { move: "a move", rotate: "a rotation", camera: "a camera move" };
+
+export class Prompt {
+  /**
+   * @param {() => {edit: SpatialEdit, wording: Wording}} read What the controls say.
+   * @param {(edit: SpatialEdit, wording: Wording) => void} apply Set the controls to an edit that was read off words.
+   * @param {(text: string) => void} free Send words as an edit without template.
+   */
+  constructor(read, apply, free) {
+    this.read = read;
+    this.apply = apply;
+    this.text = byId("prompt-sent", HTMLTextAreaElement);
+    this.problemPlace = byId("prompt-problem", HTMLElement);
+    this.resetButton = byId("prompt-reset", HTMLButtonElement);
+    this.freeButton = byId("prompt-free", HTMLButtonElement);
+    /** @type {string | null} What keeps the words from being sent. */
+    this.problem = null;
+    this.isByHand = false;
+    this.check = new AbortController();
+    /** @type {Promise<void>} */
+    this.checking = Promise.resolve();
+    this.text.addEventListener("input", () => this.checkSoon());
+    this.resetButton.addEventListener("click", () => this.render());
+    this.freeButton.addEventListener("click", () => free(this.text.value));
+  }
+
+  /** Write the words that the controls stand for. */
+  render() {
+    this.check.abort();
+    const { edit, wording } = this.read();
+    const shown = edit.kind === "camera" || edit.object.trim() ? edit : { ...edit, object: "…" };
+    this.text.value = word(shown, wording);
+    this.text.rows = edit.kind === "camera" ? 5 : 3;
+    this.setProblem(null);
+    this.isByHand = false;
+    this.resetButton.hidden = true;
+  }
+
+  checkSoon() {
+    this.check.abort();
+    this.check = new AbortController();
+    const { signal } = this.check;
+    this.isByHand = true;
+    this.resetButton.hidden = false;
+    this.checking = new Promise((resolve) => {
+      const timer = setTimeout(() => void this.checkNow(signal).finally(resolve), CHECK_AFTER_MS);
+      signal.addEventListener("abort", () => (clearTimeout(timer), resolve()));
+    });
+  }
+
+  /** @param {AbortSignal} signal */
+  async checkNow(signal) {
+    const text = this.text.value;
+    const { edit: own } = this.read();
+    let parsed;
+    try {
+      parsed = await parsePrompt(text, signal);
+    } catch (error) {
+      if (!signal.aborted) this.setProblem(error instanceof Error ? error.message : String(error));
+      return;
+    }
+    if (signal.aborted) return;
+    if (parsed.problem) return this.setProblem(parsed.problem);
+    if (!parsed.edit) {
+      return this.setProblem(`These words are no longer ${NAMES[own.kind]} as it was trained.`);
+    }
+    const found = findWording(/** @type {SpatialEdit} */ (parsed.edit), text);
+    if (!found) return this.setProblem("These words mix the two wordings that were trained; use one of them.");
+    if (found.edit.kind !== own.kind) {
+      return this.setProblem(`These words are ${NAMES[found.edit.kind]}; choose it above.`);
+    }
+    this.setProblem(null);
+    this.apply(found.edit, found.wording);
+    this.resetButton.hidden = true;
+  }
+
+  /** @param {string | null} problem */
+  setProblem(problem) {
+    this.problem = problem;
+    tell(this.problemPlace, problem);
+    this.freeButton.hidden = !problem;
+    this.text.setAttribute("aria-invalid", String(Boolean(problem)));
+  }
+}

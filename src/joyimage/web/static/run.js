@@ -1,0 +1,208 @@
+/** One run: queue it, follow it, show how far it is, fetch what came out. It survives reloads and lost servers. */
+
+import { GoneError, ServerError, cancelJob, follow, getImage, getJob, insist, postJob } from "./api.js";
+import { byId, newId, tell } from "./dom.js";
+import { announce, notify, withdraw } from "./notices.js";
+import { restorePicture } from "./picture.js";
+
+/** @import { Job, JobEvent, Pending, Picture, Request, Results } from "./types.js" */
+/** @import { Workspace } from "./workspace.js" */
+
+const POSITION_EVERY_MS = 2000;
+const TOLD_SHARES = [0.25, 0.5, 0.75]; // screen readers aren't told of every step
+
+export class Run {
+  /**
+   * @param {Workspace} workspace
+   * @param {{started: () => void, preview: (address: string) => void, done: (results: Results) => void, answered: (job: Job) => void, ended: () => void}} on
+   *   `ended` comes last, however it ended.
+   */
+  constructor(workspace, on) {
+    this.workspace = workspace;
+    this.on = on;
+    this.controller = new AbortController();
+    this.stepsSeen = { at: 0, step: 0 };
+    byId("cancel", HTMLElement).addEventListener("click", () => void this.cancel());
+  }
+
+  get isGoing() {
+    return this.workspace.pending !== null;
+  }
+
+  /** Begin. @param {Request} request @param {Picture[]} pictures */
+  async start(request, pictures) {
+    this.workspace.pending = { key: newId(), request, jobId: null };
+    // Kept beside the sending, not before it: a picture of 50 MB takes a moment to store.
+    void this.workspace.keep();
+    await this.go(this.workspace.pending, pictures);
+  }
+
+  /** Go on with a run that was going when the page was left. */
+  async resume() {
+    const { pending } = this.workspace;
+    if (!pending) return;
+    const pictures = pending.request.pictures.map((id) => this.workspace.find(id));
+    if (!pending.jobId && !pictures.every(Boolean)) {
+      this.workspace.pending = null;
+      return;
+    }
+    await this.go(pending, /** @type {Picture[]} */ (pictures));
+  }
+
+  /** Cancel at the next step. */
+  async cancel() {
+    const { pending } = this.workspace;
+    if (!pending) return;
+    byId("cancel", HTMLButtonElement).disabled = true;
+    this.say("Stopping at the next step…", null);
+    if (!pending.jobId) {
+      this.controller.abort();
+      return;
+    }
+    try {
+      await cancelJob(pending.jobId);
+    } catch (error) {
+      byId("cancel", HTMLButtonElement).disabled = false;
+      this.say(sentence(error), null);
+    }
+  }
+
+  /** @param {Pending} pending @param {Picture[]} pictures */
+  async go(pending, pictures) {
+    this.controller = new AbortController();
+    const { signal } = this.controller;
+    this.stepsSeen = { at: 0, step: 0 };
+    byId("cancel", HTMLButtonElement).disabled = false;
+    byId("progress", HTMLElement).hidden = false;
+    withdraw("run");
+    this.say("Sending…", null);
+    this.on.started();
+    let poll = 0;
+    try {
+      if (!pending.jobId) {
+        const queued = await insist(
+          () => postJob(pending.request, pictures, pending.key),
+          (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, null),
+          signal,
+        );
+        pending.jobId = queued.id;
+        void this.workspace.keep();
+        this.sayPosition(queued);
+        if (signal.aborted) await cancelJob(queued.id);
+      }
+      const id = pending.jobId;
+      poll = window.setInterval(() => void this.askPosition(id), POSITION_EVERY_MS);
+      const job = await follow(id, (event) => this.onEvent(event), signal);
+      clearInterval(poll);
+      await this.finish(job, pending.request, signal);
+    } catch (error) {
+      if (!signal.aborted) notify("run", sentence(error));
+      else announce("Cancelled.");
+    } finally {
+      clearInterval(poll);
+      this.workspace.pending = null;
+      byId("progress", HTMLElement).hidden = true;
+      document.title = "joyimage";
+      void this.workspace.keep();
+      this.on.ended();
+    }
+  }
+
+  /** @param {Job} job @param {Request} request @param {AbortSignal} signal */
+  async finish(job, request, signal) {
+    if (job.state === "cancelled") {
+      notify("run", "Cancelled. Your picture is as it was.", { kind: "news" });
+    } else if (job.state === "failed") {
+      notify("run", job.error?.message ?? "The run failed without a reason.");
+    } else if (job.kind === "describe") {
+      this.on.answered(job);
+      announce("The answer is there.");
+    } else {
+      const results = await insist(
+        () => fetchResults(job, request),
+        (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, 1),
+        signal,
+      );
+      this.workspace.setResults(results);
+      this.on.done(results);
+      announce(`Done. ${job.checks?.[0]?.summary ?? ""}`);
+    }
+  }
+
+  /** @param {JobEvent} event */
+  onEvent(event) {
+    if (event.preview) this.on.preview(event.preview);
+    if (event.state !== "running" || byId("cancel", HTMLButtonElement).disabled) return;
+    const { step = 0, steps = 0 } = event;
+    const now = performance.now();
+    if (!steps) {
+      this.say("Reading picture and words…", null);
+      return;
+    }
+    // The first step tells nothing: what comes before it takes its own time.
+    if (!this.stepsSeen.at || step <= this.stepsSeen.step) this.stepsSeen = { at: now, step };
+    const done = step - this.stepsSeen.step;
+    const left = done > 0 ? ((now - this.stepsSeen.at) / done) * (steps - step) : null;
+    const words = step < steps ? `Step ${step} of ${steps}${left === null ? "" : ` · ${about(left)} left`}` : "Finishing the picture…";
+    this.say(words, step / steps);
+    document.title = `${step}/${steps} · joyimage`;
+    if (TOLD_SHARES.some((share) => step === Math.ceil(share * steps))) announce(words);
+  }
+
+  /** @param {string} id */
+  async askPosition(id) {
+    if (this.stepsSeen.at) return;
+    try {
+      const job = await getJob(id);
+      if (!this.stepsSeen.at) this.sayPosition(job);
+    } catch (error) {
+      if (error instanceof GoneError) this.say("The server doesn't answer; waiting for it…", null);
+    }
+  }
+
+  /** @param {Job} job */
+  sayPosition(job) {
+    if (byId("cancel", HTMLButtonElement).disabled) return;
+    if (job.state === "queued") this.say(job.position ? `Waiting: ${job.position} before you` : "Next in line…", null);
+    else if (job.state === "running" && !job.progress) this.say("Reading picture and words…", null);
+  }
+
+  /** @param {string} words @param {number | null} share Null where it isn't known. */
+  say(words, share) {
+    tell(byId("progress-text", HTMLElement), words);
+    const bar = byId("progress-bar", HTMLProgressElement);
+    if (share === null) bar.removeAttribute("value");
+    else bar.value = share;
+  }
+}
+
+/**
+ * Fetch what a job has made.
+ *
+ * @param {Job} job
+ * @param {Request | null} request
+ * @returns {Promise<Results>}
+ */
+export async function fetchResults(job, request) {
+  const pictures = await Promise.all(
+    job.images.map(async (_, number) => {
+      const blob = await getImage(job.id, number);
+      const name = `${job.kind}-${(job.seed ?? 0) + number}.png`;
+      return restorePicture({ id: newId(), blob, width: job.width ?? 1, height: job.height ?? 1, name });
+    }),
+  );
+  return { job, request, pictures, selected: 0 };
+}
+
+/** Put any failure into a sentence. @param {unknown} error @returns {string} */
+export function sentence(error) {
+  if (error instanceof ServerError && error.code === "not_found") return "The server no longer knows this job; run it again.";
+  return error instanceof Error && error.message ? error.message : "Something failed without saying why.";
+}
+
+/** @param {number} ms */
+function about(ms) {
+  const seconds = Math.ceil(ms / 1000);
+  if (seconds < 60) return `about ${seconds} s`;
+  return `about ${Math.round(seconds / 60)} min`;
+}

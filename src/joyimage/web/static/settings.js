@@ -1,0 +1,160 @@
+/** Settings: defaults from the checkpoint, limits from the server, and what differs from them is sent. */
+
+import { byId, tell } from "./dom.js";
+
+/** @import { Kind, Model } from "./types.js" */
+
+/**
+ * How a picture comes back, by kind of edit: a move and a rotation leave the rest alone, an edit may mean all of
+ * it, and after a camera move nothing is where it was.
+ */
+const FRAMING = {
+  edit: { restore: true, preserve: false },
+  move: { restore: true, preserve: true },
+  rotate: { restore: true, preserve: true },
+  camera: { restore: false, preserve: false },
+};
+/** @typedef {keyof typeof FRAMING} FramedKind */
+
+export class Settings {
+  /** @param {() => void} changed */
+  constructor(changed) {
+    this.model = byId("model", HTMLSelectElement);
+    this.n = byId("n", HTMLInputElement);
+    this.seed = byId("seed", HTMLInputElement);
+    this.fit = byId("fit", HTMLSelectElement);
+    this.size = byId("size", HTMLSelectElement);
+    this.restore = byId("restore", HTMLInputElement);
+    this.preserve = byId("preserve", HTMLInputElement);
+    this.steps = byId("steps", HTMLInputElement);
+    this.guidance = byId("guidance", HTMLInputElement);
+    this.negative = byId("negative", HTMLTextAreaElement);
+    this.lora = byId("lora", HTMLSelectElement);
+    /** @type {Model | null} */
+    this.known = null;
+    /** @type {Kind} */
+    this.kind = "edit";
+    this.framing = structuredClone(FRAMING);
+    byId("settings", HTMLElement).addEventListener("input", () => {
+      this.remember();
+      this.summarise();
+      changed();
+    });
+    byId("settings-reset", HTMLElement).addEventListener("click", () => {
+      this.reset();
+      changed();
+    });
+  }
+
+  /** Take over what the server says of its models. @param {Model[]} models */
+  setModels(models) {
+    const model = models[0];
+    const isFirst = this.known?.default_steps === undefined;
+    this.known = model;
+    fill(this.model, models.map(({ id }) => id));
+    fill(this.size, model.sizes ?? [], true);
+    fill(this.lora, model.loras ?? [], true);
+    byId("lora-setting", HTMLElement).hidden = !model.loras?.length;
+    this.n.max = String(model.limits.max_outputs);
+    this.steps.max = String(model.limits.max_steps);
+    if (isFirst && model.default_steps !== undefined) {
+      this.steps.value ||= String(model.default_steps);
+      this.guidance.value ||= String(model.default_guidance);
+      tell(
+        byId("defaults-hint", HTMLElement),
+        `The checkpoint's own: ${model.default_steps} steps, guidance ${model.default_guidance}. More steps: finer, and slower. ` +
+          "More guidance: closer to the words; 1 and below switch it off, which takes half the time.",
+      );
+    }
+    this.summarise();
+  }
+
+  /** Show what a kind of edit uses. @param {Kind} kind */
+  setKind(kind) {
+    this.kind = kind;
+    if (kind in this.framing) {
+      const { restore, preserve } = this.framing[/** @type {FramedKind} */ (kind)];
+      this.restore.checked = restore;
+      this.preserve.checked = preserve;
+    }
+    this.summarise();
+  }
+
+  remember() {
+    if (!(this.kind in this.framing)) return;
+    this.framing[/** @type {FramedKind} */ (this.kind)] = {
+      restore: this.restore.checked,
+      preserve: this.preserve.checked,
+    };
+  }
+
+  reset() {
+    this.n.value = "1";
+    this.seed.value = "";
+    this.fit.value = "crop";
+    this.size.value = "";
+    this.negative.value = "";
+    this.lora.value = "";
+    this.steps.value = String(this.known?.default_steps ?? "");
+    this.guidance.value = String(this.known?.default_guidance ?? "");
+    byId("wording", HTMLSelectElement).value = "documented";
+    this.framing = structuredClone(FRAMING);
+    this.setKind(this.kind);
+  }
+
+  /** @returns {{input: HTMLInputElement, sentence: string} | null} The first number that can't be. */
+  get problem() {
+    const names = { n: "Number of results", seed: "Seed", steps: "Steps", guidance: "Guidance" };
+    for (const [id, name] of Object.entries(names)) {
+      const input = byId(id, HTMLInputElement);
+      const isWhole = input === this.guidance || Number.isSafeInteger(Number(input.value));
+      const { rangeUnderflow, rangeOverflow, badInput } = input.validity;
+      if (!(rangeUnderflow || rangeOverflow || badInput) && isWhole) continue;
+      const range = input.max ? `from ${input.min} to ${input.max}` : `of ${input.min} or more`;
+      const kind = input === this.guidance ? "a number" : "a whole number";
+      return { input, sentence: `${name} has to be ${kind} ${range}.` };
+    }
+    return null;
+  }
+
+  /** Return the fields of a request that differ from the defaults. @returns {Record<string, string>} */
+  read() {
+    /** @type {Record<string, string>} */
+    const fields = {};
+    const set = (/** @type {string} */ name, /** @type {string} */ value, /** @type {unknown} */ usual = "") => {
+      if (value !== "" && value !== String(usual)) fields[name] = value;
+    };
+    set("n", this.n.value, 1);
+    set("seed", this.seed.value);
+    set("size", this.size.value);
+    set("steps", this.steps.value, this.known?.default_steps);
+    set("guidance", this.guidance.value, this.known?.default_guidance);
+    set("negative_prompt", this.negative.value.trim());
+    set("lora", this.lora.value);
+    if (this.model.selectedIndex > 0) set("model", this.model.value);
+    // A checkpoint for several references has its own way of taking pictures in.
+    if (this.kind in this.framing && !this.known?.takes_several_images) {
+      set("fit", this.fit.value, "crop");
+      if (this.restore.checked) fields.restore = "true";
+      if (this.preserve.checked) fields.preserve = "true";
+    }
+    return fields;
+  }
+
+  summarise() {
+    const parts = [
+      Number(this.n.value) > 1 ? `${this.n.value} results` : "",
+      this.steps.value ? `${this.steps.value} steps` : "",
+      this.seed.value ? `seed ${this.seed.value}` : "random seed",
+    ];
+    tell(byId("settings-summary", HTMLElement), parts.filter(Boolean).join(" · "));
+  }
+}
+
+/** Fill a list of choices, keeping what is chosen. @param {HTMLSelectElement} select @param {string[]} names @param {boolean} [hasNone] Whether its first entry stays. */
+function fill(select, names, hasNone = false) {
+  const value = select.value || select.dataset.wanted || "";
+  select.length = hasNone ? 1 : 0;
+  for (const name of names) select.add(new Option(select.id === "size" ? name.replace("x", " × ") : name, name));
+  select.value = names.includes(value) ? value : hasNone ? "" : (names[0] ?? "");
+}

@@ -1,0 +1,100 @@
+/**
+ * What the server sends and what the page holds.
+ *
+ * @typedef {"edit" | "move" | "rotate" | "camera" | "generate" | "describe"} Kind
+ * @typedef {"queued" | "running" | "succeeded" | "failed" | "cancelled"} JobState
+ * @typedef {[number, number, number, number]} Box Left, top, right, bottom in pixels of the picture.
+ *
+ * @typedef {object} Check
+ * @property {string} summary
+ * @property {number} changed
+ *
+ * @typedef {object} Job
+ * @property {string} id
+ * @property {Kind} kind
+ * @property {JobState} state
+ * @property {number | null} position
+ * @property {{step: number, steps: number} | null} progress
+ * @property {number} restarted
+ * @property {number} created_at
+ * @property {number | null} started_at
+ * @property {number | null} finished_at
+ * @property {number | null} expires_at
+ * @property {number | null} seed
+ * @property {number | null} steps
+ * @property {number | null} guidance
+ * @property {number | null} width
+ * @property {number | null} height
+ * @property {string | null} prompt
+ * @property {string | null} text
+ * @property {Check[] | null} checks
+ * @property {string | null} memory
+ * @property {string[]} images
+ * @property {{message: string, code: string | null} | null} error
+ *
+ * @typedef {object} JobEvent
+ * @property {JobState} state
+ * @property {number} [step]
+ * @property {number} [steps]
+ * @property {string} [preview] A data URL.
+ * @property {Job} [job] With the last event.
+ *
+ * @typedef {object} Limits
+ * @property {number} max_image_bytes
+ * @property {number} max_image_pixels
+ * @property {number} max_images
+ * @property {number} max_outputs
+ * @property {number} max_steps
+ *
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {string} version
+ * @property {Limits} limits
+ * @property {string} [device] Missing, like all below, while the model is being loaded.
+ * @property {string} [dtype]
+ * @property {number} [base_size]
+ * @property {number} [default_steps]
+ * @property {number} [default_guidance]
+ * @property {boolean} [takes_several_images]
+ * @property {string[]} [loras]
+ * @property {string[]} [sizes]
+ *
+ * @typedef {object} Health
+ * @property {boolean} is_ready
+ * @property {string | null} problem
+ * @property {boolean} needs_key
+ *
+ * @typedef {object} Parsed
+ * @property {{kind: "move" | "rotate" | "camera", object?: string, view?: string, yaw?: number, pitch?: number, zoom?: string} | null} edit
+ * @property {string | null} problem
+ *
+ * @typedef {object} Picture A picture in this page.
+ * @property {string} id
+ * @property {Blob} blob The file as it is sent.
+ * @property {number} width Upright.
+ * @property {number} height
+ * @property {string} name
+ * @property {string} url Of the file, or of a smaller copy where it is huge.
+ * @property {string} thumbnail
+ *
+ * @typedef {object} Request One run, everything that is sent.
+ * @property {Kind} kind
+ * @property {Record<string, string>} fields
+ * @property {string[]} pictures Ids of pictures.
+ *
+ * @typedef {object} Results What came out of a run.
+ * @property {Job} job
+ * @property {Request | null} request Null where another page asked for it.
+ * @property {Picture[]} pictures
+ * @property {number} selected
+ *
+ * @typedef {object} Link One picture of the chain.
+ * @property {Picture} picture
+ * @property {Results | null} results What was last made of it.
+ *
+ * @typedef {object} Pending A run that has not ended.
+ * @property {string} key Keeps it from running twice.
+ * @property {Request} request
+ * @property {string | null} jobId Null until the server has said that it has it.
+ */
+export {};
