@@ -22,9 +22,11 @@ from joyimage.serving.clock import SteadyClock
 from joyimage.serving.engine import Engine
 from joyimage.serving.events import EventLog
 from joyimage.serving.files import JobFiles
-from joyimage.serving.jobs import Job, JobStore
+from joyimage.serving.jobs import JobStore
 from joyimage.serving.liveness import Liveness
 from joyimage.serving.metrics import Metrics
+from joyimage.serving.preparation import Outcome, prepare
+from joyimage.serving.records import Job
 from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
 from joyimage.serving.settings import ServerSettings
@@ -41,6 +43,18 @@ def make_runner(**settings: Any) -> LocalRunner:
     pipe = tiny.make_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     return LocalRunner(pipe, preview_px=32, **settings)
+
+
+def run_on(
+    runner: Any, *tasks: tuple[Task, bytes | None], report: Callable[..., None] = lambda *_: None
+) -> list[Outcome]:
+    """Run tasks, of a picture each or of none, in one pass and without an engine."""
+    prepared = [
+        prepare(task, [] if picture is None else [picture], None, runner.info) for task, picture in tasks
+    ]
+    made = runner.run([one.work for one in prepared], report, lambda: False)
+    assert made is not None
+    return [one.finish(own) for one, own in zip(prepared, made, strict=True)]
 
 
 def make_settings(folder: Path, **values: Any) -> ServerSettings:

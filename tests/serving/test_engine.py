@@ -16,10 +16,10 @@ from joyimage.pipeline import edit as edit_module
 from joyimage.serving import preview as preview_module
 from joyimage.serving.errors import ReplicaLostError
 from joyimage.serving.preview import Previewer
-from joyimage.serving.runner import LocalRunner, Work
+from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
 from tests import tiny
-from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, wait_for
+from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, run_on, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,33 +174,28 @@ def test_picture_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
         done = dict(counts)
     fresh = make_runner(session_bytes=0)
     plain = [
-        fresh.run([Work(task=Task(**job.task), pictures=(picture,))], lambda *_: None, lambda: False)
-        for job, (picture, _) in zip(jobs, edits, strict=True)
+        run_on(fresh, (Task(**job.task), picture)) for job, (picture, _) in zip(jobs, edits, strict=True)
     ]
 
     assert done == {"vision": 2, "vae": 2}
     assert [(job.result or {})["reused"] for job in jobs] == [False, True, False, True]
     for job, alone in zip(jobs, plain, strict=True):
-        assert alone is not None
         assert shop.files.read(job.id, "output-0") == alone[0].images[0]
     assert not fresh.session.memory.num_bytes
 
 
 def test_known_picture_when_in_a_batch_then_bitwise_as_if_it_were_new(runner: LocalRunner) -> None:
-    works = [
-        Work(task=Task(kind="edit", prompt="red", seed=seed, steps=2, num_images=1), pictures=(png(seed),))
-        for seed in (1, 2)
+    tasks = [
+        (Task(kind="edit", prompt="red", seed=seed, steps=2, num_images=1), png(seed)) for seed in (1, 2)
     ]
 
     def run_both() -> list[bytes]:
-        outcomes = runner.run(works, lambda *_: None, lambda: False)
-        assert outcomes is not None
-        return [outcome.images[0] for outcome in outcomes]
+        return [outcome.images[0] for outcome in run_on(runner, *tasks)]
 
     runner.session.clear()
     new = run_both()
     runner.session.clear()
-    runner.run(works[1:], lambda *_: None, lambda: False)
+    run_on(runner, tasks[1])
 
     assert run_both() == new
 
@@ -209,6 +204,7 @@ def test_memory_when_kept_pictures_fill_it_then_they_go_first(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = workshop()
+    runner.session.clear()
     shop.ended(shop.submit(picture=png(1)))
     decode = type(runner.pipe)._decode
     kept = len(runner.session.memory)
@@ -360,7 +356,7 @@ def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner
     seen: list[Any] = []
     task = Task(kind="edit", prompt="x", steps=3, num_images=1)
 
-    runner.run([Work(task=task, pictures=(png(1),))], lambda *report: seen.append(report), lambda: False)
+    run_on(runner, (task, png(1)), report=lambda *report: seen.append(report))
 
     assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
     previews = [previews[0] for _, _, previews in seen]
@@ -376,14 +372,12 @@ def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_picture_stays_the
     if mode == "auto":
         monkeypatch.setattr(preview_module, "SHARE", 1e9)  # as if a decode took no time
         decoding._previewer.note_decode(1, 1e-9)
-    work = Work(task=Task(kind="edit", prompt="x", steps=4, num_images=1), pictures=(png(1),))
+    edit = (Task(kind="edit", prompt="x", steps=4, num_images=1), png(1))
     seen: list[Any] = []
 
-    expected = plain.run([work], lambda *_: None, lambda: False)
-    made = decoding.run([work], lambda *report: seen.append(report), lambda: False)
+    expected = run_on(plain, edit)
+    made = run_on(decoding, edit, report=lambda *report: seen.append(report))
 
-    assert expected is not None
-    assert made is not None
     assert made[0].images == expected[0].images
     previews = [previews[0] for _, _, previews in seen]
     assert [preview and preview.kind for preview in previews] == ["decoded"] * 3 + [None]
@@ -407,7 +401,7 @@ def test_preview_when_an_edit_has_run_then_its_decode_is_what_counts() -> None:
     runner = make_runner()
     assert runner._previewer._seconds_per_pixel is None
 
-    runner.run([Work(task=Task(kind="generate", prompt="x"))], lambda *_: None, lambda: False)
+    run_on(runner, (Task(kind="generate", prompt="x"), None))
 
     seconds = runner._previewer._seconds_per_pixel
     assert seconds is not None
@@ -425,11 +419,8 @@ def test_preview_when_its_decode_runs_out_of_memory_then_latents_are_drawn_and_t
 
     monkeypatch.setattr(preview_module, "decode_frame", fail)
     task = Task(kind="edit", prompt="x", steps=3, num_images=1)
-    made = runner.run(
-        [Work(task=task, pictures=(png(1),))], lambda *report: seen.append(report), lambda: False
-    )
+    made = run_on(runner, (task, png(1)), report=lambda *report: seen.append(report))
 
-    assert made is not None
     assert "memory" not in made[0].facts
     assert [previews[0] and previews[0].kind for _, _, previews in seen] == ["latent", "latent", None]
 
@@ -453,23 +444,19 @@ def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> No
 def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(tmp_path: Path) -> None:
     from peft import LoraConfig
 
-    from joyimage.serving.runner import load_adapters
+    from joyimage.serving.loading import load_adapters
 
     source = tiny.make_pipeline()
     source.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
     source.transformer.save_lora_adapter(tmp_path / "style")
     runner = make_runner()
-    plain = runner.run([Work(task=Task(kind="generate", prompt="x"))], lambda *_: None, lambda: False)
+    plain = run_on(runner, (Task(kind="generate", prompt="x"), None))
     load_adapters(runner.pipe, {"style": tmp_path / "style"})
     runner = LocalRunner(runner.pipe, loras=("style",))
 
     def run(lora: str | None) -> bytes:
-        work = Work(task=Task(kind="generate", prompt="x", lora=lora))
-        outcomes = runner.run([work], lambda *_: None, lambda: False)
-        assert outcomes is not None
-        return outcomes[0].images[0]
+        return run_on(runner, (Task(kind="generate", prompt="x", lora=lora), None))[0].images[0]
 
-    assert plain is not None
     assert difference(run(None), plain[0].images[0]) <= 1
     assert difference(run("style"), plain[0].images[0]) > 5
     assert difference(run(None), plain[0].images[0]) <= 1

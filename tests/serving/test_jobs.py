@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from joyimage.serving.errors import ApiError
-from joyimage.serving.jobs import Job, JobStore
+from joyimage.serving.jobs import JobStore
+from joyimage.serving.records import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.serving.parts import SIDE, LiveServer, make_settings, opened, png, wait_for
+from tests.serving.parts import SIDE, LiveServer, make_settings, opened, png, run_on, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[LiveServer, Any]) -> None:
-    from joyimage.serving.runner import LocalRunner, Work, load_runner
+    from joyimage.serving.loading import load_runner
     from joyimage.serving.schemas import Task
 
     server, _ = scaled
@@ -52,12 +52,9 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
                 ),
             )
 
-    local: LocalRunner = load_runner(
-        make_settings(server.settings.data_dir, model="tiny", device="cpu", base_size=SIDE)
-    )
+    local = load_runner(make_settings(server.settings.data_dir, model="tiny", device="cpu", base_size=SIDE))
     task = Task(kind="edit", prompt="red", seed=1, steps=3, guidance=local.info.guidance, num_images=1)
-    here = local.run([Work(task=task, pictures=(png(1),))], lambda *_: None, lambda: False)
-    assert here is not None
+    here = run_on(local, (task, png(1)))
     difference = np.asarray(opened(made), dtype=int) - np.asarray(opened(here[0].images[0]), dtype=int)
     assert np.abs(difference).max() <= 1
     assert [one.step for one in seen if one.step] == [1, 2, 3]

@@ -79,6 +79,7 @@ def run_rows_on_ray(
         places = max(os.cpu_count() or 1, workers + 1)
         ray.init(include_dashboard=False, num_cpus=places, _node_ip_address="127.0.0.1", log_to_driver=False)
     needs_gpu = (options.device or "cuda").startswith("cuda") and ray.cluster_resources().get("GPU", 0) > 0
+    place: dict[str, Any] = {"num_gpus": 1} if needs_gpu else {"num_cpus": 1}
     try:
         done = ray.data.from_items(
             [{"row": row} for row in rows], override_num_blocks=-(-len(rows) // _ROWS_A_TASK)
@@ -88,7 +89,7 @@ def run_rows_on_ray(
             fn_constructor_args=(options,),
             batch_size=_ROWS_A_TASK,
             concurrency=(1, workers),
-            **({"num_gpus": 1} if needs_gpu else {"num_cpus": 1}),
+            **place,
         )
         found = done.take_all()
     finally:

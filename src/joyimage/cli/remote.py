@@ -128,11 +128,12 @@ class RemotePipeline:
 
             job = self._client.run(kind, [] if image is None else [image], progress=show, **fields)
         images = [Image.open(io.BytesIO(file)) for file in self._client.images(job)]
+        masks = [Image.open(io.BytesIO(file)) for file in self._client.masks(job)] or None
         checks = job.checks and [
             SpatialChecks(**{name: value for name, value in one.items() if name != "summary"})
             for one in job.checks
         ]
         prompt = job.prompt if kind in {"move", "rotate", "camera"} else None
         return JoyImageEditPipelineOutput(
-            images=images, width=job.width, height=job.height, checks=checks, prompt=prompt
+            images=images, width=job.width, height=job.height, checks=checks, masks=masks, prompt=prompt
         )

@@ -171,6 +171,11 @@ class AsyncClient:
         paths = [f"/v1/jobs/{job.id}/images/{n}" for n in range(len(job.images))]
         return [(await self._send("GET", path)).content for path in paths]
 
+    async def masks(self, job: Job) -> list[bytes]:
+        """Fetch the masks of a job with `preserve` or a mask: PNG, 255 where a picture is the edit's."""
+        paths = [f"/v1/jobs/{job.id}/masks/{n}" for n in range(len(job.masks))]
+        return [(await self._send("GET", path)).content for path in paths]
+
     async def models(self) -> list[dict[str, Any]]:
         """List what the server has."""
         return (await self._send("GET", "/v1/models")).json()["data"]

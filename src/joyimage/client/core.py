@@ -168,6 +168,10 @@ class Client:
         """Fetch a job's pictures."""
         return [self._send("GET", f"/v1/jobs/{job.id}/images/{n}").content for n in range(len(job.images))]
 
+    def masks(self, job: Job) -> list[bytes]:
+        """Fetch the masks of a job with `preserve` or a mask: PNG, 255 where a picture is the edit's."""
+        return [self._send("GET", f"/v1/jobs/{job.id}/masks/{n}").content for n in range(len(job.masks))]
+
     def models(self) -> list[dict[str, Any]]:
         """List what the server has."""
         return self._send("GET", "/v1/models").json()["data"]

@@ -31,6 +31,7 @@ class Job:
         text: Of describe, the answer.
         checks: Of a spatial edit, what changed.
         images: Addresses of the pictures.
+        masks: Addresses of masks, of `preserve` or `mask`: 255 where a picture is the edit's, else 0.
         error: What went wrong.
     """
 
@@ -47,6 +48,7 @@ class Job:
     text: str | None = None
     checks: list[dict[str, Any]] | None = None
     images: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
 
     @classmethod

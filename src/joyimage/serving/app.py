@@ -18,9 +18,9 @@ from starlette.responses import JSONResponse
 from joyimage.serving import job_routes, openai, spatial, status
 from joyimage.serving.documents import add_document, new_document_fields
 from joyimage.serving.errors import ApiError
+from joyimage.serving.loading import load_runner
 from joyimage.serving.metrics import Metrics
 from joyimage.serving.page import add_page
-from joyimage.serving.runner import load_runner
 from joyimage.serving.security import ApiKeys, Guard
 from joyimage.serving.service import Service
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from joyimage.serving.runner import Runner
     from joyimage.serving.settings import ServerSettings
+    from joyimage.serving.work import Runner
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
-from joyimage.serving.jobs import STATES
+from joyimage.serving.records import STATES
 from joyimage.serving.schemas import BODIES, ParseBody
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
                 "type": "array",
                 "items": {
                     "type": "object",
-                    "properties": {"b64_json": {"type": "string"}, "url": {"type": "string"}},
+                    "properties": {
+                        name: {"type": "string"} for name in ("b64_json", "url", "mask_b64_json", "mask_url")
+                    },
                 },
             },
             "size": {"type": "string"},
@@ -107,6 +109,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "memory": _WORDS,
             "reused": _REUSED,
             "images": {"type": "array", "items": {"type": "string"}},
+            "masks": {"type": "array", "items": {"type": "string"}},
             "error": {"type": ["object", "null"]},
         },
     },

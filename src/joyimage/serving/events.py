@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.jobs import FINISHED
+from joyimage.serving.records import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"(input|output)-\d{1,3}|mask")
+_NAME = re.compile(r"(input|output|edited)-\d{1,3}|mask")
+RESULTS = {"images": "output", "masks": "edited"}
+"""What the files of results are called."""
 # A folder younger than this may belong to a job whose record is just being written.
 _ORPHAN_AGE_S = 600
 
@@ -74,8 +76,9 @@ class JobFiles:
 
     def remove_inputs(self, job_id: str) -> None:
         """Remove what came in, once nothing can ask for it again."""
+        kept = tuple(f"{name}-" for name in RESULTS.values())
         for path in self._folder(job_id).glob("*"):
-            if not path.name.startswith("output-"):
+            if not path.name.startswith(kept):
                 path.unlink(missing_ok=True)
 
     def ids(self) -> list[str]:

@@ -15,8 +15,9 @@ from joyimage.serving.access import Access, find_access
 from joyimage.serving.documents import ERRORS, describe_route
 from joyimage.serving.errors import ApiError
 from joyimage.serving.events import Event, sse
-from joyimage.serving.jobs import Job
+from joyimage.serving.files import RESULTS
 from joyimage.serving.openai import STREAM_HEADERS
+from joyimage.serving.records import Job
 from joyimage.serving.service import MEDIA_TYPES, Service
 
 router = APIRouter(tags=["jobs"])
@@ -24,6 +25,9 @@ _LAST = 999_999  # number of a final event that had to be made up after a restar
 _KEEPALIVE_S = 10.0
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 Known = Annotated[Access, Depends(find_access)]
+Number = Annotated[int, Path(ge=0, le=99)]
+Expires = Annotated[str, Query(max_length=20)]
+Signature = Annotated[str, Query(max_length=100)]
 
 
 @router.post("/v1/jobs", status_code=202, **describe_route("job"))
@@ -97,32 +101,48 @@ async def events(request: Request, job_id: JobId, access: Known) -> Response:
     response_class=Response,
 )
 async def image(
-    request: Request,
-    job_id: JobId,
-    number: Annotated[int, Path(ge=0, le=99)],
-    expires: Annotated[str, Query(max_length=20)] = "",
-    signature: Annotated[str, Query(max_length=100)] = "",
+    request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
 ) -> Response:
-    """Return one result. Its address in a record opens it without a key.
+    """Return one result. Its address in a record opens it without a key."""
+    return await _open(request, "images", job_id, number, expires, signature)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/masks/{number}",
+    responses={**ERRORS, 200: {"content": {"image/png": {}}}},
+    response_class=Response,
+)
+async def mask(
+    request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
+) -> Response:
+    """Return a result's mask: 255 where it is the edit's, 0 where it is the given picture's."""
+    return await _open(request, "masks", job_id, number, expires, signature)
+
+
+async def _open(
+    request: Request, which: str, job_id: str, number: int, expires: str, signature: str
+) -> Response:
+    """Return a file of a job's "images" or "masks".
 
     Raises:
         ApiError: There is no such result, or no longer.
     """
     service: Service = request.app.state.service
-    path = f"/v1/jobs/{job_id}/images/{number}"
+    path = f"/v1/jobs/{job_id}/{which}/{number}"
     if service.signer.opens(path, expires, signature, service.clock()):
         job = await run_in_threadpool(service.store.get, job_id)
     else:
         job = await _find(find_access(request), job_id)
-    if job is None or number >= (job.result or {}).get("num_images", 0):
+    if job is None or number >= (job.result or {}).get(f"num_{which}", 0):
         raise ApiError(404, "There is no such picture.", code="not_found")
     try:
         # The path is made of the record's own id, not of what came in the request.
-        data = await run_in_threadpool(service.files.read, job.id, f"output-{number}")
+        data = await run_in_threadpool(service.files.read, job.id, f"{RESULTS[which]}-{number}")
     except FileNotFoundError:
         raise ApiError(410, "The job's results have gone.", code="gone") from None
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
-    return Response(data, media_type=MEDIA_TYPES[job.task["output_format"]], headers=headers)
+    kind = job.task["output_format"] if which == "images" else "png"
+    return Response(data, media_type=MEDIA_TYPES[kind], headers=headers)
 
 
 async def _find(access: Access, job_id: str) -> Job:

@@ -18,8 +18,8 @@ from joyimage.serving.access import Access, find_access
 from joyimage.serving.documents import describe_route
 from joyimage.serving.errors import ApiError
 from joyimage.serving.events import Event, sse
-from joyimage.serving.jobs import Job
-from joyimage.serving.runner import encode
+from joyimage.serving.preparation import encode
+from joyimage.serving.records import Job
 from joyimage.serving.service import Service, raise_for
 
 router = APIRouter(tags=["images"])
@@ -63,10 +63,11 @@ async def make(request: Request, access: Access, kind: str) -> Response:
 def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict[str, Any]:
     """Return OpenAI's images object, and beside its fields what it has no field for."""
     result = job.result or {}
-    if body.response_format == "url":
-        data = [{"url": service.image_url(job, n, base_url)} for n in range(result["num_images"])]
-    else:
-        data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in service.images(job)]
+    data = _answer_with(service, job, "images", body, base_url)
+    if getattr(body, "masks", False):
+        masks = _answer_with(service, job, "masks", body, base_url)
+        for picture, mask in zip(data, masks, strict=True):
+            picture |= {f"mask_{name}": value for name, value in mask.items()}
     answer = {
         "created": int(job.finished_at or 0),
         "background": "opaque",
@@ -83,6 +84,14 @@ def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict
     return answer | {
         name: result[name] for name in ("prompt", "checks", "memory", "reused") if name in result
     }
+
+
+def _answer_with(service: Service, job: Job, which: str, body: Any, base_url: str) -> list[dict[str, str]]:
+    """Return a job's images or masks as the body wishes: as base64, or as addresses."""
+    if body.response_format == "url":
+        count = (job.result or {})[f"num_{which}"]
+        return [{"url": service.result_url(job, which, n, base_url)} for n in range(count)]
+    return [{"b64_json": base64.b64encode(file).decode("ascii")} for file in service.results(job, which)]
 
 
 def _usage(job: Job) -> dict[str, Any]:
@@ -129,7 +138,8 @@ async def _stream(service: Service, job: Job, body: Any) -> AsyncIterator[bytes]
                 break
         is_over = True
         ended = await run_in_threadpool(service.store.get, job.id)
-        for number, image in enumerate(await run_in_threadpool(_finished_images, service, ended)):
+        images, masks = await run_in_threadpool(_finished, service, ended)
+        for number, image in enumerate(images):
             result = (ended and ended.result) or {}
             whole = {
                 "type": f"{name}.completed",
@@ -141,6 +151,8 @@ async def _stream(service: Service, job: Job, body: Any) -> AsyncIterator[bytes]
                 "seed": task["seed"] + number,
                 **described,
             }
+            if getattr(body, "masks", False):
+                whole["mask_b64_json"] = base64.b64encode(masks[number]).decode("ascii")
             yield sse(whole["type"], whole)
     except ApiError as error:
         yield sse("error", {"type": "error", **error.body})
@@ -149,15 +161,15 @@ async def _stream(service: Service, job: Job, body: Any) -> AsyncIterator[bytes]
             service.abandon(job)
 
 
-def _finished_images(service: Service, job: Job | None) -> list[bytes]:
-    """Return the pictures of a job that succeeded.
+def _finished(service: Service, job: Job | None) -> tuple[list[bytes], list[bytes]]:
+    """Return the pictures and masks of a job that succeeded.
 
     Raises:
         ApiError: It didn't, or its record has gone.
     """
     if job is None:
         raise ApiError(404, "The job's record has expired.", code="not_found")
-    return service.images(raise_for(job))
+    return service.results(raise_for(job)), service.results(job, "masks")
 
 
 def _is_due(event: Event, sent: int, wished: int) -> bool:

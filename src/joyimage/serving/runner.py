@@ -3,110 +3,24 @@
 from __future__ import annotations
 
 import gc
-import io
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from joyimage.serving.errors import OutOfMemoryError
-from joyimage.serving.uploads import mask_to_region
+from joyimage.serving.work import Made, ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
-    from joyimage.serving.preview import PassPreviews, Preview
-    from joyimage.serving.schemas import Task
-    from joyimage.serving.settings import ServerSettings
+    from PIL.Image import Image
 
-    Report = Callable[[int, int, Sequence[Preview | None]], None]
+    from joyimage.serving.preview import PassPreviews
+    from joyimage.serving.work import Report, Work
 
 logger = logging.getLogger(__name__)
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """What a server has to know of its model before a job runs.
-
-    Attributes:
-        base_size: Side of the square size.
-        steps: Default number of steps.
-        guidance: Default guidance scale.
-        takes_several: Whether one edit takes several pictures.
-        device: Where it is.
-        dtype: Its precision.
-        loras: Names of the adapters it has.
-    """
-
-    base_size: int
-    steps: int
-    guidance: float
-    takes_several: bool
-    device: str
-    dtype: str
-    loras: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A task with its pictures.
-
-    Attributes:
-        task: What to do.
-        pictures: Files that can be decoded.
-        mask: File of OpenAI's mask.
-    """
-
-    task: Task
-    pictures: tuple[bytes, ...] = ()
-    mask: bytes | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came out of a task.
-
-    Attributes:
-        images: Files.
-        facts: What the record shall say: sizes, words, checks, the answer.
-    """
-
-    images: tuple[bytes, ...] = ()
-    facts: dict[str, Any]
-
-
-class Runner(Protocol):
-    """Whatever can run tasks: a pipeline here, or a replica elsewhere."""
-
-    info: ModelInfo
-
-    def run(
-        self,
-        works: Sequence[Work],
-        report: Report,
-        is_stopped: Callable[[], bool],
-    ) -> list[Outcome] | None:
-        """Run tasks that can share a pass.
-
-        Args:
-            works: One, or several of equal settings.
-            report: Called after each step, in any thread, with its number from 1, the number of steps, and a
-                preview of each task's first output.
-            is_stopped: Asked after each step; True ends the run.
-
-        Returns:
-            One outcome each; None where the run was stopped.
-
-        Raises:
-            OutOfMemoryError: It doesn't fit.
-            ValueError: A task can't be done.
-        """
-        ...
 
 
 class LocalRunner:
@@ -153,7 +67,7 @@ class LocalRunner:
         works: Sequence[Work],
         report: Report,
         is_stopped: Callable[[], bool],
-    ) -> list[Outcome] | None:
+    ) -> list[Made] | None:
         """Run tasks, and where memory runs out again with less of it; see `Runner`.
 
         Raises:
@@ -166,15 +80,15 @@ class LocalRunner:
                     logger.warning("Out of memory; trying again with %s.", name)
                 lower()
                 try:
-                    outcomes = self._run(works, report, is_stopped, split=split)
+                    made = self._run(works, report, is_stopped, split=split)
                 except Exception as error:
                     if not _is_out_of_memory(error):
                         raise
                 else:
-                    if outcomes is not None and level:
-                        for outcome in outcomes:
-                            outcome.facts["memory"] = name
-                    return outcomes
+                    if made is not None and level:
+                        for one in made:
+                            one.facts["memory"] = name
+                    return made
                 # Outside of the except clause: the exception holds the tensors that have to go.
                 self._free()
         finally:
@@ -228,7 +142,7 @@ class LocalRunner:
         is_stopped: Callable[[], bool],
         *,
         split: bool,
-    ) -> list[Outcome] | None:
+    ) -> list[Made] | None:
         """Run tasks in one pass or, with `split`, one output after the other: the pictures are the same."""
         first = works[0].task
         if first.kind == "describe":
@@ -240,7 +154,7 @@ class LocalRunner:
             for output in range(work.task.num_outputs if split else 1)
         ]
         passes = [[piece] for piece in pieces] if split else [pieces]
-        images: list[list[Image.Image]] = [[] for _ in works]
+        images: list[list[Image]] = [[] for _ in works]
         facts: list[dict[str, Any]] = [{} for _ in works]
         for turn, group in enumerate(passes):
             shown = [works[number].task.previews for number, _, _ in group]
@@ -256,67 +170,44 @@ class LocalRunner:
                 wait(told)
             for one in told:
                 one.result()
-            previews.end()
-            is_known = self.session.memory.made["posterior"] == encoded
             if output.interrupted:
                 return None
+            previews.end()
+            is_known = self.session.memory.made["posterior"] == encoded
             each = len(output.images) // len(group)
             for place, (number, _, _) in enumerate(group):
-                mine = slice(place * each, (place + 1) * each)
-                images[number] += output.images[mine]
-                facts[number] |= {"width": output.width, "height": output.height}
-                if works[number].pictures:
+                work = works[number]
+                images[number] += output.images[place * each : (place + 1) * each]
+                facts[number]["usage"] = self._usage(work, output.width * output.height)
+                if work.pictures:
                     # Of several outputs made one by one, the first says whether the picture was known.
                     facts[number].setdefault("reused", is_known)
-                if output.prompt is not None:
-                    facts[number]["prompt"] = output.prompt
-                if output.checks is not None:
-                    checks = [{**asdict(one), "summary": one.summary} for one in output.checks[mine]]
-                    facts[number]["checks"] = [*facts[number].get("checks", []), *checks]
-        outcomes = []
-        for work, own, fact in zip(works, images, facts, strict=True):
-            fact["usage"] = self._usage(work, fact["width"] * fact["height"])
-            fact["width"], fact["height"] = own[0].size
-            files = tuple(encode(one, work.task.output_format, work.task.output_compression) for one in own)
-            outcomes.append(Outcome(images=files, facts=fact))
-        return outcomes
+        return [Made(images=tuple(own), facts=fact) for own, fact in zip(images, facts, strict=True)]
 
     def _call(self, parts: Sequence[tuple[Work, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:
         """Call the pipeline once for several tasks, of each some outputs."""
         import torch
 
-        tasks = [work.task for work, _, _ in parts]
-        first = tasks[0]
-        num_outputs = parts[0][2]
+        works = [work for work, _, _ in parts]
+        first = works[0]
         seeds = [work.task.seed + start + n for work, start, count in parts for n in range(count)]
         call: dict[str, Any] = {
-            "num_inference_steps": first.steps,
-            "guidance_scale": first.guidance,
-            "num_images_per_prompt": num_outputs,
+            "prompt": [work.prompt for work in works],
+            "num_inference_steps": first.task.steps,
+            "guidance_scale": first.task.guidance,
+            "num_images_per_prompt": parts[0][2],
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "callback_on_step_end": watch,
         }
-        if first.width is not None:
-            call |= {"width": first.width, "height": first.height}
-        negative = [task.negative_prompt for task in tasks]
-        if negative[0] is not None:
-            call["negative_prompt"] = negative
-        pictures = [[_decode(data) for data in work.pictures] for work, _, _ in parts]
-        if first.kind in {"move", "rotate", "camera"}:
-            if negative[0] is not None:
-                call["negative_prompt"] = negative[0]
-            call |= first.framing
-            return getattr(self.pipe, first.kind)(pictures[0][0], **first.spatial, **call)
-        call["prompt"] = [task.prompt for task in tasks]
-        if pictures[0]:
-            if self.info.takes_several:
-                call["images"] = pictures
-            else:
-                call["image"] = [own[0] for own in pictures]
-                call |= first.framing
-                mask = parts[0][0].mask
-                if mask is not None:
-                    call["region"] = mask_to_region(_decode(mask))
+        if first.canvas is not None:
+            call["width"], call["height"] = first.canvas
+        if first.task.negative_prompt is not None:
+            call["negative_prompt"] = [work.task.negative_prompt for work in works]
+        if first.pictures and self.info.takes_several:
+            call["images"] = [list(work.pictures) for work in works]
+        elif first.pictures:
+            # They have been brought to the canvas already.
+            call |= {"image": [work.pictures[0] for work in works], "fit": "exact"}
         return self.pipe(**call)
 
     def _watch(
@@ -346,7 +237,7 @@ class LocalRunner:
 
     def _usage(self, work: Work, canvas_pixels: int) -> dict[str, int]:
         """Count the tokens of a task as the model has them: words, and patches of latents."""
-        text = len(self.pipe.tokenizer(work.task.prompt)["input_ids"])
+        text = len(self.pipe.tokenizer(work.prompt)["input_ids"])
         patch = 2 * self.pipe.vae_scale_factor_spatial
         picture = canvas_pixels // (patch * patch)
         return {
@@ -355,12 +246,11 @@ class LocalRunner:
             "output_tokens": picture * work.task.num_outputs,
         }
 
-    def _describe(self, work: Work) -> Outcome:
-        pictures = [_decode(data) for data in work.pictures]
+    def _describe(self, work: Work) -> Made:
         task = work.task
         question = {} if task.question is None else {"question": task.question}
-        answer = self.pipe.describe(pictures, max_new_tokens=task.max_new_tokens, **question)
-        return Outcome(facts={"text": answer})
+        answer = self.pipe.describe(list(work.pictures), max_new_tokens=task.max_new_tokens, **question)
+        return Made(facts={"text": answer})
 
     def _use_lora(self, name: str | None) -> None:
         if not self.info.loras:
@@ -371,86 +261,6 @@ class LocalRunner:
         else:
             transformer.enable_adapters()
             transformer.set_adapters(name)
-
-
-def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
-    """Load the checkpoint.
-
-    Args:
-        settings: Of the server.
-        number: Of the replica, for the choice of the device.
-
-    Returns:
-        The pipeline, ready.
-
-    Raises:
-        CheckpointError: It can't be read.
-        ValueError: A setting is out of range.
-    """
-    import torch
-
-    from joyimage.pipeline.buckets import bucket_sizes
-
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        device = f"cuda:{number % max(1, torch.cuda.device_count())}"
-    dtype = settings.dtype or ("float32" if device == "cpu" else "bfloat16")
-    if settings.base_size is not None:
-        bucket_sizes(settings.base_size)  # refuses a base that doesn't exist
-    pipe = _pipeline_class(settings.model).from_pretrained(settings.model, dtype=dtype).to(device)
-    if settings.base_size is not None:
-        pipe.register_to_config(base_size=settings.base_size)
-    load_adapters(pipe, settings.loras)
-    return LocalRunner(
-        pipe,
-        loras=tuple(settings.loras),
-        preview_px=settings.preview_px,
-        preview=settings.preview,
-        session_bytes=settings.session_bytes,
-    )
-
-
-def load_adapters(pipe: Any, loras: Mapping[str, Path]) -> None:
-    """Give a pipeline the adapters that requests may name, all switched off."""
-    for name, path in loras.items():
-        pipe.load_lora_weights(path, adapter_name=name)
-    if loras:
-        pipe.transformer.disable_adapters()
-
-
-def encode(picture: Image.Image, output_format: str, quality: int) -> bytes:
-    """Write a picture as a file; what is transparent becomes white where the format has no transparency."""
-    file = io.BytesIO()
-    if output_format == "jpeg" and picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if output_format == "png":
-        picture.save(file, "PNG")
-    else:
-        picture.save(file, output_format.upper(), quality=quality)
-    return file.getvalue()
-
-
-def _pipeline_class(model: str) -> Any:
-    """Return the pipeline that a checkpoint is for: that for several references where its index says so."""
-    import json
-    from pathlib import Path
-
-    from joyimage.pipeline.edit import JoyImageEditPipeline
-    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
-
-    try:
-        index = json.loads((Path(model) / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = {}
-    is_plus = index.get("_class_name") == "JoyImageEditPlusPipeline" or "Edit-Plus" in model
-    return JoyImageEditPlusPipeline if is_plus else JoyImageEditPipeline
-
-
-def _decode(data: bytes) -> Image.Image:
-    """Decode a picture that has been decoded before."""
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from joyimage.serving.errors import OutOfMemoryError, ReplicaLostError
-from joyimage.serving.runner import ModelInfo, load_runner
+from joyimage.serving.loading import load_runner
 from joyimage.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from joyimage.serving.preview import Preview
-    from joyimage.serving.runner import Outcome, Work
+    from joyimage.serving.work import Made, ModelInfo, Report, Work
 
 _APPLICATION = "joyimage"
 _MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
@@ -66,7 +64,7 @@ class EditReplica:
             works: Tasks that can share a pass.
 
         Yields:
-            ("step", (step, steps, previews)) each step, then ("done", outcomes), or ("error", (kind, words)).
+            ("step", (step, steps, previews)) each step, then ("done", made), or ("error", (kind, words)).
         """
         from ray import serve
 
@@ -117,9 +115,9 @@ class RayRunner:
     def run(
         self,
         works: Sequence[Work],
-        report: Callable[[int, int, Sequence[Preview | None]], None],
+        report: Report,
         is_stopped: Callable[[], bool],
-    ) -> list[Outcome] | None:
+    ) -> list[Made] | None:
         """Run tasks on a replica; see `Runner`.
 
         Raises:
@@ -128,9 +126,7 @@ class RayRunner:
         """
         from ray.exceptions import RayError
 
-        pictures = works[0].pictures
-        picture_hash = hashlib.sha256(pictures[0]).hexdigest() if pictures else ""
-        handle = self._handle.options(stream=True, multiplexed_model_id=picture_hash)
+        handle = self._handle.options(stream=True, multiplexed_model_id=works[0].picture_hash or "")
         failure: tuple[str, str] | None = None
         try:
             answers = handle.run.remote(list(works))

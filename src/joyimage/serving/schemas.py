@@ -100,6 +100,10 @@ class Framed(Making):
     fit: Literal["crop", "pad", "exact"] = "crop"
     restore: bool = Field(default=False, description="Map the result back onto the picture's own size.")
     preserve: bool = Field(default=False, description="Keep the pixels that the edit didn't touch.")
+    masks: bool = Field(
+        default=False,
+        description="Answer with the masks of `preserve` or `mask` too: where the picture is the edit's.",
+    )
 
 
 class EditBody(Framed):

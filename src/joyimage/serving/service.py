@@ -16,9 +16,10 @@ from joyimage.serving.clock import SteadyClock
 from joyimage.serving.engine import Engine
 from joyimage.serving.errors import ApiError
 from joyimage.serving.events import EventLog
-from joyimage.serving.files import JobFiles
-from joyimage.serving.jobs import Job, JobStore
+from joyimage.serving.files import RESULTS, JobFiles
+from joyimage.serving.jobs import JobStore
 from joyimage.serving.liveness import Liveness
+from joyimage.serving.records import Job
 from joyimage.serving.schemas import BODIES
 from joyimage.serving.security import UrlSigner
 from joyimage.serving.tasks import batch_key, make_task
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from joyimage.serving.bodies import Received
     from joyimage.serving.metrics import Metrics
-    from joyimage.serving.runner import ModelInfo, Runner
     from joyimage.serving.settings import ServerSettings
+    from joyimage.serving.work import ModelInfo, Runner
 
 _IDLE_S = 2.0
 _DECODERS = 2  # pictures decoded at a time: each may take 4 bytes a pixel
@@ -267,25 +268,27 @@ class Service:
             "memory": result.get("memory"),
             "reused": result.get("reused"),
             "images": [
-                self.image_url(job, number, base_url) for number in range(result.get("num_images", 0))
+                self.result_url(job, "images", n, base_url) for n in range(result.get("num_images", 0))
             ],
+            "masks": [self.result_url(job, "masks", n, base_url) for n in range(result.get("num_masks", 0))],
             "error": job.error and {"message": job.error["message"], "code": job.error["code"]},
         }
 
-    def image_url(self, job: Job, number: int, base_url: str) -> str:
-        """Return the address of a result, which opens without a key until the result goes."""
-        path = f"/v1/jobs/{job.id}/images/{number}"
+    def result_url(self, job: Job, which: str, number: int, base_url: str) -> str:
+        """Return the address of one of a job's "images" or "masks", open without a key until it goes."""
+        path = f"/v1/jobs/{job.id}/{which}/{number}"
         base = (self.settings.public_url or base_url).rstrip("/")
         return f"{base}{path}?{self.signer.sign(path, int(job.expires_at or 0))}"
 
-    def images(self, job: Job) -> list[bytes]:
-        """Return a finished job's results.
+    def results(self, job: Job, which: str = "images") -> list[bytes]:
+        """Return a finished job's "images" or "masks".
 
         Raises:
             ApiError: They have gone.
         """
+        count = (job.result or {}).get(f"num_{which}", 0)
         try:
-            return [self.files.read(job.id, f"output-{n}") for n in range((job.result or {})["num_images"])]
+            return [self.files.read(job.id, f"{RESULTS[which]}-{n}") for n in range(count)]
         except FileNotFoundError:
             raise ApiError(410, "The job's results have gone.", code="gone") from None
 

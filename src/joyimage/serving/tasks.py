@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from joyimage.pipeline.buckets import nearest_bucket
 from joyimage.serving.errors import ApiError
+from joyimage.serving.preparation import SPATIAL
 from joyimage.serving.schemas import Task
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
 from joyimage.spatial.frame import STEP, exact_size
@@ -17,9 +18,9 @@ from joyimage.spatial.frame import STEP, exact_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joyimage.serving.runner import ModelInfo
     from joyimage.serving.settings import ServerSettings
     from joyimage.serving.uploads import Upload
+    from joyimage.serving.work import ModelInfo
 
 _SHARE_OF_STEPS = {"low": 0.5, "medium": 0.75}
 _LARGEST_SIDE = 16_384
@@ -70,9 +71,7 @@ def make_task(
         offered = ", ".join(settings.loras) or "none"
         raise ApiError(404, f"There is no adapter {body.lora!r} here; offered: {offered}.", param="lora")
     width, height = parse_size(body.size)
-    framing = {}
-    if pictures and kind != "generate" and not info.takes_several:
-        framing = {"fit": body.fit, "restore": body.restore, "preserve": body.preserve}
+    framing = _check_framing(kind, body, has_mask=mask is not None, info=info)
     if mask is not None:
         _check_mask(mask, pictures, info)
     task = Task(
@@ -183,6 +182,30 @@ def _check_pictures(kind: str, number: int, settings: ServerSettings, info: Mode
         )
 
 
+def _check_framing(kind: str, body: Any, *, has_mask: bool, info: ModelInfo) -> dict[str, Any]:
+    """Return how the picture goes in and comes out.
+
+    Raises:
+        ApiError: A field would have no effect.
+    """
+    if kind == "generate":
+        return {}
+    if body.masks and not (body.preserve or has_mask):
+        raise ApiError(
+            400,
+            "`masks` is true, and there will be none without `preserve` or `mask`; give one of these.",
+            code="invalid_value",
+            param="masks",
+        )
+    framing = {"fit": body.fit, "restore": body.restore, "preserve": body.preserve}
+    if kind == "edit" and info.takes_several:
+        for name, value in framing.items():
+            if value != type(body).model_fields[name].default:
+                raise ApiError(400, f"`{name}` can't be used with this model; leave it out.", param=name)
+        return {}
+    return framing
+
+
 def _check_mask(mask: Upload, pictures: Sequence[Upload], info: ModelInfo) -> None:
     """Refuse a mask that doesn't belong to the picture.
 
@@ -229,7 +252,7 @@ def _find_canvas(task: Task, pictures: Sequence[Upload], info: ModelInfo) -> tup
     Raises:
         ApiError: The wish can't be met.
     """
-    if info.takes_several:  # any size that 16 divides
+    if info.takes_several and task.kind not in SPATIAL:  # any size that 16 divides
         if task.width is None or task.height is None:
             return None
         _check_divisible(task.width, task.height)
