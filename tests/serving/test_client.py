@@ -83,6 +83,24 @@ def test_spatial_edit_and_question_when_run_then_job_and_text(server: LiveServer
     assert isinstance(text, str)
 
 
+def test_masks_when_the_edit_has_them_then_fetched_with_and_without_waiting(server: LiveServer) -> None:
+    settings = {"prompt": "red", "preserve": True, "restore": True, "seed": 1, "n": 2}
+
+    async def fetch() -> list[bytes]:
+        async with AsyncClient(server.url) as client:
+            return await client.masks(await client.run("edit", [png(1, 90, 70)], **settings))
+
+    with Client(server.url) as client:
+        job = client.run("edit", [png(1, 90, 70)], **settings)
+        masks = client.masks(job)
+        plain = client.run("generate", [], prompt="x")
+
+    assert len(job.masks) == len(masks) == 2
+    assert [opened(mask).size for mask in masks] == [(90, 70)] * 2
+    assert asyncio.run(fetch()) == masks
+    assert plain.masks == []
+
+
 def test_request_when_refused_then_the_servers_sentence(server: LiveServer) -> None:
     with Client(server.url) as client:
         with pytest.raises(ServerError, match="`steps` is 101") as refusal:

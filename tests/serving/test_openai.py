@@ -131,6 +131,33 @@ def test_mask_when_given_then_the_rest_stays(server: LiveServer) -> None:
     assert difference[:, : SIDE // 4].max() > 5
 
 
+def test_masks_when_asked_for_then_where_the_picture_is_the_edits(server: LiveServer) -> None:
+    ask = {"image": ("a.png", png(1)), "mask": ("mask.png", make_mask()), "prompt": "red"}
+    settings = {"restore": True, "masks": True, "seed": 1}
+
+    answer = connect(server).images.edit(**ask, n=2, extra_body=settings)
+    linked = connect(server).images.edit(**ask, response_format="url", extra_body=settings)
+    plain = connect(server).images.edit(**ask, extra_body={"restore": True, "seed": 1})
+    events = list(connect(server).images.edit(**ask, stream=True, extra_body=settings))
+
+    assert answer.data is not None
+    assert linked.data is not None
+    assert plain.data is not None
+    assert "mask_b64_json" not in (plain.data[0].model_extra or {})
+    masks = [opened((one.model_extra or {})["mask_b64_json"]) for one in answer.data]
+    assert len(masks) == 2
+    for one, mask in zip(answer.data, masks, strict=True):
+        assert (mask.mode, mask.size) == ("L", (SIDE, SIDE))
+        kept = np.asarray(mask) == 0
+        assert kept[:, SIDE // 2 :].all()
+        assert not kept[:, : SIDE // 4].any()
+        assert np.array_equal(pixels(one.b64_json)[kept], pixels(png(1))[kept])
+    fetched = httpx2.get((linked.data[0].model_extra or {})["mask_url"])
+    assert fetched.headers["content-type"] == "image/png"
+    for file in (fetched.content, events[-1].model_extra["mask_b64_json"]):
+        assert np.array_equal(np.asarray(opened(file)), np.asarray(masks[0]))
+
+
 def test_restore_when_asked_then_of_the_pictures_own_size(server: LiveServer) -> None:
     answer = connect(server).images.edit(
         image=("a.png", png(1, 90, 70)), prompt="red", extra_body={"restore": True, "fit": "pad"}
@@ -179,6 +206,8 @@ def test_several_pictures_when_the_model_takes_them_then_all_count(serve: Serve)
         return pixels(data[0].b64_json)
 
     assert np.abs(edit(first, second) - edit(first, other)).max() > 5
+    with pytest.raises(openai.BadRequestError, match="`restore` can't be used with this model"):
+        connect(server).images.edit(image=[first], prompt="x", extra_body={"restore": True})
 
 
 def test_several_pictures_when_the_model_takes_one_then_a_sentence(server: LiveServer) -> None:
@@ -202,6 +231,7 @@ def test_several_pictures_when_the_model_takes_one_then_a_sentence(server: LiveS
         ({"extra_body": {"fit": "squeeze"}}, openai.BadRequestError, "fit", "'crop', 'pad' or 'exact'"),
         ({"image": ("a.png", b"no picture")}, openai.BadRequestError, "image", "no PNG, JPEG or WebP"),
         ({"mask": ("m.png", png(1))}, openai.BadRequestError, "mask", "no transparency"),
+        ({"extra_body": {"masks": True}}, openai.BadRequestError, "masks", "without `preserve` or `mask`"),
         (
             {"size": "1000x1000", "extra_body": {"fit": "exact"}},
             openai.BadRequestError,

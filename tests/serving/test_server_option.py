@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from joyimage.cli.main import main
+from joyimage.serving.runner import LocalRunner
 from tests import tiny
-from tests.serving.parts import SIDE, LiveServer, png
+from tests.serving.parts import SIDE, LiveServer, make_runner, make_settings, png
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,12 +55,48 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     assert {path.name for path in tmp_path.glob("d*.png")} == {"d-1.png", "d-2.png"}
 
 
+def test_adapter_when_the_server_offers_it_then_taken_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import LoraConfig
+
+    runner = make_runner()
+    adapter = LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False)
+    runner.pipe.transformer.add_adapter(adapter, adapter_name="style")
+    runner.pipe.transformer.disable_adapters()
+    runner = LocalRunner(runner.pipe, loras=("style",), preview_px=32)
+    settings = make_settings(tmp_path / "data", loras={"style": tmp_path / "style"})
+    server = LiveServer(settings, runner)
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png(1))
+    there = ["--server", server.url, "--seed", "3", "--steps", "2"]
+    try:
+
+        def edit(name: str, *arguments: str) -> np.ndarray:
+            path = tmp_path / name
+            assert main(["edit", str(picture), "red", "-o", str(path), *arguments]) == 0
+            return np.asarray(Image.open(path), dtype=int)
+
+        plain, styled = edit("plain.png", *there), edit("styled.png", *there, "--lora", "style")
+        again = edit("again.png", "--like", str(tmp_path / "styled.png"), "--server", server.url)
+        capsys.readouterr()
+        refused = main(["edit", str(picture), "red", "-o", "x.png", *there, "--lora", "other"])
+    finally:
+        server.close()
+
+    assert np.abs(styled - plain).max() > 5
+    assert np.array_equal(again, styled)
+    assert refused == 2
+    assert f"`--lora` is 'other'; {server.url} has style." in capsys.readouterr().err
+
+
 def test_commands_when_the_server_can_not_help_then_one_sentence(
     server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, words in (
         (["--server", server.url, "--device", "cpu"], "give it to `joyimage serve`"),
         (["--server", server.url, "--model", "other"], "has tiny"),
+        (["--server", server.url, "--lora", "other"], "has none"),
         (["--server", server.url, "--steps", "101"], "expected at most 100"),
         (["--server", "127.0.0.1"], "expected an address"),
     ):

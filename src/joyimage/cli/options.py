@@ -46,7 +46,7 @@ class EditOptions:
         num: Pictures to make; several are numbered.
         device: Such as "cuda", "mps" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
-        lora: Adapter file or folder.
+        lora: Adapter file or folder; with --server, the name of one that the server offers.
         metadata: Record in the PNG what is needed to repeat the edit.
         server: Address of a `joyimage serve` that shall do the work, such as http://127.0.0.1:8600.
         json: Print the result as JSON.
@@ -81,7 +81,7 @@ class EditOptions:
             raise ValueError(f"`--num` is {self.num}; expected 1 or more.")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"`--dtype` is {self.dtype!r}; expected {', '.join(DTYPES)}.")
-        if self.lora is not None and not self.lora.exists():
+        if self.lora is not None and self.server is None and not self.lora.exists():
             raise ValueError(f"`--lora` is {self.lora}; there is no such file or folder.")
         if self.server is not None:
             check_for_server(self)
@@ -156,7 +156,8 @@ def load(options: EditOptions) -> Loaded:
     """
     if options.server is not None:
         started = time.perf_counter()
-        remote: Any = connect(options.server, options.model)
+        lora = None if options.lora is None else str(options.lora)
+        remote: Any = connect(options.server, options.model, lora)
         note(f"Model {remote.model} on {options.server}.")
         seconds = time.perf_counter() - started
         return Loaded(

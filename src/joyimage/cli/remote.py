@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from joyimage.cli.options import EditOptions
     from joyimage.client import Client, Progress
 
-ELSEWHERE = ("device", "dtype", "base_size", "lora")
+ELSEWHERE = ("device", "dtype", "base_size")
 """Options that belong to the server."""
 
 
@@ -31,18 +31,19 @@ def check_for_server(options: EditOptions) -> None:
         raise ValueError("`--rewrite local` needs a model here; leave out `--server`, or name an endpoint.")
 
 
-def connect(url: str, model: str | None) -> RemotePipeline:
+def connect(url: str, model: str | None, lora: str | None = None) -> RemotePipeline:
     """Connect to a server.
 
     Args:
         url: Of the server.
         model: Its model's name; the first it has if None.
+        lora: Name of one of its adapters.
 
     Returns:
         What stands in for the pipeline.
 
     Raises:
-        ValueError: There is no such server or model.
+        ValueError: There is no such server, model or adapter.
     """
     from joyimage.client import Client
 
@@ -53,7 +54,10 @@ def connect(url: str, model: str | None) -> RemotePipeline:
         raise ValueError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
     if "default_steps" not in models[name]:
         raise ValueError(f"{url} is still loading its model; try again in a moment.")
-    return RemotePipeline(client, models[name])
+    offered = models[name]["loras"]
+    if lora is not None and lora not in offered:
+        raise ValueError(f"`--lora` is {lora!r}; {url} has {', '.join(offered) or 'none'}.")
+    return RemotePipeline(client, models[name], lora)
 
 
 class RemotePipeline:
@@ -62,10 +66,12 @@ class RemotePipeline:
     Args:
         client: Connected.
         model: The server's description of its model.
+        lora: Name of the adapter that all edits take.
     """
 
-    def __init__(self, client: Client, model: dict[str, Any]) -> None:
+    def __init__(self, client: Client, model: dict[str, Any], lora: str | None = None) -> None:
         self._client = client
+        self._lora = lora
         self._is_quiet = False
         self.model: str = model["id"]
         self.where: str = model["device"]
@@ -119,6 +125,7 @@ class RemotePipeline:
             "seed": generators[0].initial_seed(),
             "size": None if width is None else f"{width}x{height}",
             "wording": call.pop("style", None),
+            "lora": self._lora,
             **call,
         }
         with tqdm(total=fields["steps"], leave=False, disable=self._is_quiet or None) as bar:
