@@ -44,6 +44,7 @@ class App {
     this.needsKey = false;
     /** @type {{for: string, url: string} | null} */
     this.aligned = null;
+    this.isNew = false; // whether the result has only just come
     this.workspace = new Workspace(() => this.readForm());
     this.viewer = new Viewer(() => this.isDrawing);
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name));
@@ -393,7 +394,9 @@ class App {
   }
 
   showResult() {
-    if (this.workspace.source && !this.workspace.loose) choose("view", "slider");
+    if (!this.workspace.source || this.workspace.loose) return;
+    choose("view", "slider");
+    this.isNew = true;
   }
 
   /** @param {Job} job */
@@ -493,6 +496,8 @@ class App {
     if (this.workspace.result !== result || this.view === "before") return;
     this.viewer.show(result.url, this.aligned.url, result, "The result");
     this.viewer.setView(this.view);
+    if (this.isNew) this.viewer.revealAfter();
+    this.isNew = false;
     if (this.view === "difference") {
       const changed = await this.viewer.drawDifference();
       tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)} % of the pixels differ`);

@@ -4,13 +4,14 @@ import { byId, choose, make, makeSvg } from "./dom.js";
 import { drawCar, projection } from "./wireframe.js";
 import { VIEWS } from "./words.js";
 
-const EYE = { azimuth: -90, elevation: 28, distance: 5.2 };
+const EYE = { azimuth: -90, elevation: 26, distance: 5.2 };
+const FRAME = "-0.6 -0.36 1.2 0.76";
 
 export class Compass {
   /** @param {() => void} changed */
   constructor(changed) {
     this.view = "left";
-    this.picture = makeSvg("svg", { viewBox: "-1.15 -1 2.3 1.9", class: "wire", "aria-hidden": "true" });
+    this.picture = makeSvg("svg", { viewBox: FRAME, class: "wire", "aria-hidden": "true" });
     const ring = make("div", { class: "ring" });
     for (const view of VIEWS) {
       const input = make("input", { type: "radio", name: "view-of-object", value: view });
@@ -18,7 +19,8 @@ export class Compass {
         this.set(view);
         changed();
       });
-      ring.append(make("label", { class: `towards-${view.replace(" ", "-")}` }, input, make("span", {}, view)));
+      const picture = makeSvg("svg", { viewBox: FRAME, class: "wire", "aria-hidden": "true" }, drawView(view));
+      ring.append(make("label", { class: `towards-${view.replace(" ", "-")}` }, input, picture, make("span", {}, view)));
     }
     const middle = make("div", { class: "middle" });
     middle.append(this.picture);
@@ -34,6 +36,11 @@ export class Compass {
   set(view) {
     this.view = view;
     choose("view-of-object", view);
-    this.picture.replaceChildren(drawCar(projection(EYE), 45 * VIEWS.indexOf(view)));
+    this.picture.replaceChildren(drawView(view));
   }
+}
+
+/** @param {string} view */
+function drawView(view) {
+  return drawCar(projection(EYE), 45 * VIEWS.indexOf(view));
 }

@@ -9,7 +9,7 @@ import { TRAINED_PITCHES, TRAINED_YAWS, isTrained } from "./words.js";
 const START = { azimuth: -90, elevation: 8, distance: 2 };
 const OBSERVER = { azimuth: -62, elevation: 24, distance: 8.2 };
 const SEEN_FROM = 5.6; // distance of the small pictures' camera
-const ZOOMED = { in: 0.68, out: 1.5, unchanged: 1 };
+const ZOOMED = { in: 0.72, out: 1.3, unchanged: 1 };
 const HEADING = 125;
 const STEEPEST = 88; // straight above, left and right have no meaning
 const DEGREES_PER_PX = 0.7;
@@ -23,7 +23,7 @@ export class Orbit {
     this.zoom = byId("zoom", HTMLSelectElement);
     this.snap = byId("snap", HTMLInputElement);
     this.sphere = make("div", { class: "sphere", tabindex: "0", role: "group", "aria-describedby": "orbit-hint" });
-    this.overview = makeSvg("svg", { viewBox: "-1.02 -0.86 2.04 1.72", class: "wire", "aria-hidden": "true" });
+    this.overview = makeSvg("svg", { viewBox: "-0.86 -0.72 1.72 1.44", class: "wire", "aria-hidden": "true" });
     this.sphere.append(this.overview);
     this.now = makeSvg("svg", { viewBox: "-0.66 -0.5 1.32 1", class: "wire", "aria-hidden": "true" });
     this.then = makeSvg("svg", { viewBox: "-0.66 -0.5 1.32 1", class: "wire", "aria-hidden": "true" });

@@ -9,6 +9,7 @@ const MOST_ENLARGED = 12; // screen pixels per pixel of the picture when it fits
 const MOST_ZOOM = 40;
 const ZOOM_STEP = 1.25;
 const PAN_STEP = 0.1;
+const FIRST_SHARE = 0.08;
 
 export class Viewer {
   /** @param {() => boolean} isDrawing Whether a drag draws a box, not pans. */
@@ -119,6 +120,13 @@ export class Viewer {
     this.panes.style.setProperty("--share", `${this.share}%`);
     this.handle.setAttribute("aria-valuenow", String(Math.round(this.share)));
     this.handle.setAttribute("aria-valuetext", `${Math.round(this.share)} % before, the rest after`);
+  }
+
+  /** Put the slider near the left edge of the picture: what is new is seen first, and the handle beside it. */
+  revealAfter() {
+    const width = this.panes.clientWidth;
+    const shown = Math.min(width, this.size.width * this.scaleIn(this.panes));
+    this.setShare((100 * ((width - shown) / 2 + FIRST_SHARE * shown)) / Math.max(1, width));
   }
 
   /** @returns {HTMLElement} A pane that is shown. */

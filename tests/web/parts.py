@@ -1,0 +1,176 @@
+"""Pieces that the tests of the page share: servers in processes of their own, and hands on the page."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+from PIL import Image
+
+from joyimage.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import Locator, Page
+
+EXAMPLES = Path(__file__).parents[2] / "src/joyimage/web/static/examples"
+# A busy machine of two cores takes seconds for a tiny edit.
+PATIENCE_MS = 60_000
+
+# Processes that have imported everything fork off this one.
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["tests.serving.preload"])
+
+
+def _serve(arguments: list[str], log_path: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.exit(main(["serve", *arguments]))
+
+
+class Server:
+    """`joyimage serve` with the tiny model, in a process that can die and come back on the same port."""
+
+    def __init__(self, folder: Path, *arguments: object, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        options = ["--port", port, "--data-dir", folder / "data", "--model", "tiny", "--device", "cpu"]
+        self._arguments = [str(part) for part in (*options, *arguments)]
+        self._environment = environment
+        self._log_path = folder / "log"
+        self.start()
+
+    def start(self) -> None:
+        given = (self._arguments, str(self._log_path), self._environment)
+        self._process = _forkserver.Process(target=_serve, args=given, daemon=True)
+        self._process.start()
+        wait_for(self._is_ready, 120)
+
+    def _is_ready(self) -> bool:
+        assert self._process.is_alive(), self._log_path.read_text()
+        try:
+            return httpx2.get(f"{self.url}/healthz", timeout=5).json()["is_ready"]
+        except httpx2.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self._process.kill()
+        self._process.join()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join(timeout=60)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Its jobs, newest first."""
+        return httpx2.get(f"{self.url}/v1/jobs", timeout=30).json()["data"]
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    """Wait until something holds, and return it."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+class Visitor:
+    """Somebody in front of the page."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self.page = page
+        self.server = server
+
+    def open(self) -> Visitor:
+        self.page.goto(self.server.url)
+        self.page.wait_for_selector("html[data-started]", state="attached")
+        return self
+
+    def see(self, selector: str) -> Locator:
+        found = self.page.locator(selector)
+        found.wait_for(state="visible", timeout=PATIENCE_MS)
+        return found
+
+    def choose_mode(self, mode: str) -> None:
+        self.page.locator(f'#modes input[value="{mode}"]').check(force=True)
+
+    def choose_view(self, view: str) -> None:
+        self.page.locator(f'#views input[value="{view}"]').check(force=True)
+
+    def bring(self, file: Path | dict[str, Any]) -> None:
+        """Choose a file as the picture, and wait until it is there."""
+        self.page.set_input_files("#file", file)
+
+    def choose_file(self, file: Path | dict[str, Any]) -> None:
+        with self.page.expect_file_chooser() as chooser:
+            self.page.locator("#choose:visible, #replace:visible").first.click()
+        chooser.value.set_files(file)
+
+    def choose_example(self, name: str) -> None:
+        self.page.click(f'[data-example="{name}"]')
+        self.see("#stage-bar")
+
+    def set(self, name: str, value: object) -> None:
+        """Fill a setting in, opening what it is folded into."""
+        self.page.evaluate(
+            "document.querySelectorAll('#settings, .advanced').forEach((one) => one.open = true)"
+        )
+        self.page.fill(f"#{name}", str(value))
+
+    def draw(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Draw with the mouse, in fractions of the picture."""
+        (x0, y0), (x1, y1) = self.place(left, top), self.place(right, bottom)
+        self.drag(x0, y0, x1, y1)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a fraction of the picture is on the screen."""
+        bounds = self.see("#box-layer").bounding_box()
+        assert bounds is not None
+        return bounds["x"] + x * bounds["width"], bounds["y"] + y * bounds["height"]
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self.page.mouse.move(x0, y0)
+        self.page.mouse.down()
+        self.page.mouse.move((x0 + x1) / 2, (y0 + y1) / 2)
+        self.page.mouse.move(x1, y1)
+        self.page.mouse.up()
+
+    def box(self) -> list[int]:
+        """The box by its numbers: left, top, width, height."""
+        return [int(self.page.input_value(f"#box-{side}")) for side in ("left", "top", "width", "height")]
+
+    def run(self) -> None:
+        """Run, and wait for the result."""
+        before = self.page.locator("#verdict").text_content()
+        self.page.click("#run")
+        self.page.wait_for_function(
+            "(before) => !document.querySelector('#run').disabled"
+            " && document.querySelector('#verdict').textContent !== before",
+            arg=before,
+            timeout=PATIENCE_MS,
+        )
+
+    def wait_until_idle(self) -> None:
+        self.page.wait_for_function("() => !document.querySelector('#run').disabled", timeout=PATIENCE_MS)
+
+    def download(self, path: Path) -> Image.Image:
+        """Save the result that is shown."""
+        with self.page.expect_download() as download:
+            self.page.click("#download")
+        download.value.save_as(path)
+        picture = Image.open(path)
+        picture.load()
+        return picture

@@ -1,0 +1,222 @@
+"""Move, rotate and camera: what is drawn, turned and dragged is what the model is told, and it happens."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View
+from tests.web.parts import EXAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.web.parts import Server, Visitor
+
+
+def _mean(picture: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    return np.asarray(picture.convert("RGB").crop(box), dtype=np.float64).mean(axis=(0, 1))
+
+
+def test_move_when_box_is_drawn_then_the_object_is_there_and_no_longer_here(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.page.fill("#object", "black heart")
+    visitor.draw(0.08, 0.68, 0.34, 0.94)
+
+    visitor.run()
+
+    after = visitor.download(tmp_path / "moved.png")
+    before = Image.open(EXAMPLES / "shapes.png").convert("RGB")
+    assert after.size == before.size
+    heart, background = _mean(before, (370, 120, 420, 170)), _mean(before, (40, 40, 90, 90))
+    left, top, width, height = visitor.box()
+    middle = (left + width // 3, top + height // 3, left + 2 * width // 3, top + 2 * height // 3)
+    assert abs(_mean(after, middle) - heart).max() < 40
+    assert abs(_mean(after, (370, 120, 420, 170)) - background).max() < 40
+    assert "Checked: no problem found" in (visitor.page.locator("#verdict").text_content() or "")
+
+
+def test_box_when_dragged_resized_and_nudged_then_numbers_follow_in_the_pictures_pixels(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.draw(0.25, 0.25, 0.5, 0.5)
+    assert visitor.box() == pytest.approx([192, 192, 192, 192], abs=2)
+
+    visitor.drag(*visitor.place(0.4, 0.4), *visitor.place(0.5, 0.4))
+    assert visitor.box() == pytest.approx([269, 192, 192, 192], abs=3)
+    left, top, width, height = visitor.box()
+    visitor.drag(*visitor.place((left + width) / 768, (top + height) / 768), *visitor.place(0.75, 0.75))
+    assert visitor.box() == pytest.approx([left, top, 576 - left, 576 - top], abs=3)
+
+    left, top, width, height = visitor.box()
+    visitor.page.keyboard.press("ArrowRight")
+    visitor.page.keyboard.press("Alt+ArrowUp")
+    assert visitor.box() == [left + 8, top - 1, width, height]
+    visitor.page.keyboard.press("Shift+ArrowDown")
+    assert visitor.box() == [left + 8, top - 1, width, height + 8]
+
+    visitor.page.fill("#box-left", "700")  # as much of it as the picture has room for
+    visitor.page.locator("#box-left").blur()
+    assert visitor.box()[0] == 700
+    assert visitor.box()[2] == 68
+    visitor.page.locator(".box").focus()
+    visitor.page.keyboard.press("Delete")
+    assert visitor.see("#box-add")
+
+
+def test_box_when_zoomed_and_name_beside_it_edited_then_still_exact_and_in_the_words(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    for _ in range(4):
+        visitor.page.click("#zoom-in")
+
+    visitor.draw(0.4, 0.4, 0.6, 0.6)
+    visitor.page.fill(".box-name", "purple circle")
+
+    assert visitor.box() == pytest.approx([307, 307, 154, 154], abs=2)
+    assert visitor.page.input_value("#object") == "purple circle"
+    assert visitor.page.input_value("#prompt-sent") == ObjectMove("purple circle", None).prompt
+
+
+def test_move_when_drawn_with_a_finger_on_a_phone_then_box_is_there(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    (x0, y0), (x1, y1) = visitor.place(0.2, 0.2), visitor.place(0.6, 0.6)
+    device = visitor.page.context.new_cdp_session(visitor.page)
+
+    for kind, points in (
+        ("touchStart", [(x0, y0)]),
+        ("touchMove", [((x0 + x1) / 2, (y0 + y1) / 2)]),
+        ("touchMove", [(x1, y1)]),
+        ("touchEnd", []),
+    ):
+        touches = [{"x": x, "y": y} for x, y in points]
+        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    assert visitor.box() == pytest.approx([154, 154, 307, 307], abs=4)
+
+
+def test_rotation_when_view_is_chosen_by_keyboard_then_the_model_is_told_so(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("car")  # which opens this mode
+    visitor.page.locator('#compass input[value="left"]').focus()
+    visitor.page.keyboard.press("ArrowDown")
+
+    prompt = ObjectRotation("car", "rear left").prompt
+    assert visitor.page.input_value("#prompt-sent") == prompt
+    visitor.run()
+
+    assert server.jobs()[0]["prompt"] == prompt
+    assert visitor.see("#verdict strong").text_content() is not None
+
+
+def test_camera_when_sphere_is_dragged_then_angles_snap_and_the_model_is_told_so(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("turntable")
+    bounds = visitor.see(".sphere").bounding_box()
+    assert bounds is not None
+    x, y = bounds["x"] + bounds["width"] / 2, bounds["y"] + bounds["height"] / 2
+
+    visitor.drag(x, y, x + 62, y - 40)  # from yaw 45, pitch 0
+    assert [visitor.page.input_value("#yaw"), visitor.page.input_value("#pitch")] == ["90", "30"]
+    visitor.page.locator(".sphere").focus()
+    visitor.page.keyboard.press("ArrowLeft")
+    visitor.page.keyboard.press("ArrowDown")
+
+    prompt = CameraMove(45, 15).prompt
+    assert visitor.page.input_value("#prompt-sent") == prompt
+    visitor.run()
+    assert server.jobs()[0]["prompt"] == prompt
+
+
+def test_camera_when_free_or_mixed_or_nothing_then_advice(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose_mode("camera")
+    advice = visitor.page.locator("#camera-advice")
+
+    visitor.page.fill("#yaw", "30")
+    assert "off the trained angles" in (advice.text_content() or "")
+    visitor.page.fill("#yaw", "90")
+    assert advice.is_hidden()
+    visitor.page.select_option("#zoom", "in")
+    assert "one at a time" in (advice.text_content() or "")
+    visitor.page.select_option("#zoom", "unchanged")
+    visitor.page.fill("#yaw", "0")
+    assert "leaves the camera where it is" in (advice.text_content() or "")
+
+
+def test_prompt_when_edited_by_hand_then_controls_follow_or_a_sentence_says_why_not(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    visitor.choose_example("turntable")
+    prompt = visitor.page.locator("#prompt-sent")
+
+    prompt.fill(CameraMove(-90, 30, "in").prompt_in("benchmark"))
+    visitor.page.wait_for_function("() => document.querySelector('#yaw').value === '-90'")
+    assert visitor.page.input_value("#pitch") == "30"
+    assert visitor.page.input_value("#zoom") == "in"
+    assert visitor.page.input_value("#wording") == "benchmark"
+    assert prompt.input_value() == CameraMove(-90, 30, "in").prompt_in("benchmark")
+
+    prompt.fill(CameraMove(45, 0).prompt.replace("static", "still"))
+    assert "nearly words a camera move" in (visitor.see("#prompt-problem").text_content() or "")
+    visitor.page.click("#run")
+    assert "nearly words" in (visitor.see("#run-problem").text_content() or "")
+    assert visitor.page.locator("#progress").is_hidden()
+
+    visitor.page.click("#prompt-free")
+    assert visitor.page.input_value("#prompt-edit").startswith("Move the camera.")
+    visitor.choose_mode("camera")
+    assert prompt.input_value() == CameraMove(-90, 30, "in").prompt_in("benchmark")
+
+
+def test_words_when_made_by_the_page_then_letter_by_letter_those_of_the_library(
+    visit: Callable[..., Visitor],
+) -> None:
+    names = ("car", "the blue car", "An apple", "anchor", " left shoe ")
+    angles = ((0, 0), (-135, 75), (180, -15), (12.5, -0.4), (-0.5, 7.25), (44.5, 45.5))
+    edits: list[tuple[dict[str, object], Any]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about angles that were not trained
+        for name in names:
+            edits.append(({"kind": "move", "object": name}, ObjectMove(name, None)))
+            edits += [
+                ({"kind": "rotate", "object": name, "view": view.value}, ObjectRotation(name, view))
+                for view in View
+            ]
+        for yaw, pitch in angles:
+            move = {"kind": "camera", "yaw": yaw, "pitch": pitch, "zoom": "out"}
+            edits.append((move, CameraMove(yaw, pitch, "out")))
+    visitor = visit()
+
+    for style in ("documented", "benchmark"):
+        made = visitor.page.evaluate(
+            """async ([edits, style]) => {
+                const { word } = await import("/words.js");
+                return edits.map((edit) => word(edit, style));
+            }""",
+            [[edit for edit, _ in edits], style],
+        )
+
+        assert made == [twin.prompt_in(style) for _, twin in edits]
