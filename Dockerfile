@@ -8,7 +8,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src ./src
 RUN pip install --no-cache-dir -c constraints.txt ".[ray]"
 
-USER joyimage
+# By number, so that Kubernetes can tell that it isn't root.
+USER 10001
 ENV JOYIMAGE_DATA_DIR=/data
 VOLUME /data
 EXPOSE 8600

@@ -5,11 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
+from compose_spec import PyCompose
 
 from joyimage.cli.main import app
 from joyimage.cli.serve import serve
@@ -42,7 +47,8 @@ def test_dockerfile_when_read_then_it_starts_the_server_as_nobody_special() -> N
     assert command[:2] == ["joyimage", "serve"]
     assert app["serve"]
     check_flags([*command, *json.loads(found["CMD"][0])])
-    assert found["USER"] == ["joyimage"]
+    assert found["USER"] == ["10001"]
+    assert "--uid 10001 joyimage" in found["RUN"][0]
     for line in found["ENV"]:
         name = line.partition("=")[0]
         assert name.removeprefix("JOYIMAGE_").lower() in ServerSettings.model_fields
@@ -51,6 +57,75 @@ def test_dockerfile_when_read_then_it_starts_the_server_as_nobody_special() -> N
     extras = re.findall(r"\.\[(\w+)\]", found["RUN"][-1])
     assert extras == ["ray"]
     assert 'ray = ["joyimage[serve]"' in (ROOT / "pyproject.toml").read_text()
+
+
+def lint_dockerfile(text: str) -> list[str]:
+    """Return the rules of hadolint that a Dockerfile breaks."""
+    program = Path(sys.executable).with_name("hadolint")
+    run = subprocess.run(
+        [program, "--format", "json", "-"], input=text, capture_output=True, text=True, check=False
+    )
+    return [problem["code"] for problem in json.loads(run.stdout)]
+
+
+def test_dockerfile_when_linted_then_no_rule_is_broken() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+
+    assert lint_dockerfile(text) == []
+    assert lint_dockerfile(text.replace("--no-cache-dir ", "")) == ["DL3042"]
+
+
+def lint_compose(text: str) -> set[str]:
+    """Check a compose file against the specification, and return its services."""
+    compose = PyCompose.from_yaml(text)
+    compose.validate()  # that names it uses are defined
+    return set(compose.service_names())
+
+
+def test_compose_file_when_linted_then_as_the_compose_specification_says() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+
+    assert lint_compose(text) == {"database", "server"}
+    for good, bad in (
+        ("healthcheck:", "healthchek:"),
+        ("stop_grace_period: 60s", "stop_grace_period: soon"),
+        ("condition: service_healthy", "condition: service_fine"),
+        ("      - keys\n", "      - keyz\n"),
+    ):
+        with pytest.raises(ValueError, match=r"services\.|keyz"):
+            lint_compose(text.replace(good, bad))
+
+
+def lint_manifest(parts: list[dict[str, Any]]) -> None:
+    """Check a KubeRay manifest: its own types against KubeRay's schema, all others against Kubernetes'."""
+    schema = json.loads((Path(__file__).parent / "golden" / "rayjob.json").read_text())
+    for part in parts:
+        if part["kind"] != "RayJob":
+            kubernetes_validate.validate(part, "1.31", strict=True)
+            continue
+        jsonschema.validate(part, schema)
+        cluster = part["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {}, "template": group["template"]}
+            kubernetes_validate.validate(pod, "1.31", strict=True)
+
+
+def test_kuberay_manifest_when_linted_then_as_kubernetes_and_kuberay_say() -> None:
+    text = (ROOT / "deploy" / "kuberay.yaml").read_text()
+
+    lint_manifest(list(yaml.safe_load_all(text)))
+    for good, bad in (
+        ("shutdownAfterJobFinishes: false", "shutDownAfterJobFinishes: false"),
+        ("backoffLimit: 10", "backoffLimit: ten"),
+        ("minReplicas: 1", "minReplica: 1"),
+        ("volumeMounts:", "volumeMount:"),
+        ("containerPort: 8600", "containerPort: http"),
+        ("accessModes:", "accessMode:"),
+        ("    - port: 8600\n", "    - prt: 8600\n"),
+    ):
+        assert good in text
+        with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+            lint_manifest(list(yaml.safe_load_all(text.replace(good, bad))))
 
 
 def test_compose_file_when_read_then_flags_settings_secrets_and_volumes_exist() -> None:
