@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import threading
+from pathlib import Path
 
 import pytest
 
 from joyimage.cli.main import main
 from tests import tiny
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.serving.parts import wait_for
 
 pytest.importorskip("ray")
 FAST = ("--model", "tiny", "--steps", "1", "--base-size", "64", "--device", "cpu")
@@ -40,6 +41,63 @@ def test_batch_when_on_ray_then_as_here_and_resumed(
 
     assert first == {path.name: path.read_bytes() for path in here.glob("0*.png")}
     assert first == {path.name: path.read_bytes() for path in there.glob("0*.png")}
+
+
+def find_workers() -> list[int]:
+    """Return the processes of Ray's, descended from this one, that run rows."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if b"RowWorker" not in (folder / "cmdline").read_bytes():
+                continue
+            ancestor = int(folder.name)
+            while ancestor not in {0, 1, os.getpid()}:
+                status = Path(f"/proc/{ancestor}/stat").read_text(encoding="ascii", errors="replace")
+                ancestor = int(status.rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended
+            continue
+        if ancestor == os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_batch_when_a_worker_is_killed_then_every_row_is_there_and_none_is_made_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(8):
+        tiny.make_picture(number, 64, 64).save(folder / f"{number:02}.png")
+    there = tmp_path / "there"
+    slowly = (*FAST[:2], "--steps", "40", *FAST[4:])
+    before: dict[Path, int] = {}
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: list(there.glob("0*.png")), 200)
+        before.update({path: path.stat().st_mtime_ns for path in there.glob("0*.png")})
+        killed.append(find_workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    batch = ["batch", str(folder), "red", "-o", str(there), *slowly]
+    code = main([*batch, "--ray", "--workers", "2"])
+    killer.join()
+    summary = capsys.readouterr().err
+
+    assert killed
+    assert code == 0, summary
+    assert "0 skipped" in summary
+    assert 0 < len(before) < 8
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    # Each is whole and has its row's key in it, or it would be made now.
+    assert main(batch) == 0
+    assert "0 made, 8 there already" in capsys.readouterr().err
 
 
 def test_batch_when_workers_without_ray_then_one_sentence(

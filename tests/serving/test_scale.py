@@ -62,6 +62,29 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
+    scaled: tuple[LiveServer, Any],
+) -> None:
+    from joyimage.client import Client
+
+    server, _ = scaled
+    with Client(server.url, timeout_s=200) as client:
+        jobs = [
+            client.run("edit", [png(picture)], prompt=prompt, seed=1, steps=2)
+            for picture, prompt in ((5, "red"), (6, "red"), (5, "blue"), (5, "red"))
+        ]
+        files = [client.images(job)[0] for job in jobs]
+
+    assert [(server.service.store.get(job.id).result or {})["reused"] for job in jobs] == [
+        *(False, False),
+        *(True, True),
+    ]
+    assert files[0] == files[3]
+    assert files[0] != files[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[LiveServer, Any]) -> None:
     server, replicas = scaled
     pid = next(iter(replicas.pids()))
