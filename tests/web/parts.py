@@ -26,7 +26,7 @@ PATIENCE_MS = 60_000
 
 # Processes that have imported everything fork off this one.
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.serving.preload"])
+_forkserver.set_forkserver_preload(["tests.web.preload"])
 
 
 def _serve(arguments: list[str], log_path: str, environment: dict[str, str]) -> None:
@@ -154,11 +154,11 @@ class Visitor:
 
     def run(self) -> None:
         """Run, and wait for the result."""
-        before = self.page.locator("#verdict").text_content()
+        before = self.page.locator("#result").get_attribute("data-job")
         self.page.click("#run")
         self.page.wait_for_function(
-            "(before) => !document.querySelector('#run').disabled"
-            " && document.querySelector('#verdict').textContent !== before",
+            """(before) => !document.querySelector("#run").disabled
+                && document.querySelector("#result").dataset.job !== before""",
             arg=before,
             timeout=PATIENCE_MS,
         )

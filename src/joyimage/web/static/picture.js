@@ -28,16 +28,21 @@ export async function readPicture(file, name, limits) {
     );
   }
   const kind = await findType(file);
-  const image = await load(file, name);
-  const [width, height] = [image.naturalWidth, image.naturalHeight];
-  if (limits && width * height > limits.max_image_pixels) {
-    URL.revokeObjectURL(image.src);
-    const most = Math.round(limits.max_image_pixels / 1e6);
-    throw new Error(`${name} has ${width} × ${height} pixels; this server takes up to ${most} million.`);
+  const url = URL.createObjectURL(file);
+  try {
+    const { width, height } = await measure(file, name, url);
+    if (limits && width * height > limits.max_image_pixels) {
+      const most = Math.round(limits.max_image_pixels / 1e6);
+      throw new Error(`${name} has ${width} × ${height} pixels; this server takes up to ${most} million.`);
+    }
+  } finally {
+    URL.revokeObjectURL(url);
   }
+  const bitmap = await decode(file, name);
   // What only the browser can read is sent as PNG.
-  const blob = kind && SENT_TYPES.has(kind) ? file : await toBlob(draw(image, width, height), "image/png");
-  return finishPicture({ id: newId(), blob, width, height, name }, image);
+  const isSent = kind !== null && SENT_TYPES.has(kind);
+  const blob = isSent ? file : await toBlob(draw(bitmap, bitmap.width, bitmap.height), "image/png");
+  return finishPicture({ id: newId(), blob, width: bitmap.width, height: bitmap.height, name }, bitmap);
 }
 
 /**
@@ -47,7 +52,7 @@ export async function readPicture(file, name, limits) {
  * @returns {Promise<Picture>}
  */
 export async function restorePicture(kept) {
-  return finishPicture(kept, await load(kept.blob, kept.name));
+  return finishPicture(kept, await decode(kept.blob, kept.name));
 }
 
 /** Free what a picture holds. @param {Picture} picture */
@@ -67,7 +72,7 @@ export function releasePicture(picture) {
 export async function alignTo(picture, result, isCropped) {
   const ratio = picture.width / picture.height / (result.width / result.height);
   if (Math.abs(Math.log(ratio)) < 1e-4) return picture.url;
-  const image = await load(picture.blob, picture.name);
+  const bitmap = await decode(picture.blob, picture.name);
   const canvas = makeCanvas(result.width, result.height);
   const across = result.width / picture.width;
   const down = result.height / picture.height;
@@ -75,8 +80,8 @@ export async function alignTo(picture, result, isCropped) {
   const [width, height] = isCropped
     ? [picture.width * scale, picture.height * scale]
     : [result.width, result.height];
-  context(canvas).drawImage(image, (result.width - width) / 2, (result.height - height) / 2, width, height);
-  URL.revokeObjectURL(image.src);
+  context(canvas).drawImage(bitmap, (result.width - width) / 2, (result.height - height) / 2, width, height);
+  bitmap.close();
   return URL.createObjectURL(await toBlob(canvas, "image/png"));
 }
 
@@ -113,35 +118,53 @@ export function drawDifference(before, after, canvas) {
   return num / (a.length / 4);
 }
 
-/** @param {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} kept @param {HTMLImageElement} image @returns {Promise<Picture>} */
-async function finishPicture({ id, blob, width, height, name }, image) {
-  let url = image.src;
-  if (Math.max(width, height) > SHOWN_PX) {
-    const scale = SHOWN_PX / Math.max(width, height);
-    url = URL.createObjectURL(
-      await toBlob(draw(image, Math.round(width * scale), Math.round(height * scale)), "image/webp"),
-    );
-    URL.revokeObjectURL(image.src);
-  }
-  const scale = Math.min(1, THUMBNAIL_PX / Math.max(width, height));
-  const small = draw(image, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
-  const thumbnail = URL.createObjectURL(await toBlob(small, "image/webp"));
+/**
+ * @param {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} kept
+ * @param {ImageBitmap} bitmap Closed here.
+ * @returns {Promise<Picture>}
+ */
+async function finishPicture({ id, blob, width, height, name }, bitmap) {
+  const shrink = (/** @type {number} */ longest) => {
+    const scale = Math.min(1, longest / Math.max(width, height));
+    const canvas = draw(bitmap, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+    return toBlob(canvas, "image/webp");
+  };
+  const url = URL.createObjectURL(Math.max(width, height) > SHOWN_PX ? await shrink(SHOWN_PX) : blob);
+  const thumbnail = URL.createObjectURL(await shrink(THUMBNAIL_PX));
+  bitmap.close();
   return { id, blob, width, height, name, url, thumbnail };
 }
 
-/** Load a file into an image, which browsers hold upright as its EXIF says. @param {Blob} file @param {string} name @returns {Promise<HTMLImageElement>} */
-async function load(file, name) {
+/**
+ * Read a picture's size off its file, before anything is decoded: that of a bomb takes all memory.
+ *
+ * @param {Blob} file
+ * @param {string} name
+ * @param {string} url
+ * @returns {Promise<{width: number, height: number}>} Upright, as its EXIF says.
+ */
+function measure(file, name, url) {
   const image = new Image();
-  image.src = URL.createObjectURL(file);
+  return new Promise((resolve, reject) => {
+    image.onload = () => resolve({ width: image.naturalWidth, height: image.naturalHeight });
+    image.onerror = () => reject(refuse(file, name));
+    image.src = url;
+  });
+}
+
+/** Decode a file, upright and to its last byte. @param {Blob} file @param {string} name @returns {Promise<ImageBitmap>} */
+async function decode(file, name) {
   try {
-    await image.decode();
+    return await createImageBitmap(file);
   } catch {
-    URL.revokeObjectURL(image.src);
-    throw new Error(
-      file.size ? `${name} is no picture that can be read; PNG, JPEG and WebP can.` : `${name} is empty; choose another file.`,
-    );
+    throw refuse(file, name);
   }
-  return image;
+}
+
+/** @param {Blob} file @param {string} name */
+function refuse(file, name) {
+  if (!file.size) return new Error(`${name} is empty; choose another file.`);
+  return new Error(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
 }
 
 /** Tell a file's type by its first bytes: names lie. @param {Blob} file */

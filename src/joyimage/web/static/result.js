@@ -40,6 +40,7 @@ export class Result {
   render() {
     const { results } = this.workspace;
     byId("result", HTMLElement).hidden = !results;
+    byId("result", HTMLElement).dataset.job = results?.job.id ?? "";
     if (results) {
       this.renderVerdict();
       this.renderGrid();

@@ -1,0 +1,365 @@
+"""From a picture to a result, and on from there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from joyimage.cli.main import main
+from joyimage.cli.pictures import read_metadata
+from tests.web.parts import EXAMPLES, PATIENCE_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.web.parts import Server, Visitor
+
+
+def _large_sideways_jpeg() -> bytes:
+    """5000 x 3000 pixels in the file, which says that it lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    picture = Image.open(EXAMPLES / "shapes.png").convert("RGB").resize((5000, 3000))
+    picture.save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def test_picture_when_large_and_sideways_then_upright_scaled_and_coordinates_exact(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_mode("move")
+    visitor.choose_file({"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": _large_sideways_jpeg()})
+    visitor.see("#stage-bar")
+
+    expect(visitor.page.locator("#picture-name")).to_contain_text(re.compile(r"3000 . 5000"))
+    shown = visitor.page.evaluate("() => document.querySelector('#image-after').naturalHeight")
+    assert shown == 4096
+    visitor.draw(0.5, 0.5, 0.75, 0.8)
+    assert visitor.box() == pytest.approx([1500, 2500, 750, 1500], abs=8)
+    visitor.page.fill("#object", "star")
+    visitor.page.click("#settings summary")
+    visitor.page.uncheck("#restore")
+    visitor.page.uncheck("#preserve")
+    visitor.run()
+    assert server.jobs()[0]["width"] < server.jobs()[0]["height"]
+
+
+def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.set("steps", 12)
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const words = document.querySelector("#progress-text");
+            const image = document.querySelector("#image-after");
+            const note = () => window.seen.push(`${words.textContent} ${image.src.slice(0, 15)}`);
+            new MutationObserver(note).observe(words, { childList: true });
+            new MutationObserver(note).observe(image, { attributes: true });
+        }"""
+    )
+
+    visitor.run()
+
+    seen = page.evaluate("() => window.seen")
+    assert any(re.search(r"Step \d+ of 12 · about \d+ s left", words) for words in seen)
+    assert any("data:image/webp" in words for words in seen)
+    after = np.asarray(visitor.download(tmp_path / "edited.png").convert("RGB"), dtype=int)
+    red, green, blue = after[120:170, 370:420].reshape(-1, 3).mean(axis=0)
+    assert red > 180 > green > 60 > blue  # the heart was nearly black; it shall be orange
+    expect(page.locator("#progress")).to_be_hidden()
+    expect(page).to_have_title("joyimage")
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_picture_when_dropped_or_pasted_then_it_is_there(visit: Callable[..., Visitor], way: str) -> None:
+    visitor = visit()
+    data = base64.b64encode((EXAMPLES / "car.png").read_bytes()).decode()
+
+    visitor.page.evaluate(
+        """([data, way]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "holiday.png", { type: "image/png" }));
+            const event = way === "drop"
+                ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
+            document.body.dispatchEvent(event);
+        }""",
+        [data, way],
+    )
+
+    expect(visitor.page.locator("#picture-name")).to_have_text(re.compile(r"^holiday.png . 768 . 768$"))
+
+
+def test_run_when_cancelled_then_it_stops_at_a_step_and_says_so(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.set("steps", 100)
+    visitor.page.click("#run")
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+
+    visitor.page.click("#cancel")
+
+    expect(visitor.see("[data-notice=run]")).to_contain_text("Cancelled")
+    visitor.wait_until_idle()
+    assert server.jobs()[0]["state"] == "cancelled"
+    expect(visitor.page.locator("#picture-name")).to_contain_text("shapes.png")
+
+
+def test_page_when_reloaded_during_a_run_then_back_at_the_run_and_its_result(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.set("steps", 60)
+    visitor.page.click("#run")
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+    number = len(server.jobs())
+
+    visitor.page.reload()
+
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+    expect(visitor.page.locator("#prompt-edit")).to_have_value("Recolor the heart orange.")
+    visitor.see("#result")
+    expect(visitor.page.locator("#views")).to_be_visible()
+    assert len(server.jobs()) == number
+    visitor.page.reload()  # what has ended is there too
+    expect(visitor.see("#verdict")).to_contain_text("60 steps")
+
+
+def test_results_when_several_then_a_grid_to_pick_from_and_each_has_its_seed(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.set("n", 2)
+    visitor.set("seed", 41)
+    visitor.run()
+
+    results = visitor.see("#grid").locator("button")
+    assert results.count() == 2
+    results.nth(1).click()
+    expect(visitor.page.locator("#verdict")).to_contain_text("seed 42")
+    second = visitor.download(tmp_path / "second.png")
+    visitor.page.click("#keep-seed")
+    visitor.set("n", 1)
+    assert visitor.page.input_value("#seed") == "42"
+    visitor.run()
+
+    again = visitor.download(tmp_path / "again.png")
+    assert np.array_equal(np.asarray(second), np.asarray(again))
+
+
+def test_result_when_edited_again_then_a_chain_that_can_be_undone(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.run()
+    page.click("#again")
+    expect(page.locator("#result")).to_be_hidden()
+    page.fill("#prompt-edit", "Recolor the circle green.")
+    visitor.run()
+
+    items = visitor.see("#strip").locator("li button")
+    assert items.count() == 2
+    expect(items.nth(1)).to_have_attribute("aria-current", "true")
+    expect(items.nth(1)).to_have_accessible_name("Edit 1: Recolor the heart orange.")
+    page.click("#undo")
+
+    expect(items.nth(0)).to_have_attribute("aria-current", "true")
+    expect(page.locator("#undo")).to_be_disabled()
+    visitor.see("#result")  # what was made of it is still there
+    page.reload()
+    expect(visitor.see("#strip").locator("li button")).to_have_count(2)
+    items.nth(1).click()
+    expect(page.locator("#picture-name")).to_contain_text("edit-")
+
+
+def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.run()
+
+    handle = visitor.see("#handle")
+    first = int(handle.get_attribute("aria-valuenow") or "")
+    assert first < 30  # what is new is seen first
+    handle.focus()
+    page.keyboard.press("PageUp")
+    assert handle.get_attribute("aria-valuenow") == str(first + 10)
+    bounds, whole = handle.bounding_box(), page.locator("#panes").bounding_box()
+    assert bounds is not None
+    assert whole is not None
+    y = bounds["y"] + 40
+    visitor.drag(bounds["x"] + 18, y, whole["x"] + 0.75 * whole["width"], y)
+    assert handle.get_attribute("aria-valuenow") == "75"
+
+    visitor.choose_view("difference")
+    expect(page.locator("#picture-name")).to_have_text(re.compile(r"^[\d.]+ % of the pixels differ$"))
+    lit = page.evaluate(
+        """() => {
+            const canvas = document.querySelector("#image-difference");
+            const at = (x, y) => canvas.getContext("2d").getImageData(x, y, 1, 1).data[0];
+            return [at(390, 140), at(40, 40)];
+        }"""
+    )
+    assert lit[0] > 100  # the heart
+    assert lit[1] < 30  # the background
+
+    visitor.choose_view("sides")
+    page.mouse.move(whole["x"] + 0.25 * whole["width"], whole["y"] + 200)
+    page.mouse.wheel(0, -300)
+    visitor.drag(whole["x"] + 200, whole["y"] + 200, whole["x"] + 150, whole["y"] + 170)
+    worlds = page.evaluate(
+        "() => [...document.querySelectorAll('.world')].map((world) => world.getAttribute('style'))"
+    )
+    assert worlds[0] == worlds[1]
+    assert page.locator("#zoom-value").text_content() != "101 %"
+    page.click("#zoom-fit")
+    fitted = page.locator("#zoom-value").text_content()
+    page.locator("#panes").focus()
+    page.keyboard.press("+")
+    assert page.locator("#zoom-value").text_content() != fitted
+
+
+def test_result_when_copied_and_downloaded_then_made_again_elsewhere_to_the_pixel(
+    visit: Callable[..., Visitor], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.page.fill("#object", "black heart")
+    visitor.draw(0.1, 0.65, 0.35, 0.9)
+    visitor.run()
+    made = np.asarray(visitor.download(tmp_path / "made.png"))
+
+    record = read_metadata(tmp_path / "made.png")
+    assert record is not None
+    assert (record["command"], record["object"], record["steps"]) == ("move", "black heart", 4)
+    left, top, width, height = visitor.box()
+    assert record["box"] == [left, top, left + width, top + height]
+    assert record["seed"] == server.jobs()[0]["seed"]
+
+    visitor.page.click("#copy-open")
+    texts = {}
+    for language in ("shell", "python", "curl"):
+        visitor.page.locator(f'#copy-forms input[value="{language}"]').check(force=True)
+        texts[language] = visitor.page.locator("#copy-text").text_content() or ""
+    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visitor.page.click("#copy-do")
+    assert visitor.page.evaluate("() => navigator.clipboard.readText()") == texts["curl"]
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.png").write_bytes((EXAMPLES / "shapes.png").read_bytes())
+    command = shlex.split(texts["shell"].replace("\\\n", " "))
+    assert command[0] == "joyimage"
+    assert main(command[1:]) == 0
+    assert np.array_equal(np.asarray(Image.open("result.png").convert("RGB")), made)
+
+    (tmp_path / "result.png").unlink()
+    exec(compile(texts["python"], "copied", "exec"), {})
+    assert np.array_equal(np.asarray(Image.open("result.png").convert("RGB")), made)
+
+    request, _, _ = texts["curl"].partition("| jq")
+    answer = subprocess.run(["bash", "-c", request.rstrip(" \\\n")], capture_output=True, check=True)
+    file = base64.b64decode(json.loads(answer.stdout)["data"][0]["b64_json"])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")), made)
+
+
+def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_mode("generate")
+    page.click("#run")
+    expect(visitor.see("#run-problem")).to_have_text("Say what it shall show.")
+    page.fill("#prompt-generate", "A red heart on a white background.")
+    page.keyboard.press("Control+Enter")
+
+    expect(visitor.see("#verdict")).to_contain_text(re.compile(r"96 . 96"))
+    expect(page.locator("#views")).to_be_hidden()  # there is nothing to compare with
+    page.click("#again")
+    expect(page.locator("#modes input:checked")).to_have_value("edit")
+    expect(page.locator("#picture-name")).to_contain_text("generate-")
+
+
+def test_question_when_asked_then_an_answer(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("describe")
+    visitor.page.fill("#question", "What is in the picture?")
+
+    visitor.page.click("#run")
+
+    expect(visitor.see("#answer-text")).not_to_be_empty()
+    expect(visitor.page.locator("#stage-bar")).to_be_visible()
+
+
+def test_jobs_when_listed_then_states_and_a_result_to_open(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.run()
+    visitor.set("steps", 100)
+    page.click("#run")
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+    page.click("#jobs-open")
+
+    rows = visitor.see("#jobs-list").locator("li")
+    expect(rows.nth(0).locator(".state")).to_have_text("running")
+    expect(rows.nth(0)).to_contain_text("of 100")
+    rows.nth(0).locator("button").click()
+    expect(rows.nth(0).locator(".state")).to_have_text("cancelled", timeout=PATIENCE_MS)
+    page.select_option("#jobs-state", "succeeded")
+    expect(rows.nth(0).locator(".state")).to_have_text("done")
+    expect(rows.nth(0).locator("img")).to_be_visible()
+    visitor.wait_until_idle()
+    rows.nth(0).locator("button").click()
+
+    expect(page.locator("#jobs-dialog")).to_be_hidden()
+    expect(visitor.see("#picture-name")).to_contain_text(f"edit-{server.jobs()[1]['seed']}")
+
+
+def test_settings_when_opened_then_defaults_of_the_checkpoint_and_limits_in_words(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    expect(page.locator("#steps")).to_have_value("4")
+    expect(page.locator("#guidance")).to_have_value("1")
+    expect(page.locator("#model")).to_have_value("tiny")
+    assert page.locator("#size option").count() > 10
+    expect(page.locator("#references")).to_be_hidden()  # this checkpoint takes one picture
+
+    visitor.choose_example("shapes")
+    visitor.set("steps", 101)
+    page.click("#run")
+    expect(visitor.see("#run-problem")).to_have_text("Steps has to be a whole number from 1 to 100.")
+    expect(page.locator("#steps")).to_be_focused()
+    visitor.set("steps", 2)
+    visitor.set("negative", "blur")
+    page.click("#settings-reset")
+    expect(page.locator("#steps")).to_have_value("4")
+    expect(page.locator("#negative")).to_have_value("")

@@ -1,0 +1,274 @@
+"""How the page looks and whom it reaches: widths, lights, keyboard, names for screen readers, first paint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from playwright.sync_api import expect
+
+from joyimage.spatial import CameraMove
+from tests.web.parts import EXAMPLES, Visitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from playwright.sync_api import BrowserContext, Page
+
+    from tests.web.parts import Server
+
+ROOT = Path(__file__).parents[2]
+STATIC = ROOT / "src/joyimage/web/static"
+AXE = ROOT / "node_modules/axe-core/axe.min.js"
+PAGE_BYTES = 300_000
+FIRST_PAINT_MS = 1000
+WIDE = {"width": 1440, "height": 900}
+NARROW = {"width": 360, "height": 740}
+
+
+def _keep(visitor: Visitor, name: str) -> None:
+    """Save a screenshot where JOYIMAGE_SCREENSHOTS says; `make page-screenshots` names the docs."""
+    folder = os.environ.get("JOYIMAGE_SCREENSHOTS")
+    if folder:
+        visitor.page.mouse.move(0, 0)
+        visitor.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def _say(words: str) -> None:
+    """Report a measured number to those who run with -s."""
+    sys.stdout.write(f"\n{words}\n")
+
+
+def _find_faults(page: Page) -> list[str]:
+    """Return axe-core's serious findings."""
+    if not AXE.exists():
+        pytest.skip("no axe-core: make check-page installs it")
+    page.evaluate(AXE.read_text(encoding="utf-8"))  # through the debugger: the page's own policy forbids it
+    found: dict[str, Any] = page.evaluate("() => axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{fault['id']}: {node['target']} {node['failureSummary']}"
+        for fault in found["violations"]
+        if fault["impact"] in {"serious", "critical"}
+        for node in fault["nodes"]
+    ]
+
+
+def _find_overflow(page: Page) -> list[str]:
+    """Return what reaches over the window's sides, where nothing may."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("body *")].filter((one) => {
+            if (one.closest(".panes, .unseen, svg, .grid, .strip ol, dialog:not([open])")) return false;
+            const bounds = one.getBoundingClientRect();
+            return bounds.width && (bounds.right > innerWidth + 1 || bounds.left < -1);
+        }).map((one) => `${one.tagName}#${one.id}.${one.className}`)"""
+    )
+
+
+def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
+    """Every view, and how to get from one to the next."""
+    page = visitor.page
+
+    def move() -> None:
+        visitor.choose_example("shapes")
+        visitor.choose_mode("move")
+        visitor.draw(0.08, 0.66, 0.36, 0.92)
+
+    def settings() -> None:
+        page.click("#settings > summary")
+        page.click(".advanced > summary")
+        page.fill("#seed", "7")
+        page.locator("#negative").scroll_into_view_if_needed()
+
+    def result() -> None:
+        page.click("#settings > summary")
+        visitor.run()
+
+    def chain() -> None:
+        page.click("#again")
+        visitor.choose_mode("edit")
+        page.fill("#prompt-edit", "Recolor the circle green.")
+        visitor.set("n", 3)
+        page.click("#settings > summary")
+        visitor.run()
+
+    def jobs() -> None:
+        page.click("#jobs-open")
+        visitor.see("#jobs-list li:first-child img")
+
+    def commands() -> None:
+        page.click("#jobs-dialog [data-close]")
+        page.click("#strip-items li:first-child button")
+        page.click("#copy-open")
+        visitor.see("#copy-text")
+
+    def create() -> None:
+        page.click("#copy-dialog [data-close]")
+        visitor.choose_mode("generate")
+
+    def rotate() -> None:
+        visitor.choose_mode("rotate")
+        visitor.choose_file(EXAMPLES / "car.png")
+        expect(page.locator("#picture-name")).to_contain_text("car.png")
+        page.fill("#object", "car")
+
+    def camera() -> None:
+        visitor.choose_mode("camera")
+        page.fill("#pitch", "15")
+        assert page.input_value("#prompt-sent") == CameraMove(45, 15).prompt
+
+    return [
+        ("empty", lambda: None),
+        ("move", move),
+        ("settings", settings),
+        ("result", result),
+        ("chain", chain),
+        ("jobs", jobs),
+        ("commands", commands),
+        ("create", create),
+        ("rotate", rotate),
+        ("camera", camera),
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_views_when_seen_at_both_widths_and_in_both_lights_then_nothing_overflows_and_all_have_names(
+    visit: Callable[..., Visitor], width: int, scheme: str
+) -> None:
+    phone = {"has_touch": True, "is_mobile": True, "viewport": NARROW, "device_scale_factor": 2}
+    visitor = visit(color_scheme=scheme, **(phone if width == 360 else {"viewport": WIDE}))
+    expect(visitor.page.locator("#steps")).to_have_value("4")
+    for name, go in _steps(visitor):
+        go()
+        assert _find_overflow(visitor.page) == [], name
+        assert _find_faults(visitor.page) == [], name
+        _keep(visitor, f"{name}-{width}-{scheme}")
+
+
+def test_page_when_4k_or_a_small_tablet_then_nothing_overflows_and_the_picture_fills_the_stage(
+    visit: Callable[..., Visitor],
+) -> None:
+    for width, height in ((3840, 2160), (820, 1180)):
+        visitor = visit(viewport={"width": width, "height": height})
+        visitor.choose_example("car")
+        assert _find_overflow(visitor.page) == []
+        bounds = visitor.see("#image-after").bounding_box()
+        assert bounds is not None
+        assert bounds["height"] > 0.55 * height
+        _keep(visitor, f"rotate-{width}-light")
+
+
+def test_edit_when_done_with_the_keyboard_alone_then_it_works(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+
+    def go_to(selector: str) -> None:
+        for _ in range(60):
+            if page.evaluate("(selector) => document.activeElement?.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} can't be reached")
+
+    go_to("#modes input")
+    page.keyboard.press("ArrowRight")  # from edit to move
+    go_to('[data-example="shapes"]')
+    page.keyboard.press("Enter")  # which goes back to edit
+    visitor.see("#stage-bar")
+    go_to("#prompt-edit")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Recolor the star purple.")
+    go_to("#run")
+    page.keyboard.press("Enter")
+    visitor.see("#result")
+    go_to("#handle")
+    before = page.locator("#handle").get_attribute("aria-valuenow")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#handle").get_attribute("aria-valuenow") != before
+    go_to("#again")
+    page.keyboard.press("Enter")
+    expect(page.locator("#strip-items li")).to_have_count(2)
+    expect(page.locator("#prompt-edit")).to_be_focused()
+
+
+def test_theme_when_switched_then_kept_and_its_own_colours(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(color_scheme="light")
+    colour = "() => getComputedStyle(document.body).backgroundColor"
+    light = visitor.page.evaluate(colour)
+
+    visitor.page.click("#theme-switch")
+    dark = visitor.page.evaluate(colour)
+    visitor.page.reload()
+
+    assert light != dark
+    assert visitor.page.evaluate(colour) == dark
+
+
+def test_page_when_opened_then_painted_within_a_second_and_300_kb_in_all(
+    visit: Callable[..., Visitor], record_property: Callable[[str, object], None]
+) -> None:
+    paints = []
+    for _ in range(3):  # the machine may be busy; the page isn't slower for that
+        visitor = visit()
+        first = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+        visitor.page.wait_for_function(first)
+        paints.append(visitor.page.evaluate(first))
+    sizes = visitor.page.evaluate(
+        """() => performance.getEntries().filter((one) => "encodedBodySize" in one)
+            .map((one) => [one.name, one.encodedBodySize])"""
+    )
+    on_disk = sum(path.stat().st_size for path in STATIC.rglob("*") if path.is_file())
+
+    record_property("first_paint_ms", min(paints))
+    record_property("page_bytes", on_disk)
+    _say(f"First paint after {[round(paint) for paint in paints]} ms; {on_disk:,} bytes in all.")
+    assert min(paints) < FIRST_PAINT_MS
+    assert on_disk < PAGE_BYTES
+    assert sum(size for _, size in sizes) < PAGE_BYTES
+    loaded = {name.partition("//")[2].partition("/")[2] for name, _ in sizes}
+    assert {"app.js", "style.css", "viewer.js"} <= loaded
+
+
+def test_page_when_served_then_under_a_policy_without_exceptions(server: Server) -> None:
+    policy = httpx2.get(server.url).headers["content-security-policy"]
+
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    assert "style=" not in text
+    assert "onclick" not in text
+
+
+@pytest.mark.slow
+def test_page_when_it_follows_an_edit_then_it_adds_under_3_percent(
+    contexts: Callable[..., BrowserContext], server: Server, record_property: Callable[[str, object], None]
+) -> None:
+    from statistics import median
+
+    from joyimage.client import Client
+
+    visitor = Visitor(contexts().new_page(), server).open()
+    visitor.choose_example("shapes")
+    visitor.set("steps", 100)
+    visitor.set("seed", 1)
+
+    def seconds() -> float:
+        job = server.jobs()[0]
+        assert job["steps"] == 100
+        return job["finished_at"] - job["started_at"]
+
+    with_page, without = [], []
+    for _ in range(9):
+        visitor.run()
+        with_page.append(seconds())
+        with Client(server.url) as client:
+            client.edit(EXAMPLES / "shapes.png", "Recolor the heart orange.", steps=100, seed=1, restore=True)
+        without.append(seconds())
+
+    share = median(with_page) / median(without) - 1
+    record_property("overhead", share)
+    _say(f"With the page {median(with_page):.2f} s, without {median(without):.2f} s: {share:+.1%}.")
+    assert share < 0.03
