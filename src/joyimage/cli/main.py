@@ -30,7 +30,7 @@ COMMANDS = {
     "info": ("info:info", "Show the edit that is recorded in a picture."),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
     "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
-    "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, side by side."),
+    "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, on the same weights."),
 }
 for _name, (_function, _help) in COMMANDS.items():
     app.command(f"joyimage.cli.{_function}", name=_name, help=_help)

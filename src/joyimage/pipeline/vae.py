@@ -101,7 +101,7 @@ def _frame_norm(module: WanRMS_norm) -> Callable[..., Tensor]:
             norm = wide.square().sum(dim=1, keepdim=True).sqrt_()
         else:
             norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        normed = (wide / norm.clamp_min_(_LEAST_NORM)).to(x.dtype) * (module.gamma * module.scale)
+        normed = (wide / norm.clamp_min(_LEAST_NORM)).to(x.dtype) * (module.gamma * module.scale)
         return normed + module.bias if isinstance(module.bias, torch.Tensor) else normed
 
     return forward
