@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import uuid
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.serving.parts import LiveServer, make_runner, make_settings
+from tests.serving.parts import LiveServer, Workshop, make_runner, make_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ def _find_postgres() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a PostgreSQL: JOYIMAGE_TEST_POSTGRES, or one started on a socket in a folder of its own."""
+    """Address of a PostgreSQL: JOYIMAGE_TEST_POSTGRES, or one started on loopback in a folder of its own."""
     given = os.environ.get("JOYIMAGE_TEST_POSTGRES")
     if given:
         yield given
@@ -46,7 +48,12 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         user = "postgres" if _has_user("postgres") else "nobody"
         shutil.chown(folder, user)
         prefix = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
-    data = folder / "data"
+    data, password = folder / "data", folder / "password"
+    password.write_text(secrets.token_hex(16))
+    if prefix:
+        shutil.chown(password, user)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
 
     def call(*command: object) -> None:
         subprocess.run(
@@ -65,18 +72,21 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "-U",
             "tester",
             "-A",
-            "trust",
+            "scram-sha-256",
+            f"--pwfile={password}",
             "-E",
             "UTF8",
             "--locale=C",
             "--no-sync",
         )
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        options = (
+            f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+        )
         call(programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(f"PostgreSQL can't be started: {getattr(error, 'stderr', error)!r}")
-    yield f"postgresql+psycopg://tester@/postgres?host={folder}"
+    yield f"postgresql+psycopg://tester:{password.read_text()}@127.0.0.1:{port}/postgres"
     call(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -126,3 +136,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, runner: LocalRunner) -> Ite
     server = LiveServer(make_settings(tmp_path_factory.mktemp("server")), runner)
     yield server
     server.close()
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, runner: LocalRunner) -> Iterator[Callable[..., Workshop]]:
+    """Open workshops that are closed at the end."""
+    opened: list[Workshop] = []
+
+    def open_one(using: object = None, **values: object) -> Workshop:
+        opened.append(Workshop(tmp_path, using or runner, **values))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()

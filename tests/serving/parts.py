@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import numpy as np
 import uvicorn
 from PIL import Image
 
@@ -83,6 +84,25 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
             return found
         time.sleep(0.01)
     raise AssertionError("it did not happen in time")
+
+
+def difference(first: bytes, second: bytes) -> int:
+    """Largest difference of two picture files, of 255."""
+    return int(np.abs(np.asarray(opened(first), dtype=int) - np.asarray(opened(second), dtype=int)).max())
+
+
+def create(client: httpx2.Client, *, key: str | None = None, **fields: Any) -> httpx2.Response:
+    """Queue a job; a generation unless another kind is given."""
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/v1/jobs", json={"kind": "generate", "prompt": "x", **fields}, headers=headers)
+
+
+def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
+    def look() -> Any:
+        record = client.get(f"/v1/jobs/{job['id']}").json()
+        return record if record["state"] in {"succeeded", "failed", "cancelled"} else None
+
+    return wait_for(look)
 
 
 class Workshop:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 
-from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
+from tests.serving.parts import SIDE, Gate, LiveServer, create, ended, opened, png, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,19 +18,6 @@ if TYPE_CHECKING:
     from joyimage.serving.runner import LocalRunner
 
     Serve = Callable[..., LiveServer]
-
-
-def create(client: httpx2.Client, *, key: str | None = None, **fields: Any) -> httpx2.Response:
-    headers = {"Idempotency-Key": key} if key else {}
-    return client.post("/v1/jobs", json={"kind": "generate", "prompt": "x", **fields}, headers=headers)
-
-
-def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
-    def look() -> Any:
-        record = client.get(f"/v1/jobs/{job['id']}").json()
-        return record if record["state"] in {"succeeded", "failed", "cancelled"} else None
-
-    return wait_for(look)
 
 
 def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
@@ -225,57 +210,6 @@ def test_clients_when_one_floods_the_queue_then_another_is_served_next(
     assert foreign.status_code == 404
 
 
-def test_client_when_it_goes_away_then_its_edit_ends(serve: Serve, runner: LocalRunner) -> None:
-    gate = Gate(runner)
-    server = serve(gate)
-    with server.client() as client, pytest.raises(Exception, match="timed out"):
-        client.post("/v1/images/generations", json={"prompt": "x", "steps": 50}, timeout=0.3)
-
-    job = wait_for(lambda: [job for job in server.service.store.list() if job.is_finished])[0]
-
-    assert job.state == "cancelled"
-    assert gate.steps <= 2
-
-
-def test_stream_when_its_client_goes_away_then_its_edit_ends(serve: Serve, runner: LocalRunner) -> None:
-    gate = Gate(runner)
-    server = serve(gate)
-    body = {"prompt": "x", "steps": 50, "stream": True}
-    with server.client() as client:
-        with client.stream("POST", "/v1/images/generations", json=body):
-            wait_for(lambda: gate.steps)
-
-        job = wait_for(lambda: [job for job in server.service.store.list() if job.is_finished])[0]
-
-    assert job.state == "cancelled"
-
-
-def test_clock_when_set_forward_or_back_then_nothing_expires_and_jobs_run(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve(keep_s=60, queue_timeout_s=30, job_timeout_s=30)
-    with server.client() as client:
-        first = ended(client, create(client).json())
-        real = time.time
-        for jump in (10 * 86400, -10 * 86400):
-            monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
-            job = ended(client, create(client).json())
-            time.sleep(1.2)  # housekeeping looks for what has expired
-            assert job["state"] == "succeeded"
-            assert client.get(f"/v1/jobs/{first['id']}/images/0").status_code == 200
-            assert client.get(job["images"][0]).status_code == 200
-
-
-def test_results_when_their_time_is_over_then_gone_with_their_record(serve: Serve) -> None:
-    server = serve(keep_s=0.2)
-    with server.client() as client:
-        job = create(client).json()
-        folder = server.settings.data_dir / "jobs" / job["id"]
-        wait_for(lambda: client.get(f"/v1/jobs/{job['id']}").status_code == 404)
-
-    wait_for(lambda: not folder.exists())
-
-
 def test_jobs_when_listed_then_in_pages_and_by_state(server: LiveServer) -> None:
     with server.client() as client:
         jobs = [create(client).json() for _ in range(3)]
@@ -347,21 +281,3 @@ def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> N
     assert 'joyimage_jobs_ended_total{kind="generate",state="succeeded"}' in page
     assert 'joyimage_http_requests_total{method="POST",route="/v1/images/generations",status="200"}' in page
     assert 'joyimage_replicas{state="idle"} 1.0' in page
-
-
-def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(tmp_path: Any) -> None:
-    from starlette.testclient import TestClient
-
-    from joyimage.serving.app import create_app
-    from tests.serving.parts import make_settings
-
-    settings = make_settings(tmp_path, model=str(tmp_path / "nothing"), allowed_hosts=("testserver",))
-    with TestClient(create_app(settings)) as client:
-        service = client.app.state.service  # type: ignore[attr-defined]
-        wait_for(lambda: service.engine.problem)
-        assert client.get("/healthz").status_code == 200
-        answers = [client.get("/readyz"), client.post("/v1/images/generations", json={"prompt": "x"})]
-
-    for answer in answers:
-        assert answer.status_code == 503
-        assert "can't be loaded" in answer.json()["error"]["message"]

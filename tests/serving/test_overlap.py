@@ -15,6 +15,7 @@ from joyimage.serving.preparation import prepare
 from joyimage.serving.run import Run
 from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
+from joyimage.serving.work import Made
 from tests import tiny
 from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, run_on, wait_for
 
@@ -57,6 +58,33 @@ def test_next_job_when_one_is_done_then_it_begins_before_the_results_file_is_wri
     assert unfinished is not None
     assert unfinished.state == "running"
     assert shop.ended(first).state == "succeeded"
+
+
+def test_pipelines_when_many_jobs_wait_then_each_has_one_run_in_flight(
+    tmp_path: Path, runner: LocalRunner
+) -> None:
+    class Watched(Gate):
+        now = most = total = 0
+
+        def run(self, *arguments: Any) -> Any:
+            self.now += 1
+            self.total += 1
+            self.most = max(self.most, self.now)
+            threading.Event().wait(0.02)
+            self.now -= 1
+            return [Made(images=(Image.new("RGB", (8, 8)),), facts={})]
+
+    pipelines = [Watched(runner), Watched(runner)]
+    shop = Workshop(tmp_path, None, is_started=False, replicas=2)
+    jobs = [shop.submit() for _ in range(16)]
+    shop.engine.start(lambda number: pipelines[number])
+    states = {shop.ended(job).state for job in jobs}
+    shop.close()
+
+    assert states == {"succeeded"}
+    assert [one.most for one in pipelines] == [1, 1]
+    assert sum(one.total for one in pipelines) == 16
+    assert min(one.total for one in pipelines) >= 4
 
 
 def test_results_when_they_can_not_be_written_fast_enough_then_the_next_run_waits(
