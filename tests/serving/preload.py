@@ -9,6 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import uvicorn
 
-import joyimage.cli.serve
+from joyimage.cli import serve
+from joyimage.pipeline import edit, edit_plus
+from joyimage.serving import app
 
-__all__ = ["joyimage", "uvicorn"]
+__all__ = ["app", "edit", "edit_plus", "serve", "uvicorn"]
