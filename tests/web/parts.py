@@ -26,7 +26,7 @@ PATIENCE_MS = 60_000
 
 # Processes that have imported everything fork off this one.
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.web.preload"])
+_forkserver.set_forkserver_preload(["tests.serving.preload"])
 
 
 def _serve(arguments: list[str], log_path: str, environment: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,9 @@ from playwright.sync_api import expect
 
 from joyimage.cli.main import main
 from joyimage.cli.pictures import read_metadata
+from joyimage.serving.runner import LocalRunner
+from tests import tiny
+from tests.serving.parts import SIDE, LiveServer, make_settings, png
 from tests.web.parts import EXAMPLES, PATIENCE_MS
 
 if TYPE_CHECKING:
@@ -298,6 +302,9 @@ def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[...,
 
     expect(visitor.see("#verdict")).to_contain_text(re.compile(r"96 . 96"))
     expect(page.locator("#views")).to_be_hidden()  # there is nothing to compare with
+    visitor.choose_mode("move")
+    visitor.choose_mode("generate")
+    visitor.see("#verdict")
     page.click("#again")
     expect(page.locator("#modes input:checked")).to_have_value("edit")
     expect(page.locator("#picture-name")).to_contain_text("generate-")
@@ -363,3 +370,77 @@ def test_settings_when_opened_then_defaults_of_the_checkpoint_and_limits_in_word
     page.click("#settings-reset")
     expect(page.locator("#steps")).to_have_value("4")
     expect(page.locator("#negative")).to_have_value("")
+
+
+def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    pipe = tiny.make_plus_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    server = LiveServer(make_settings(tmp_path), LocalRunner(pipe, preview_px=32))
+    try:
+        visitor = visit(server)
+        page = visitor.page
+        visitor.choose_file({"name": "a.png", "mimeType": "image/png", "buffer": png(0)})
+        for name in ("b.png", "c.png"):
+            with page.expect_file_chooser() as chooser:
+                visitor.see("#reference-add").click()
+            chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": png(1)})
+        expect(page.locator("#reference-list li")).to_have_count(2)
+        page.get_by_role("button", name="Remove image 3, c.png").click()
+        page.fill("#prompt-edit", "Put image 2 into image 1.")
+        visitor.run()
+
+        (job,) = httpx2.get(f"{server.url}/v1/jobs").json()["data"]
+        task = server.service.store.get(job["id"]).task
+        assert task["num_images"] == 2
+        page.reload()
+        expect(page.locator("#reference-list li")).to_have_count(1)
+        page.click("#copy-open")
+        page.locator('#copy-forms input[value="curl"]').check(force=True)
+        assert "image=@reference-1.png" in (page.locator("#copy-text").text_content() or "")
+        page.context.close()
+    finally:
+        server.close()
+
+
+def test_words_when_they_are_those_of_a_spatial_edit_then_advice(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    advice = visitor.page.locator("#edit-advice")
+
+    visitor.page.fill("#prompt-edit", "Rotate the car to show the left side view.")
+    expect(advice).to_contain_text("These are the words of a rotation")
+    visitor.page.fill("#prompt-edit", "Rotate the car to show the upper side view.")
+    expect(advice).to_contain_text("asks for the view 'upper'")
+    visitor.page.fill("#prompt-edit", "Make it a side of bacon.")
+    expect(advice).to_be_hidden()
+
+
+def test_photograph_when_brought_to_the_tiny_model_then_told_what_that_is_for(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
+
+    visitor.choose_file({"name": "beach.png", "mimeType": "image/png", "buffer": png(3)})
+    expect(visitor.see("[data-notice=tiny]")).to_contain_text("photographs need the published one")
+    visitor.choose_file(EXAMPLES / "car.png")
+    expect(visitor.page.locator("[data-notice=tiny]")).to_have_count(0)
+
+
+def test_steps_when_never_touched_then_another_checkpoint_brings_its_own(
+    visit: Callable[..., Visitor], server: Server, tmp_path: Path
+) -> None:
+    visitor = visit()
+    expect(visitor.page.locator("#steps")).to_have_value("4")
+    kept = visitor.page.evaluate(
+        """async () => {
+            await new Promise((resolve) => setTimeout(resolve, 800));
+            const open = indexedDB.open("joyimage", 1);
+            await new Promise((resolve) => { open.onsuccess = resolve; });
+            const all = open.result.transaction("sessions").objectStore("sessions").getAll();
+            await new Promise((resolve) => { all.onsuccess = resolve; });
+            return all.result.map(({ form }) => [form.steps, form.guidance, form.n]);
+        }"""
+    )
+    assert kept == [["", "", "1"]]

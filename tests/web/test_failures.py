@@ -222,3 +222,34 @@ def test_run_when_the_server_refuses_then_its_own_sentence(
 
     expect(visitor.see("[data-notice=run]")).to_contain_text("`prompt` is 32001 characters long")
     expect(visitor.page.locator("#run")).to_be_enabled()
+
+
+def test_run_when_cancelled_while_the_server_is_gone_then_free_at_once(
+    visit: Callable[..., Visitor], complaints: Complaints
+) -> None:
+    complaints.expects_failed_requests = True  # nobody answers
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.set("steps", 100)
+    visitor.page.click("#run")
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+    visitor.page.context.set_offline(True)
+
+    visitor.page.click("#cancel")
+
+    expect(visitor.see("[data-notice=run]")).to_contain_text("couldn't be told to stop")
+    expect(visitor.page.locator("#run")).to_be_enabled()
+
+
+def test_key_when_refused_to_give_then_a_sentence_and_a_way_back(
+    visit: Callable[..., Visitor], strict: Server
+) -> None:
+    visitor = visit(strict)
+    visitor.see("#key-dialog")
+
+    visitor.page.keyboard.press("Escape")
+    visitor.see("[data-notice=key]").get_by_role("button", name="Give the key").click()
+    _give_key(visitor)
+
+    expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
+    expect(visitor.page.locator("[data-notice=key]")).to_have_count(0)

@@ -9,7 +9,7 @@ import { Jobs } from "./jobs.js";
 import { notify, withdraw } from "./notices.js";
 import { Orbit } from "./orbit.js";
 import { alignTo, readPicture, releasePicture } from "./picture.js";
-import { Prompt } from "./prompt.js";
+import { Prompt, adviseOnFreeWords } from "./prompt.js";
 import { Result } from "./result.js";
 import { Settings } from "./settings.js";
 import { Viewer } from "./viewer.js";
@@ -60,7 +60,7 @@ class App {
       keepSeed: (seed) => this.keepSeed(seed),
     });
     this.run = new Run(this.workspace, {
-      started: () => this.renderRun(),
+      started: () => this.showStage(),
       preview: (address) => this.showPreview(address),
       done: () => this.showResult(),
       answered: (job) => this.showAnswer(job),
@@ -141,12 +141,16 @@ class App {
     input.value = "";
     dialog.showModal();
     return new Promise((resolve) => {
-      dialog.oncancel = (event) => event.preventDefault(); // without a key there is nothing to see
+      dialog.onclose = () => {
+        const action = { label: "Give the key", run: () => dialog.showModal() };
+        if (!input.value.trim()) notify("key", "Without a key this server does nothing.", { action });
+      };
       byId("key-form", HTMLFormElement).onsubmit = (event) => {
         event.preventDefault();
         const key = input.value.trim();
         if (!key) return;
         dialog.close();
+        withdraw("key");
         resolve({ key, isKept: byId("key-keep", HTMLInputElement).checked });
       };
     });
@@ -161,6 +165,7 @@ class App {
       const picture = await readPicture(file, name, this.model?.limits ?? null);
       withdraw("picture");
       this.workspace.open(picture);
+      this.adviseTiny(name);
       byId("answer", HTMLElement).hidden = true;
       if (this.mode === "generate") choose("mode", "edit");
       this.box.setSize(picture);
@@ -171,6 +176,18 @@ class App {
     } catch (error) {
       notify("picture", sentence(error));
     }
+  }
+
+  /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */
+  adviseTiny(name) {
+    const isExample = Object.keys(EXAMPLES).some((example) => name === `${example}.png`);
+    if (this.model?.id !== "tiny" || isExample) return withdraw("tiny");
+    notify(
+      "tiny",
+      "This server runs the tiny model that comes with joyimage. It edits drawn scenes like the examples; " +
+        "photographs need the published one: joyimage ui --model jdopensource/JoyAI-Image-Edit-Diffusers",
+      { kind: "news" },
+    );
   }
 
   /** @param {keyof typeof EXAMPLES} name */
@@ -275,6 +292,7 @@ class App {
     });
     tell(byId("box-advice", HTMLElement), this.box.advice);
     byId("box-add", HTMLElement).hidden = this.box.box !== null;
+    byId("box-show", HTMLElement).hidden = this.box.box === null || this.isDrawing || this.mode !== "move";
   }
 
   onBoxNumbers() {
@@ -386,11 +404,17 @@ class App {
     image.src = address;
     void image.decode().then(() => {
       if (!this.run.isGoing) return;
-      const { source } = this.workspace;
-      const kind = this.workspace.pending?.request.kind;
-      const isOwnFrame = source && kind !== "generate" && this.workspace.pending?.request.fields.restore === "true";
-      this.viewer.show(address, null, isOwnFrame ? source : { width: image.naturalWidth, height: image.naturalHeight }, "The picture as it forms");
+      const size = { width: image.naturalWidth, height: image.naturalHeight };
+      this.viewer.show(address, null, size, "The picture as it forms");
     });
+  }
+
+  /** Show that something happens, also where the picture has been scrolled away. */
+  showStage() {
+    this.renderRun();
+    const canvas = byId("canvas", HTMLElement);
+    const { top, bottom } = canvas.getBoundingClientRect();
+    if (top < 0 || bottom > innerHeight) canvas.scrollIntoView({ block: "nearest" });
   }
 
   showResult() {
@@ -451,7 +475,9 @@ class App {
     this.renderReferences();
     const { source, results, result } = this.workspace;
     const hasPicture = Boolean(source || result);
-    const isCreating = this.mode === "generate" && !result;
+    // Nothing that is there already goes into what is created.
+    const isCreating = this.mode === "generate" && !this.workspace.loose;
+    for (const id of isCreating ? ["result", "strip"] : []) byId(id, HTMLElement).hidden = true;
     byId("drop", HTMLElement).hidden = hasPicture && !isCreating;
     byId("choose", HTMLElement).hidden = isCreating;
     byId("examples", HTMLElement).hidden = isCreating;
@@ -532,7 +558,8 @@ class App {
     const form = { mode: this.mode, view: this.compass.view, compared: this.view, framing: JSON.stringify(this.settings.framing) };
     if (this.box.box) form.box = this.box.box.join(",");
     for (const field of this.fields) {
-      form[field.id] = field instanceof HTMLInputElement && field.type === "checkbox" ? field.checked : field.value;
+      if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
+      else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
     }
     return form;
   }
@@ -580,6 +607,7 @@ class App {
       button.addEventListener("click", () => void this.openExample(name));
     }
     this.listenToDrops();
+    adviseOnFreeWords();
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
       if (this.mode === "move") this.showSource();
@@ -594,6 +622,10 @@ class App {
       if (!this.workspace.source) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
       this.showSource();
       this.box.add();
+    });
+    byId("box-show", HTMLElement).addEventListener("click", () => {
+      this.showSource();
+      this.box.frame.focus();
     });
     byId("panel", HTMLFormElement).addEventListener("input", () => this.workspace.keepSoon());
     byId("panel", HTMLFormElement).addEventListener("submit", (event) => {

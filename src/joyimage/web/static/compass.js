@@ -1,11 +1,11 @@
 /** The eight views of an object, in a ring around it. */
 
 import { byId, choose, make, makeSvg } from "./dom.js";
-import { drawCar, projection } from "./wireframe.js";
+import { drawCar, drawHeading, projection } from "./wireframe.js";
 import { VIEWS } from "./words.js";
 
-const EYE = { azimuth: -90, elevation: 26, distance: 5.2 };
-const FRAME = "-0.6 -0.36 1.2 0.76";
+const EYE = { azimuth: -90, elevation: 26, distance: 5.6 };
+const FRAME = "-0.98 -0.42 1.96 1.06";
 
 export class Compass {
   /** @param {() => void} changed */
@@ -19,7 +19,7 @@ export class Compass {
         this.set(view);
         changed();
       });
-      const picture = makeSvg("svg", { viewBox: FRAME, class: "wire", "aria-hidden": "true" }, drawView(view));
+      const picture = makeSvg("svg", { viewBox: FRAME, class: "wire", "aria-hidden": "true" }, ...drawView(view));
       ring.append(make("label", { class: `towards-${view.replace(" ", "-")}` }, input, picture, make("span", {}, view)));
     }
     const middle = make("div", { class: "middle" });
@@ -36,11 +36,14 @@ export class Compass {
   set(view) {
     this.view = view;
     choose("view-of-object", view);
-    this.picture.replaceChildren(drawView(view));
+    this.picture.replaceChildren(...drawView(view));
   }
 }
 
 /** @param {string} view */
 function drawView(view) {
-  return drawCar(projection(EYE), 45 * VIEWS.indexOf(view));
+  const heading = 45 * VIEWS.indexOf(view);
+  const parts = [drawHeading(projection(EYE), heading), drawCar(projection(EYE), heading)];
+  // An arrow away from the viewer begins behind the car, one towards the viewer before it.
+  return heading > 180 ? parts : parts.reverse();
 }

@@ -9,6 +9,26 @@ import { findWording, word } from "./words.js";
 const CHECK_AFTER_MS = 250;
 const NAMES = { move: "a move", rotate: "a rotation", camera: "a camera move" };
 
+/** Say of words for a free edit that they are, or nearly are, those of a spatial one. */
+export function adviseOnFreeWords() {
+  const text = byId("prompt-edit", HTMLTextAreaElement);
+  const place = byId("edit-advice", HTMLElement);
+  let check = new AbortController();
+  text.addEventListener("input", () => {
+    check.abort();
+    check = new AbortController();
+    const { signal } = check;
+    if (!/camera|red box|view|side/i.test(text.value)) return tell(place, null); // no template without one of these
+    const timer = setTimeout(() => {
+      parsePrompt(text.value, signal).then(
+        ({ edit, problem }) => tell(place, problem ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
+      );
+    }, CHECK_AFTER_MS);
+    signal.addEventListener("abort", () => clearTimeout(timer));
+  });
+}
+
 export class Prompt {
   /**
    * @param {() => {edit: SpatialEdit, wording: Wording}} read What the controls say.

@@ -62,6 +62,12 @@ export class Run {
     try {
       await cancelJob(pending.jobId);
     } catch (error) {
+      if (error instanceof GoneError) {
+        // Who cancels is not to wait for a server that may never come back.
+        notify("run", "The server couldn't be told to stop. If it comes back, it may finish the run; see Jobs.");
+        this.controller.abort();
+        return;
+      }
       byId("cancel", HTMLButtonElement).disabled = false;
       this.say(sentence(error), null);
     }

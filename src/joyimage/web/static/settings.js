@@ -49,7 +49,7 @@ export class Settings {
   /** Take over what the server says of its models. @param {Model[]} models */
   setModels(models) {
     const model = models[0];
-    const isFirst = this.known?.default_steps === undefined;
+    const usual = this.known;
     this.known = model;
     fill(this.model, models.map(({ id }) => id));
     fill(this.size, model.sizes ?? [], true);
@@ -57,9 +57,10 @@ export class Settings {
     byId("lora-setting", HTMLElement).hidden = !model.loras?.length;
     this.n.max = String(model.limits.max_outputs);
     this.steps.max = String(model.limits.max_steps);
-    if (isFirst && model.default_steps !== undefined) {
-      this.steps.value ||= String(model.default_steps);
-      this.guidance.value ||= String(model.default_guidance);
+    if (model.default_steps !== undefined) {
+      // Another checkpoint has other defaults; only what was chosen by hand stays.
+      if (isUsual(this.steps, usual?.default_steps)) this.steps.value = String(model.default_steps);
+      if (isUsual(this.guidance, usual?.default_guidance)) this.guidance.value = String(model.default_guidance);
       tell(
         byId("defaults-hint", HTMLElement),
         `The checkpoint's own: ${model.default_steps} steps, guidance ${model.default_guidance}. More steps: finer, and slower. ` +
@@ -141,6 +142,12 @@ export class Settings {
     return fields;
   }
 
+  /** Return what a reload has to know of a field: nothing where it is the checkpoint's default. @param {HTMLInputElement} input */
+  keep(input) {
+    if (input === this.steps && isUsual(input, this.known?.default_steps)) return "";
+    return input === this.guidance && isUsual(input, this.known?.default_guidance) ? "" : input.value;
+  }
+
   summarise() {
     const parts = [
       Number(this.n.value) > 1 ? `${this.n.value} results` : "",
@@ -149,6 +156,11 @@ export class Settings {
     ];
     tell(byId("settings-summary", HTMLElement), parts.filter(Boolean).join(" · "));
   }
+}
+
+/** Tell whether a number is a default, or none. @param {HTMLInputElement} input @param {number | undefined} usual */
+function isUsual(input, usual) {
+  return input.value === "" || input.value === String(usual);
 }
 
 /** Fill a list of choices, keeping what is chosen. @param {HTMLSelectElement} select @param {string[]} names @param {boolean} [hasNone] Whether its first entry stays. */

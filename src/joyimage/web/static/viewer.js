@@ -61,6 +61,7 @@ export class Viewer {
 
   /** Lay everything out again: the window, the zoom or the view has changed. */
   layout() {
+    this.panes.classList.toggle("zoomed", this.zoom > 1);
     for (const pane of this.panes.querySelectorAll(".pane")) {
       const world = pane.querySelector(".world");
       if (!(pane instanceof HTMLElement) || !(world instanceof HTMLElement) || !pane.clientWidth) continue;

@@ -64,6 +64,22 @@ export function drawCar(project, heading) {
   return makeSvg("g", { class: "car" }, ...seen.map(({ kind, corners }) => makeSvg("polygon", { class: kind, points: join(corners) })));
 }
 
+/**
+ * Draw an arrow on the ground, from below the car to where its front points.
+ *
+ * @param {(point: Point) => Point} project
+ * @param {number} heading
+ * @returns {SVGElement}
+ */
+export function drawHeading(project, heading) {
+  const turn = radians(-heading);
+  const outline = /** @type {[number, number][]} */ ([[1.08, -0.1], [1.5, -0.1], [1.5, -0.34], [2, 0], [1.5, 0.34], [1.5, 0.1], [1.08, 0.1]]);
+  const points = outline.map(([x, y]) =>
+    project([x * Math.cos(turn) - y * Math.sin(turn), x * Math.sin(turn) + y * Math.cos(turn), 0]),
+  );
+  return makeSvg("polygon", { class: "arrow", points: join(points) });
+}
+
 /** Write points as SVG does. @param {Point[]} points */
 export function join(points) {
   return points.map(([x, y]) => `${x.toFixed(3)},${y.toFixed(3)}`).join(" ");
