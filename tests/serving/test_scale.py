@@ -23,7 +23,9 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
     from joyimage.serving.scale import RayReplicas
 
     folder = tmp_path_factory.mktemp("ray")
-    settings = make_settings(folder, model="tiny", device="cpu", base_size=SIDE, replicas=2, max_batch=1)
+    settings = make_settings(
+        folder, model="tiny", device="cpu", base_size=SIDE, replicas=2, max_batch=1, shutdown_grace_s=1
+    )
     replicas = RayReplicas(settings)
     server = LiveServer(settings, None, replicas.load)
     yield server, replicas
@@ -31,7 +33,6 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
     replicas.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[LiveServer, Any]) -> None:
     from joyimage.serving.loading import load_runner
@@ -60,7 +61,6 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
     assert [one.step for one in seen if one.step] == [1, 2, 3]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
     scaled: tuple[LiveServer, Any],
@@ -86,16 +86,23 @@ def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_sa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[LiveServer, Any]) -> None:
+    from ray import serve
+
+    def num_replicas() -> int:
+        states = serve.status().applications["joyimage"].deployments["EditReplica"].replica_states
+        return states.get("RUNNING", 0)
+
     server, replicas = scaled
     pid = next(iter(replicas.pids()))
     with server.client() as client:
         jobs = [
             client.post(
-                "/v1/jobs", json={"kind": "generate", "prompt": "x", "steps": 40, "seed": seed}
+                "/v1/jobs", json={"kind": "generate", "prompt": "x", "steps": 100, "seed": seed}
             ).json()["id"]
-            for seed in range(6)
+            for seed in range(12)
         ]
         wait_for(lambda: any(server.service.engine.progress(job) for job in jobs), 120)
+        wait_for(lambda: num_replicas() == 2, 120)  # as many as jobs that wait call for
         os.kill(pid, signal.SIGKILL)
 
         def all_ended() -> Any:
@@ -104,5 +111,5 @@ def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[Liv
 
         records = wait_for(all_ended, 400)
 
-    assert [record["state"] for record in records] == ["succeeded"] * 6
+    assert [record["state"] for record in records] == ["succeeded"] * 12
     assert sum(record["restarted"] for record in records) >= 1

@@ -55,6 +55,20 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     assert {path.name for path in tmp_path.glob("d*.png")} == {"d-1.png", "d-2.png"}
 
 
+def test_region_when_the_server_does_the_work_then_nothing_changes_outside(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png(1))
+
+    call = ["edit", str(picture), "red", "-o", str(tmp_path / "b.png"), "--region", "0.5,0,1,1"]
+    assert main([*call, "--server", server.url, "--steps", "1"]) == 0
+
+    before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, tmp_path / "b.png"))
+    assert (before[:, : SIDE // 2] == after[:, : SIDE // 2]).all()
+    assert (before[:, -8:] != after[:, -8:]).any()
+
+
 def test_adapter_when_the_server_offers_it_then_taken_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
