@@ -295,3 +295,48 @@ def test_edit_when_interrupted_then_exit_130(
 
     assert joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 130
     assert folder_of(tmp_path) == {"picture.png"}
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_edit_when_region_then_nothing_changes_outside_and_like_keeps_it(
+    kind: str, joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (48, 0, 96, 96))
+    mask.save(tmp_path / "mask.png")
+    region = "0.5,0,1,1" if kind == "box" else tmp_path / "mask.png"
+
+    first = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", region)
+    joyimage("edit", picture_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST)
+
+    assert first.code == 0, first.err
+    before, after, again = (
+        np.asarray(Image.open(path).convert("RGB"))
+        for path in (picture_path, tmp_path / "a.png", tmp_path / "b.png")
+    )
+    assert (after[:, :48] == before[:, :48]).all()
+    assert (after[:, 60:] != before[:, 60:]).any()
+    assert (again == after).all()
+
+
+def test_edit_when_like_and_a_framing_of_ones_own_then_ones_own(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--restore")
+    joyimage(
+        "edit", picture_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST, "--fit", "pad"
+    )
+
+    recipe = read_metadata(tmp_path / "b.png")
+    assert recipe is not None
+    assert (recipe["fit"], recipe["restore"]) == ("pad", True)
+
+
+def test_edit_when_region_is_neither_numbers_nor_a_file_then_one_sentence(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", "left half")
+
+    assert outcome.code == 2
+    assert "left half" in outcome.err
+    assert folder_of(tmp_path) == {"picture.png"}

@@ -68,7 +68,7 @@ def generate(prompt: str, *, output: Output, options: EditOptions | None = None)
     """
     options = options or EditOptions()
     if options.framing() != EditOptions().framing():
-        raise ValueError("`--fit`, `--restore` and `--preserve` need a picture; leave them out.")
+        raise ValueError("`--fit`, `--restore`, `--preserve` and `--region` need a picture; leave them out.")
     options.check()
     check_output(output)
     loaded = load(options)

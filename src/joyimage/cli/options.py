@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from joyimage import __version__
 from joyimage.cli.console import note
-from joyimage.cli.pictures import write_picture
+from joyimage.cli.pictures import read_picture, write_picture
 from joyimage.cli.remote import ELSEWHERE, check_for_server, connect
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class EditOptions:
         fit: "crop" to a trained size, "pad" to one and cut the padding off, or "exact": the own aspect ratio.
         restore: Map the result back onto the picture at its own size.
         preserve: Keep the picture's own pixels where the edit touched nothing.
+        region: Change nothing outside LEFT,TOP,RIGHT,BOTTOM (pixels or fractions), or outside a mask's white.
         rewrite: "none", "local", or the address of an OpenAI-compatible endpoint: prompts in fuller words.
         num: Pictures to make; several are numbered.
         device: Such as "cuda", "mps" or "cpu".
@@ -62,6 +63,7 @@ class EditOptions:
     fit: str = "crop"
     restore: bool = False
     preserve: bool = False
+    region: str | None = None
     rewrite: str = "none"
     num: int = 1
     device: str | None = None
@@ -86,6 +88,7 @@ class EditOptions:
         if self.server is not None:
             check_for_server(self)
         self.wished_size()
+        self.framing_call()
 
     def wished_size(self) -> dict[str, int]:
         """Return `width` and `height` in pixels, or nothing.
@@ -114,12 +117,47 @@ class EditOptions:
         missing = {name: value for name, value in recorded.items() if getattr(self, name) is None}
         if self.server is not None:
             missing = {name: value for name, value in missing.items() if name not in ELSEWHERE}
-        framing = {name: recipe[name] for name in self.framing() if name in recipe}
+        usual = EditOptions().framing()
+        framing = {
+            name: recipe[name]
+            for name, own in self.framing().items()
+            if own == usual[name] and name in recipe
+        }
         return replace(self, **missing, **framing)
 
     def framing(self) -> dict[str, Any]:
-        """Return how the picture goes in and comes out, as the pipeline names it."""
-        return {"fit": self.fit, "restore": self.restore, "preserve": self.preserve}
+        """Return how the picture goes in and comes out, as the pipeline names it and a record holds it."""
+        return {"fit": self.fit, "restore": self.restore, "preserve": self.preserve, "region": self.region}
+
+    def framing_call(self) -> dict[str, Any]:
+        """Return the same as the pipeline takes it, a mask's file read.
+
+        Raises:
+            ValueError: `region` is neither four numbers nor a file.
+            PictureError: The mask can't be read.
+        """
+        if self.region is None:
+            return self.framing()
+        if Path(self.region).is_file():
+            return {**self.framing(), "region": read_picture(Path(self.region)).convert("L")}
+        try:
+            return {**self.framing(), "region": parse_box(self.region)}
+        except ValueError:
+            raise ValueError(
+                f"`--region` is {self.region!r}; expected numbers such as 120,80,360,300, or a mask's file."
+            ) from None
+
+
+def parse_box(box: str) -> list[float]:
+    """Read four numbers with commas between them.
+
+    Raises:
+        ValueError: They are none.
+    """
+    try:
+        return [float(number) for number in box.split(",")]
+    except ValueError:
+        raise ValueError(f"`box` is {box!r}; expected four numbers such as 120,80,360,300.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +295,7 @@ def run_edit(
         num_images_per_prompt=options.num,
         generator=[torch.Generator().manual_seed(seed + number) for number in range(options.num)],
         **options.wished_size(),
-        **({} if source is None else options.framing()),
+        **({} if source is None else options.framing_call()),
     )
     seconds = time.perf_counter() - started
     recipe = {

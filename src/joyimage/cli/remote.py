@@ -6,7 +6,7 @@ import io
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 if TYPE_CHECKING:
     from joyimage.cli.options import EditOptions
@@ -117,6 +117,7 @@ class RemotePipeline:
         from joyimage.spatial.checks import SpatialChecks
 
         width, height = call.pop("width", None), call.pop("height", None)
+        region = call.pop("region", None)
         generators = call.pop("generator")
         fields = {
             "steps": call.pop("num_inference_steps"),
@@ -126,6 +127,7 @@ class RemotePipeline:
             "size": None if width is None else f"{width}x{height}",
             "wording": call.pop("style", None),
             "lora": self._lora,
+            "mask": None if region is None else _to_mask(region, image.size),
             **call,
         }
         with tqdm(total=fields["steps"], leave=False, disable=self._is_quiet or None) as bar:
@@ -144,3 +146,12 @@ class RemotePipeline:
         return JoyImageEditPipelineOutput(
             images=images, width=job.width, height=job.height, checks=checks, masks=masks, prompt=prompt
         )
+
+
+def _to_mask(region: Any, size: tuple[int, int]) -> Image.Image:
+    """Turn a region into the server's mask: transparent where the picture may change."""
+    from joyimage.pipeline.framing import region_mask
+
+    mask = Image.new("RGBA", size)
+    mask.putalpha(ImageChops.invert(region_mask(region, size)))
+    return mask

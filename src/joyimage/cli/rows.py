@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joyimage.cli.options import parse_box
 from joyimage.cli.pictures import read_picture
-from joyimage.cli.spatial import check_record, parse_box
+from joyimage.cli.spatial import check_record
 from joyimage.errors import PictureError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _NUMBERS = {"seed": int, "steps": int, "guidance": float, "yaw": float, "pitch":
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _SETTINGS = (
     *("model", "steps", "guidance", "negative", "seed", "size", "base_size", "fit", "restore", "preserve"),
-    "rewrite",
+    *("region", "rewrite"),
     *("device", "dtype", "lora"),
 )
 

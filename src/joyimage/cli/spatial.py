@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from joyimage.cli.options import EditOptions, load, print_report, run_edit
+from joyimage.cli.options import EditOptions, load, parse_box, print_report, run_edit
 from joyimage.cli.pictures import check_output, read_picture
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
 
@@ -117,18 +117,6 @@ def bind_record(record: dict[str, Any], pipe: Any, picture: Any) -> Callable[...
     """Return the pipeline's method that runs a recorded spatial edit, its own arguments bound."""
     given = {name: value for name, value in record.items() if name != "command"}
     return partial(getattr(pipe, record["command"]), picture, **given)
-
-
-def parse_box(box: str) -> list[float]:
-    """Read four numbers with commas between them.
-
-    Raises:
-        ValueError: They are none.
-    """
-    try:
-        return [float(number) for number in box.split(",")]
-    except ValueError:
-        raise ValueError(f"`box` is {box!r}; expected four numbers such as 120,80,360,300.") from None
 
 
 def _run(image: Path, output: Path, options: EditOptions | None, record: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ class Framing:
         make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[self.fit]
         placement = make(picture.size, (size[1], size[0]))
         if self.region is not None:
-            seen = lay(_region_mask(self.region, picture.size), placement).crop(placement.on_canvas)
+            seen = lay(region_mask(self.region, picture.size), placement).crop(placement.on_canvas)
             if seen.getbbox() is None:
                 raise ValueError(
                     "`region` is empty or lies where the picture is cropped, so nothing could be edited; "
@@ -133,7 +133,7 @@ class Framing:
         Raises:
             ValueError: What is wrong with it.
         """
-        _region_mask(self.region, size)
+        region_mask(self.region, size)
 
     def finish(
         self,
@@ -162,7 +162,7 @@ class Framing:
             # Before the result is restored: on the canvas both have been scaled alike.
             mask, result = edited_mask(result, source)
         if self.region is not None:
-            region = _soft_region(_region_mask(self.region, picture.size))
+            region = _soft_region(region_mask(self.region, picture.size))
             if not self.restore:
                 # Pixels of the canvas that are only partly inside are outside.
                 inside = lay(region.point([0] + [255] * 255), placement)
@@ -377,7 +377,7 @@ def _soft_region(mask: Image.Image) -> Image.Image:
     return ImageChops.darker(mask, blurred.point([max(0, 2 * value - 255) for value in range(256)]))
 
 
-def _region_mask(region: Any, size: Size) -> Image.Image:
+def region_mask(region: Any, size: Size) -> Image.Image:
     """Return a region as a mask of a picture's size, 255 inside.
 
     Raises:
