@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from joyimage.serving.events import EventLog
+from joyimage.serving.preview import Preview
 from tests.serving.parts import SIDE, Gate, LiveServer, create, ended, opened, png, wait_for
 
 if TYPE_CHECKING:
@@ -281,3 +284,18 @@ def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> N
     assert 'joyimage_jobs_ended_total{kind="generate",state="succeeded"}' in page
     assert 'joyimage_http_requests_total{method="POST",route="/v1/images/generations",status="200"}' in page
     assert 'joyimage_replicas{state="idle"} 1.0' in page
+
+
+def test_preview_when_steps_are_faster_than_who_follows_then_the_newest_is_still_there() -> None:
+    log = EventLog()
+    for step in (1, 2, 3):
+        preview = Preview(b"%d" % step, "latent") if step < 3 else None
+        log.publish("job", "progress", {"step": step}, preview=preview)
+    log.publish("job", "succeeded", {})
+
+    async def follow() -> list[Any]:
+        return [event async for event in log.follow("job")]
+
+    events = asyncio.run(follow())
+
+    assert [event.preview and event.preview.file for event in events] == [None, b"2", None, None]

@@ -32,7 +32,7 @@ class Event:
         id: Larger than that of the event before.
         type: "queued", "running", "progress", "succeeded", "failed" or "cancelled".
         data: As JSON.
-        preview: Of a step; kept of the newest event only.
+        preview: Of a step; only the newest is kept.
     """
 
     id: int
@@ -49,6 +49,7 @@ class Event:
 @dataclass(eq=False)
 class _Log:
     events: list[Event] = field(default_factory=list)
+    with_preview: int | None = None  # place of the event that has the newest preview
     watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = field(default_factory=set)
 
 
@@ -79,8 +80,10 @@ class EventLog:
             last = events[-1] if events else None
             if last is not None and last.is_last:
                 return
-            if last is not None and last.preview is not None:
-                events[-1] = replace(last, preview=None)
+            if preview is not None:
+                if log.with_preview is not None:
+                    events[log.with_preview] = replace(events[log.with_preview], preview=None)
+                log.with_preview = len(events)
             number = max(0 if last is None else last.id, restarted * _PER_START) + 1
             event = Event(number, type, data, preview)
             events.append(event)
