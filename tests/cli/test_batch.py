@@ -192,14 +192,17 @@ def test_source_when_wrong_then_one_sentence_and_exit_2(
     assert pictures_path.exists()
 
 
-def run_until_killed(arguments: list[str], after_s: float) -> bool:
-    """Start the command in a process of its own and kill it; return whether it came to its end before."""
+def run_until_killed(arguments: list[str], output: Path, num_pictures: int, after_s: float) -> bool:
+    """Kill the command some seconds after it wrote so many pictures; return whether it ended before."""
     process = subprocess.Popen(
         [sys.executable, "-m", "joyimage.cli.main", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    goal = len(written_at(output)) + num_pictures
+    while len(written_at(output)) < goal and process.poll() is None:
+        time.sleep(0.002)
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
@@ -210,7 +213,7 @@ def run_until_killed(arguments: list[str], after_s: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_kills"), [(4, 2), pytest.param(40, 25, marks=pytest.mark.slow)], ids=["short", "long"]
+    ("num_rows", "num_kills"), [(8, 2), pytest.param(60, 25, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition(
     pictures_path: Path, tmp_path: Path, num_rows: int, num_kills: int
@@ -222,28 +225,17 @@ def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition
     dice = random.Random(0)
 
     kills = 0
-    for _ in range(num_kills):
-        started = time.monotonic()
-        # The first kill waits for a picture: some are done then and some are not, however fast the machine.
-        if kills == 0:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "joyimage.cli.main", *arguments], stderr=subprocess.DEVNULL
-            )
-            while not written_at(output) and process.poll() is None and time.monotonic() - started < 120:
-                time.sleep(0.01)
-            process.kill()
-            process.wait()
-            start_up_s = time.monotonic() - started
-            finished = False
-        else:
-            finished = run_until_killed(arguments, start_up_s * dice.uniform(0.8, 1.6))
-        kills += not finished
+    for number in range(num_kills):
+        # Every fourth kill comes while it starts, the others between and within the next edits.
+        num_pictures, after_s = (0, dice.uniform(0, 3)) if number % 4 == 3 else (1, dice.uniform(0, 0.1))
+        kills += not run_until_killed(arguments, output, num_pictures, after_s)
         for name, moment in written_at(output).items():
             Image.open(output / name).load()
             assert first_seen.setdefault(name, moment) == moment
-    assert run_until_killed(arguments, 250)
+    assert 0 < len(first_seen) < num_rows
+    assert run_until_killed(arguments, output, 0, 250)
 
-    assert kills >= 1
+    assert kills == num_kills
     final = written_at(output)
     assert len(final) == num_rows
     assert {name: final[name] for name in first_seen} == first_seen
