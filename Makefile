@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-load gallery docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo test test-load gallery docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,19 @@ test: .venv/.installed-test
 # Load, kills and wild requests for minutes: what `make test` does in a short form.
 test-load: .venv/.installed-test
 	$(BIN)/python -m pytest tests/serving -m slow -s -p no:randomly
+
+# The types in the page's comments, and the checker that tests/web injects. The page itself needs no npm.
+node_modules/.installed: package.json
+	npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	touch $@
+
+check-page: node_modules/.installed
+	node_modules/.bin/tsc --project tsconfig.json
+
+# The page's pictures in the docs, made by its tests.
+page-screenshots: .venv/.installed-test
+	mkdir -p docs/page
+	JOYIMAGE_SCREENSHOTS=docs/page $(BIN)/python -m pytest tests/web/test_looks.py -k screenshots -p no:randomly
 
 # The page of edits in the docs, made again by the embedded model.
 gallery: .venv/.installed

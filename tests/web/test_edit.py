@@ -67,7 +67,7 @@ def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
     visitor = visit()
     page = visitor.page
     visitor.choose_example("shapes")
-    visitor.set("steps", 12)
+    visitor.set("steps", 60)
     page.evaluate(
         """() => {
             window.seen = [];
@@ -82,7 +82,7 @@ def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
     visitor.run()
 
     seen = page.evaluate("() => window.seen")
-    assert any(re.search(r"Step \d+ of 12 · about \d+ s left", words) for words in seen)
+    assert any(re.search(r"Step \d+ of 60 · about \d+ s left", words) for words in seen)
     assert any("data:image/webp" in words for words in seen)
     after = np.asarray(visitor.download(tmp_path / "edited.png").convert("RGB"), dtype=int)
     red, green, blue = after[120:170, 370:420].reshape(-1, 3).mean(axis=0)

@@ -9,6 +9,9 @@ import { restorePicture } from "./picture.js";
 /** @import { Workspace } from "./workspace.js" */
 
 const POSITION_EVERY_MS = 2000;
+// What is drawn takes its time from the model where both share a processor: seen, not counted, is enough.
+const SHOWN_EVERY_MS = 500;
+const PREVIEW_EVERY_MS = 1000;
 const TOLD_SHARES = [0.25, 0.5, 0.75]; // screen readers aren't told of every step
 
 export class Run {
@@ -22,6 +25,7 @@ export class Run {
     this.on = on;
     this.controller = new AbortController();
     this.stepsSeen = { at: 0, step: 0 };
+    this.shownAt = { preview: 0, words: 0 }; // when something was drawn last
     byId("cancel", HTMLElement).addEventListener("click", () => void this.cancel());
   }
 
@@ -78,6 +82,7 @@ export class Run {
     this.controller = new AbortController();
     const { signal } = this.controller;
     this.stepsSeen = { at: 0, step: 0 };
+    this.shownAt = { preview: 0, words: 0 };
     byId("cancel", HTMLButtonElement).disabled = false;
     byId("progress", HTMLElement).hidden = false;
     withdraw("run");
@@ -137,10 +142,9 @@ export class Run {
 
   /** @param {JobEvent} event */
   onEvent(event) {
-    if (event.preview) this.on.preview(event.preview);
+    const now = performance.now();
     if (event.state !== "running" || byId("cancel", HTMLButtonElement).disabled) return;
     const { step = 0, steps = 0 } = event;
-    const now = performance.now();
     if (!steps) {
       this.say("Reading picture and words…", null);
       return;
@@ -150,9 +154,15 @@ export class Run {
     const done = step - this.stepsSeen.step;
     const left = done > 0 ? ((now - this.stepsSeen.at) / done) * (steps - step) : null;
     const words = step < steps ? `Step ${step} of ${steps}${left === null ? "" : ` · ${about(left)} left`}` : "Finishing the picture…";
+    if (TOLD_SHARES.some((share) => step === Math.ceil(share * steps))) announce(words);
+    if (step < steps && now < this.shownAt.words + SHOWN_EVERY_MS) return;
+    this.shownAt.words = now;
     this.say(words, step / steps);
     document.title = `${step}/${steps} · joyimage`;
-    if (TOLD_SHARES.some((share) => step === Math.ceil(share * steps))) announce(words);
+    if (event.preview && now >= this.shownAt.preview + PREVIEW_EVERY_MS) {
+      this.shownAt.preview = now;
+      this.on.preview(event.preview);
+    }
   }
 
   /** @param {string} id */
