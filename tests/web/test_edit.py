@@ -389,6 +389,7 @@ def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
         expect(page.locator("#reference-list li")).to_have_count(2)
         page.get_by_role("button", name="Remove image 3, c.png").click()
         page.fill("#prompt-edit", "Put image 2 into image 1.")
+        expect(page.locator("#framing-out")).to_be_hidden()
         visitor.run()
 
         (job,) = httpx2.get(f"{server.url}/v1/jobs").json()["data"]

@@ -253,3 +253,47 @@ def test_key_when_refused_to_give_then_a_sentence_and_a_way_back(
 
     expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
     expect(visitor.page.locator("[data-notice=key]")).to_have_count(0)
+
+
+def test_page_when_reloaded_before_the_server_has_the_run_then_sent_once(
+    visit: Callable[..., Visitor], server: Server, complaints: Complaints
+) -> None:
+    complaints.expects_failed_requests = True  # the request never arrives
+    visitor = visit()
+    visitor.choose_example("shapes")
+    number = len(server.jobs())
+    visitor.page.route("**/v1/jobs", lambda route: route.abort())
+    visitor.page.click("#run")
+    expect(visitor.see("#progress-text")).to_contain_text("Trying again")
+    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+    visitor.page.unroute("**/v1/jobs")
+
+    visitor.page.reload()
+
+    visitor.see("#result")
+    assert len(server.jobs()) == number + 1
+
+
+def test_tab_when_duplicated_then_a_session_of_its_own(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose_example("car")
+    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+
+    with visitor.page.expect_popup() as popup:
+        visitor.page.evaluate("() => { window.open(location.href); }")  # which copies the tab's storage
+
+    expect(popup.value.locator("#drop")).to_be_visible()
+    expect(popup.value.locator("#model-chip")).to_contain_text("tiny")
+    expect(visitor.page.locator("#picture-name")).to_contain_text("car.png")
+
+
+def test_example_when_the_server_is_gone_then_a_sentence(
+    visit: Callable[..., Visitor], complaints: Complaints
+) -> None:
+    complaints.expects_failed_requests = True  # nobody answers
+    visitor = visit()
+    visitor.page.context.set_offline(True)
+
+    visitor.page.click('[data-example="car"]')
+
+    expect(visitor.see("[data-notice=picture]")).to_contain_text("doesn't answer")

@@ -13,15 +13,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from joyimage.client import Client
 from joyimage.spatial import CameraMove
-from tests.web.parts import EXAMPLES, Visitor
+from tests.web.parts import EXAMPLES, Server, Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from playwright.sync_api import BrowserContext, Page
-
-    from tests.web.parts import Server
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "src/joyimage/web/static"
@@ -29,6 +28,7 @@ AXE = ROOT / "node_modules/axe-core/axe.min.js"
 PAGE_BYTES = 300_000
 FIRST_PAINT_MS = 1000
 WIDE = {"width": 1440, "height": 900}
+STEPS = 10
 NARROW = {"width": 360, "height": 740}
 
 
@@ -288,27 +288,35 @@ def test_page_when_served_then_under_a_policy_without_exceptions(server: Server)
 
 @pytest.mark.slow
 def test_page_when_it_follows_an_edit_then_it_adds_under_3_percent(
-    contexts: Callable[..., BrowserContext], server: Server, record_property: Callable[[str, object], None]
+    contexts: Callable[..., BrowserContext],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    from joyimage.client import Client
-
+    # At 512 pixels a step takes this model half a second on a processor: as long as the published one's on
+    # an accelerator. Its own 96 pixels would be 50 steps a second, which no real edit is.
+    server = Server(tmp_path, "--base-size", 512)
     visitor = Visitor(contexts().new_page(), server).open()
     visitor.choose_example("shapes")
-    visitor.set("steps", 100)
+    visitor.set("steps", STEPS)
     visitor.set("seed", 1)
 
     def seconds() -> float:
         job = server.jobs()[0]
-        assert job["steps"] == 100
+        assert job["steps"] == STEPS
         return job["finished_at"] - job["started_at"]
 
     with_page, without = [], []
-    for _ in range(12):
-        visitor.run()
-        with_page.append(seconds())
-        with Client(server.url) as client:
-            client.edit(EXAMPLES / "shapes.png", "Recolor the heart orange.", steps=100, seed=1, restore=True)
-        without.append(seconds())
+    try:
+        for _ in range(6):
+            visitor.run()
+            with_page.append(seconds())
+            with Client(server.url) as client:
+                client.edit(
+                    EXAMPLES / "shapes.png", "Recolor the heart orange.", steps=STEPS, seed=1, restore=True
+                )
+            without.append(seconds())
+    finally:
+        server.stop()
 
     share = min(with_page) / min(without) - 1  # those that nothing else on the machine disturbed
     record_property("overhead", share)

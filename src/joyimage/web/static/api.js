@@ -106,6 +106,11 @@ export async function getHealth() {
   return health;
 }
 
+/** Fetch one of the page's own pictures. @param {string} name @returns {Promise<Blob>} */
+export async function getExample(name) {
+  return (await send(`/examples/${name}.png`)).blob();
+}
+
 /** List the models. @returns {Promise<Model[]>} */
 export async function listModels() {
   return (await (await send("/v1/models")).json()).data;

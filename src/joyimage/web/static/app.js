@@ -1,7 +1,7 @@
 /** The page: what its parts tell each other. */
 
 import { fetchResults, Run, sentence } from "./run.js";
-import { getHealth, getJob, isFinished, listModels, on as server } from "./api.js";
+import { getExample, getHealth, getJob, isFinished, listModels, on as server } from "./api.js";
 import { BoxEditor } from "./box.js";
 import { Compass } from "./compass.js";
 import { byId, choose, chosen, make, tell } from "./dom.js";
@@ -41,6 +41,7 @@ class App {
   constructor() {
     /** @type {Model | null} */
     this.model = null;
+    this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
     /** @type {{for: string, url: string} | null} */
     this.aligned = null;
@@ -101,7 +102,7 @@ class App {
   async watchServer() {
     for (;;) {
       if (!document.hidden) await this.lookAtServer();
-      await new Promise((resolve) => setTimeout(resolve, this.model?.default_steps === undefined ? WAITING_EVERY_MS : READY_EVERY_MS));
+      await new Promise((resolve) => setTimeout(resolve, this.isModelOld ? WAITING_EVERY_MS : READY_EVERY_MS));
     }
   }
 
@@ -109,9 +110,10 @@ class App {
     try {
       const health = await getHealth();
       this.needsKey = health.needs_key;
-      if (!this.model || this.model.default_steps === undefined) {
+      if (!this.model || this.isModelOld) {
         const models = await listModels();
         this.model = models[0];
+        this.isModelOld = this.model.default_steps === undefined;
         this.settings.setModels(models);
         this.onMode();
       }
@@ -127,8 +129,7 @@ class App {
   /** @param {boolean} isThere */
   onReach(isThere) {
     if (isThere) return withdraw("gone");
-    // After a restart it may have another model.
-    this.model = null;
+    this.isModelOld = true;
     tell(byId("model-chip", HTMLElement), "No answer");
     notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
   }
@@ -193,11 +194,15 @@ class App {
   /** @param {keyof typeof EXAMPLES} name */
   async openExample(name) {
     const { mode, object, idea } = EXAMPLES[name];
-    const file = await (await fetch(`/examples/${name}.png`)).blob();
-    choose("mode", mode);
-    byId("prompt-edit", HTMLTextAreaElement).value = idea;
-    this.setObject(object);
-    await this.open(file, `${name}.png`);
+    try {
+      const file = await getExample(name);
+      choose("mode", mode);
+      byId("prompt-edit", HTMLTextAreaElement).value = idea;
+      this.setObject(object);
+      await this.open(file, `${name}.png`);
+    } catch (error) {
+      notify("picture", sentence(error));
+    }
   }
 
   /** @param {Blob} file @param {string} name */
@@ -309,7 +314,10 @@ class App {
     for (const part of document.querySelectorAll("[data-modes]")) {
       if (part instanceof HTMLElement) part.hidden = !part.dataset.modes?.split(" ").includes(this.mode);
     }
-    byId("references", HTMLElement).hidden = !this.model?.takes_several_images;
+    const takesSeveral = Boolean(this.model?.takes_several_images);
+    byId("references", HTMLElement).hidden = !takesSeveral;
+    // Such a checkpoint takes the pictures of an edit in as they are.
+    for (const id of takesSeveral && this.mode === "edit" ? ["framing-in", "framing-out"] : []) byId(id, HTMLElement).hidden = true;
     const size = byId("size", HTMLSelectElement).options[0];
     size.text = this.mode === "generate" ? "The checkpoint's square" : "As the picture";
     tell(byId("run", HTMLElement), RUN_LABELS[this.mode]);
@@ -404,7 +412,9 @@ class App {
     image.src = address;
     void image.decode().then(() => {
       if (!this.run.isGoing) return;
-      const size = { width: image.naturalWidth, height: image.naturalHeight };
+      // As large as the picture itself, so that the zoom says the same all along.
+      const scale = (this.workspace.source?.width ?? image.naturalWidth) / image.naturalWidth;
+      const size = { width: scale * image.naturalWidth, height: scale * image.naturalHeight };
       this.viewer.show(address, null, size, "The picture as it forms");
     });
   }

@@ -133,8 +133,8 @@ export class Settings {
     set("negative_prompt", this.negative.value.trim());
     set("lora", this.lora.value);
     if (this.model.selectedIndex > 0) set("model", this.model.value);
-    // A checkpoint for several references has its own way of taking pictures in.
-    if (this.kind in this.framing && !this.known?.takes_several_images) {
+    // A checkpoint for several references takes the pictures of an edit in as they are.
+    if (this.kind in this.framing && !(this.kind === "edit" && this.known?.takes_several_images)) {
       set("fit", this.fit.value, "crop");
       if (this.restore.checked) fields.restore = "true";
       if (this.preserve.checked) fields.preserve = "true";
