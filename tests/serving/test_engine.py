@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 
 from joyimage.serving.errors import ReplicaLostError
@@ -23,8 +24,6 @@ from tests.serving.parts import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from joyimage.serving.runner import LocalRunner
 
@@ -129,13 +128,14 @@ def test_running_job_when_too_long_then_failed_with_a_sentence(workshop: Open, r
     assert "more than 0.05 s" in job.error["message"]
 
 
+@pytest.mark.parametrize("mistake", [ZeroDivisionError, TypeError])
 def test_pipeline_when_it_breaks_then_500_without_its_words_and_the_server_goes_on(
-    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch, mistake: type[Exception]
 ) -> None:
     shop = workshop()
 
     def fail(*_: Any) -> Any:
-        raise ZeroDivisionError("secret")
+        raise mistake("secret")
 
     with monkeypatch.context() as patch:
         patch.setattr(type(runner.pipe), "_decode", fail)

@@ -86,7 +86,7 @@ class Run:
         except Exception as error:
             if len(self._jobs) > 1:
                 self._run_one_by_one()
-            elif isinstance(error, (ValueError, TypeError)):
+            elif isinstance(error, ValueError):
                 self._fail_all(400, str(error), "invalid_value")
             else:
                 logger.exception("A job failed.")
@@ -134,7 +134,7 @@ class Run:
         except OSError as error:
             reason = error.strerror or error
             self._ledger.fail([job], 500, f"The job's pictures can't be read: {reason}.")
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             self._ledger.fail([job], 400, str(error), "invalid_value")
         except Exception:
             logger.exception("A job can't be prepared.")
