@@ -29,7 +29,7 @@ _COUNTERS = {
     "eager_block_gb": ("elementwise traffic of a block, operator by operator", "GB", None),
     "compiled_block_gb": ("the same, compiled", "GB", None),
     "kernel_block_gb": ("the same, with kernels", "GB", 0.91),
-    "first_step_copies": ("copies to the device, first step", "", None),
+    "first_step_copies": ("copies to the device, first step", "", 0),
     "first_step_syncs": ("waits for the device, first step", "", 0),
     "step_copies": ("copies to the device, every later step", "", 0),
     "step_copy_mb": ("their size", "MB", 0),

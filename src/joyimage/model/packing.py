@@ -110,7 +110,7 @@ class PackedText:
         return (self.mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def pack_text(states: Tensor, mask: Tensor | None) -> PackedText:
+def pack_text(states: Tensor, mask: Tensor | None = None) -> PackedText:
     """Drop the columns that are padding in every sample, and the mask where nothing padded is left.
 
     A mask shuts the fast attention kernels out: it survives only where texts of unlike length share a batch.

@@ -36,6 +36,10 @@ class ItemRotaryEmbedding(nn.Module):
 
     def forward(self, grids: tuple[Grid, ...], device: torch.device) -> RotaryTables:
         """Return the tables of all items in the order given, target first, `[1, L, P]` each."""
+        return self.prepare(grids, device)
+
+    def prepare(self, grids: tuple[Grid, ...], device: torch.device) -> RotaryTables:
+        """Return what `forward` will look up, built now; what is hooked onto `forward` has no part in it."""
         key = (grids, device)
         if key in self._tables:
             self._tables.move_to_end(key)

@@ -197,12 +197,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
 
         # 1. Text, time and items become tokens.
         once = _every_time if reuse is None or torch.compiler.is_compiling() else reuse.once
-        sources = (encoder_hidden_states,)
-        if encoder_hidden_states_mask is not None:
-            sources = (encoder_hidden_states, encoder_hidden_states_mask)
-        text = once(
-            "text", sources, lambda: packing.pack_text(encoder_hidden_states, encoder_hidden_states_mask)
-        )
+        sources = _text_sources(encoder_hidden_states, encoder_hidden_states_mask)
+        text = once("text", sources, lambda: packing.pack_text(*sources))
         txt = once(
             "txt", sources, lambda: self.condition_embedder.text_embedder(text.states)
         )  # [B, L_txt, D]
@@ -272,6 +268,31 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             return (velocity,)
         return Transformer2DModelOutput(sample=velocity)
 
+    def prepare(
+        self,
+        hidden_states: Tensor | Sequence[Tensor],
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor | None = None,
+        *,
+        reuse: Reuse,
+    ) -> None:
+        """Do ahead what would make the device wait for the host in the first forward of a loop.
+
+        That is the positions' tables, which are built on the host, and the search for padding. No weight is
+        touched: they may be elsewhere until `forward` is called.
+
+        Args:
+            hidden_states: As in `forward`; sizes and device count.
+            encoder_hidden_states: The very tensor that `forward` will be given.
+            encoder_hidden_states_mask: Likewise.
+            reuse: Likewise.
+        """
+        items = packing.split_items(hidden_states, self.settings.in_channels, self.settings.patch_size)
+        grids = tuple(packing.item_grid(item, self.settings.patch_size) for item in items)
+        self.item_rope.prepare(grids, items[0].device)
+        sources = _text_sources(encoder_hidden_states, encoder_hidden_states_mask)
+        reuse.once("text", sources, lambda: packing.pack_text(*sources))
+
     def _embed_item(self, item: Tensor) -> Tensor:
         """Return an item's tokens `[B, L, D]`."""
         return self.img_in(item).flatten(2).transpose(1, 2)
@@ -281,6 +302,11 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         last: Any = self.double_blocks[-1]
         has_hooks = any(hasattr(module, "_diffusers_hook") for module in (last, last.attn))
         return not (has_hooks or self.is_cache_enabled or self._parallel_config is not None)
+
+
+def _text_sources(states: Tensor, mask: Tensor | None) -> tuple[Tensor] | tuple[Tensor, Tensor]:
+    """Return what a text is made of."""
+    return (states,) if mask is None else (states, mask)
 
 
 def _every_time(_name: str, _sources: tuple[Tensor, ...], make: Callable[[], T]) -> T:

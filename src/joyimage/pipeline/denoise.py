@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_BRANCHES = {"cond": "prompt_embeds", "uncond": "negative_prompt_embeds"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class References:
     """References of the outputs that can share a pass of the transformer.
 
     Attributes:
-        outputs: Which outputs.
-        items: Clean latents of each reference, `[len(outputs), C, 1, H, W]`; sizes may differ.
+        rows: Which outputs, `[outputs of the group]`, on the device of the latents.
+        items: Clean latents of each reference, `[outputs of the group, C, 1, H, W]`; sizes may differ.
     """
 
-    outputs: list[int]
+    rows: Tensor
     items: list[Tensor]
 
     def to(self, dtype: torch.dtype) -> References:
@@ -33,11 +36,12 @@ class References:
         return replace(self, items=[item.to(dtype) for item in self.items])
 
 
-def group_references(references: Sequence[Sequence[Tensor]]) -> list[References]:
+def group_references(references: Sequence[Sequence[Tensor]], device: torch.device) -> list[References]:
     """Put outputs whose references are alike in number and size together.
 
     Args:
         references: Of each output, latents `[C, 1, H, W]`.
+        device: Of the latents.
 
     Returns:
         One group per kind, together holding every output once.
@@ -47,7 +51,7 @@ def group_references(references: Sequence[Sequence[Tensor]]) -> list[References]
         kinds.setdefault(tuple(item.shape for item in items), []).append(output)
     return [
         References(
-            outputs=outputs,
+            rows=torch.tensor(outputs, device=device),
             items=[torch.stack(item) for item in zip(*(references[i] for i in outputs), strict=True)],
         )
         for outputs in kinds.values()
@@ -89,15 +93,16 @@ def denoise(
     dtype = next(embed.dtype for embed in embeds.values() if embed is not None)
     references = [group.to(dtype) for group in references]
     reuse = Reuse(timesteps, num_branches=sum(embed is not None for embed in embeds.values()))
+    _prepare(pipe, reuse, references, latents[:, 0], embeds, masks)
     with pipe.progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe._current_timestep = timestep
             reuse.begin(step)
 
             rows = latents[:, 0].to(dtype)
-            targets = [rows[group.outputs] for group in references] if len(references) > 1 else [rows]
+            targets = [rows[group.rows] for group in references] if len(references) > 1 else [rows]
             velocities = []
-            for branch, name in (("cond", "prompt_embeds"), ("uncond", "negative_prompt_embeds")):
+            for branch, name in _BRANCHES.items():
                 embed = embeds[name]
                 if branch == "cond" or (embed is not None and pipe.do_classifier_free_guidance):
                     assert embed is not None
@@ -122,6 +127,27 @@ def denoise(
                 break
     pipe._current_timestep = None
     return latents
+
+
+def _prepare(
+    pipe: Any,
+    reuse: Reuse,
+    references: list[References],
+    targets: Tensor,
+    embeds: dict[str, Tensor | None],
+    masks: dict[str, Tensor | None],
+) -> None:
+    """Have all that needs the host done before the loop, whose steps then never stop the device."""
+    for name in _BRANCHES.values():
+        embed, mask = embeds[name], masks[name]
+        for number, group in enumerate(references if embed is not None else ()):
+            assert embed is not None
+            pipe.transformer.prepare(
+                [*group.items, targets[: len(group.rows)]],
+                _rows(embed, number, references, reuse),
+                None if mask is None else _rows(mask, number, references, reuse),
+                reuse=reuse,
+            )
 
 
 def _predict(
@@ -156,7 +182,9 @@ def _predict(
         velocities.append(velocity)
     if len(references) == 1:
         return velocities[0].unsqueeze(1)
-    order = reuse.once("order", (timesteps,), lambda: _order(references, velocities[0].device))
+    order = reuse.once(
+        "order", (timesteps,), lambda: torch.cat([group.rows for group in references]).argsort()
+    )
     return torch.cat(velocities)[order].unsqueeze(1)
 
 
@@ -164,10 +192,4 @@ def _rows(tensor: Tensor, number: int, references: list[References], reuse: Reus
     """Return a group's rows, always the same object, so that what is made of it can be kept."""
     if len(references) == 1:
         return tensor
-    return reuse.once(f"rows {number}", (tensor,), lambda: tensor[references[number].outputs])
-
-
-def _order(references: list[References], device: torch.device) -> Tensor:
-    """Return which row of the groups, one behind the other, belongs to each output."""
-    outputs = [output for group in references for output in group.outputs]
-    return torch.tensor(outputs, device=device).argsort()
+    return reuse.once(f"rows {number}", (tensor,), lambda: tensor[references[number].rows])

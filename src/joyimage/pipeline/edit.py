@@ -288,7 +288,8 @@ class JoyImageEditPipeline(
                 self,
                 noise,
                 group_references(
-                    [list(items) for items in references] if references is not None else [()] * num_outputs
+                    [list(items) for items in references] if references is not None else [()] * num_outputs,
+                    noise.device,
                 ),
                 embeds,
                 text_masks,

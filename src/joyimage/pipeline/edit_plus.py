@@ -191,7 +191,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             target = denoise(
                 self,
                 torch.stack(noise),
-                group_references(references),
+                group_references(references, device),
                 embeds,
                 masks,
                 callback=callback_on_step_end,
