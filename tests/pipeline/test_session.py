@@ -75,13 +75,13 @@ def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
     session = pipe.session(tiny.make_picture(0))
     with counting(pipe, monkeypatch) as counts:
         session("make it blue", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 3}  # picture, prompt, empty negative prompt
+        assert counts == {"vision": 1, "vae": 1, "language": 2}  # picture; prompt with the negative one
 
         session("make it green", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 4}  # the new prompt
+        assert counts == {"vision": 1, "vae": 1, "language": 3}  # the new prompt, the negative one again
 
         session("make it green", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 4}
+        assert counts == {"vision": 1, "vae": 1, "language": 3}
 
 
 def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.profiler import profile
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
-from joyimage.pipeline.text_encoder import _patches_by_matmul, encode
+from joyimage.pipeline.text_encoder import _short_cuts, encode
 from tests import tiny
 
 PROMPTS = ["Make the car red", "blue", "Make the car blue and remove the tree"]
 PICTURE, OTHER = tiny.make_picture(0, 64, 96), tiny.make_picture(1, 96, 64)
+_rms, _linear = Qwen3VLTextRMSNorm.forward, nn.Linear.forward
 ATOL = 2e-3  # states reach 80, and the shared part runs in another batch
 
 
@@ -58,9 +61,8 @@ def test_encode_when_prompts_share_a_picture_then_its_tokens_are_read_once(parts
 
     together = tokens_read(parts, PROMPTS, [[PICTURE]] * 3)
 
-    shared = tiny.PREFIX_TOKENS + 2 * 3 + 2
-    padding = 3 * max(alone) - sum(alone)
-    assert together <= sum(alone) - 2 * shared + padding
+    shared = tiny.PREFIX_TOKENS + len(["user", "newline"]) + 2 * 3 + len(["vision_start", "vision_end"])
+    assert together == sum(alone) - 2 * shared
 
 
 def test_encode_when_pictures_differ_then_each_prompt_reads_its_own(parts: dict[str, Any]) -> None:
@@ -89,6 +91,60 @@ def test_encode_when_states_are_measured_then_those_before_the_final_norm(parts:
     assert normed.std() < 5
 
 
+def test_encode_when_pictures_are_equal_but_not_the_same_objects_then_they_are_read_once(
+    parts: dict[str, Any],
+) -> None:
+    together = tokens_read(parts, PROMPTS, [[PICTURE]] * 3)
+
+    assert tokens_read(parts, PROMPTS, [[PICTURE.copy()] for _ in PROMPTS]) == together
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_encode_when_endings_stand_in_one_row_then_none_sees_another(
+    parts: dict[str, Any], attention: str
+) -> None:
+    parts["text_encoder"].set_attn_implementation(attention)
+    try:
+        first = run(parts, ["blue", "red"], [[PICTURE]] * 2)[0]
+        other = run(parts, ["blue", "tree"], [[PICTURE]] * 2)[0]
+        last = run(parts, ["red", "blue"], [[PICTURE]] * 2)[1]
+    finally:
+        parts["text_encoder"].set_attn_implementation("sdpa")
+
+    assert torch.equal(first, other)
+    assert torch.allclose(first, last, atol=ATOL)
+
+
+def test_encode_when_attention_takes_no_mask_then_endings_run_one_by_one(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = run(parts, PROMPTS, [[PICTURE]] * 3)
+    monkeypatch.setattr("joyimage.pipeline.text_encoder._TAKE_MASKS", set())
+
+    one_by_one = run(parts, PROMPTS, [[PICTURE]] * 3)
+
+    for states, alone in zip(together, one_by_one, strict=True):
+        assert torch.allclose(states, alone, atol=ATOL)
+
+
+def test_encode_when_it_runs_then_neither_final_norm_nor_head_computes(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = parts["text_encoder"]
+    norm, head = model.model.language_model.norm, model.lm_head
+
+    def fail(*_: object) -> None:
+        pytest.fail("ran what nobody reads")
+
+    monkeypatch.setattr(type(norm), "forward", lambda own, x: fail() if own is norm else _rms(own, x))
+    monkeypatch.setattr(nn.Linear, "forward", lambda own, x: fail() if own is head else _linear(own, x))
+
+    run(parts, PROMPTS, [[PICTURE]] * 3)
+
+    assert "forward" not in norm.__dict__
+    assert "forward" not in head.__dict__
+
+
 @torch.no_grad()
 def test_encode_when_a_picture_is_read_then_its_patches_go_through_a_matmul(parts: dict[str, Any]) -> None:
     convolution = parts["text_encoder"].model.visual.patch_embed.proj
@@ -97,7 +153,7 @@ def test_encode_when_a_picture_is_read_then_its_patches_go_through_a_matmul(part
 
     with profile() as profiler:
         run(parts, ["blue"], [[PICTURE]])
-    with _patches_by_matmul(parts["text_encoder"]):
+    with _short_cuts(parts["text_encoder"]):
         rows = convolution(patches)
 
     names = {event.key for event in profiler.key_averages()}

@@ -1,7 +1,7 @@
 """Pictures and prompt → the text encoder's states before its final norm.
 
-All conversations about one picture begin alike: system message, then picture. That part runs once, and every
-prompt goes on from its keys and values.
+All conversations about one picture begin alike: system message, then picture. That part runs once, and all
+prompts about the picture go on from its keys and values, in one pass.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,15 @@ from joyimage.pipeline.memory import EditMemory, digest
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
+
+Tokens = tuple[int, ...]
+
+_TAKE_MASKS = {"sdpa", "eager"}
+"""Attention of transformers that takes any mask, such as one that keeps conversations in a row apart."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,12 @@ class _Prefix:
     Attributes:
         states: `[L, D]`.
         cache: Keys and values.
-        position_shift: From the number of a later token to its position: a picture takes fewer positions than
-            tokens.
+        position: Of the next token: a picture takes fewer positions than tokens.
     """
 
     states: Tensor
     cache: Any
-    position_shift: int
+    position: int
 
 
 def encode(
@@ -61,7 +66,7 @@ def encode(
         processor: Its processor.
         tokenizer: Its tokenizer.
         prompts: `B` of them.
-        pictures: The pictures of each prompt; prompts with the very same objects share the work. None without
+        pictures: The pictures of each prompt; prompts with the same pictures share the work. None without
             pictures.
         device: Where to run.
         max_tokens: Most tokens kept per sample.
@@ -72,31 +77,32 @@ def encode(
         States `[B, L, D]`, zeros behind the shorter ones, and their mask `[B, L]`, 1 where real.
     """
     groups = [()] * len(prompts) if pictures is None else [tuple(group) for group in pictures]
-    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    names = {id(picture): digest(picture) for picture in chain.from_iterable(groups)}
+    members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        members[tuple(id(picture) for picture in group)].append(index)
+        members[tuple(names[id(picture)] for picture in group)].append(index)
 
     dropped = prefix_length(tokenizer)
     memory = EditMemory() if memory is None else memory
     rows: list[Any] = [None] * len(prompts)
-    for indices in members.values():
+    for about, indices in members.items():
         group = groups[indices[0]]
         counts = count_tokens(processor, group)
-        ids = [
-            torch.tensor(
+        ids: list[Tokens] = [
+            tuple(
                 tokenize_conversation(
                     tokenizer, prompts[index], counts, max_tokens=max_tokens, placeholders=placeholders
-                ),
-                device=device,
+                )
             )
             for index in indices
         ]
+        distinct = list(dict.fromkeys(ids))
         if group:
-            states = _encode_about(text_encoder, processor, ids, group, memory, device)
+            states = _encode_about(text_encoder, processor, distinct, group, about, memory, device)
         else:
-            states = _encode_texts(text_encoder, ids)
-        for index, row in zip(indices, states, strict=True):
-            rows[index] = row[dropped:]
+            states = _encode_texts(text_encoder, distinct, device)
+        for index, row in zip(indices, ids, strict=True):
+            rows[index] = states[row][dropped:]
     mask = pad_sequence([row.new_ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
     return pad_sequence(rows, batch_first=True), mask
 
@@ -122,87 +128,113 @@ def count_tokens(processor: Any, pictures: Sequence[Image]) -> list[int]:
     return [number // reader.merge_size**2 for number in patches]
 
 
-def _encode_texts(text_encoder: Any, ids: list[Tensor]) -> list[Tensor]:
+def _encode_texts(text_encoder: Any, ids: list[Tokens], device: torch.device) -> dict[Tokens, Tensor]:
     """Return the states `[L, D]` of conversations without pictures, from one pass."""
-    lengths = [len(row) for row in ids]
-    # Padded on the right whatever the tokenizer's habit: causal attention never sees it there.
-    states, _ = _forward(text_encoder, pad_sequence(ids, batch_first=True), lengths, {})
-    return [row[:length] for row, length in zip(states, lengths, strict=True)]
+    # Padded on the right whatever the tokenizer's habit, without a mask: causal attention never looks there.
+    padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+    states, _ = _forward(text_encoder, padded.to(device))
+    return {row: own[: len(row)] for row, own in zip(ids, states, strict=True)}
 
 
 def _encode_about(
     text_encoder: Any,
     processor: Any,
-    ids: list[Tensor],
+    ids: list[Tokens],
     pictures: Sequence[Image],
+    names: tuple[str, ...],
     memory: EditMemory,
     device: torch.device,
-) -> list[Tensor]:
+) -> dict[Tokens, Tensor]:
     """Return the states `[L, D]` of conversations about the same pictures, which are read once.
 
-    Each conversation goes on from there alone, so its numbers don't depend on what else is in the batch or in
-    the memory.
+    What comes behind the pictures runs in one pass for all conversations of a call. The memory holds what
+    such a pass gave, never a part of it, so that a call's numbers don't depend on the calls before.
     """
-    about = (text_encoder, device, *(digest(picture) for picture in pictures))
-
-    def read(row: Tensor, length: int) -> _Prefix:
-        vision = prepare_pictures(text_encoder, processor, pictures, device)
-        states, cache = _forward(text_encoder, row[None, :length], [length], vision, use_cache=True)
-        return _Prefix(states[0], cache, int(text_encoder.model.rope_deltas.max()))
-
-    def go_on(row: Tensor) -> Tensor:
+    about = (text_encoder, device, *names)
+    image_token = text_encoder.config.image_token_id
+    together: dict[Tokens, list[Tokens]] = defaultdict(list)
+    for row in ids:
         # Up to and with the mark behind the last picture.
-        length = min(int((row == text_encoder.config.image_token_id).nonzero()[-1]) + 2, len(row) - 1)
-        beginning = tuple(row[:length].tolist())
-        prefix = memory.once(("prefix", *about, beginning), lambda: read(row, length))
-        states, _ = _forward(text_encoder, row[None, length:], [len(row)], {}, prefix=prefix)
-        return torch.cat([prefix.states, states[0]])
+        length = min(len(row) - row[::-1].index(image_token) + 1, len(row) - 1)
+        together[row[:length]].append(row)
 
-    return [memory.once(("states", *about, tuple(row.tolist())), lambda row=row: go_on(row)) for row in ids]
+    states: dict[Tokens, Tensor] = {}
+    for beginning, rows in together.items():
+        prefix = memory.once(
+            ("prefix", *about, beginning),
+            lambda beginning=beginning: _read(text_encoder, processor, beginning, pictures, device),
+        )
+        endings = [row[len(beginning) :] for row in rows]
+        own = memory.once(
+            ("states", *about, beginning, *endings),
+            lambda prefix=prefix, endings=endings: _go_on(text_encoder, prefix, endings),
+        )
+        states |= {row: torch.cat([prefix.states, ending]) for row, ending in zip(rows, own, strict=True)}
+    return states
+
+
+def _read(
+    text_encoder: Any, processor: Any, tokens: Tokens, pictures: Sequence[Image], device: torch.device
+) -> _Prefix:
+    """Read the beginning of conversations, pictures included."""
+    vision = prepare_pictures(text_encoder, processor, pictures, device)
+    ids = torch.tensor([tokens])
+    # Worked out on the host: on a device it would take a wait for each of many small steps.
+    positions, _ = text_encoder.model.get_rope_index(
+        ids, (ids == text_encoder.config.image_token_id).int(), vision["image_grid_thw"].cpu()
+    )
+    states, cache = _forward(text_encoder, ids.to(device), positions.to(device), use_cache=True, **vision)
+    return _Prefix(states[0], cache, int(positions.max()) + 1)
+
+
+def _go_on(text_encoder: Any, prefix: _Prefix, endings: Sequence[Tokens]) -> list[Tensor]:
+    """Return the states `[L, D]` of conversations' endings, one behind the other in one row.
+
+    A row takes no padding, keeps the prefix's keys and values once; each ending sees the prefix and itself.
+    """
+    if text_encoder.config.text_config._attn_implementation not in _TAKE_MASKS and len(endings) > 1:
+        return [states for ending in endings for states in _go_on(text_encoder, prefix, [ending])]
+    like = prefix.states
+    lengths = [len(ending) for ending in endings]
+    positions = torch.cat([torch.arange(length) for length in lengths]) + prefix.position
+    mask = None
+    if len(endings) > 1:
+        sees = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths))
+        sees = torch.cat([torch.ones(len(sees), len(like)), sees], dim=1)  # [L, prefix + L]
+        mask = torch.zeros_like(sees).masked_fill_(sees == 0, float("-inf")).to(like.device, like.dtype)
+    states, _ = _forward(
+        text_encoder,
+        torch.tensor([[token for ending in endings for token in ending]], device=like.device),
+        positions.expand(3, 1, -1).to(like.device),
+        attention_mask=None if mask is None else mask[None, None],
+        past_key_values=_fork(prefix.cache),
+    )
+    return list(states[0].split(lengths))
 
 
 def _forward(
-    text_encoder: Any,
-    input_ids: Tensor,
-    lengths: list[int],
-    vision: dict[str, Tensor],
-    *,
-    prefix: _Prefix | None = None,
-    use_cache: bool = False,
+    text_encoder: Any, input_ids: Tensor, position_ids: Tensor | None = None, **arguments: Any
 ) -> tuple[Tensor, Any]:
-    """Run the encoder and return the last layer's states `[B, L, D]` and the cache.
+    """Run the encoder.
 
     Args:
         text_encoder: Qwen3-VL.
-        input_ids: `[B, L]`, padded on the right.
-        lengths: Tokens of each conversation, those of the prefix included.
-        vision: Inputs of the vision tower.
-        prefix: What stands before, read already.
-        use_cache: Whether to keep keys and values.
+        input_ids: `[B, L]`.
+        position_ids: `[3, B, L]`; None counts from zero.
+        **arguments: What else it is given.
+
+    Returns:
+        States of the last layer before the final norm, `[B, L, D]`, and the keys and values.
     """
-    past = 0 if prefix is None else len(prefix.states)
-    steps = torch.arange(past + input_ids.shape[1], device=input_ids.device)
-    mask = (steps < torch.tensor(lengths, device=input_ids.device)[:, None]).long()
-    arguments: dict[str, Any] = dict(vision)
-    if vision:
-        arguments["mm_token_type_ids"] = (input_ids == text_encoder.config.image_token_id).int()
-    if prefix is not None:
-        positions = steps[past:] + prefix.position_shift
-        arguments["position_ids"] = positions.expand(3, *input_ids.shape)
-        arguments["past_key_values"] = _fork(prefix.cache)
     captured: list[Any] = []
     # As trained: states before the final norm (std about 21, not 2), which no output of the library carries.
     layer = text_encoder.model.language_model.layers[-1]
     hook = layer.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
     try:
-        with _patches_by_matmul(text_encoder):
-            # The whole model, not its inner part: offloading hooks sit there. lm_head wants a token.
+        with _short_cuts(text_encoder):
+            # The whole model, not its inner part: offloading hooks sit there.
             output = text_encoder(
-                input_ids=input_ids,
-                attention_mask=mask,
-                logits_to_keep=1,
-                use_cache=use_cache or prefix is not None,
-                **arguments,
+                input_ids=input_ids, position_ids=position_ids, logits_to_keep=1, **arguments
             )
     finally:
         hook.remove()
@@ -211,25 +243,38 @@ def _forward(
 
 
 @contextmanager
-def _patches_by_matmul(text_encoder: Any) -> Iterator[None]:
-    """Run the vision tower's patch embedding as the matmul that it is, while the block lasts.
+def _short_cuts(text_encoder: Any) -> Iterator[None]:
+    """Leave out the final norm and lm_head, and run the patch embedding as a matmul, while the block lasts.
 
-    It is a Conv3d whose kernel equals its stride; cuDNN takes seconds for it in bf16 on several GPUs.
+    The patch embedding is a Conv3d whose kernel equals its stride; cuDNN takes seconds for it in bf16 on
+    several GPUs.
     """
-    projection = text_encoder.model.visual.patch_embed.proj
-    if type(projection) is not nn.Conv3d or "forward" in projection.__dict__:  # offloading has its say there
-        yield
-        return
+    model = text_encoder.model
+    patches = model.visual.patch_embed.proj
 
-    def forward(input: Tensor) -> Tensor:
-        rows = nn.functional.linear(input.flatten(1), projection.weight.flatten(1), projection.bias)
+    def project(input: Tensor) -> Tensor:
+        rows = nn.functional.linear(input.flatten(1), patches.weight.flatten(1), patches.bias)
         return rows[:, :, None, None, None]
 
-    projection.forward = forward
+    short_cuts: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
+        (model.language_model.norm, _pass_on),
+        (text_encoder.lm_head, _pass_on),
+    ]
+    if type(patches) is nn.Conv3d:
+        short_cuts.append((patches, project))
+    # Where offloading has replaced a module's forward, it has its say.
+    short_cuts = [(module, forward) for module, forward in short_cuts if "forward" not in module.__dict__]
+    for module, forward in short_cuts:
+        module.forward = forward
     try:
         yield
     finally:
-        del projection.forward
+        for module, _ in short_cuts:
+            del module.forward
+
+
+def _pass_on(hidden_states: Tensor) -> Tensor:
+    return hidden_states
 
 
 def _fork(cache: Any) -> Any:
