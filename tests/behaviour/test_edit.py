@@ -107,7 +107,9 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
     return masks
 
 
-def test_mask_when_nothing_is_padded_then_none(pipe: Any) -> None:
+def test_mask_when_nothing_is_padded_then_none(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", 0)  # as for large pictures
+
     assert attention_masks(pipe, image=SQUARE, negative_prompt="a much longer prompt") == [None] * 4
 
 
@@ -243,10 +245,18 @@ class EndGuidance(PipelineCallback):
         return callback_kwargs
 
 
-def test_callback_when_a_callback_object_ends_guidance_then_negative_branch_ends(pipe: Any) -> None:
+@pytest.mark.parametrize("together_up_to", [0, 1024])
+def test_callback_when_a_callback_object_ends_guidance_then_negative_branch_ends(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, together_up_to: int
+) -> None:
+    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", together_up_to)
+
     masks = attention_masks(pipe, image=SQUARE, callback_on_step_end=EndGuidance(), num_inference_steps=3)
 
-    assert len(masks) == 2 + 1 + 1
+    if together_up_to:
+        assert [None if mask is None else len(mask) for mask in masks] == [2, None, None]
+    else:
+        assert len(masks) == 2 + 1 + 1
 
 
 def test_interrupt_when_set_then_loop_ends_and_output_says_so(pipe: Any) -> None:

@@ -9,7 +9,11 @@ from typing import Any, cast
 import torch
 from diffusers.hooks._helpers import AttentionProcessorMetadata, AttentionProcessorRegistry
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from torch import Tensor, nn
 
 from joyimage.model.elementwise import is_inference, is_plain_linear, norm_rotate, norm_rotate_
@@ -43,6 +47,12 @@ def attend(
     return dispatch_attention_fn(
         query, key, value, attn_mask=mask, backend=backend, parallel_config=parallel_config
     )
+
+
+def takes_masks(attn: "JointAttention") -> bool:
+    """Tell whether attention runs on torch's own choice of kernel, which takes any mask."""
+    backend = attn.processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
+    return backend == AttentionBackendName.NATIVE
 
 
 def joint_mask(text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:
