@@ -218,6 +218,46 @@ def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
     assert called == ["qkv"] * (len(model.double_blocks) + 1)  # the last block asks twice
 
 
+class Int8Weight(torch.Tensor):
+    """A quantised weight as torchao's are: nothing but `linear` knows what to do with it."""
+
+    values: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, weight: Tensor) -> Int8Weight:
+        own: Any = torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+        own.scale = weight.abs().amax(dim=1, keepdim=True) / 127
+        own.values = (weight / own.scale).round().to(torch.int8)
+        return own
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.linear:
+            rows, weight, bias = args
+            return func(rows, weight.values * weight.scale, bias)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(f"{func} of a quantised weight")
+
+
+@torch.no_grad()
+def test_quantised_weights_when_blocks_have_them_then_short_cuts_change_nothing() -> None:
+    model = tiny.make_transformer()
+    arguments = inputs()
+    expected = model(**arguments, target_only=True).sample
+    for layer in model.double_blocks.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer._parameters["weight"] = Int8Weight(layer.weight.detach())  # pyright: ignore[reportArgumentType]
+
+    short = model(**arguments, target_only=True, reuse=Reuse(arguments["timestep"], num_branches=2)).sample
+
+    assert relative(short, model(**arguments).sample[:, -1]) <= OTHER_KERNEL
+    assert 1e-4 < relative(short, expected) < 0.2
+
+
 @torch.no_grad()
 def test_rotation_when_computed_with_complex_numbers_then_it_is_bitwise_the_plain_one(
     monkeypatch: pytest.MonkeyPatch,
