@@ -37,7 +37,7 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
     encode_frame = edit_module.encode_frame
     monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
     hooks = [
-        pipe.text_encoder.model.visual.register_forward_hook(lambda *_: counts.update(["vision"])),
+        pipe.text_encoder.model.visual.blocks[0].register_forward_hook(lambda *_: counts.update(["vision"])),
         pipe.text_encoder.model.language_model.register_forward_hook(lambda *_: counts.update(["language"])),
     ]
     try:
@@ -48,9 +48,11 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("one_pass_up_to", [0, 256])
 def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those_of_single_calls(
-    pipe: Any, guidance_scale: float
+    pipe: Any, guidance_scale: float, one_pass_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
     first, second = tiny.make_picture(0), tiny.make_picture(1)
     call = {**CALL, "guidance_scale": guidance_scale}
     session = pipe.session()
@@ -69,19 +71,21 @@ def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those
         assert torch.equal(got.images, alone.images)
 
 
+@pytest.mark.parametrize(("one_pass_up_to", "first"), [(0, 2), (256, 1)])  # with the beginning apart, or not
 def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
-    pipe: Any, monkeypatch: pytest.MonkeyPatch
+    pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
     session = pipe.session(tiny.make_picture(0))
     with counting(pipe, monkeypatch) as counts:
         session("make it blue", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 2}  # picture; prompt with the negative one
+        assert counts == {"vision": 1, "vae": 1, "language": first}
 
         session("make it green", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 3}  # the new prompt, the negative one again
+        assert counts == {"vision": 1, "vae": 1, "language": first + 1}  # the new prompt and the negative one
 
         session("make it green", **CALL)
-        assert counts == {"vision": 1, "vae": 1, "language": 3}
+        assert counts == {"vision": 1, "vae": 1, "language": first + 1}
 
 
 def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(

@@ -26,6 +26,14 @@ def parts() -> dict[str, Any]:
     return {"text_encoder": pipe.text_encoder, "processor": pipe.processor, "tokenizer": pipe.tokenizer}
 
 
+@pytest.fixture(autouse=True, params=["in one pass", "beginning first"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How conversations are read: as about small pictures or as about large ones."""
+    if request.param == "beginning first":
+        monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", 0)
+    return request.param
+
+
 def run(parts: dict[str, Any], prompts: list[str], pictures: Any, **settings: Any) -> list[torch.Tensor]:
     """Encode and return each prompt's own states."""
     states, mask = encode(
@@ -113,6 +121,24 @@ def test_encode_when_endings_stand_in_one_row_then_none_sees_another(
 
     assert torch.equal(first, other)
     assert torch.allclose(first, last, atol=ATOL)
+
+
+def test_encode_when_picture_is_small_or_large_then_read_in_one_pass_or_its_beginning_first(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", 256)
+    small, large = tiny.make_picture(0, 256, 256), tiny.make_picture(0, 512, 512)  # 64 and 256 tokens
+    lengths: list[int] = []
+    layer = parts["text_encoder"].model.language_model.layers[0]
+    handle = layer.register_forward_hook(lambda _module, _inputs, out: lengths.append(out.shape[1]))
+
+    try:
+        passes = [len((run(parts, PROMPTS, [[picture]] * 3), lengths)[1]) for picture in (small, large)]
+    finally:
+        handle.remove()
+
+    assert passes == [1, 1 + 2]
+    assert lengths[1] > lengths[2]
 
 
 def test_encode_when_attention_takes_no_mask_then_endings_run_one_by_one(

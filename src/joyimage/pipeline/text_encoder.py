@@ -10,6 +10,7 @@ import copy
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,14 @@ Tokens = tuple[int, ...]
 
 _TAKE_MASKS = {"sdpa", "eager"}
 """Attention of transformers that takes any mask, such as one that keeps conversations in a row apart."""
+
+
+_ONE_PASS_UP_TO = 256
+"""Tokens of a beginning up to which endings are read along with it, each time anew but for the vision tower.
+
+A pass over a few tokens costs nearly as much as one over a few more. Beyond that the beginning's keys and
+values are kept.
+"""
 
 
 @dataclass(frozen=True)
@@ -147,8 +156,8 @@ def _encode_about(
 ) -> dict[Tokens, Tensor]:
     """Return the states `[L, D]` of conversations about the same pictures, which are read once.
 
-    What comes behind the pictures runs in one pass for all conversations of a call. The memory holds what
-    such a pass gave, never a part of it, so that a call's numbers don't depend on the calls before.
+    How they run depends on the conversations of this call alone, and the memory holds what whole passes gave:
+    a call's numbers don't depend on the calls before.
     """
     about = (text_encoder, device, *names)
     image_token = text_encoder.config.image_token_id
@@ -158,33 +167,75 @@ def _encode_about(
         length = min(len(row) - row[::-1].index(image_token) + 1, len(row) - 1)
         together[row[:length]].append(row)
 
+    def see(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def seen(*inputs: Any, **arguments: Any) -> Any:
+            features = memory.once(("vision", *about), lambda: forward(*inputs, **arguments))
+            return copy.copy(features)  # the library writes other features into what it is given
+
+        return seen
+
     states: dict[Tokens, Tensor] = {}
     for beginning, rows in together.items():
-        prefix = memory.once(
-            ("prefix", *about, beginning),
-            lambda beginning=beginning: _read(text_encoder, processor, beginning, pictures, device),
-        )
         endings = [row[len(beginning) :] for row in rows]
-        own = memory.once(
-            ("states", *about, beginning, *endings),
-            lambda prefix=prefix, endings=endings: _go_on(text_encoder, prefix, endings),
-        )
+        read = partial(_read, text_encoder, processor, pictures, device, beginning)
+        if len(beginning) <= _ONE_PASS_UP_TO and _may_join(text_encoder, endings):
+            prefix, own = memory.once(
+                ("states", *about, beginning, *endings), lambda read=read, own=endings: read(own, see=see)
+            )
+        else:
+            prefix, _ = memory.once(("prefix", *about, beginning), read)
+            own = memory.once(
+                ("states", *about, beginning, *endings),
+                lambda prefix=prefix, endings=endings: _go_on(text_encoder, prefix, endings),
+            )
         states |= {row: torch.cat([prefix.states, ending]) for row, ending in zip(rows, own, strict=True)}
     return states
 
 
 def _read(
-    text_encoder: Any, processor: Any, tokens: Tokens, pictures: Sequence[Image], device: torch.device
-) -> _Prefix:
-    """Read the beginning of conversations, pictures included."""
+    text_encoder: Any,
+    processor: Any,
+    pictures: Sequence[Image],
+    device: torch.device,
+    beginning: Tokens,
+    endings: Sequence[Tokens] = (),
+    *,
+    see: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+) -> tuple[_Prefix, list[Tensor]]:
+    """Read the beginning of conversations, pictures included, and endings in the same row.
+
+    Args:
+        text_encoder: Qwen3-VL.
+        processor: Its processor.
+        pictures: Those of the beginning.
+        device: Where to run.
+        beginning: What all have in common.
+        endings: What stands behind it in each.
+        see: Given the vision tower's forward, returns what to call instead.
+
+    Returns:
+        The beginning, without keys and values if there are endings; and the states of each ending, `[L, D]`.
+    """
     vision = prepare_pictures(text_encoder, processor, pictures, device)
-    ids = torch.tensor([tokens])
+    ids = torch.tensor([beginning])
     # Worked out on the host: on a device it would take a wait for each of many small steps.
     positions, _ = text_encoder.model.get_rope_index(
         ids, (ids == text_encoder.config.image_token_id).int(), vision["image_grid_thw"].cpu()
     )
-    states, cache = _forward(text_encoder, ids.to(device), positions.to(device), use_cache=True, **vision)
-    return _Prefix(states[0], cache, int(positions.max()) + 1)
+    following = int(positions.max()) + 1
+    lengths = [len(ending) for ending in endings]
+    mask = _keep_apart(len(beginning), lengths, is_beginning_read=True) if len(endings) > 1 else None
+    states, cache = _forward(
+        text_encoder,
+        torch.cat([ids, _in_a_row(endings)], dim=1).to(device),
+        torch.cat([positions, _count_on(following, lengths)], dim=2).to(device),
+        see=see,
+        attention_mask=mask,
+        use_cache=not endings,
+        **vision,
+    )
+    own, *others = states[0].split([len(beginning), *lengths])
+    return _Prefix(own, cache, following), others
 
 
 def _go_on(text_encoder: Any, prefix: _Prefix, endings: Sequence[Tokens]) -> list[Tensor]:
@@ -192,28 +243,59 @@ def _go_on(text_encoder: Any, prefix: _Prefix, endings: Sequence[Tokens]) -> lis
 
     A row takes no padding, keeps the prefix's keys and values once; each ending sees the prefix and itself.
     """
-    if text_encoder.config.text_config._attn_implementation not in _TAKE_MASKS and len(endings) > 1:
+    if not _may_join(text_encoder, endings):
         return [states for ending in endings for states in _go_on(text_encoder, prefix, [ending])]
-    like = prefix.states
     lengths = [len(ending) for ending in endings]
-    positions = torch.cat([torch.arange(length) for length in lengths]) + prefix.position
-    mask = None
-    if len(endings) > 1:
-        sees = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths))
-        sees = torch.cat([torch.ones(len(sees), len(like)), sees], dim=1)  # [L, prefix + L]
-        mask = torch.zeros_like(sees).masked_fill_(sees == 0, float("-inf")).to(like.device, like.dtype)
+    device = prefix.states.device
+    mask = _keep_apart(len(prefix.states), lengths) if len(endings) > 1 else None
     states, _ = _forward(
         text_encoder,
-        torch.tensor([[token for ending in endings for token in ending]], device=like.device),
-        positions.expand(3, 1, -1).to(like.device),
-        attention_mask=None if mask is None else mask[None, None],
+        _in_a_row(endings).to(device),
+        _count_on(prefix.position, lengths).to(device),
+        attention_mask=mask,
         past_key_values=_fork(prefix.cache),
     )
     return list(states[0].split(lengths))
 
 
+def _may_join(text_encoder: Any, endings: Sequence[Tokens]) -> bool:
+    """Tell whether endings may stand in one row: a mask keeps them apart, which not all attention takes."""
+    return len(endings) == 1 or text_encoder.config.text_config._attn_implementation in _TAKE_MASKS
+
+
+def _in_a_row(endings: Sequence[Tokens]) -> Tensor:
+    return torch.tensor([[token for ending in endings for token in ending]], dtype=torch.long)
+
+
+def _count_on(position: int, lengths: list[int]) -> Tensor:
+    """Return the positions of endings in a row, `[3, 1, L]`, each counted from `position` on."""
+    counted = [torch.arange(position, position + length) for length in lengths]
+    return torch.cat([torch.empty(0, dtype=torch.long), *counted]).expand(3, 1, -1)
+
+
+def _keep_apart(num_before: int, lengths: list[int], *, is_beginning_read: bool = False) -> Tensor:
+    """Return which tokens see which, bool `[1, 1, L, num_before + endings]`.
+
+    Args:
+        num_before: Tokens of the beginning, which all endings see.
+        lengths: Tokens of each ending.
+        is_beginning_read: Whether the beginning's own tokens are among the `L` that look.
+    """
+    sees = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths))
+    sees = torch.cat([torch.ones(len(sees), num_before), sees], dim=1)
+    if is_beginning_read:
+        sees = torch.cat([torch.ones(num_before, sees.shape[1]).tril(), sees])
+    return sees.bool()[None, None]
+
+
 def _forward(
-    text_encoder: Any, input_ids: Tensor, position_ids: Tensor | None = None, **arguments: Any
+    text_encoder: Any,
+    input_ids: Tensor,
+    position_ids: Tensor | None = None,
+    *,
+    see: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    attention_mask: Tensor | None = None,
+    **arguments: Any,
 ) -> tuple[Tensor, Any]:
     """Run the encoder.
 
@@ -221,17 +303,23 @@ def _forward(
         text_encoder: Qwen3-VL.
         input_ids: `[B, L]`.
         position_ids: `[3, B, L]`; None counts from zero.
+        see: Given the vision tower's forward, returns what to call instead.
+        attention_mask: Bool, which tokens see which, `[1, 1, L, keys]`; None: all that come before.
         **arguments: What else it is given.
 
     Returns:
         States of the last layer before the final norm, `[B, L, D]`, and the keys and values.
     """
+    if attention_mask is not None:
+        like: Tensor = text_encoder.get_input_embeddings().weight
+        bias = torch.zeros(attention_mask.shape, dtype=like.dtype)
+        arguments["attention_mask"] = bias.masked_fill_(~attention_mask, float("-inf")).to(input_ids.device)
     captured: list[Any] = []
     # As trained: states before the final norm (std about 21, not 2), which no output of the library carries.
     layer = text_encoder.model.language_model.layers[-1]
     hook = layer.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
     try:
-        with _short_cuts(text_encoder):
+        with _short_cuts(text_encoder, see):
             # The whole model, not its inner part: offloading hooks sit there.
             output = text_encoder(
                 input_ids=input_ids, position_ids=position_ids, logits_to_keep=1, **arguments
@@ -243,7 +331,9 @@ def _forward(
 
 
 @contextmanager
-def _short_cuts(text_encoder: Any) -> Iterator[None]:
+def _short_cuts(
+    text_encoder: Any, see: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+) -> Iterator[None]:
     """Leave out the final norm and lm_head, and run the patch embedding as a matmul, while the block lasts.
 
     The patch embedding is a Conv3d whose kernel equals its stride; cuDNN takes seconds for it in bf16 on
@@ -256,10 +346,12 @@ def _short_cuts(text_encoder: Any) -> Iterator[None]:
         rows = nn.functional.linear(input.flatten(1), patches.weight.flatten(1), patches.bias)
         return rows[:, :, None, None, None]
 
-    short_cuts: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
+    short_cuts: list[tuple[Any, Callable[..., Any]]] = [
         (model.language_model.norm, _pass_on),
         (text_encoder.lm_head, _pass_on),
     ]
+    if see is not None:
+        short_cuts.append((model.visual, see(model.visual.forward)))
     if type(patches) is nn.Conv3d:
         short_cuts.append((patches, project))
     # Where offloading has replaced a module's forward, it has its say.
