@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo test test-load gallery docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo test test-gpu test-load gallery docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,11 @@ test: .venv/.installed-test
 # Load, kills and wild requests for minutes: what `make test` does in a short form.
 test-load: .venv/.installed-test
 	$(BIN)/python -m pytest tests/serving -m slow -s -p no:randomly
+
+# What only a GPU can show: kernels as compiled, captured graphs, bf16. Then the full-size benchmark, in docs/benchmarks.
+test-gpu: .venv/.installed-test
+	$(BIN)/python -m pytest tests -m gpu -p no:randomly
+	$(BIN)/joyimage bench --model full --device cuda
 
 # The types in the page's comments, and the checker that tests/web injects. The page itself needs no npm.
 node_modules/.installed: package.json

@@ -13,6 +13,8 @@ from joyimage.model.rope import RotaryTables, item_positions, rotary_tables
 from tests import tiny
 from tests.model.drive import inputs
 
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
 # fp32: order of sums. bf16: one rounding (2^-8) where the twin has two or three.
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 1.5e-2}
 
@@ -38,9 +40,9 @@ def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
 def main() -> None:
     torch.manual_seed(0)
     for dtype, (batch, mods), width in itertools.product(TOLERANCES, ((1, 1), (2, 1), (2, 2)), (192, 4096)):
-        x, update = (3 * torch.randn(batch, 3, width, dtype=dtype) + 1 for _ in range(2))
+        x, update = (3 * torch.randn(batch, 3, width, dtype=dtype, device=DEVICE) + 1 for _ in range(2))
         # One chunk of a larger tensor, as the blocks hand it over.
-        gate, shift, scale = torch.randn(mods, 6, width, dtype=dtype).split(1, dim=1)[:3]
+        gate, shift, scale = torch.randn(mods, 6, width, dtype=dtype, device=DEVICE).split(1, dim=1)[:3]
         name = f"{dtype}, {batch} samples, {mods} times, width {width}"
         got = elementwise.norm_modulate(x, shift, scale)
         check(f"norm_modulate, {name}", got, plain("norm_modulate", x, shift, scale))
@@ -49,12 +51,14 @@ def main() -> None:
         check(f"gated_add, {name}", total, total_plain)
         check(f"gated_add_norm_modulate, {name}", got, expected)
 
-    tables = rotary_tables(item_positions(((1, 2, 3), (1, 1, 1))), (8, 12, 12), 256)
+    cos, sin = rotary_tables(item_positions(((1, 2, 3), (1, 1, 1))), (8, 12, 12), 256)
+    tables = cos.to(DEVICE), sin.to(DEVICE)
     for dtype, has_tables in itertools.product(TOLERANCES, (True, False)):
         for num_heads in (2, 12)[: 2 if has_tables else 1]:
             check_norm_rotate(dtype, tables if has_tables else None, num_heads)
 
-    model, arguments = tiny.make_transformer(), inputs(batch_size=2)
+    model = tiny.make_transformer().to(DEVICE)
+    arguments = {name: value.to(DEVICE) for name, value in inputs(batch_size=2).items()}
     calls: list[str] = []
     for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate_"):
         kernel = getattr(kernels, name)
@@ -67,9 +71,9 @@ def main() -> None:
 
 
 def check_norm_rotate(dtype: torch.dtype, tables: RotaryTables | None, num_heads: int) -> None:
-    norm = nn.RMSNorm(32, eps=1e-6, dtype=dtype)
+    norm = nn.RMSNorm(32, eps=1e-6, dtype=dtype, device=DEVICE)
     nn.init.normal_(norm.weight, mean=1, std=0.3)
-    qkv = torch.randn(2, 7, 3, num_heads, 32, dtype=dtype)
+    qkv = torch.randn(2, 7, 3, num_heads, 32, dtype=dtype, device=DEVICE)
     untouched = qkv.clone()
     expected = elementwise.norm_rotate(qkv[:, :, 1], norm, tables)
     elementwise.norm_rotate_(qkv[:, :, 1], norm, tables)

@@ -1,4 +1,4 @@
-"""The Triton kernels against their plain twins, under Triton's interpreter where there is no GPU."""
+"""The Triton kernels against their plain twins, under Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ PROGRAM = "tests.model.kernels_program"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux")
-def test_kernels_when_interpreted_then_they_agree_with_plain_torch() -> None:
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"TRITON_INTERPRET": "1"}, id="interpreted"),
+        pytest.param({}, id="compiled", marks=pytest.mark.gpu),
+    ],
+)
+def test_kernels_when_run_then_they_agree_with_plain_torch(variables: dict[str, str]) -> None:
     pytest.importorskip("triton")
 
     # The interpreter is chosen when Triton is imported, so it gets a process of its own.
     result = subprocess.run(
         [sys.executable, "-m", PROGRAM],
-        env={**os.environ, "TRITON_INTERPRET": "1", "JOYIMAGE_KERNELS": "triton"},
+        env={**os.environ, "JOYIMAGE_KERNELS": "triton", **variables},
         capture_output=True,
         text=True,
         check=False,
