@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub.errors import StrictDataclassError
+from transformers.initialization import no_init_weights
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
@@ -182,7 +183,8 @@ def check_text_encoder(folder: Path, variant: str | None = None) -> None:
         raise CheckpointError(f"{path} must have `model_type` 'qwen3_vl': got {config.get('model_type')!r}.")
 
     def build() -> torch.nn.Module:
-        return Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config))
+        with no_init_weights():  # drawing weights takes a while even where there are none
+            return Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config))
 
     # The head that makes words is never used here, so a checkpoint may leave it out.
     _check_part(folder, "model", variant, build, optional=("lm_head.weight",))
