@@ -44,7 +44,9 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
     counts: Counter[str] = Counter()
     encode = edit_module.encode_frame
     monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode(*a))[1])
-    hook = pipe.text_encoder.model.visual.register_forward_hook(lambda *_: counts.update(["vision"]))
+    hook = pipe.text_encoder.model.visual.blocks[0].register_forward_hook(
+        lambda *_: counts.update(["vision"])
+    )
     try:
         yield counts
     finally:

@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop, while it runs, would be in the way of other tests' own
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
