@@ -20,6 +20,7 @@ from joyimage.benchmark.report import device_slug, to_markdown, write_report
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE, Run, check_agreement, ratios
 from joyimage.cli.main import main
+from joyimage.pipeline import edit as edit_module
 
 MINUTE = ("--size", "64", "--layers", "3", "--steps", "1", "--rounds", "1", "--device", "cpu")
 
@@ -65,6 +66,36 @@ def test_report_when_run_then_ratios_are_those_of_the_samples(report: dict[str, 
     assert (
         {"loading", "first edit"} == set(report["loading"]["joyimage"]) == set(report["loading"]["diffusers"])
     )
+
+
+def test_report_when_run_then_seconds_of_the_same_picture_again(
+    report: dict[str, Any], written: Path
+) -> None:
+    again = report["again_s"]
+
+    assert len(again[WHOLE]["samples"]) == 2 * report["rounds"]
+    assert (
+        f"The same picture again, in a session and with another prompt: {again[WHOLE]['median']:.3f} s"
+        in (next(written.glob("*.md")).read_text())
+    )
+
+
+def test_run_again_when_run_then_the_picture_is_read_and_encoded_for_the_first_edit_only(
+    minute: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Any] = []
+    encode_frame = edit_module.encode_frame
+    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (encoded.append(a), encode_frame(*a))[1])
+    seen: list[Any] = []
+    handle = minute.text_encoder.model.visual.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+
+    try:
+        runs = timing.run_again(minute, timing.make_edit(minute, models.make_picture(64), 1), 2)
+    finally:
+        handle.remove()
+
+    assert (len(encoded), len(seen), len(runs)) == (1, 1, 2)
+    assert not np.array_equal(runs[0].image, runs[1].image)
 
 
 def test_page_when_written_then_both_sides_versions_and_the_command(

@@ -181,6 +181,8 @@ def _time(
     agreement = timing.check_agreement(theirs, own, dtype)
     note(f"Timing {4 * settings.rounds} edits, A B B A.")
     their_runs, our_runs = timing.compare(reference, ours, edit, settings.rounds)
+    note("Editing the same picture again.")
+    again = timing.run_again(ours, edit, 2 * settings.rounds)
     result: dict[str, Any] = {
         "agreement": agreement,
         "first_run_s": {"joyimage": own.seconds, "diffusers": theirs.seconds},
@@ -189,6 +191,7 @@ def _time(
             "diffusers": timing.seconds_by_stage(their_runs),
         },
         "ratios": timing.ratios(their_runs, our_runs),
+        "again_s": timing.seconds_by_stage(again),
         "peak_gb": {
             "joyimage": max(one.peak_bytes for one in our_runs) / 1e9,
             "diffusers": max(one.peak_bytes for one in their_runs) / 1e9,

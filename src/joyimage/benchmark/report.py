@@ -153,6 +153,11 @@ def _rest(report: dict[str, Any]) -> list[str]:
     if report["peak_gb"]["joyimage"]:
         peaks = " and ".join(f"{report['peak_gb'][side]:.1f} GB ({side})" for side in SIDES)
         lines.append(f"- Peak memory: {peaks}.")
+    again = {name: one["median"] for name, one in report["again_s"].items()}
+    lines.append(
+        f"- The same picture again, in a session and with another prompt: {again[WHOLE]:.3f} s, of which"
+        f" {again[STAGES[0]]:.3f} s are {STAGES[0]} and {again[STAGES[1]]:.3f} s {STAGES[1]}."
+    )
     parts = [f"{side} {report['first_run_s'][side][WHOLE]:.2f} s" for side in SIDES]
     lines.append(f"- First edit in this process, weights on the device: {', '.join(parts)}.")
     if report["loading"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Edit:
         picture: The picture, of the model's base size.
         latents: Starting noise, `[1, 1, C, 1, H/8, W/8]`.
         steps: Denoising steps.
+        prompt: What to change.
         guidance_scale: Of the edit.
         seed: Of the posterior's draw.
     """
@@ -48,6 +49,7 @@ class Edit:
     picture: Image
     latents: torch.Tensor
     steps: int
+    prompt: str = PROMPT
     guidance_scale: float = 4.0
     seed: int = 7
 
@@ -111,7 +113,7 @@ def run(pipe: Any, edit: Edit) -> Run:
     with watch(pipe, mark):
         image = pipe(
             image=edit.picture,
-            prompt=PROMPT,
+            prompt=edit.prompt,
             num_inference_steps=edit.steps,
             guidance_scale=edit.guidance_scale,
             latents=edit.latents.clone(),
@@ -144,6 +146,22 @@ def compare(reference: Any, ours: Any, edit: Edit, rounds: int) -> tuple[list[Ru
         for side in (0, 1, 1, 0):
             runs[side].append(run((reference, ours)[side], edit))
     return runs
+
+
+def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
+    """Edit one picture in a session, each time with another prompt.
+
+    Args:
+        ours: Our pipeline, warmed up.
+        edit: The first edit, which isn't among what is returned.
+        times: Edits after the first.
+
+    Returns:
+        One run for each.
+    """
+    with ours.session() as session, session.remembering():
+        run(ours, edit)
+        return [run(ours, replace(edit, prompt=f"{edit.prompt} {number}")) for number in range(times)]
 
 
 def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
