@@ -35,7 +35,7 @@ class JoyImageProcessor(Qwen3VLProcessor):
         return super().check_argument_for_proper_class(argument_name, argument)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - what it names, kwargs take
         cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any
     ) -> JoyImageProcessor:
         """Load a published `processor/` folder, whatever image processor class it names.
