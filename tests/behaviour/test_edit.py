@@ -304,6 +304,14 @@ def test_vae_when_decoding_then_target_only(pipe: Any) -> None:
     assert shape[0] == 1
 
 
+def test_vae_when_pictures_are_equal_then_each_distinct_one_is_encoded_once(pipe: Any) -> None:
+    pictures = [SQUARE, OTHER, SQUARE.copy()]
+
+    shapes = calls_of(pipe.vae.quant_conv, pipe, image=pictures, prompt=[PROMPT] * 3, seeds=(0, 1, 2))
+
+    assert len(shapes) == 2
+
+
 def test_schedule_when_jd_then_same_as_even_sigmas(pipe: Any) -> None:
     image = run(pipe, image=SQUARE, schedule="jd", num_inference_steps=4)
 

@@ -120,6 +120,18 @@ def test_flat_list_when_two_prompts_then_both_get_all_references(pipe: Any) -> N
     assert np.array_equal(flat, nested)
 
 
+def test_vae_when_references_are_equal_then_each_distinct_one_is_encoded_once(pipe: Any) -> None:
+    encoded: list[int] = []
+    handle = pipe.vae.quant_conv.register_forward_hook(lambda *_: encoded.append(1))
+
+    try:
+        run(pipe, seeds=(1, 2), images=[[SQUARE, WIDE], [WIDE.copy()]], prompt=[PROMPT, "blue"], **SIZE)
+    finally:
+        handle.remove()
+
+    assert len(encoded) == 2
+
+
 def test_output_when_latent_then_target_latents_as_edit_gives_them(pipe: Any) -> None:
     latents = run(pipe, images=[SQUARE, WIDE], output_type="latent", **SIZE)
 

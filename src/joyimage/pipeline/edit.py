@@ -414,7 +414,8 @@ class JoyImageEditPipeline(
             )
         each = batch_size // len(pictures)
         owners = [output // each for output in range(batch_size)]
-        posteriors = [self._encode_picture(picture, device) for picture in pictures]
+        distinct: dict[str, Any] = {}
+        posteriors = [self._encode_picture(picture, device, distinct) for picture in pictures]
         references = draw_posterior(posteriors, owners, generator, reference_latents).to(dtype)
         if enable_denormalization:
             references = self.normalize_latents(references)
@@ -434,13 +435,16 @@ class JoyImageEditPipeline(
             self.transformer._reset_stateful_cache()
         self.maybe_free_model_hooks()
 
-    def _encode_picture(self, picture: Image, device: torch.device) -> Any:
-        """Return a picture's posterior."""
-        dtype = next(self.vae.parameters()).dtype
-        return self._once(
-            ("posterior", self.vae, dtype, device, digest(picture)),
-            lambda: encode_frame(self.vae, to_pixels([picture], device, dtype)),
-        )
+    def _encode_picture(self, picture: Image, device: torch.device, distinct: dict[str, Any]) -> Any:
+        """Return a picture's posterior; `distinct` keeps those of the call by their pictures' pixels."""
+        name = digest(picture)
+        if name not in distinct:
+            dtype = next(self.vae.parameters()).dtype
+            distinct[name] = self._once(
+                ("posterior", self.vae, dtype, device, name),
+                lambda: encode_frame(self.vae, to_pixels([picture], device, dtype)),
+            )
+        return distinct[name]
 
     def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
         latents = target[:, 0]

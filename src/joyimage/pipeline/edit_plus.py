@@ -171,7 +171,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             dtype = resolve_dtype(latents_dtype, embeds["prompt_embeds"])
             noise: list[Tensor] = []
             references: list[list[Tensor]] = []
-            posteriors: dict[int, Any] = {}
+            posteriors: dict[str, Any] = {}
             for output in range(num_outputs):
                 own = [generator[output]] if isinstance(generator, list) else generator
                 if latents is None:
@@ -218,15 +218,14 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
     def _draw_reference(
         self,
         picture: Image,
-        posteriors: dict[int, Any],
+        posteriors: dict[str, Any],
         generator: Generators,
         how: str,
         enable_denormalization: bool,
     ) -> Tensor:
         """Return a reference's latents `[C, 1, H, W]`; `posteriors` keeps what is encoded already."""
-        if id(picture) not in posteriors:
-            posteriors[id(picture)] = self._encode_picture(picture, self._execution_device)
-        latents = draw_posterior([posteriors[id(picture)]], [0], generator, how)
+        posterior = self._encode_picture(picture, self._execution_device, posteriors)
+        latents = draw_posterior([posterior], [0], generator, how)
         return (self.normalize_latents(latents) if enable_denormalization else latents)[0]
 
 
