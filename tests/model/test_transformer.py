@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -14,6 +15,7 @@ from tests import tiny
 from tests.model.drive import assert_close, draw, gradients_of, inputs, list_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -120,6 +122,15 @@ def test_rotary_tables_when_many_sizes_then_few_are_kept() -> None:
     assert 0 < len(model.item_rope._tables) <= 16
 
 
+@pytest.fixture
+def _same_backend_afterwards() -> Iterator[None]:
+    # `set_attention_backend` changes that of every model.
+    before = _AttentionBackendRegistry.get_active_backend()[0]
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.mark.usefixtures("_same_backend_afterwards")
 @pytest.mark.parametrize("backend", ["native", "_native_math"])
 @torch.no_grad()
 def test_attention_backend_when_set_then_used_and_agrees(backend: str) -> None:
