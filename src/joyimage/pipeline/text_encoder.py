@@ -1,7 +1,7 @@
 """Pictures and prompt → the text encoder's states before its final norm.
 
 All conversations about one picture begin alike: system message, then picture. That part runs once, and all
-prompts about the picture go on from its keys and values, in one pass.
+prompts about the picture go on from its keys and values, in one pass; about a small picture, in the same pass.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ Tokens = tuple[int, ...]
 
 _TAKE_MASKS = {"sdpa", "eager"}
 """Attention of transformers that takes any mask, such as one that keeps conversations in a row apart."""
-
 
 _ONE_PASS_UP_TO = 256
 """Tokens of a beginning up to which endings are read along with it, each time anew but for the vision tower.
