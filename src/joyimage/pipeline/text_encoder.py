@@ -1,7 +1,7 @@
 """Pictures and prompt → the text encoder's states before its final norm.
 
 All conversations about one picture begin alike: system message, then picture. That part runs once, and all
-prompts about the picture go on from its keys and values, in one pass; about a small picture, in the same pass.
+prompts about the picture go on from its keys and values in one pass, about a small picture in the same pass.
 """
 
 from __future__ import annotations
