@@ -83,14 +83,16 @@ def complaints() -> Iterator[Complaints]:
 
 
 @pytest.fixture
-def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Browsers that know nothing of each other."""
+def contexts(browser: Browser, complaints: Complaints) -> Iterator[Callable[..., BrowserContext]]:
+    """Browsers that know nothing of each other, and every page in them watched."""
     made: list[BrowserContext] = []
 
     def make(**options: object) -> BrowserContext:
         given: dict[str, object] = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"}
-        made.append(browser.new_context(**{**given, **options}))  # type: ignore[arg-type]
-        return made[-1]
+        context = browser.new_context(**{**given, **options})  # type: ignore[arg-type]
+        context.on("page", complaints.watch)
+        made.append(context)
+        return context
 
     yield make
     for context in made:
@@ -98,14 +100,10 @@ def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
 
 @pytest.fixture
-def visit(
-    contexts: Callable[..., BrowserContext], server: Server, complaints: Complaints
-) -> Callable[..., Visitor]:
+def visit(contexts: Callable[..., BrowserContext], server: Server) -> Callable[..., Visitor]:
     """Open the page in a new browser."""
 
     def open_page(at: Server = server, **options: object) -> Visitor:
-        page = contexts(**options).new_page()
-        complaints.watch(page)
-        return Visitor(page, at).open()
+        return Visitor(contexts(**options).new_page(), at).open()
 
     return open_page

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from joyimage.cli.main import main
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import FilePayload, Locator, Page
 
 EXAMPLES = Path(__file__).parents[2] / "src/joyimage/web/static/examples"
 # A busy machine of two cores takes seconds for a tiny edit.
@@ -87,6 +88,19 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
     raise AssertionError("it did not happen in time")
 
 
+def find_faults(page: Page) -> list[str]:
+    """Return axe-core's serious findings."""
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    page.evaluate(axe)  # through the debugger: the page's own policy forbids it
+    found: dict[str, Any] = page.evaluate("() => axe.run({ resultTypes: ['violations'] })")
+    return [
+        f"{fault['id']}: {node['target']} {node['failureSummary']}"
+        for fault in found["violations"]
+        if fault["impact"] in {"serious", "critical"}
+        for node in fault["nodes"]
+    ]
+
+
 class Visitor:
     """Somebody in front of the page."""
 
@@ -110,11 +124,7 @@ class Visitor:
     def choose_view(self, view: str) -> None:
         self.page.locator(f'#views input[value="{view}"]').check(force=True)
 
-    def bring(self, file: Path | dict[str, Any]) -> None:
-        """Choose a file as the picture, and wait until it is there."""
-        self.page.set_input_files("#file", file)
-
-    def choose_file(self, file: Path | dict[str, Any]) -> None:
+    def choose_file(self, file: Path | FilePayload) -> None:
         with self.page.expect_file_chooser() as chooser:
             self.page.locator("#choose:visible, #replace:visible").first.click()
         chooser.value.set_files(file)

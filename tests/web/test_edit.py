@@ -86,7 +86,7 @@ def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
     assert any("data:image/webp" in words for words in seen)
     after = np.asarray(visitor.download(tmp_path / "edited.png").convert("RGB"), dtype=int)
     red, green, blue = after[120:170, 370:420].reshape(-1, 3).mean(axis=0)
-    assert red > 180 > green > 60 > blue  # the heart was nearly black; it shall be orange
+    assert red > 180 > green > 60 > blue  # the heart was nearly black; it should be orange
     expect(page.locator("#progress")).to_be_hidden()
     expect(page).to_have_title("joyimage")
 
@@ -296,7 +296,7 @@ def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[...,
     page = visitor.page
     visitor.choose_mode("generate")
     page.click("#run")
-    expect(visitor.see("#run-problem")).to_have_text("Say what it shall show.")
+    expect(visitor.see("#run-problem")).to_have_text("Say what it should show.")
     page.fill("#prompt-generate", "A red heart on a white background.")
     page.keyboard.press("Control+Enter")
 
@@ -310,6 +310,92 @@ def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[...,
     expect(page.locator("#picture-name")).to_contain_text("generate-")
 
 
+def test_created_picture_when_edited_at_once_then_it_is_what_is_edited(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_mode("generate")
+    page.get_by_role("button", name="Draw a green star").click()  # an idea
+    visitor.run()
+    visitor.choose_mode("move")
+    visitor.draw(0.6, 0.6, 0.9, 0.9)
+    page.fill("#object", "green star")
+
+    visitor.run()
+
+    assert (server.jobs()[0]["kind"], server.jobs()[0]["width"]) == ("move", 96)
+    expect(page.locator("#picture-name")).to_contain_text("move-")
+    visitor.choose_view("before")
+    expect(page.locator("#picture-name")).to_contain_text("generate-")
+
+
+def test_created_picture_when_another_is_being_edited_then_each_where_it_belongs(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("generate")
+    page.fill("#prompt-generate", "Draw a green star on the left on a mint background.")
+    visitor.run()
+    expect(page.locator("#picture-name")).to_contain_text("generate-")
+
+    visitor.choose_mode("edit")
+    expect(page.locator("#picture-name")).to_contain_text("shapes.png")
+    expect(page.locator("#run-hint")).to_be_hidden()
+    visitor.choose_mode("generate")
+    expect(page.locator("#picture-name")).to_contain_text("generate-")
+
+    visitor.choose_mode("edit")
+    visitor.run()
+    expect(page.locator("#run-hint")).to_have_text("Starts from the original again, not from this result.")
+    page.click("#again")
+    expect(page.locator("#run-hint")).to_be_hidden()
+
+
+def test_ideas_when_the_model_is_tiny_then_only_what_it_can(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    expect(page.locator("#model-chip")).to_contain_text("tiny")
+    visitor.choose_example("shapes")
+
+    page.get_by_role("button", name="Remove the purple circle.").click()
+    expect(page.locator("#prompt-edit")).to_have_value("Remove the purple circle.")
+    expect(page.locator("#prompt-edit")).to_be_focused()
+
+    visitor.choose_file(EXAMPLES / "car.png")
+    expect(page.locator("#edit-hint")).to_contain_text("try Rotate")
+    expect(page.locator("#ideas-edit button")).to_have_count(0)
+    visitor.choose_mode("describe")
+    expect(page.locator("#describe-hint")).to_contain_text("can't talk")
+
+
+def test_size_and_fit_when_chosen_then_the_result_has_them(
+    visit: Callable[..., Visitor], server: Server, tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    page.click("#settings summary")
+    size = page.locator("#size option").nth(1).get_attribute("value") or ""
+    page.select_option("#size", size)
+    page.uncheck("#restore")
+
+    visitor.run()
+
+    job = server.jobs()[0]
+    assert f"{job['width']}x{job['height']}" == size
+    assert job["width"] != job["height"]  # cropped out of the square
+    page.select_option("#fit", "pad")
+    visitor.run()
+    whole = visitor.download(tmp_path / "whole.png")
+    assert whole.width == whole.height
+    record = read_metadata(tmp_path / "whole.png")
+    assert record is not None
+    assert (record["fit"], record["restore"]) == ("pad", False)
+
+
 def test_question_when_asked_then_an_answer(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     visitor.choose_example("shapes")
@@ -320,6 +406,13 @@ def test_question_when_asked_then_an_answer(visit: Callable[..., Visitor]) -> No
 
     expect(visitor.see("#answer-text")).not_to_be_empty()
     expect(visitor.page.locator("#stage-bar")).to_be_visible()
+    answer = visitor.page.locator("#answer-text").text_content() or ""
+    visitor.choose_mode("edit")
+    expect(visitor.page.locator("#answer")).to_be_hidden()
+    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+    visitor.page.reload()
+    visitor.choose_mode("describe")
+    expect(visitor.see("#answer-text")).to_have_text(answer)
 
 
 def test_jobs_when_listed_then_states_and_a_result_to_open(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.web.parts import EXAMPLES, PATIENCE_MS, Server
+from tests.web.parts import EXAMPLES, PATIENCE_MS, Server, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,13 +62,15 @@ def _png(width: int, height: int) -> bytes:
 def test_file_when_wrong_then_a_sentence_and_the_old_picture_stays(
     visit: Callable[..., Visitor], name: str, content: bytes, words: str
 ) -> None:
-    visitor = visit()
+    visitor = visit(viewport={"width": 360, "height": 740})
     visitor.choose_example("car")
-    expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
+    expect(visitor.page.locator("#model-chip")).to_have_text(re.compile("tiny"))
+    visitor.page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
 
     visitor.choose_file({"name": name, "mimeType": "image/png", "buffer": content})
 
     expect(visitor.see("[data-notice=picture]")).to_contain_text(words)
+    expect(visitor.page.locator("[data-notice=picture]")).to_be_in_viewport(ratio=1)
     expect(visitor.page.locator("#picture-name")).to_contain_text("car.png")
     visitor.choose_file(EXAMPLES / "shapes.png")  # the message goes with its reason
     expect(visitor.page.locator("[data-notice=picture]")).to_have_count(0)
@@ -79,6 +82,8 @@ def test_key_when_needed_then_asked_for_once_and_again_only_where_wrong(
     complaints.expects_failed_requests = True  # a wrong key
     visitor = visit(strict)
 
+    visitor.see("#key-dialog")
+    assert find_faults(visitor.page) == []
     _give_key(visitor, "a-key-that-opens-nothing")
     expect(visitor.see("#key-reason")).to_contain_text("wrong")
     _give_key(visitor)
@@ -197,14 +202,14 @@ def test_run_when_something_is_missing_then_a_sentence_and_the_cursor_where_it_b
     expect(page.locator("#choose")).to_be_focused()
     visitor.choose_file(EXAMPLES / "shapes.png")
     page.click("#run")
-    expect(problem).to_have_text("Say what shall change.")
+    expect(problem).to_have_text("Say what should change.")
     expect(page.locator("#prompt-edit")).to_be_focused()
     visitor.choose_mode("move")
     page.click("#run")
     expect(problem).to_have_text("Name the object.")
     page.fill("#object", "black heart")
     page.click("#run")
-    expect(problem).to_have_text("Draw a box where the object shall end.")
+    expect(problem).to_have_text("Draw a box where the object should go.")
     page.click("#box-add")
     expect(problem).to_be_hidden()
     expect(page.locator(".box")).to_be_focused()
@@ -220,7 +225,8 @@ def test_run_when_the_server_refuses_then_its_own_sentence(
 
     visitor.page.click("#run")
 
-    expect(visitor.see("[data-notice=run]")).to_contain_text("`prompt` is 32001 characters long")
+    expect(visitor.see("[data-notice=run]")).to_contain_text("prompt is 32001 characters long")
+    assert find_faults(visitor.page) == []
     expect(visitor.page.locator("#run")).to_be_enabled()
 
 

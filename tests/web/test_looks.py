@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
@@ -16,7 +15,7 @@ from playwright.sync_api import expect
 
 from joyimage.client import Client
 from joyimage.spatial import CameraMove
-from tests.web.parts import EXAMPLES, Server, Visitor
+from tests.web.parts import EXAMPLES, Server, Visitor, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +45,6 @@ def _keep(visitor: Visitor, path: Path) -> None:
 def _say(words: str) -> None:
     """Report a measured number to those who run with -s."""
     sys.stdout.write(f"\n{words}\n")
-
-
-def _find_faults(page: Page) -> list[str]:
-    """Return axe-core's serious findings."""
-    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    page.evaluate(axe)  # through the debugger: the page's own policy forbids it
-    found: dict[str, Any] = page.evaluate("() => axe.run({ resultTypes: ['violations'] })")
-    return [
-        f"{fault['id']}: {node['target']} {node['failureSummary']}"
-        for fault in found["violations"]
-        if fault["impact"] in {"serious", "critical"}
-        for node in fault["nodes"]
-    ]
 
 
 def _find_overflow(page: Page) -> list[str]:
@@ -170,7 +156,7 @@ def test_views_when_seen_at_both_widths_and_in_both_lights_then_nothing_overflow
     for name, go in _steps(visitor):
         go()
         assert _find_overflow(visitor.page) == [], name
-        assert _find_faults(visitor.page) == [], name
+        assert find_faults(visitor.page) == [], name
 
 
 def test_screenshots_when_asked_for_then_of_every_view(visit: Callable[..., Visitor]) -> None:
@@ -203,6 +189,12 @@ def test_page_when_4k_or_a_small_tablet_then_nothing_overflows_and_the_picture_f
         bounds = visitor.see("#image-after").bounding_box()
         assert bounds is not None
         assert bounds["height"] > 0.55 * height
+        button = visitor.see("#run").bounding_box()
+        assert button is not None
+        # Beside what it belongs to, and never out of reach; letters grow with the screen.
+        assert button["y"] + button["height"] < (0.6 if width > 3000 else 1) * height
+        letters = visitor.page.evaluate("() => parseFloat(getComputedStyle(document.body).fontSize)")
+        assert letters > width / 190
 
 
 def test_edit_when_done_with_the_keyboard_alone_then_it_works(visit: Callable[..., Visitor]) -> None:

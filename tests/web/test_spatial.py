@@ -13,7 +13,7 @@ from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View
 from tests.web.parts import EXAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tests.web.parts import Server, Visitor
@@ -115,6 +115,22 @@ def test_move_when_drawn_with_a_finger_on_a_phone_then_box_is_there(visit: Calla
     assert visitor.box() == pytest.approx([154, 154, 307, 307], abs=4)
 
 
+def test_move_when_the_object_does_not_arrive_then_the_check_says_so(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.see("#box-cue")
+    visitor.draw(0.39, 0.39, 0.62, 0.62)  # where the circle is: it stays, and the heart vanishes
+    assert visitor.page.locator("#box-cue").is_hidden()
+    visitor.set("seed", 1)
+
+    visitor.run()
+
+    words = visitor.see("#verdict.doubtful strong").text_content() or ""
+    assert words.startswith("Look closely: ")
+    assert "may not have arrived" in words
+
+
 def test_rotation_when_view_is_chosen_by_keyboard_then_the_model_is_told_so(
     visit: Callable[..., Visitor], server: Server
 ) -> None:
@@ -168,6 +184,31 @@ def test_camera_when_free_or_mixed_or_nothing_then_advice(visit: Callable[..., V
     assert "leaves the camera where it is" in (advice.text_content() or "")
 
 
+def test_wireframe_when_the_camera_moves_then_it_shows_what_will_be_seen(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    visitor.choose_mode("camera")
+
+    def seen() -> tuple[str, str]:
+        now, after = (one.inner_html() for one in visitor.page.locator("#orbit figure svg").all())
+        return now, after
+
+    visitor.page.fill("#yaw", "0")
+    now, after = seen()
+    assert now == after
+
+    pictures = {after}
+    for field, value in (("yaw", "90"), ("pitch", "30"), ("zoom", "in")):
+        if field == "zoom":
+            visitor.page.select_option("#zoom", value)
+        else:
+            visitor.page.fill(f"#{field}", value)
+        assert seen()[0] == now
+        pictures.add(seen()[1])
+    assert len(pictures) == 4
+
+
 def test_prompt_when_edited_by_hand_then_controls_follow_or_a_sentence_says_why_not(
     visit: Callable[..., Visitor],
 ) -> None:
@@ -199,15 +240,14 @@ def test_words_when_made_by_the_page_then_letter_by_letter_those_of_the_library(
 ) -> None:
     names = ("car", "the blue car", "An apple", "anchor", " left shoe ")
     angles = ((0, 0), (-135, 75), (180, -15), (12.5, -0.4), (-0.5, 7.25), (44.5, 45.5))
-    edits: list[tuple[dict[str, object], Any]] = []
+    edits: list[tuple[Mapping[str, object], Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about angles that were not trained
         for name in names:
             edits.append(({"kind": "move", "object": name}, ObjectMove(name, None)))
-            edits += [
-                ({"kind": "rotate", "object": name, "view": view.value}, ObjectRotation(name, view))
-                for view in View
-            ]
+            for view in View:
+                turn = {"kind": "rotate", "object": name, "view": view.value}
+                edits.append((turn, ObjectRotation(name, view)))
         for yaw, pitch in angles:
             move = {"kind": "camera", "yaw": yaw, "pitch": pitch, "zoom": "out"}
             edits.append((move, CameraMove(yaw, pitch, "out")))

@@ -5,6 +5,7 @@ import { getExample, getHealth, getJob, isFinished, listModels, on as server } f
 import { BoxEditor } from "./box.js";
 import { Compass } from "./compass.js";
 import { byId, choose, chosen, make, tell } from "./dom.js";
+import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
 import { Jobs } from "./jobs.js";
 import { notify, withdraw } from "./notices.js";
 import { Orbit } from "./orbit.js";
@@ -16,6 +17,7 @@ import { Viewer } from "./viewer.js";
 import { Workspace } from "./workspace.js";
 
 /** @import { Job, Kind, Model, Picture, Request } from "./types.js" */
+/** @import { Example } from "./ideas.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
 /** @import { View } from "./viewer.js" */
 
@@ -29,13 +31,6 @@ const RUN_LABELS = {
   generate: "Create a picture",
   describe: "Ask",
 };
-// What each example shows, for those who want to press one button and see something happen.
-const EXAMPLES = {
-  shapes: { mode: "edit", object: "black heart", idea: "Recolor the heart orange." },
-  car: { mode: "rotate", object: "car", idea: "Recolor the car blue." },
-  turntable: { mode: "camera", object: "cube", idea: "Recolor the cube green." },
-};
-const IDEAS = ["Turn the sky into a sunset.", "Remove the person in the background.", "Make it a watercolour painting."];
 
 class App {
   constructor() {
@@ -81,6 +76,10 @@ class App {
     return /** @type {View} */ (chosen("view"));
   }
 
+  get isTiny() {
+    return this.model?.id === "tiny";
+  }
+
   get isDrawing() {
     return !byId("box-layer", HTMLElement).hidden;
   }
@@ -118,7 +117,7 @@ class App {
         this.onMode();
       }
       const { id, device } = this.model;
-      tell(byId("model-chip", HTMLElement), health.is_ready ? `${id} · ${device}` : `${id} is being loaded…`);
+      tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `${id} is being loaded…`);
       if (health.problem) notify("model", health.problem);
       else withdraw("model");
     } catch (error) {
@@ -167,7 +166,8 @@ class App {
       withdraw("picture");
       this.workspace.open(picture);
       this.adviseTiny(name);
-      byId("answer", HTMLElement).hidden = true;
+      tell(byId("answer-text", HTMLElement), null);
+      this.renderAnswer();
       if (this.mode === "generate") choose("mode", "edit");
       this.box.setSize(picture);
       this.box.set(null);
@@ -181,23 +181,22 @@ class App {
 
   /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */
   adviseTiny(name) {
-    const isExample = Object.keys(EXAMPLES).some((example) => name === `${example}.png`);
-    if (this.model?.id !== "tiny" || isExample) return withdraw("tiny");
+    if (!this.isTiny || findExample(name)) return withdraw("tiny");
     notify(
       "tiny",
       "This server runs the tiny model that comes with joyimage. It edits drawn scenes like the examples; " +
-        "photographs need the published one: joyimage ui --model jdopensource/JoyAI-Image-Edit-Diffusers",
+        "photographs need the published one: `joyimage ui --model jdopensource/JoyAI-Image-Edit-Diffusers`",
       { kind: "news" },
     );
   }
 
-  /** @param {keyof typeof EXAMPLES} name */
+  /** @param {Example} name */
   async openExample(name) {
-    const { mode, object, idea } = EXAMPLES[name];
+    const { mode, object } = EXAMPLES[name];
     try {
       const file = await getExample(name);
       choose("mode", mode);
-      byId("prompt-edit", HTMLTextAreaElement).value = idea;
+      byId("prompt-edit", HTMLTextAreaElement).value = findIdeas("edit", name, this.isTiny)[0] ?? "";
       this.setObject(object);
       await this.open(file, `${name}.png`);
     } catch (error) {
@@ -325,22 +324,14 @@ class App {
     tell(byId("run-problem", HTMLElement), null);
     if (["move", "rotate", "camera"].includes(this.mode)) this.prompt.render();
     this.renderIdeas();
+    this.renderAnswer();
     this.render();
     this.workspace.keepSoon();
   }
 
   renderIdeas() {
-    const example = Object.entries(EXAMPLES).find(([name]) => this.workspace.chain[0]?.picture.name === `${name}.png`);
-    const ideas = example ? [example[1].idea] : IDEAS;
-    const field = byId("prompt-edit", HTMLTextAreaElement);
-    const take = (/** @type {string} */ idea) => {
-      field.value = idea;
-      field.focus();
-      this.onControl();
-    };
-    byId("ideas", HTMLElement).replaceChildren(
-      ...ideas.map((idea) => make("button", { type: "button", class: "idea", click: () => take(idea) }, idea)),
-    );
+    const example = findExample(this.workspace.chain[0]?.picture.name);
+    showIdeas(this.mode, example, this.isTiny, () => this.onControl());
   }
 
   // -- running -------------------------------------------------------------------------------------------------
@@ -350,10 +341,10 @@ class App {
     const { source } = this.workspace;
     const problem = (/** @type {string} */ text, /** @type {string} */ id) => ({ sentence: text, focus: byId(id, HTMLElement) });
     if (!source && this.mode !== "generate") return problem("Choose a picture first.", "choose");
-    if (this.mode === "edit" && !byId("prompt-edit", HTMLTextAreaElement).value.trim()) return problem("Say what shall change.", "prompt-edit");
-    if (this.mode === "generate" && !byId("prompt-generate", HTMLTextAreaElement).value.trim()) return problem("Say what it shall show.", "prompt-generate");
+    if (this.mode === "edit" && !byId("prompt-edit", HTMLTextAreaElement).value.trim()) return problem("Say what should change.", "prompt-edit");
+    if (this.mode === "generate" && !byId("prompt-generate", HTMLTextAreaElement).value.trim()) return problem("Say what it should show.", "prompt-generate");
     if (["move", "rotate"].includes(this.mode) && !byId("object", HTMLInputElement).value.trim()) return problem("Name the object.", "object");
-    if (this.mode === "move" && !this.box.box) return problem("Draw a box where the object shall end.", "box-add");
+    if (this.mode === "move" && !this.box.box) return problem("Draw a box where the object should go.", "box-add");
     if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return problem(this.prompt.problem, "prompt-sent");
     const setting = this.mode === "describe" ? null : this.settings.problem;
     return setting && { sentence: setting.sentence, focus: setting.input };
@@ -387,6 +378,10 @@ class App {
   async onRun() {
     if (this.run.isGoing) return;
     await this.prompt.checking;
+    if (this.mode !== "generate" && !this.workspace.source && this.workspace.result) {
+      this.workspace.takeResult();
+      this.render();
+    }
     const problem = this.findProblem();
     tell(byId("run-problem", HTMLElement), problem?.sentence ?? null);
     if (problem) {
@@ -394,7 +389,8 @@ class App {
       byId("settings", HTMLDetailsElement).open ||= byId("settings", HTMLElement).contains(problem.focus);
       return problem.focus.focus();
     }
-    byId("answer", HTMLElement).hidden = true;
+    tell(byId("answer-text", HTMLElement), null);
+    this.renderAnswer();
     const request = this.makeRequest();
     const pictures = request.pictures.map((id) => this.workspace.find(id)).filter((one) => one !== null);
     await this.run.start(request, pictures);
@@ -428,15 +424,21 @@ class App {
   }
 
   showResult() {
-    if (!this.workspace.source || this.workspace.loose) return;
+    if (!this.workspace.source || this.workspace.looseShown) return;
     choose("view", "slider");
     this.isNew = true;
   }
 
   /** @param {Job} job */
   showAnswer(job) {
-    byId("answer", HTMLElement).hidden = false;
     tell(byId("answer-text", HTMLElement), job.text || "The model answered nothing.");
+    this.renderAnswer();
+    this.workspace.keepSoon();
+  }
+
+  /** Show the answer where questions are asked, and nowhere else. */
+  renderAnswer() {
+    byId("answer", HTMLElement).hidden = this.mode !== "describe" || !byId("answer-text", HTMLElement).textContent;
   }
 
   /** @param {Job} job */
@@ -473,41 +475,44 @@ class App {
 
   /** Show the source, not a result, where the box is to be seen. */
   showSource() {
-    if (this.workspace.results && !this.workspace.loose) {
-      choose("view", "before");
-      this.render();
-    }
+    const { source, looseShown, current } = this.workspace;
+    if (looseShown && source) this.workspace.goTo(current);
+    if (this.workspace.results && !looseShown) choose("view", "before");
+    this.render();
   }
 
   render() {
+    this.workspace.isCreating = this.mode === "generate";
     this.renderRun();
+    this.renderRunHint();
     this.result.render();
     this.renderReferences();
-    const { source, results, result } = this.workspace;
+    const { source, results, result, looseShown } = this.workspace;
     const hasPicture = Boolean(source || result);
     // Nothing that is there already goes into what is created.
-    const isCreating = this.mode === "generate" && !this.workspace.loose;
+    const isCreating = this.mode === "generate" && !looseShown;
     for (const id of isCreating ? ["result", "strip"] : []) byId(id, HTMLElement).hidden = true;
     byId("drop", HTMLElement).hidden = hasPicture && !isCreating;
     byId("choose", HTMLElement).hidden = isCreating;
     byId("examples", HTMLElement).hidden = isCreating;
     tell(byId("drop-title", HTMLElement), isCreating ? "From words alone" : "Start with a picture");
-    tell(byId("drop-hint", HTMLElement), isCreating ? "Say what the picture shall show, and create it." : "Drop one here, paste it, or choose a file.");
+    tell(byId("drop-hint", HTMLElement), isCreating ? "Say what it should show, or take an idea." : "Drop one here, paste it, or choose a file.");
     byId("stage-bar", HTMLElement).hidden = !hasPicture || isCreating;
     byId("panes", HTMLElement).hidden = !hasPicture || isCreating;
     if (this.run.isGoing && byId("panes", HTMLElement).classList.contains("forming")) return;
     byId("panes", HTMLElement).classList.remove("forming");
     if (isCreating) return;
-    const canCompare = Boolean(result && source && !this.workspace.loose);
+    const canCompare = Boolean(result && source && !looseShown);
     byId("views", HTMLElement).hidden = !canCompare;
     const isSource = Boolean(source) && (!result || (canCompare && this.view === "before"));
-    byId("box-layer", HTMLElement).hidden = !(isSource && this.mode === "move");
+    // What was created or opened is edited where there is no other picture.
+    const drawnOn = isSource ? source : source ? null : result;
+    byId("box-layer", HTMLElement).hidden = !(drawnOn && this.mode === "move");
+    if (drawnOn) this.box.setSize(drawnOn);
     if (isSource && source) {
       this.nameStage(source);
       this.viewer.show(source.url, null, source, source.name);
       this.viewer.setView("after");
-      this.box.setSize(source);
-      this.box.render();
     } else if (result && results) {
       this.nameStage(result);
       if (canCompare && source) void this.compare(source, result);
@@ -517,6 +522,14 @@ class App {
       }
     }
     this.renderBoxNumbers();
+  }
+
+  /** Say what the next run starts from, where something else is to be seen. */
+  renderRunHint() {
+    const { source, results, looseShown, current } = this.workspace;
+    const isElsewhere = this.mode === "generate" || !source || !results;
+    const name = looseShown ? source?.name : current ? `edit ${current}` : "the original";
+    tell(byId("run-hint", HTMLElement), isElsewhere ? null : `Starts from ${name} again, not from this result.`);
   }
 
   /** @param {Picture} source @param {Picture} result */
@@ -565,7 +578,7 @@ class App {
   /** @returns {Record<string, string | boolean>} */
   readForm() {
     /** @type {Record<string, string | boolean>} */
-    const form = { mode: this.mode, view: this.compass.view, compared: this.view, framing: JSON.stringify(this.settings.framing) };
+    const form = { mode: this.mode, view: this.compass.view, compared: this.view, framing: JSON.stringify(this.settings.framing), answer: byId("answer-text", HTMLElement).textContent ?? "" };
     if (this.box.box) form.box = this.box.box.join(",");
     for (const field of this.fields) {
       if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
@@ -588,6 +601,7 @@ class App {
     choose("view", String(form.compared ?? "slider"));
     this.compass.set(String(form.view));
     this.settings.framing = JSON.parse(String(form.framing));
+    tell(byId("answer-text", HTMLElement), String(form.answer ?? ""));
     this.box.name.value = byId("object", HTMLInputElement).value;
     this.orbit.render();
     if (this.workspace.source) this.box.setSize(this.workspace.source);
@@ -613,7 +627,7 @@ class App {
     }
     byId("reference-add", HTMLElement).addEventListener("click", () => ask((one) => void this.addReference(one, one.name)));
     for (const button of document.querySelectorAll("[data-example]")) {
-      const name = /** @type {keyof typeof EXAMPLES} */ (/** @type {HTMLElement} */ (button).dataset.example);
+      const name = /** @type {Example} */ (/** @type {HTMLElement} */ (button).dataset.example);
       button.addEventListener("click", () => void this.openExample(name));
     }
     this.listenToDrops();
@@ -629,7 +643,7 @@ class App {
       byId(`box-${side}`, HTMLElement).addEventListener("change", () => this.renderBoxNumbers());
     }
     byId("box-add", HTMLElement).addEventListener("click", () => {
-      if (!this.workspace.source) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
+      if (!this.workspace.source && !this.workspace.result) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
       this.showSource();
       this.box.add();
     });

@@ -18,6 +18,7 @@ export class BoxEditor {
   constructor(changed, renamed) {
     this.changed = changed;
     this.layer = byId("box-layer", HTMLElement);
+    this.cue = byId("box-cue", HTMLElement);
     this.size = { width: 1, height: 1 };
     /** @type {Box | null} */
     this.box = null;
@@ -76,6 +77,7 @@ export class BoxEditor {
 
   render() {
     this.frame.hidden = !this.box;
+    this.cue.hidden = this.box !== null;
     if (!this.box) return;
     const [left, top, right, bottom] = this.box;
     const { width, height } = this.size;
@@ -88,7 +90,7 @@ export class BoxEditor {
     this.frame.classList.toggle("box-right", left > 0.55 * width);
     this.frame.setAttribute(
       "aria-label",
-      `Where the object shall end: ${right - left} by ${bottom - top} pixels, ${left} from the left, ${top} from the top. ` +
+      `Where the object should go: ${right - left} by ${bottom - top} pixels, ${left} from the left, ${top} from the top. ` +
         "Arrow keys move it, with Shift they resize it, with Alt by one pixel.",
     );
   }

@@ -9,6 +9,7 @@ import { sentence } from "./run.js";
 const EVERY_MS = 2000;
 const PAGE = 20;
 const KINDS = { edit: "Edit", move: "Move", rotate: "Rotate", camera: "Camera", generate: "Create", describe: "Ask" };
+const NAMELESS = { edit: "An edit", move: "A move", rotate: "A rotation", camera: "A camera move", generate: "A picture from words", describe: "A question" };
 const STATES = { queued: "waiting", running: "running", succeeded: "done", failed: "failed", cancelled: "cancelled" };
 
 export class Jobs {
@@ -72,7 +73,7 @@ export class Jobs {
 
   /** @param {Job} job */
   makeRow(job) {
-    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (job.text || (job.kind === "describe" ? "A question" : "…"));
+    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (job.text || NAMELESS[job.kind]);
     const row = make("li", { class: "job" });
     const picture = make("span", { class: "job-picture" });
     if (job.images.length) void this.addThumbnail(job, picture);
@@ -88,7 +89,7 @@ export class Jobs {
 
   /** @param {Job} job */
   describe(job) {
-    const parts = [KINDS[job.kind], new Date(1000 * job.created_at).toLocaleTimeString([], { timeStyle: "short" })];
+    const parts = [KINDS[job.kind], toTime(job.created_at)];
     if (job.started_at && job.finished_at) parts.push(`${(job.finished_at - job.started_at).toFixed(1)} s`);
     if (job.progress) parts.push(`step ${job.progress.step} of ${job.progress.steps}`);
     if (job.state === "queued") parts.push(job.position ? `${job.position} before it` : "next in line");
@@ -117,4 +118,11 @@ export class Jobs {
       byId("jobs-empty", HTMLElement).textContent = sentence(error);
     }
   }
+}
+
+/** Write the time of day, with the date where it wasn't today. @param {number} seconds */
+function toTime(seconds) {
+  const at = new Date(1000 * seconds);
+  const isToday = at.toDateString() === new Date().toDateString();
+  return at.toLocaleString([], { timeStyle: "short", ...(isToday ? {} : { dateStyle: "medium" }) });
 }

@@ -11,9 +11,10 @@ import { byId, make } from "./dom.js";
  */
 export function notify(name, sentence, { kind = "problem", action } = {}) {
   const old = document.querySelector(`[data-notice="${name}"]`);
-  if (old?.querySelector("p")?.textContent === sentence) return;
-  const notice = make("div", { class: `notice ${kind}`, "data-notice": name, role: kind === "problem" ? "alert" : "status" });
-  notice.append(make("p", {}, sentence));
+  if (old instanceof HTMLElement && old.dataset.sentence === sentence) return;
+  const notice = make("div", { class: `notice ${kind}`, "data-notice": name, role: kind === "problem" ? "alert" : "status", "data-sentence": sentence });
+  // What stands in backticks is code.
+  notice.append(make("p", {}, ...sentence.split("`").map((part, n) => (n % 2 ? make("code", {}, part) : part))));
   if (action) {
     notice.append(
       make("button", { type: "button", click: () => (notice.remove(), action.run()) }, action.label),

@@ -7,7 +7,7 @@ import { TRAINED_PITCHES, TRAINED_YAWS, isTrained } from "./words.js";
 /** @import { Camera, Point } from "./wireframe.js" */
 
 const START = { azimuth: -90, elevation: 8, distance: 2 };
-const OBSERVER = { azimuth: -62, elevation: 24, distance: 8.2 };
+const OBSERVER = { azimuth: -42, elevation: 30, distance: 8.2 }; // from aside: neither camera hides the car
 const SEEN_FROM = 5.6; // distance of the small pictures' camera
 const ZOOMED = { in: 0.72, out: 1.3, unchanged: 1 };
 const HEADING = 125;

@@ -21,7 +21,7 @@ export function adviseOnFreeWords() {
     if (!/camera|red box|view|side/i.test(text.value)) return tell(place, null); // no template without one of these
     const timer = setTimeout(() => {
       parsePrompt(text.value, signal).then(
-        ({ edit, problem }) => tell(place, problem ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        ({ edit, problem }) => tell(place, plain(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
         () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
       );
     }, CHECK_AFTER_MS);
@@ -105,9 +105,14 @@ export class Prompt {
 
   /** @param {string | null} problem */
   setProblem(problem) {
-    this.problem = problem;
-    tell(this.problemPlace, problem);
+    this.problem = plain(problem);
+    tell(this.problemPlace, this.problem);
     this.freeButton.hidden = !problem;
     this.text.setAttribute("aria-invalid", String(Boolean(problem)));
   }
+}
+
+/** Say it to those who see no field called `prompt`. @param {string | null} problem */
+function plain(problem) {
+  return problem?.replace("`prompt` nearly words", "This nearly words").replaceAll("`prompt`", "this text") ?? null;
 }

@@ -92,7 +92,7 @@ export class Result {
   }
 
   renderStrip() {
-    const { chain, current, loose } = this.workspace;
+    const { chain, current, looseShown } = this.workspace;
     byId("strip", HTMLElement).hidden = chain.length < 2;
     byId("undo", HTMLButtonElement).disabled = current === 0;
     byId("strip-items", HTMLElement).replaceChildren(
@@ -109,7 +109,7 @@ export class Result {
           make("img", { src: picture.thumbnail, alt: "" }),
           make("span", {}, name),
         );
-        if (place === current && !loose) button.setAttribute("aria-current", "true");
+        if (place === current && !looseShown) button.setAttribute("aria-current", "true");
         return make("li", {}, button);
       }),
     );

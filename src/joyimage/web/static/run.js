@@ -86,6 +86,7 @@ export class Run {
     byId("cancel", HTMLButtonElement).disabled = false;
     byId("progress", HTMLElement).hidden = false;
     withdraw("run");
+    withdraw("seed");
     this.say("Sending…", null);
     this.on.started();
     let poll = 0;

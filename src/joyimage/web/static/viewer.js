@@ -10,6 +10,7 @@ const MOST_ZOOM = 40;
 const ZOOM_STEP = 1.25;
 const PAN_STEP = 0.1;
 const FIRST_SHARE = 0.08;
+const ROOM_FOR_TAG_PX = 90;
 
 export class Viewer {
   /** @param {() => boolean} isDrawing Whether a drag draws a box, not pans. */
@@ -119,6 +120,9 @@ export class Viewer {
   setShare(percent) {
     this.share = Math.min(100, Math.max(0, percent));
     this.panes.style.setProperty("--share", `${this.share}%`);
+    const left = (this.share / 100) * this.panes.clientWidth;
+    this.panes.classList.toggle("mostly-after", left < ROOM_FOR_TAG_PX);
+    this.panes.classList.toggle("mostly-before", this.panes.clientWidth - left < ROOM_FOR_TAG_PX);
     this.handle.setAttribute("aria-valuenow", String(Math.round(this.share)));
     this.handle.setAttribute("aria-valuetext", `${Math.round(this.share)} % before, the rest after`);
   }

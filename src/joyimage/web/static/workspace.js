@@ -18,6 +18,7 @@ export class Workspace {
     this.current = 0;
     /** @type {Results | null} Results that belong to no picture of the chain. */
     this.loose = null;
+    this.isCreating = false; // elsewhere, what was created steps back behind the picture that is edited
     /** @type {Picture[]} Further pictures for checkpoints that take several. */
     this.references = [];
     /** @type {Pending | null} */
@@ -34,7 +35,12 @@ export class Workspace {
 
   /** @returns {Results | null} What is shown beside it. */
   get results() {
-    return this.loose ?? this.chain[this.current]?.results ?? null;
+    return this.looseShown ?? this.chain[this.current]?.results ?? null;
+  }
+
+  /** @returns {Results | null} Those that are shown and belong to no picture of the chain. */
+  get looseShown() {
+    return this.loose?.job.kind === "generate" && this.source && !this.isCreating ? null : this.loose;
   }
 
   /** @returns {Picture | null} */
@@ -56,7 +62,7 @@ export class Workspace {
   takeResult() {
     const picture = this.result;
     if (!picture) return;
-    if (this.loose) this.open(picture);
+    if (this.looseShown) this.open(picture);
     else {
       const old = this.pictures;
       this.chain.splice(this.current + 1);
