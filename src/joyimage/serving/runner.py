@@ -74,6 +74,7 @@ class LocalRunner:
             OutOfMemoryError: It fits with no setting.
         """
         levels = self._memory_levels()
+        level = 0
         try:
             for level, (name, lower, split) in enumerate(levels):
                 if level:

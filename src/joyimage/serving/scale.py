@@ -174,7 +174,7 @@ class RayReplicas:
         has_gpu = (settings.device or "").startswith("cuda") or (
             settings.device is None and ray.cluster_resources().get("GPU", 0) > 0
         )
-        deployment = serve.deployment(
+        deployment: Any = serve.deployment(
             _sticky_replica(),
             name="EditReplica",
             max_ongoing_requests=1,  # one edit fills a GPU
@@ -229,7 +229,9 @@ def _sticky_replica() -> type[EditReplica]:
 
     class StickyReplica(EditReplica):
         @serve.multiplexed(max_num_models_per_replica=_KNOWN_PICTURES)
-        async def remember(self, picture_hash: str) -> str:
+        async def remember(  # pyright: ignore[reportIncompatibleMethodOverride] - Ray wraps it untyped
+            self, picture_hash: str
+        ) -> str:
             return picture_hash
 
     return StickyReplica
