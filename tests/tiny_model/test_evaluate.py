@@ -1,6 +1,7 @@
 """The evaluation: right means, scenes of its own, a table and JSON that say the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +76,14 @@ def test_table_and_json_when_written_then_hold_every_task(perfect, copied):
     assert len({len(row) for row in rows}) == 1
     for task in (*TASKS, HELD_OUT):
         assert any(row.startswith(f"| {task} ") and " .00 " in row and "1.00 (60.0)" in row for row in rows)
+
+
+def test_table_when_one_edit_of_200_fails_then_the_share_is_not_rounded_up_to_all(perfect, copied):
+    almost = replace(perfect.tasks["add"], n=200, done=0.995)
+    evaluation = replace(perfect, tasks={**perfect.tasks, "add": almost})
+
+    (row,) = (row for row in to_table(evaluation, perfect, copied).splitlines() if row.startswith("| add "))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == [".99", "1.00"]
 
 
 @pytest.mark.parametrize(

@@ -265,4 +265,5 @@ def _summarise(scores: Sequence[Score]) -> TaskResult:
 def _share(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.00"
+    # Rounded, but never up to all: 199 of 200 aren't 1.00.
+    return "1.00" if value == 1 else f"{min(value, 0.99):.2f}".removeprefix("0")
