@@ -4,22 +4,24 @@ import { fetchResults, Run, sentence } from "./run.js";
 import { getExample, getHealth, getJob, isFinished, listModels, on as server } from "./api.js";
 import { BoxEditor } from "./box.js";
 import { Compass } from "./compass.js";
-import { byId, choose, chosen, make, tell } from "./dom.js";
+import { byId, choose, chosen, tell } from "./dom.js";
+import { askForFile, listenToFiles } from "./files.js";
 import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
 import { Jobs } from "./jobs.js";
+import { askForKey } from "./key.js";
 import { notify, withdraw } from "./notices.js";
 import { Orbit } from "./orbit.js";
-import { alignTo, readPicture, releasePicture } from "./picture.js";
+import { readPicture } from "./picture.js";
 import { Prompt, adviseOnFreeWords } from "./prompt.js";
+import { References } from "./references.js";
 import { Result } from "./result.js";
 import { Settings } from "./settings.js";
-import { Viewer } from "./viewer.js";
+import { Stage } from "./stage.js";
 import { Workspace } from "./workspace.js";
 
-/** @import { Job, Kind, Model, Picture, Request } from "./types.js" */
+/** @import { Job, Kind, Model, Request } from "./types.js" */
 /** @import { Example } from "./ideas.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
-/** @import { View } from "./viewer.js" */
 
 const READY_EVERY_MS = 10_000;
 const WAITING_EVERY_MS = 1500;
@@ -38,12 +40,10 @@ class App {
     this.model = null;
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
-    /** @type {{for: string, url: string} | null} */
-    this.aligned = null;
-    this.isNew = false; // whether the result has only just come
     this.workspace = new Workspace(() => this.readForm());
-    this.viewer = new Viewer(() => this.isDrawing);
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name));
+    this.stage = new Stage(this.workspace, this.box, { mode: () => this.mode, isGoing: () => this.run.isGoing });
+    this.references = new References(this.workspace, () => this.model?.limits ?? null);
     this.compass = new Compass(() => this.onControl());
     this.orbit = new Orbit(() => this.onControl());
     this.settings = new Settings(() => this.onControl());
@@ -56,9 +56,9 @@ class App {
       keepSeed: (seed) => this.keepSeed(seed),
     });
     this.run = new Run(this.workspace, {
-      started: () => this.showStage(),
-      preview: (address) => this.showPreview(address),
-      done: () => this.showResult(),
+      started: () => this.showStart(),
+      preview: (address) => this.stage.preview(address),
+      done: () => this.stage.expectResult(),
       answered: (job) => this.showAnswer(job),
       ended: () => this.render(),
     });
@@ -71,17 +71,8 @@ class App {
     return /** @type {Kind} */ (chosen("mode"));
   }
 
-  /** @returns {View} */
-  get view() {
-    return /** @type {View} */ (chosen("view"));
-  }
-
   get isTiny() {
     return this.model?.id === "tiny";
-  }
-
-  get isDrawing() {
-    return !byId("box-layer", HTMLElement).hidden;
   }
 
   /** Begin: what was kept comes back, a run that was going goes on. */
@@ -133,29 +124,6 @@ class App {
     notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
   }
 
-  /** @param {boolean} isWrong @returns {Promise<{key: string, isKept: boolean}>} */
-  askForKey(isWrong) {
-    const dialog = byId("key-dialog", HTMLDialogElement);
-    const input = byId("key-input", HTMLInputElement);
-    tell(byId("key-reason", HTMLElement), isWrong ? "The key that was given is wrong. Whoever runs the server can give you another." : "Whoever runs it can give you one.");
-    input.value = "";
-    dialog.showModal();
-    return new Promise((resolve) => {
-      dialog.onclose = () => {
-        const action = { label: "Give the key", run: () => dialog.showModal() };
-        if (!input.value.trim()) notify("key", "Without a key this server does nothing.", { action });
-      };
-      byId("key-form", HTMLFormElement).onsubmit = (event) => {
-        event.preventDefault();
-        const key = input.value.trim();
-        if (!key) return;
-        dialog.close();
-        withdraw("key");
-        resolve({ key, isKept: byId("key-keep", HTMLInputElement).checked });
-      };
-    });
-  }
-
   // -- pictures ------------------------------------------------------------------------------------------------
 
   /** @param {Blob} file @param {string} name */
@@ -171,7 +139,7 @@ class App {
       if (this.mode === "generate") choose("mode", "edit");
       this.box.setSize(picture);
       this.box.set(null);
-      this.viewer.fit();
+      this.stage.viewer.fit();
       this.onMode();
       this.render();
     } catch (error) {
@@ -202,39 +170,6 @@ class App {
     } catch (error) {
       notify("picture", sentence(error));
     }
-  }
-
-  /** @param {Blob} file @param {string} name */
-  async addReference(file, name) {
-    const most = (this.model?.limits.max_images ?? 16) - 1;
-    try {
-      if (this.workspace.references.length >= most) throw new Error(`This server takes ${most + 1} pictures at most.`);
-      this.workspace.references.push(await readPicture(file, name, this.model?.limits ?? null));
-      this.workspace.keepSoon();
-      this.renderReferences();
-    } catch (error) {
-      notify("picture", sentence(error));
-    }
-  }
-
-  renderReferences() {
-    const list = byId("reference-list", HTMLElement);
-    list.replaceChildren(
-      ...this.workspace.references.map((picture, place) => {
-        const remove = () => {
-          this.workspace.references.splice(place, 1);
-          releasePicture(picture);
-          this.workspace.keepSoon();
-          this.renderReferences();
-        };
-        return make(
-          "li",
-          {},
-          make("img", { src: picture.thumbnail, alt: `Image ${place + 2}: ${picture.name}` }),
-          make("button", { type: "button", class: "quiet icon", "aria-label": `Remove image ${place + 2}, ${picture.name}`, click: remove }, "✕"),
-        );
-      }),
-    );
   }
 
   // -- the words -----------------------------------------------------------------------------------------------
@@ -296,7 +231,7 @@ class App {
     });
     tell(byId("box-advice", HTMLElement), this.box.advice);
     byId("box-add", HTMLElement).hidden = this.box.box !== null;
-    byId("box-show", HTMLElement).hidden = this.box.box === null || this.isDrawing || this.mode !== "move";
+    byId("box-show", HTMLElement).hidden = this.box.box === null || this.stage.isDrawing || this.mode !== "move";
   }
 
   onBoxNumbers() {
@@ -396,37 +331,10 @@ class App {
     await this.run.start(request, pictures);
   }
 
-  /** @param {string} address */
-  showPreview(address) {
-    const panes = byId("panes", HTMLElement);
-    panes.hidden = false;
-    byId("drop", HTMLElement).hidden = true;
-    byId("box-layer", HTMLElement).hidden = true;
-    panes.classList.add("forming");
-    this.viewer.setView("after");
-    const image = new Image();
-    image.src = address;
-    void image.decode().then(() => {
-      if (!this.run.isGoing) return;
-      // As large as the picture itself, so that the zoom says the same all along.
-      const scale = (this.workspace.source?.width ?? image.naturalWidth) / image.naturalWidth;
-      const size = { width: scale * image.naturalWidth, height: scale * image.naturalHeight };
-      this.viewer.show(address, null, size, "The picture as it forms");
-    });
-  }
-
-  /** Show that something happens, also where the picture has been scrolled away. */
-  showStage() {
+  /** Show that something happens. */
+  showStart() {
     this.renderRun();
-    const canvas = byId("canvas", HTMLElement);
-    const { top, bottom } = canvas.getBoundingClientRect();
-    if (top < 0 || bottom > innerHeight) canvas.scrollIntoView({ block: "nearest" });
-  }
-
-  showResult() {
-    if (!this.workspace.source || this.workspace.looseShown) return;
-    choose("view", "slider");
-    this.isNew = true;
+    this.stage.reveal();
   }
 
   /** @param {Job} job */
@@ -456,7 +364,7 @@ class App {
   editAgain() {
     this.workspace.takeResult();
     if (this.mode === "generate") choose("mode", "edit");
-    this.viewer.fit();
+    this.stage.viewer.fit();
     this.onMode();
     const first = { edit: "prompt-edit", describe: "question", camera: "yaw" }[/** @type {string} */ (this.mode)] ?? "object";
     byId(first, HTMLElement).focus({ preventScroll: true });
@@ -475,9 +383,7 @@ class App {
 
   /** Show the source, not a result, where the box is to be seen. */
   showSource() {
-    const { source, looseShown, current } = this.workspace;
-    if (looseShown && source) this.workspace.goTo(current);
-    if (this.workspace.results && !looseShown) choose("view", "before");
+    this.stage.chooseSource();
     this.render();
   }
 
@@ -486,41 +392,8 @@ class App {
     this.renderRun();
     this.renderRunHint();
     this.result.render();
-    this.renderReferences();
-    const { source, results, result, looseShown } = this.workspace;
-    const hasPicture = Boolean(source || result);
-    // Nothing that is there already goes into what is created.
-    const isCreating = this.mode === "generate" && !looseShown;
-    for (const id of isCreating ? ["result", "strip"] : []) byId(id, HTMLElement).hidden = true;
-    byId("drop", HTMLElement).hidden = hasPicture && !isCreating;
-    byId("choose", HTMLElement).hidden = isCreating;
-    byId("examples", HTMLElement).hidden = isCreating;
-    tell(byId("drop-title", HTMLElement), isCreating ? "From words alone" : "Start with a picture");
-    tell(byId("drop-hint", HTMLElement), isCreating ? "Say what it should show, or take an idea." : "Drop one here, paste it, or choose a file.");
-    byId("stage-bar", HTMLElement).hidden = !hasPicture || isCreating;
-    byId("panes", HTMLElement).hidden = !hasPicture || isCreating;
-    if (this.run.isGoing && byId("panes", HTMLElement).classList.contains("forming")) return;
-    byId("panes", HTMLElement).classList.remove("forming");
-    if (isCreating) return;
-    const canCompare = Boolean(result && source && !looseShown);
-    byId("views", HTMLElement).hidden = !canCompare;
-    const isSource = Boolean(source) && (!result || (canCompare && this.view === "before"));
-    // What was created or opened is edited where there is no other picture.
-    const drawnOn = isSource ? source : source ? null : result;
-    byId("box-layer", HTMLElement).hidden = !(drawnOn && this.mode === "move");
-    if (drawnOn) this.box.setSize(drawnOn);
-    if (isSource && source) {
-      this.nameStage(source);
-      this.viewer.show(source.url, null, source, source.name);
-      this.viewer.setView("after");
-    } else if (result && results) {
-      this.nameStage(result);
-      if (canCompare && source) void this.compare(source, result);
-      else {
-        this.viewer.show(result.url, null, result, "The result");
-        this.viewer.setView("after");
-      }
-    }
+    this.references.render();
+    this.stage.render();
     this.renderBoxNumbers();
   }
 
@@ -530,32 +403,6 @@ class App {
     const isElsewhere = this.mode === "generate" || !source || !results;
     const name = looseShown ? source?.name : current ? `edit ${current}` : "the original";
     tell(byId("run-hint", HTMLElement), isElsewhere ? null : `Starts from ${name} again, not from this result.`);
-  }
-
-  /** @param {Picture} source @param {Picture} result */
-  async compare(source, result) {
-    const fields = this.workspace.results?.request?.fields ?? {};
-    const isCropped = fields.restore !== "true" && (fields.fit ?? "crop") === "crop";
-    const pair = `${source.id} ${result.id}`;
-    if (this.aligned?.for !== pair) {
-      const url = await alignTo(source, result, isCropped);
-      if (this.aligned && !this.workspace.pictures.some((picture) => picture.url === this.aligned?.url)) URL.revokeObjectURL(this.aligned.url);
-      this.aligned = { for: pair, url };
-    }
-    if (this.workspace.result !== result || this.view === "before") return;
-    this.viewer.show(result.url, this.aligned.url, result, "The result");
-    this.viewer.setView(this.view);
-    if (this.isNew) this.viewer.revealAfter();
-    this.isNew = false;
-    if (this.view === "difference") {
-      const changed = await this.viewer.drawDifference();
-      tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)} % of the pixels differ`);
-    }
-  }
-
-  /** @param {Picture} picture */
-  nameStage(picture) {
-    tell(byId("picture-name", HTMLElement), `${picture.name} · ${picture.width} × ${picture.height}`);
   }
 
   renderRun() {
@@ -578,7 +425,7 @@ class App {
   /** @returns {Record<string, string | boolean>} */
   readForm() {
     /** @type {Record<string, string | boolean>} */
-    const form = { mode: this.mode, view: this.compass.view, compared: this.view, framing: JSON.stringify(this.settings.framing), answer: byId("answer-text", HTMLElement).textContent ?? "" };
+    const form = { mode: this.mode, view: this.compass.view, compared: this.stage.view, framing: JSON.stringify(this.settings.framing), answer: byId("answer-text", HTMLElement).textContent ?? "" };
     if (this.box.box) form.box = this.box.box.join(",");
     for (const field of this.fields) {
       if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
@@ -611,26 +458,17 @@ class App {
   // -- what the user does --------------------------------------------------------------------------------------
 
   listen() {
-    server.keyNeeded = (isWrong) => this.askForKey(isWrong);
+    server.keyNeeded = askForKey;
     server.reach = (isThere) => this.onReach(isThere);
-    const file = byId("file", HTMLInputElement);
-    /** @type {(file: File) => void} */
-    let take = () => {};
-    const ask = (/** @type {(file: File) => void} */ then) => {
-      take = then;
-      file.value = "";
-      file.click();
-    };
-    file.addEventListener("change", () => file.files?.[0] && take(file.files[0]));
+    const take = (/** @type {File} */ file) => void this.open(file, file.name || "pasted.png");
+    listenToFiles(take);
     for (const id of ["choose", "replace"]) {
-      byId(id, HTMLElement).addEventListener("click", () => ask((one) => void this.open(one, one.name)));
+      byId(id, HTMLElement).addEventListener("click", () => askForFile(take));
     }
-    byId("reference-add", HTMLElement).addEventListener("click", () => ask((one) => void this.addReference(one, one.name)));
     for (const button of document.querySelectorAll("[data-example]")) {
       const name = /** @type {Example} */ (/** @type {HTMLElement} */ (button).dataset.example);
       button.addEventListener("click", () => void this.openExample(name));
     }
-    this.listenToDrops();
     adviseOnFreeWords();
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
@@ -672,30 +510,6 @@ class App {
       localStorage.setItem("joyimage-theme", dataset.theme);
     });
     addEventListener("pagehide", () => void this.workspace.keep());
-  }
-
-  listenToDrops() {
-    const canvas = byId("canvas", HTMLElement);
-    addEventListener("dragover", (event) => {
-      event.preventDefault();
-      canvas.classList.add("dragged");
-    });
-    addEventListener("dragleave", (event) => {
-      if (!event.relatedTarget) canvas.classList.remove("dragged");
-    });
-    addEventListener("drop", (event) => {
-      event.preventDefault();
-      canvas.classList.remove("dragged");
-      const [file] = event.dataTransfer?.files ?? [];
-      if (file) void this.open(file, file.name);
-      else notify("picture", "What was dropped is no file; drop a picture's file.");
-    });
-    addEventListener("paste", (event) => {
-      const [file] = event.clipboardData?.files ?? [];
-      if (!file) return; // text goes where the cursor is
-      event.preventDefault();
-      void this.open(file, file.name || "pasted.png");
-    });
   }
 }
 

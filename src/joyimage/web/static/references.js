@@ -1,0 +1,54 @@
+/** Further pictures, for checkpoints that take several. */
+
+import { byId, make } from "./dom.js";
+import { askForFile } from "./files.js";
+import { notify } from "./notices.js";
+import { readPicture, releasePicture } from "./picture.js";
+import { sentence } from "./run.js";
+
+/** @import { Limits } from "./types.js" */
+/** @import { Workspace } from "./workspace.js" */
+
+const USUAL_MOST = 16;
+
+export class References {
+  /** @param {Workspace} workspace @param {() => Limits | null} limits */
+  constructor(workspace, limits) {
+    this.workspace = workspace;
+    this.limits = limits;
+    byId("reference-add", HTMLElement).addEventListener("click", () => askForFile((file) => void this.add(file)));
+  }
+
+  /** @param {File} file */
+  async add(file) {
+    const { references } = this.workspace;
+    const most = this.limits()?.max_images ?? USUAL_MOST;
+    try {
+      if (references.length + 1 >= most) throw new Error(`This server takes ${most} pictures at most.`);
+      references.push(await readPicture(file, file.name, this.limits()));
+      this.workspace.keepSoon();
+      this.render();
+    } catch (error) {
+      notify("picture", sentence(error));
+    }
+  }
+
+  render() {
+    byId("reference-list", HTMLElement).replaceChildren(
+      ...this.workspace.references.map((picture, place) => {
+        const remove = () => {
+          this.workspace.references.splice(place, 1);
+          releasePicture(picture);
+          this.workspace.keepSoon();
+          this.render();
+        };
+        return make(
+          "li",
+          {},
+          make("img", { src: picture.thumbnail, alt: `Image ${place + 2}: ${picture.name}` }),
+          make("button", { type: "button", class: "quiet icon", "aria-label": `Remove image ${place + 2}, ${picture.name}`, click: remove }, "✕"),
+        );
+      }),
+    );
+  }
+}
