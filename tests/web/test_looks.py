@@ -80,16 +80,18 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         visitor.wait_until_idle()
         page.click("[data-notice=run] [aria-label=Dismiss]")
         visitor.set("steps", 4)
+        visitor.set("n", 1)
         page.click("#settings > summary")
         visitor.run()
 
     def running() -> None:
         page.click("#settings > summary")
         visitor.set("steps", 100)
+        visitor.set("n", 2)  # so that it still runs when it has been looked at
         page.click("#settings > summary")
         page.click("#run")
         page.wait_for_function(
-            "() => document.querySelector('#progress-bar').value > 0.3"
+            "() => document.querySelector('#progress-bar').value > 0.45"
             " && document.querySelector('#image-after').src.startsWith('data:')"
         )
 
@@ -98,7 +100,6 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         expect(page.locator("#picture-name")).to_contain_text("differ")
 
     def chain() -> None:
-        visitor.choose_view("slider")
         page.click("#again")
         visitor.choose_mode("edit")
         page.fill("#prompt-edit", "Recolor the circle green.")
@@ -106,7 +107,11 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         page.click("#settings > summary")
         visitor.run()
 
+    def sides() -> None:
+        visitor.choose_view("sides")
+
     def jobs() -> None:
+        visitor.choose_view("slider")
         page.click("#jobs-open")
         visitor.see("#jobs-list li:first-child img")
 
@@ -119,6 +124,10 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
     def create() -> None:
         page.click("#copy-dialog [data-close]")
         visitor.choose_mode("generate")
+
+    def ask() -> None:
+        visitor.choose_mode("describe")
+        page.fill("#question", "What is in the picture?")
 
     def rotate() -> None:
         visitor.choose_mode("rotate")
@@ -139,9 +148,11 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         ("result", result),
         ("difference", difference),
         ("chain", chain),
+        ("sides", sides),
         ("jobs", jobs),
         ("commands", commands),
         ("create", create),
+        ("ask", ask),
         ("rotate", rotate),
         ("camera", camera),
     ]
@@ -167,8 +178,12 @@ def test_screenshots_when_asked_for_then_of_every_view(visit: Callable[..., Visi
         pytest.skip("no screenshots asked for: make page-screenshots")
     # Each view once, the lights and widths in turn: few files, and nothing unseen.
     for width, scheme, names in (
-        (1440, "light", {"empty", "move", "running", "result", "difference", "chain", "jobs", "settings"}),
-        (1440, "dark", {"rotate", "camera", "commands"}),
+        (
+            1440,
+            "light",
+            {"empty", "move", "running", "result", "difference", "chain", "sides", "jobs", "settings"},
+        ),
+        (1440, "dark", {"rotate", "camera", "commands", "ask"}),
         (360, "light", {"move", "result"}),
         (360, "dark", {"camera", "create"}),
     ):

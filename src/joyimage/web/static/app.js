@@ -402,7 +402,8 @@ class App {
     const { source, results, looseShown, current } = this.workspace;
     const isElsewhere = this.mode === "generate" || !source || !results;
     const name = looseShown ? source?.name : current ? `edit ${current}` : "the original";
-    tell(byId("run-hint", HTMLElement), isElsewhere ? null : `Starts from ${name} again, not from this result.`);
+    const words = this.mode === "describe" ? `This is about ${name}, not about this result.` : `Starts from ${name} again, not from this result.`;
+    tell(byId("run-hint", HTMLElement), isElsewhere ? null : words);
   }
 
   renderRun() {
