@@ -506,6 +506,8 @@ def test_words_when_they_are_those_of_a_spatial_edit_then_advice(visit: Callable
     expect(advice).to_contain_text("These are the words of a rotation")
     visitor.page.fill("#prompt-edit", "Rotate the car to show the upper side view.")
     expect(advice).to_contain_text("asks for the view 'upper'")
+    visitor.page.fill("#prompt-edit", "Move the car into the red box.")
+    expect(advice).to_contain_text("Move, above, writes them for you.")
     visitor.page.fill("#prompt-edit", "Make it a side of bacon.")
     expect(advice).to_be_hidden()
 

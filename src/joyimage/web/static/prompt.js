@@ -21,7 +21,7 @@ export function adviseOnFreeWords() {
     if (!/camera|red box|view|side/i.test(text.value)) return tell(place, null); // no template without one of these
     const timer = setTimeout(() => {
       parsePrompt(text.value, signal).then(
-        ({ edit, problem }) => tell(place, plain(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        ({ edit, problem }) => tell(place, pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
         () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
       );
     }, CHECK_AFTER_MS);
@@ -110,6 +110,13 @@ export class Prompt {
     this.freeButton.hidden = !problem;
     this.text.setAttribute("aria-invalid", String(Boolean(problem)));
   }
+}
+
+/** Say with a problem of free words where the page writes such words itself. @param {string | null} problem */
+function pointOut(problem) {
+  const kinds = /** @type {(keyof typeof NAMES)[]} */ (Object.keys(NAMES));
+  const kind = kinds.find((one) => problem?.includes(`nearly words ${NAMES[one]};`));
+  return problem && `${plain(problem)}${kind ? ` ${kind[0].toUpperCase()}${kind.slice(1)}, above, writes them for you.` : ""}`;
 }
 
 /** Say it to those who see no field called `prompt`. @param {string | null} problem */
