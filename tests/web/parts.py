@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import time
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,9 @@ import httpx2
 from PIL import Image
 
 from joyimage.cli.main import main
+from tests.serving.parts import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from playwright.sync_api import FilePayload, Locator, Page
 
 EXAMPLES = Path(__file__).parents[2] / "src/joyimage/web/static/examples"
@@ -75,17 +73,6 @@ class Server:
     def jobs(self) -> list[dict[str, Any]]:
         """Its jobs, newest first."""
         return httpx2.get(f"{self.url}/v1/jobs", timeout=30).json()["data"]
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-    """Wait until something holds, and return it."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 def find_faults(page: Page) -> list[str]:
