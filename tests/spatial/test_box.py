@@ -116,12 +116,17 @@ def test_checks_when_a_move_is_right_then_no_problem_and_each_failure_is_named(s
     right = check_edit(before, target, box)
     kept = check_edit(before, given_picture, box)
     copied = check_edit(before, before, box)
+    doubled_pixels = np.array(before)
+    left, top, right_side, bottom = box
+    doubled_pixels[top:bottom, left:right_side] = np.asarray(target)[top:bottom, left:right_side]
+    doubled = check_edit(before, Image.fromarray(doubled_pixels), box)
 
     assert right.problems == []
     assert any("red box" in problem for problem in kept.problems)
     assert any("may not have arrived" in problem for problem in kept.problems)
     assert any("may not have arrived" in problem for problem in copied.problems)
-    assert copied.changed == 0
+    assert any("still be in its old place" in problem for problem in doubled.problems)
+    assert (copied.changed, copied.vacated) == (0, None)
     assert "no problem" in right.summary
 
 
