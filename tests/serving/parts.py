@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import multiprocessing
 import os
@@ -103,6 +104,20 @@ def ended(client: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
         return record if record["state"] in {"succeeded", "failed", "cancelled"} else None
 
     return wait_for(look)
+
+
+def find_descendants() -> set[int]:
+    """Return the processes that descend from this one, and this one itself."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):  # it has just ended
+                status = (folder / "stat").read_text(encoding="ascii", errors="replace")
+                parents[int(folder.name)] = int(status.rpartition(")")[2].split()[1])
+    found = {os.getpid()}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 class Workshop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 from joyimage.cli.main import main
 from tests import tiny
-from tests.serving.parts import wait_for
+from tests.serving.parts import find_descendants, wait_for
 
 pytest.importorskip("ray")
 FAST = ("--model", "tiny", "--steps", "1", "--base-size", "64", "--device", "cpu")
@@ -46,20 +47,10 @@ def test_batch_when_on_ray_then_as_here_and_resumed(
 def find_workers() -> list[int]:
     """Return the processes of Ray's, descended from this one, that run rows."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            if b"RowWorker" not in (folder / "cmdline").read_bytes():
-                continue
-            ancestor = int(folder.name)
-            while ancestor not in {0, 1, os.getpid()}:
-                status = Path(f"/proc/{ancestor}/stat").read_text(encoding="ascii", errors="replace")
-                ancestor = int(status.rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
-            continue
-        if ancestor == os.getpid():
-            found.append(int(folder.name))
+    for number in find_descendants():
+        with contextlib.suppress(OSError):  # it has just ended
+            if b"RowWorker" in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.append(number)
     return found
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from tests.serving.parts import SIDE, LiveServer, make_settings, opened, png, run_on, wait_for
+from tests.serving.parts import (
+    SIDE,
+    LiveServer,
+    find_descendants,
+    make_settings,
+    opened,
+    png,
+    run_on,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +72,24 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
     assert [one.step for one in seen if one.step] == [1, 2, 3]
 
 
+def test_ray_when_started_here_then_it_listens_on_loopback_only(scaled: tuple[LiveServer, Any]) -> None:
+    ours = set()
+    for number in find_descendants():
+        for link in Path(f"/proc/{number}/fd").glob("*"):
+            with contextlib.suppress(OSError):  # it has just been closed
+                ours.add(str(link.readlink()))
+
+    # sl, local address, remote address, state (0A: it listens), ..., inode at place 9
+    tables = [Path(f"/proc/net/{name}").read_text(encoding="ascii") for name in ("tcp", "tcp6")]
+    sockets = [line.split() for table in tables for line in table.splitlines()]
+    listening = [
+        one[1].partition(":")[0] for one in sockets if one[3] == "0A" and f"socket:[{one[9]}]" in ours
+    ]
+
+    assert len(listening) > 5
+    assert set(listening) <= {"0100007F", "0" * 16 + "FFFF00000100007F", "0" * 24 + "01000000"}
+
+
 @pytest.mark.timeout(600)
 def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
     scaled: tuple[LiveServer, Any],
@@ -83,32 +112,55 @@ def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_sa
     assert files[0] != files[2]
 
 
+def num_replicas() -> int:
+    from ray import serve
+
+    states = serve.status().applications["joyimage"].deployments["EditReplica"].replica_states
+    return states.get("RUNNING", 0)
+
+
+def submit(client: Any, number: int) -> list[str]:
+    """Queue jobs that take a while."""
+    request = {"kind": "generate", "prompt": "x", "steps": 100}
+    return [client.post("/v1/jobs", json={**request, "seed": seed}).json()["id"] for seed in range(number)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_pictures_when_jobs_that_wait_have_called_a_second_replica_then_each_is_known_by_its_own(
+    scaled: tuple[LiveServer, Any],
+) -> None:
+    from joyimage.client import Client
+
+    server, _ = scaled
+    with server.client() as waiting, Client(server.url, timeout_s=200) as client:
+        jobs = submit(waiting, 12)
+        wait_for(lambda: num_replicas() == 2, 120)
+        for job in jobs:
+            wait_for(lambda job=job: client.get(job).is_finished, 120)
+
+        def reused() -> list[bool]:
+            edits = [client.run("edit", [png(number)], prompt="red", steps=1) for number in range(20, 28)]
+            return [(server.service.store.get(edit.id).result or {})["reused"] for edit in edits]
+
+        assert reused() == [False] * 8
+        assert reused() == [True] * 8  # by chance one time in 256
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[LiveServer, Any]) -> None:
-    from ray import serve
-
-    def num_replicas() -> int:
-        states = serve.status().applications["joyimage"].deployments["EditReplica"].replica_states
-        return states.get("RUNNING", 0)
-
     server, replicas = scaled
     pid = next(iter(replicas.pids()))
     with server.client() as client:
-
-        def submit(number: int) -> list[str]:
-            request = {"kind": "generate", "prompt": "x", "steps": 100}
-            return [
-                client.post("/v1/jobs", json={**request, "seed": seed}).json()["id"] for seed in range(number)
-            ]
 
         def both_are_busy() -> bool:
             steps = [server.service.engine.progress(job) for job in jobs]
             return sum(step is not None and step[0] < 50 for step in steps) == 2
 
-        jobs = submit(12)
+        jobs = submit(client, 12)
         wait_for(lambda: num_replicas() == 2, 120)  # as many as jobs that wait call for
-        jobs += submit(12)  # the first may be done: a model takes its time to load
+        jobs += submit(client, 12)  # the first may be done: a model takes its time to load
         wait_for(both_are_busy, 120)
         os.kill(pid, signal.SIGKILL)
 

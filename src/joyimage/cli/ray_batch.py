@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from joyimage.serving.cluster import start_ray
+
 if TYPE_CHECKING:
     from joyimage.cli.options import EditOptions
     from joyimage.cli.rows import Row
@@ -65,19 +67,11 @@ def run_rows_on_ray(
     Raises:
         ValueError: Ray isn't installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError('`--ray` needs Ray: pip install "joyimage[ray]".') from error
     if not rows:
         return {}
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    is_own = not ray.is_initialized()
-    if is_own and address:
-        ray.init(address=address, log_to_driver=False)
-    elif is_own:
-        places = max(os.cpu_count() or 1, workers + 1)
-        ray.init(include_dashboard=False, num_cpus=places, _node_ip_address="127.0.0.1", log_to_driver=False)
+    is_own = start_ray(workers, address)
+    import ray
+
     needs_gpu = (options.device or "cuda").startswith("cuda") and ray.cluster_resources().get("GPU", 0) > 0
     place: dict[str, Any] = {"num_gpus": 1} if needs_gpu else {"num_cpus": 1}
     try:

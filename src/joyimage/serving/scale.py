@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from joyimage.serving.cluster import listen_on_loopback, start_ray
 from joyimage.serving.errors import OutOfMemoryError, ReplicaLostError
 from joyimage.serving.loading import load_runner
 from joyimage.serving.settings import ServerSettings
@@ -38,9 +38,12 @@ class EditReplica:
 
     Args:
         settings: Those of the server that concern the model.
+        is_alone: Whether all of Ray is on this machine, and nobody else shall hear of it.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], *, is_alone: bool) -> None:
+        if is_alone:
+            listen_on_loopback()
         # Not what the environment says of the server: this listens to nobody.
         self._runner = load_runner(ServerSettings(host="127.0.0.1", **settings))
         self._lock = threading.Lock()
@@ -160,16 +163,12 @@ class RayReplicas:
     """
 
     def __init__(self, settings: ServerSettings, address: str | None = None) -> None:
-        try:
-            import ray
-            from ray import serve
-        except ImportError as error:
-            raise ValueError('`--ray` needs Ray: pip install "joyimage[ray]".') from error
         self.settings = settings
-        self._is_own = not ray.is_initialized()
-        if self._is_own:
-            options: dict[str, Any] = {"address": address} if address else _own_cluster(settings)
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        self._is_alone = address is None
+        self._is_own = start_ray(settings.replicas, address)
+        import ray
+        from ray import serve
+
         serve.start(proxy_location="Disabled")  # the application is the only door
         has_gpu = (settings.device or "").startswith("cuda") or (
             settings.device is None and ray.cluster_resources().get("GPU", 0) > 0
@@ -192,7 +191,7 @@ class RayReplicas:
         chosen = settings.model_dump(include=set(_MODEL_SETTINGS))
         if has_gpu:
             chosen["device"] = "cuda"  # the one that Ray gave the replica
-        application = deployment.bind(chosen)
+        application = deployment.bind(chosen, is_alone=self._is_alone)
         self._handle = serve.run(application, name=_APPLICATION, route_prefix=None)
         self._info: ModelInfo = self._handle.info.remote().result()
 
@@ -205,22 +204,15 @@ class RayReplicas:
         return {self._handle.pid.remote().result() for _ in range(8)}
 
     def close(self) -> None:
-        """End the replicas, and Ray where it was started here."""
+        """End the replicas, and Ray where it was started here; others may have theirs on a cluster."""
         import ray
         from ray import serve
 
         serve.delete(_APPLICATION)
-        if self._is_own:
+        if self._is_own and self._is_alone:
             serve.shutdown()
+        if self._is_own:
             ray.shutdown()
-
-
-def _own_cluster(settings: ServerSettings) -> dict[str, Any]:
-    """Return what keeps a Ray of one's own small, on loopback and silent towards others."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray hands out places, not cores: a replica on a CPU may share them.
-    places = max(os.cpu_count() or 1, settings.replicas + 2)
-    return {"include_dashboard": False, "num_cpus": places, "_node_ip_address": "127.0.0.1"}
 
 
 def _sticky_replica() -> type[EditReplica]:
