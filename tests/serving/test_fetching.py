@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from joyimage.serving import fetching
+from joyimage.serving.app import create_app
 from joyimage.serving.errors import ApiError
-from tests.serving.parts import LiveServer, make_settings, png
+from tests.serving.parts import LiveServer, make_settings, png, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from joyimage.serving.runner import LocalRunner
 
 
 @pytest.mark.parametrize(
@@ -22,10 +27,26 @@ if TYPE_CHECKING:
     [
         *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
         *("::1", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "2002:7f00:1::", "224.0.0.1", "255.255.255.255"),
+        *(
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "::10.0.0.1",
+            "::ffff:0:10.0.0.1",
+            "fec0::1",
+            "ff0e::1",
+        ),
+        *("2001:0:7f00:1::", "fe80::1%eth0", "2001:db8::1"),
     ],
 )
 def test_address_when_private_then_not_public(address: str) -> None:
     assert not fetching.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+)
+def test_address_when_of_the_internet_then_public(address: str) -> None:
+    assert fetching.is_public(address)
 
 
 def test_image_url_when_switched_off_then_a_sentence(server: LiveServer) -> None:
@@ -39,11 +60,10 @@ def test_image_url_when_switched_off_then_a_sentence(server: LiveServer) -> None
 class Site:
     """A web site on loopback that answers as a test says, one connection after the other."""
 
-    def __init__(self, *answers: bytes, pause_s: float = 0.0) -> None:
-        import threading
-
+    def __init__(self, *answers: bytes, pause_s: float = 0.0, part_bytes: int = 20_000) -> None:
         self._answers = list(answers)
         self._pause_s = pause_s
+        self._part_bytes = part_bytes
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.asked: list[bytes] = []
@@ -54,8 +74,8 @@ class Site:
             connection, _ = self._socket.accept()
             with connection, contextlib.suppress(OSError):  # the other side may have had enough
                 self.asked.append(connection.recv(65536).partition(b"\r\n")[0])
-                for start in range(0, len(answer), 20_000):
-                    connection.sendall(answer[start : start + 20_000])
+                for start in range(0, len(answer), self._part_bytes):
+                    connection.sendall(answer[start : start + self._part_bytes])
                     time.sleep(self._pause_s)
         self._socket.close()
 
@@ -96,6 +116,23 @@ def test_image_url_when_switched_on_then_fetched_through_redirects(
     assert site.asked == [b"GET /a.png HTTP/1.1", b"GET /b.png?x=1 HTTP/1.1"]
 
 
+def test_image_url_when_an_edit_names_one_then_as_if_the_picture_had_been_sent(
+    tmp_path: Path, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tmp_path, image_urls=True, allowed_hosts=("testserver",))
+    with TestClient(create_app(settings, lambda _: runner)) as client:
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        Site(ok(png(1))).stand_in(monkeypatch, "pictures.example")
+        ask = {"prompt": "red", "seed": 1}
+
+        named = client.post("/v1/images/edits", json={**ask, "image": "http://pictures.example/a.png"})
+        inside = client.post("/v1/images/edits", json={**ask, "image": "http://127.0.0.1/a.png"})
+        sent = client.post("/v1/images/edits", data=ask, files=[("image", png(1))])
+
+    assert named.json()["data"] == sent.json()["data"]
+    assert (inside.status_code, inside.json()["error"]["code"]) == (400, "image_url")
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -129,3 +166,61 @@ def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_refused(
             site.stand_in(patch, "pictures.example")
             with pytest.raises(ApiError, match=words):
                 fetching.fetch_picture("http://pictures.example/", settings)
+
+
+def test_image_url_when_its_host_sends_a_byte_now_and_then_then_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tmp_path, url_timeout_s=0.4)
+    slow_head = b"HTTP/1.1 200 OK\r\n" + b"X-Wait: x\r\n" * 20
+    for answer in (slow_head, b"HTTP/1.1 200 OK\r\n\r\n" + bytes(200)):
+        with monkeypatch.context() as patch:
+            Site(answer, pause_s=0.05, part_bytes=1).stand_in(patch, "pictures.example")
+            started = time.monotonic()
+            with pytest.raises(ApiError, match="takes too long"):
+                fetching.fetch_picture("http://pictures.example/", settings)
+            assert time.monotonic() - started < 2
+
+
+def test_image_url_when_its_name_servers_are_silent_then_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: is_over.wait(30) and [])
+
+    with pytest.raises(ApiError, match="takes too long"):
+        fetching.fetch_picture("http://pictures.example/", make_settings(tmp_path, url_timeout_s=0.1))
+    is_over.set()
+
+
+def test_image_url_when_one_of_its_hosts_addresses_is_private_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 80)) for one in ("93.184.216.1", "10.0.0.1")
+        ]
+
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", look_up)
+
+    with pytest.raises(ApiError, match="not on the public internet"):
+        fetching.fetch_picture("http://pictures.example/", make_settings(tmp_path))
+
+
+def test_image_url_when_its_name_changes_after_the_check_then_the_checked_address_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(ok(png(1)))
+    site.stand_in(monkeypatch, "pictures.example")
+    look_up = fetching.socket.getaddrinfo
+    answers = []
+
+    def rebind(host: str, *arguments: Any, **options: Any) -> list[Any]:
+        answers.append(host)
+        return look_up(host if len(answers) == 1 else "127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", rebind)
+
+    # The site refuses a connection to any address but the first.
+    assert fetching.fetch_picture("http://pictures.example/a.png", make_settings(tmp_path)) == png(1)
+    assert answers[0] == "pictures.example"

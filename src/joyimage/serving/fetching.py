@@ -1,16 +1,20 @@
 """Fetch a picture from an address that a stranger wrote, without being led into one's own network.
 
 The host's name is looked up once, every address it has must be a public one, and the connection goes to the
-very address that was checked. Redirects pass the same gate.
+very address that was checked. Redirects pass the same gate. All of it together has one time limit, which a
+host that sends a byte now and then doesn't stretch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
+from concurrent import futures
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
 
 _MOST_REDIRECTS = 3
 _CHUNK = 64 * 2**10
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV6_OF_THE_INTERNET = ipaddress.IPv6Network("2000::/3")
+# A name server that doesn't answer holds up one of these, and no thread that serves requests.
+_RESOLVERS = futures.ThreadPoolExecutor(8, "joyimage-names")
 
 
 def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> bytes:
@@ -47,7 +55,7 @@ def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> b
     except _RefusedError as error:
         raise ApiError(400, f"`{param}` can't be fetched: {error}.", code="image_url", param=param) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = type(error).__name__
+        reason = "it takes too long" if time.monotonic() > deadline else type(error).__name__
         raise ApiError(400, f"`{param}` can't be fetched: {reason}.", code="image_url", param=param) from None
     raise ApiError(400, f"`{param}` can't be fetched: too many redirects.", code="image_url", param=param)
 
@@ -61,18 +69,28 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None and not inner.is_global:
+            return False
+        # Python takes for global whatever isn't listed, such as ::10.0.0.1 and the old fec0::/10.
+        if ip not in _IPV6_OF_THE_INTERNET and inner is None:
             return False
     return ip.is_global and not ip.is_multicast
 
 
-def _look_up(host: str, port: int) -> str:
+def _look_up(host: str, port: int, deadline: float) -> str:
     """Return one address of a host, all of which are public.
 
     Raises:
-        _RefusedError: One is not.
+        _RefusedError: One is not, or its name servers take too long.
     """
-    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    asked = _RESOLVERS.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        found = {str(entry[4][0]) for entry in asked.result(_left(deadline))}
+    except futures.TimeoutError:
+        asked.cancel()
+        raise _RefusedError("it takes too long") from None
     if not found or not all(is_public(address) for address in found):
         raise _RefusedError("its host is not on the public internet")
     return min(found, key=lambda address: ":" in address)
@@ -90,11 +108,18 @@ def _get(url: str, deadline: float, limit: int) -> bytes | str:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if port not in {80, 443}:
         raise _RefusedError("expected port 80 or 443")
-    address = _look_up(parts.hostname, port)
+    address = _look_up(parts.hostname, port, deadline)
     plain = socket.create_connection((address, port), timeout=_left(deadline))
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        plain = context.wrap_socket(plain, server_hostname=parts.hostname, do_handshake_on_connect=False)
+    # A socket's own limit begins anew with every byte.
+    alarm = threading.Timer(deadline - time.monotonic(), _shut_down, [plain])
+    alarm.daemon = True
+    alarm.start()
     try:
-        if parts.scheme == "https":
-            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+        if isinstance(plain, ssl.SSLSocket):
+            plain.do_handshake()
         connection = http.client.HTTPConnection(parts.hostname, port)
         connection.sock = plain
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -109,10 +134,17 @@ def _get(url: str, deadline: float, limit: int) -> bytes | str:
             content += chunk
             if len(content) > limit:
                 raise _RefusedError(f"it has more than {limit:,} bytes")
-            plain.settimeout(_left(deadline))
+        _left(deadline)  # a connection that was shut down looks like the end of the file
         return bytes(content)
     finally:
+        alarm.cancel()
         plain.close()
+
+
+def _shut_down(connection: socket.socket) -> None:
+    # Not the TLS socket's own: that takes apart what another thread is reading from.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _left(deadline: float) -> float:
