@@ -6,12 +6,14 @@ import errno
 import os
 import socket
 import sqlite3
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event
 
+from joyimage.serving import engine as engine_module
 from tests.serving.parts import Gate, LiveServer, create, ended, png, wait_for
 
 if TYPE_CHECKING:
@@ -35,6 +37,23 @@ def test_client_when_it_goes_away_then_its_edit_ends(serve: Serve, runner: Local
     assert gate.steps <= 2
 
 
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_client_when_it_goes_away_while_it_sends_then_that_is_no_mistake_of_the_server(
+    serve: Serve, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    server = serve()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 999\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as leaving:
+        leaving.sendall(head.encode() + b"--x\r\n")
+
+    with server.client() as client:
+        page = wait_for(lambda: (text := client.get("/metrics").text).find('"/v1/jobs"') >= 0 and text)
+
+    assert 'joyimage_http_requests_total{method="POST",route="/v1/jobs",status="499"} 1.0' in page
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_stream_when_its_client_goes_away_then_its_edit_ends(serve: Serve, runner: LocalRunner) -> None:
     gate = Gate(runner)
     server = serve(gate)
@@ -51,14 +70,20 @@ def test_stream_when_its_client_goes_away_then_its_edit_ends(serve: Serve, runne
 def test_clock_when_set_forward_or_back_then_nothing_expires_and_jobs_run(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine_module, "_TICK_S", 0.05)
     server = serve(keep_s=60, queue_timeout_s=30, job_timeout_s=30)
+    store = server.service.store
+    rounds: list[list[str]] = []
+    remove = store.remove_expired
+    monkeypatch.setattr(store, "remove_expired", lambda: rounds.append(remove()) or rounds[-1])
     with server.client() as client:
         first = ended(client, create(client).json())
         real = time.time
         for jump in (10 * 86400, -10 * 86400):
             monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
             job = ended(client, create(client).json())
-            time.sleep(1.2)  # housekeeping looks for what has expired
+            before = len(rounds)
+            wait_for(lambda before=before: len(rounds) > before + 1)  # what has expired has been looked for
             assert job["state"] == "succeeded"
             assert client.get(f"/v1/jobs/{first['id']}/images/0").status_code == 200
             assert client.get(job["images"][0]).status_code == 200
@@ -102,6 +127,23 @@ def test_disk_when_full_at_the_upload_then_503_to_come_back_to_and_no_record(
     assert int(answer.headers["retry-after"]) >= 1
     assert listed == []
     assert [folder.name for folder in (server.settings.data_dir / "jobs").iterdir()] == [again.json()["id"]]
+
+
+def test_disk_when_full_while_a_form_arrives_then_503_to_come_back_to(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+
+    def refuse(_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with server.client() as client:
+        monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+        answer = client.post("/v1/jobs", data={"prompt": "x"}, files=[("image", bytes(2_000_000))])
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "storage_full"
+    assert int(answer.headers["retry-after"]) >= 1
 
 
 def test_database_when_its_disk_is_full_then_503_and_jobs_that_run_end_when_there_is_room(
@@ -154,7 +196,10 @@ def test_stream_when_its_reader_is_slow_then_others_are_served_and_the_reader_ge
     assert answer.count(b"event: succeeded") == 1
 
 
-def test_results_when_their_time_is_over_then_gone_with_their_record(serve: Serve) -> None:
+def test_results_when_their_time_is_over_then_gone_with_their_record(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_TICK_S", 0.05)
     server = serve(keep_s=0.2)
     with server.client() as client:
         job = create(client).json()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 from PIL import Image
+from starlette.requests import Request
 
 from joyimage.serving.errors import ApiError
-from joyimage.serving.security import ApiKeys
+from joyimage.serving.security import ApiKeys, UrlSigner
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.uploads import check_upload, measure
 from tests.serving.parts import LiveServer, make_settings, png
@@ -237,6 +238,51 @@ def test_log_when_requests_come_then_no_secret_in_it(serve: Serve, caplog: pytes
     assert "POST /v1/images/generations 200" in text
     for secret in (KEY, "wrong-wrong", "private wish", url.rpartition("signature=")[2]):
         assert secret not in text
+
+
+def test_log_when_the_database_fails_then_it_says_why_and_no_prompt(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    with server.service.store._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON joyimage_jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+    with server.client() as client:
+        answer = client.post("/v1/images/generations", json={"prompt": "a private wish"})
+
+    assert answer.status_code == 503
+    assert "disk full" in caplog.text
+    assert "private wish" not in caplog.text + answer.text
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("93.184.216.34", "93.184.216.34"),
+        ("::ffff:93.184.216.34", "93.184.216.34"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("a socket", "a socket"),
+    ],
+)
+def test_client_when_there_are_no_keys_then_told_apart_by_its_address(
+    address: str, name: str, tmp_path: Path
+) -> None:
+    request = Request({"type": "http", "headers": [], "client": (address, 1234)})
+
+    assert ApiKeys(make_settings(tmp_path)).client_of(request) == name
+
+
+def test_secret_of_addresses_when_made_then_kept_and_made_anew_where_it_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    first = UrlSigner(path).sign("/x", 9)
+
+    assert UrlSigner(path).sign("/x", 9) == first
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"")
+    assert UrlSigner(path).sign("/x", 9) != first
+    assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("secret", 32)]
 
 
 def test_settings_when_listening_for_others_without_keys_then_refused(tmp_path: Path) -> None:

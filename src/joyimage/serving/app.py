@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from joyimage.serving import job_routes, openai, spatial, status
@@ -120,6 +121,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         )
         return await api_error(request, failure)
 
+    async def gone(request: Request, _: Any) -> Response:
+        return await api_error(request, ApiError(499, "The client went away.", code="client_gone"))
+
     async def mistake(request: Request, error: Any) -> Response:
         logger.error("A route failed.", exc_info=error)
         return await api_error(request, ApiError(500, "The server made a mistake; its log says which."))
@@ -128,4 +132,5 @@ def _add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(SQLAlchemyError, database)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, mistake)

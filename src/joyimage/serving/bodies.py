@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from joyimage.serving.errors import ApiError
+from joyimage.serving.errors import ApiError, storage_full
 from joyimage.serving.fetching import fetch_picture
 from joyimage.serving.uploads import decode_base64
 
@@ -64,6 +64,9 @@ async def receive(request: Request, settings: ServerSettings) -> Received:
                 return await _from_form(form, settings)
         except HTTPException as error:
             raise ApiError(400, f"The form can't be read: {error.detail}", code="invalid_form") from None
+        except OSError as error:  # large parts wait in temporary files
+            refusal = storage_full("The form can't be stored", error)
+            raise refusal from None
     if kind not in {"", "application/json"} and not kind.endswith("+json"):
         raise ApiError(
             415,

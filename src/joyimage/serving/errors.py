@@ -53,6 +53,12 @@ class ApiError(Exception):
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
 
 
+def storage_full(what: str, error: OSError) -> ApiError:
+    """Return the refusal of what can't be written."""
+    message = f"{what}: {error.strerror or error}."
+    return ApiError(503, message, code="storage_full", retry_after_s=30)
+
+
 class OutOfMemoryError(RuntimeError):
     """An edit that does not fit, whatever is moved out of the way."""
 

@@ -39,6 +39,8 @@ class JobStore:
         options: dict[str, Any] = (
             {"connect_args": {"timeout": 30}} if self._is_sqlite else {"pool_pre_ping": True}
         )
+        # What a statement was given has no place in the log: it holds prompts.
+        options["hide_parameters"] = True
         self._engine = sa.create_engine(url, pool_size=8, max_overflow=8, **options)
         if self._is_sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)

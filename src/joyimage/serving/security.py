@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("joyimage.access")
 
 _SHORTEST_KEY = 16
+_SECRET_BYTES = 32
 _HEADERS = {
     # For the page at "/": its own scripts and styles, pictures it makes itself, nothing from elsewhere.
     "content-security-policy": (
@@ -103,12 +104,8 @@ class UrlSigner:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            with path.open("xb") as file:
-                path.chmod(0o600)
-                file.write(secrets.token_bytes(32))
-        except FileExistsError:
-            pass
+        if not path.exists() or path.stat().st_size < _SECRET_BYTES:
+            _write_secret(path)
         self._secret = path.read_bytes()
 
     def sign(self, path: str, expires: int) -> str:
@@ -275,7 +272,24 @@ def _origin(request: Request) -> str:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host
+    if ip.version == 6 and ip.ipv4_mapped is not None:  # of a socket that listens for both
+        return str(ip.ipv4_mapped)
     return str(ipaddress.ip_network(f"{ip}/64", strict=False)) if ip.version == 6 else str(ip)
+
+
+def _write_secret(path: Path) -> None:
+    # Whole or not at all: one that a full disk cut short would be easy to guess.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        partial.touch(mode=0o600)
+        partial.write_bytes(secrets.token_bytes(_SECRET_BYTES))
+        if path.exists():
+            path.unlink()
+        path.hardlink_to(partial)
+    except FileExistsError:  # another server was first
+        return
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_lines(path: Path) -> list[str]:

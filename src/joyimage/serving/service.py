@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from joyimage.serving.bodies import check, receive
 from joyimage.serving.clock import SteadyClock
 from joyimage.serving.engine import Engine
-from joyimage.serving.errors import ApiError
+from joyimage.serving.errors import ApiError, storage_full
 from joyimage.serving.events import EventLog
 from joyimage.serving.files import RESULTS, JobFiles
 from joyimage.serving.jobs import JobStore
@@ -176,12 +176,8 @@ class Service:
                 self.files.write(job.id, "mask", mask.data)
             stored, is_new = self.store.submit(job, **self._room)
         except OSError as error:
-            raise ApiError(
-                503,
-                f"The picture can't be stored: {error.strerror or error}.",
-                code="storage_full",
-                retry_after_s=30,
-            ) from None
+            refusal = storage_full("The picture can't be stored", error)
+            raise refusal from None
         finally:
             if not is_new:
                 self.files.remove(job.id)
