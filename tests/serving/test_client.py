@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from joyimage.client import AsyncClient, Client, Progress, ServerError
+from joyimage.client import AsyncClient, Client, Job, Progress, ServerError
 from joyimage.client import requests as client_requests
 from tests import tiny
 from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
@@ -69,6 +69,35 @@ def test_async_client_when_several_edits_then_all_at_once(server: LiveServer) ->
 
     assert same(first[0], second[0])
     assert len(generated) == 2
+
+
+def test_async_client_when_a_job_is_cancelled_described_or_unknown_then_as_the_other(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+
+    async def work() -> tuple[str, str]:
+        async with AsyncClient(server.url) as client:
+            stopped: list[asyncio.Task[Job]] = []
+
+            def cancel(progress: Progress) -> None:
+                if progress.state == "running" and not stopped:
+                    job_id = server.service.store.list()[0].id
+                    stopped.append(asyncio.ensure_future(client.cancel(job_id)))
+
+            with pytest.raises(ServerError, match="was cancelled"):
+                await client.generate("x", steps=50, progress=cancel)
+            gate.is_open.set()
+            with pytest.raises(ServerError, match="no such job"):
+                await client.get("0" * 32)
+            text = await client.describe(png(1), "What?", max_new_tokens=2)
+            return (await client.get((await stopped[0]).id)).state, text
+
+    state, text = asyncio.run(work())
+
+    assert state == "cancelled"
+    assert isinstance(text, str)
 
 
 def test_spatial_edit_and_question_when_run_then_job_and_text(server: LiveServer) -> None:
@@ -146,9 +175,9 @@ def test_client_when_the_queue_is_full_then_it_comes_back(serve: Serve, runner: 
 
 
 class BadLine:
-    """A proxy that cuts some connections after a number of bytes from the server."""
+    """A proxy that cuts some connections after a number of bytes, and answers others in the server's place."""
 
-    def __init__(self, target: str, cuts: list[int | None]) -> None:
+    def __init__(self, target: str, cuts: list[int | bytes | None]) -> None:
         host, port = target.removeprefix("http://").split(":")
         self._target = (host, int(port))
         self._cuts = cuts
@@ -167,7 +196,12 @@ class BadLine:
             self.num_connections += 1
             threading.Thread(target=self._join, args=(near, cut), daemon=True).start()
 
-    def _join(self, near: socket.socket, cut: int | None) -> None:
+    def _join(self, near: socket.socket, cut: int | bytes | None) -> None:
+        if isinstance(cut, bytes):
+            with near:
+                near.recv(65536)
+                near.sendall(cut)
+            return
         far = socket.create_connection(self._target)
         threading.Thread(target=self._copy, args=(near, far, None), daemon=True).start()
         self._copy(far, near, cut)
@@ -177,10 +211,10 @@ class BadLine:
         num_bytes = 0
         try:
             while data := source.recv(65536):
+                sink.sendall(data if cut is None else data[: cut - num_bytes])
                 num_bytes += len(data)
                 if cut is not None and num_bytes > cut:
                     break
-                sink.sendall(data)
         except OSError:
             pass
         for end in (source, sink):
@@ -193,17 +227,26 @@ class BadLine:
         self._socket.close()
 
 
+@pytest.mark.parametrize("which", ["Client", "AsyncClient"])
 def test_client_when_the_line_breaks_then_it_goes_on_and_nothing_runs_twice(
-    serve: Serve, runner: LocalRunner
+    serve: Serve, runner: LocalRunner, which: str
 ) -> None:
     gate = Gate(runner)
     gate.is_open.set()
     server = serve(gate)
     # The answer to the first POST is lost, the stream of events breaks, and so does a picture.
     line = BadLine(server.url, [10, 3000, 2500])
+
+    async def edit() -> list[bytes]:
+        async with AsyncClient(line.url) as client:
+            return await client.edit(png(1), "red", seed=1, steps=6)
+
     try:
-        with Client(line.url) as client:
-            made = client.edit(png(1), "red", seed=1, steps=6)
+        if which == "AsyncClient":
+            made = asyncio.run(edit())
+        else:
+            with Client(line.url) as client:
+                made = client.edit(png(1), "red", seed=1, steps=6)
     finally:
         line.close()
     with Client(server.url) as client:
@@ -212,6 +255,80 @@ def test_client_when_the_line_breaks_then_it_goes_on_and_nothing_runs_twice(
     assert same(made[0], expected[0])
     assert gate.batches == [1, 1]
     assert line.num_connections >= 3
+
+
+@pytest.mark.parametrize("which", ["Client", "AsyncClient"])
+@pytest.mark.parametrize(
+    ("cuts", "retries"),
+    [
+        ([2500] * 3, 1),  # each time something new comes
+        ([b"HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 502 Away\r\n\r\n", 0], 3),
+    ],
+    ids=["breaks", "away"],
+)
+def test_client_when_it_follows_a_job_over_a_bad_line_then_to_its_end(
+    server: LiveServer, which: str, cuts: list[int | bytes | None], retries: int
+) -> None:
+    with Client(server.url) as client:
+        job = client.run("generate", [], prompt="x", steps=60)
+    line = BadLine(server.url, cuts)
+    seen: list[int] = []
+
+    async def follow() -> Job:
+        async with AsyncClient(line.url, retries=retries) as client:
+            return await client.wait(job, lambda progress: seen.append(progress.step))
+
+    try:
+        if which == "AsyncClient":
+            found = asyncio.run(follow())
+        else:
+            with Client(line.url, retries=retries) as client:
+                found = client.wait(job, lambda progress: seen.append(progress.step))
+    finally:
+        line.close()
+
+    assert (found.id, found.state, found.seed) == (job.id, "succeeded", job.seed)
+    assert line.num_connections == 4
+    assert [step for step in seen if step] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("which", ["Client", "AsyncClient"])
+def test_client_when_told_to_come_back_then_it_sends_the_same_job_again(
+    server: LiveServer, which: str
+) -> None:
+    busy = b"HTTP/1.1 429 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    line = BadLine(server.url, [busy, busy])
+
+    async def generate() -> list[bytes]:
+        async with AsyncClient(line.url) as client:
+            return await client.generate("x", seed=1)
+
+    if which == "AsyncClient":
+        made = asyncio.run(generate())
+    else:
+        with Client(line.url) as client:
+            made = client.generate("x", seed=1)
+    line.close()
+
+    assert opened(made[0]).size == (SIDE, SIDE)
+    assert line.num_connections >= 3
+
+
+@pytest.mark.parametrize("which", ["Client", "AsyncClient"])
+def test_client_when_the_server_stays_away_then_one_sentence_after_the_last_attempt(which: str) -> None:
+    line = BadLine("http://127.0.0.1:9", [b"HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n"] * 9)
+    job = Job(id="0" * 32, kind="edit", state="queued")
+
+    async def follow() -> Job:
+        async with AsyncClient(line.url, retries=2) as client:
+            return await client.wait(job)
+
+    with pytest.raises(ServerError, match="answered 503 without a reason") as refusal:
+        asyncio.run(follow()) if which == "AsyncClient" else Client(line.url, retries=2).wait(job)
+    line.close()
+
+    assert refusal.value.status == 503
+    assert line.num_connections == 3
 
 
 def test_client_when_the_key_is_in_the_environment_then_it_is_sent(

@@ -136,25 +136,35 @@ class Client:
             ServerError: The server is gone, or has forgotten the job.
         """
         reader = EventReader()
-        for attempt in range(self._retries + 1):
-            headers = {"Last-Event-ID": reader.last_id} if reader.last_id else {}
+        attempt = 0
+        while True:
+            known, busy, problem = reader.last_id, None, None
+            headers = {"Last-Event-ID": known} if known else {}
             try:
                 with self._http.stream("GET", f"/v1/jobs/{job.id}/events", headers=headers) as stream:
                     if stream.status_code == 204:
                         return self.get(job.id)
                     if stream.status_code != 200:
                         stream.read()
-                        refuse(stream)
-                    for data in reader.read_all(stream.iter_lines()):
-                        if "job" in data:
-                            return Job.from_json(data["job"])
-                        if progress is not None:
-                            progress(Progress.from_json(data))
+                        if attempt == self._retries or not may_try_again(stream):
+                            refuse(stream)
+                        busy = stream
+                    else:
+                        for data in reader.read_all(stream.iter_lines()):
+                            if "job" in data:
+                                return Job.from_json(data["job"])
+                            if progress is not None:
+                                progress(Progress.from_json(data))
             except httpx2.TransportError as error:
-                if attempt == self._retries:
-                    give_up(self._url, error)
-            time.sleep(pause_s(attempt, None))
-        raise ServerError(f"{self._url} doesn't say how the job {job.id} ended.")
+                problem = error
+            if reader.last_id != known:  # a line that breaks again and again still leads to the end
+                attempt = 0
+            if attempt == self._retries:
+                if problem is not None:
+                    give_up(self._url, problem)
+                raise ServerError(f"{self._url} doesn't say how the job {job.id} ended.")
+            time.sleep(pause_s(attempt, busy))
+            attempt += 1
 
     def get(self, job_id: str) -> Job:
         """Return a job's record."""
