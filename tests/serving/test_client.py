@@ -175,7 +175,7 @@ def test_client_when_the_queue_is_full_then_it_comes_back(serve: Serve, runner: 
 
 
 class BadLine:
-    """A proxy that cuts some connections after a number of bytes, and answers others in the server's place."""
+    """A proxy that cuts some connections after a number of bytes and answers others in the server's place."""
 
     def __init__(self, target: str, cuts: list[int | bytes | None]) -> None:
         host, port = target.removeprefix("http://").split(":")

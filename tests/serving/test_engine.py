@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from joyimage.serving import engine as engine_module
 from joyimage.serving.errors import ReplicaLostError
 from tests import tiny
 from tests.serving.parts import (
@@ -126,6 +127,24 @@ def test_running_job_when_too_long_then_failed_with_a_sentence(workshop: Open, r
     assert job.error is not None
     assert (job.error["status"], job.error["code"]) == (504, "job_timeout")
     assert "more than 0.05 s" in job.error["message"]
+
+
+def test_waiting_job_when_too_long_then_failed_with_a_sentence(
+    workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_TICK_S", 0.05)
+    gate = Gate(runner)
+    shop = workshop(gate, queue_timeout_s=0.3)
+    running = shop.submit()
+    wait_for(lambda: gate.steps)
+
+    late = shop.ended(shop.submit(picture=png()))
+    gate.is_open.set()
+
+    assert late.error is not None
+    assert (late.error["status"], late.error["code"]) == (503, "queue_timeout")
+    assert not shop.files.has(late.id, "input-0")
+    assert shop.ended(running).state == "succeeded"
 
 
 @pytest.mark.parametrize("mistake", [ZeroDivisionError, TypeError])

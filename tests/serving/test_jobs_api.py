@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from joyimage.serving.events import EventLog
 from joyimage.serving.preview import Preview
@@ -166,6 +167,32 @@ def test_edit_when_repeated_with_its_key_then_the_same_picture_without_a_run(
 
     assert first == second
     assert gate.batches == [1]
+
+
+@pytest.mark.parametrize(("batch_pixels", "batches"), [(4 * SIDE * SIDE, [3, 1, 1]), (SIDE * SIDE, [1] * 5)])
+def test_requests_when_small_and_alike_then_run_together(
+    serve: Serve, runner: LocalRunner, batch_pixels: int, batches: list[int]
+) -> None:
+    gate = Gate(runner)
+    server = serve(gate, batch_pixels=batch_pixels)
+    changes: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"steps": 2},
+        {"prompt": "a long blue thing", "seed": 2, "output_format": "jpeg"},
+        {"negative_prompt": "dark"},
+        {"prompt": "y"},
+    ]
+    with server.client() as client:
+        jobs = [create(client, steps=1).json()]
+        wait_for(lambda: gate.batches)
+        jobs += [create(client, **{"steps": 3, **change}).json() for change in changes]
+        gate.is_open.set()
+
+        assert [ended(client, job)["state"] for job in jobs] == ["succeeded"] * 6
+        jpeg = client.get(f"/v1/jobs/{jobs[3]['id']}/images/0")
+
+    assert gate.batches[1:] == batches
+    assert opened(jpeg.content).format == "JPEG"
 
 
 def test_queue_when_full_then_429_with_a_time_to_come_back(serve: Serve, runner: LocalRunner) -> None:

@@ -37,6 +37,22 @@ def test_client_when_it_goes_away_then_its_edit_ends(serve: Serve, runner: Local
     assert gate.steps <= 2
 
 
+def test_client_when_it_goes_away_and_its_edit_has_a_key_then_it_can_come_back_for_it(
+    serve: Serve, runner: LocalRunner
+) -> None:
+    gate = Gate(runner)
+    server = serve(gate)
+    ask: dict[str, Any] = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k"}}
+    with server.client() as client:
+        with pytest.raises(Exception, match="timed out"):
+            client.post("/v1/images/generations", **ask, timeout=0.3)
+        gate.is_open.set()
+        answer = client.post("/v1/images/generations", **ask)
+
+    assert answer.status_code == 200, answer.text
+    assert gate.batches == [1]
+
+
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 def test_client_when_it_goes_away_while_it_sends_then_that_is_no_mistake_of_the_server(
     serve: Serve, caplog: pytest.LogCaptureFixture, kind: str

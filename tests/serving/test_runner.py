@@ -156,6 +156,61 @@ def test_memory_when_never_enough_then_503_and_the_server_goes_on(
     assert shop.ended(shop.submit()).state == "succeeded"
 
 
+def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_back_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = make_runner()
+    expected = run_on(runner, (Task(kind="edit", prompt="x", seed=1, num_images=1), png(1)))
+    pipe, device = runner.pipe, torch.device("cuda:0")
+    moves: list[Any] = []
+    is_full = False
+
+    def to(where: torch.device) -> None:
+        moves.append(where)
+        if is_full:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def decode(self: Any, *arguments: Any) -> Any:
+        if needed not in moves[-1:]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(self, *arguments)
+
+    whole, needed = type(pipe)._decode, "parts"
+    # What moves weights: there is no GPU here to move them from.
+    monkeypatch.setattr(runner, "_device", device)
+    monkeypatch.setattr(pipe, "to", to)
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: moves.append("parts"))
+    monkeypatch.setattr(pipe, "enable_sequential_cpu_offload", lambda device: moves.append("layers"))
+
+    def edit() -> Any:
+        return run_on(runner, (Task(kind="edit", prompt="x", seed=1, num_images=1), png(1)))[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipe), "_decode", decode)
+        parts = edit()
+        needed = "layers"
+        layers = edit()
+        assert moves == ["parts", device, "parts", "layers", device]
+        is_full = True
+        stranded = edit()
+    assert moves[5:] == ["parts", "layers", device, "parts"]
+    moves.clear()
+    still = edit()
+    is_full = False
+    back, again = edit(), edit()
+
+    assert [one.facts.get("memory") for one in (parts, layers, stranded, still, back)] == [
+        "parts kept in main memory",
+        "layers kept in main memory",
+        "layers kept in main memory",
+        None,
+        None,
+    ]
+    assert moves == [device, "parts", device]
+    assert all(difference(one.images[0], expected[0].images[0]) <= 1 for one in (parts, layers, stranded))
+    assert still.images == back.images == again.images == expected[0].images
+
+
 def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner) -> None:
     seen: list[Any] = []
     task = Task(kind="edit", prompt="x", steps=3, num_images=1)

@@ -51,6 +51,7 @@ class LocalRunner:
         self._previewer = Previewer(pipe, preview_px, preview)
         # Previews are drawn and told beside the device's work, one after the other.
         self._teller = ThreadPoolExecutor(1, "joyimage-previews")
+        self._is_offloaded = False  # also between runs, as the device had no room to come back to
         pipe.set_progress_bar_config(disable=True)
         self.info = ModelInfo(
             base_size=pipe.config["base_size"],
@@ -73,6 +74,8 @@ class LocalRunner:
         Raises:
             OutOfMemoryError: It fits with no setting.
         """
+        if self._is_offloaded:
+            self._restore()
         levels = self._memory_levels()
         level = 0
         try:
@@ -124,9 +127,21 @@ class LocalRunner:
     def _restore(self) -> None:
         self.session.clear()  # a tiled VAE's numbers are not those of a whole one
         self.pipe.vae.disable_tiling()
-        if self._device.type != "cpu":
-            self.pipe.remove_all_hooks()
+        if self._device.type == "cpu":
+            return
+        self.pipe.remove_all_hooks()
+        try:
             self.pipe.to(self._device)
+            self._is_offloaded = False
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._is_offloaded = True
+        if self._is_offloaded:
+            # Half here and half there it could run nothing more.
+            logger.warning("The model no longer fits on %s; its parts stay in main memory.", self._device)
+            self._free()
+            self.pipe.enable_model_cpu_offload(device=self._device)
 
     def _free(self) -> None:
         import torch
