@@ -91,6 +91,28 @@ def test_ray_when_started_here_then_it_listens_on_loopback_only(scaled: tuple[Li
 
 
 @pytest.mark.timeout(600)
+def test_job_when_cancelled_before_a_replica_is_free_then_it_ends_at_once(
+    scaled: tuple[LiveServer, Any],
+) -> None:
+    server, _ = scaled
+    long = {"kind": "generate", "prompt": "x", "steps": 100, "n": 10}
+    with server.client() as client:
+        jobs = [client.post("/v1/jobs", json=long).json() for _ in range(2)]
+
+        def states() -> list[str]:
+            return [client.get(f"/v1/jobs/{job['id']}").json()["state"] for job in jobs]
+
+        wait_for(lambda: states() == ["running"] * 2)
+        wait_for(lambda: any(server.service.engine.progress(job["id"]) for job in jobs))
+        # With one replica, that which waits for it; with two, both have begun.
+        jobs.sort(key=lambda job: server.service.engine.progress(job["id"]) is None)
+        client.delete(f"/v1/jobs/{jobs[1]['id']}")
+        wait_for(lambda: states() == ["running", "cancelled"])
+        client.delete(f"/v1/jobs/{jobs[0]['id']}")
+        wait_for(lambda: states() == ["cancelled"] * 2)
+
+
+@pytest.mark.timeout(600)
 def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
     scaled: tuple[LiveServer, Any],
 ) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _APPLICATION = "joyimage"
 _MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
+_ASK_S = 0.1
 _KNOWN_PICTURES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {
@@ -131,8 +132,20 @@ class RayRunner:
 
         handle = self._handle.options(stream=True, multiplexed_model_id=works[0].picture_hash or "")
         failure: tuple[str, str] | None = None
+        is_over, has_stopped = threading.Event(), threading.Event()
+        answers = handle.run.remote(list(works))
+
+        def watch() -> None:
+            # Not after each step: the first may be far off, where no replica is free or there yet.
+            while not is_over.wait(_ASK_S):
+                if is_stopped():
+                    has_stopped.set()
+                    answers.cancel()
+                    return
+
+        watcher = threading.Thread(target=watch, name="joyimage-watch", daemon=True)
+        watcher.start()
         try:
-            answers = handle.run.remote(list(works))
             for kind, value in answers:
                 if kind == "done":
                     return value
@@ -140,11 +153,15 @@ class RayRunner:
                     failure = value
                     break
                 report(*value)
-                if is_stopped():
-                    answers.cancel()
-                    return None
         except RayError as error:
+            if has_stopped.is_set():
+                return None
             raise ReplicaLostError(str(error)) from error
+        finally:
+            is_over.set()
+            watcher.join()
+        if has_stopped.is_set():
+            return None
         if failure is None:
             raise ReplicaLostError("the replica ended without an answer")
         error = _ERRORS.get(failure[0], RuntimeError)(failure[1])
