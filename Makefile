@@ -23,7 +23,7 @@ install: .venv/.installed
 install-test: .venv/.installed-test
 
 demo: .venv/.installed
-	$(BIN)/python -m joyimage.cli.demo
+	$(BIN)/python -m scripts.demo
 
 test: .venv/.installed-test
 	$(BIN)/ruff format --check .
@@ -60,7 +60,7 @@ page-screenshots: .venv/.installed-test
 
 # The page of edits in the docs, made again by the embedded model.
 gallery: .venv/.installed
-	$(BIN)/python -m joyimage.cli.gallery docs/gallery
+	$(BIN)/python -m scripts.gallery docs/gallery
 
 # build/site: how-tos, gallery and the reference from the docstrings.
 docs: .venv/.installed

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share; the parts they are made of stand in `tests.tiny`."""
+"""Fixtures that several test folders share; the parts they are made of stand in `tests.random_models`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,23 +33,23 @@ def published_layout() -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoint in the published layout; to be read only."""
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return random_models.write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
 def plus_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny Edit-Plus checkpoint in the published layout; to be read only."""
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("plus_checkpoint"), plus=True)
+    return random_models.write_checkpoint(tmp_path_factory.mktemp("plus_checkpoint"), plus=True)
 
 
 @pytest.fixture(scope="session")
 def legacy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoint with the older transformer settings and sharded weights; to be read only."""
     folder = tmp_path_factory.mktemp("legacy_checkpoint")
-    return tiny.write_checkpoint(folder, legacy_config=True, max_shard_size="300KB")
+    return random_models.write_checkpoint(folder, legacy_config=True, max_shard_size="300KB")
 
 
 @pytest.fixture(scope="session")
 def picture() -> Image:
     """A square RGB picture of the smallest base size."""
-    return tiny.make_picture()
+    return random_models.make_picture()

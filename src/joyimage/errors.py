@@ -1,13 +1,61 @@
-"""The few exceptions that are more than a ValueError."""
+"""The errors that joyimage raises on purpose. Anything else that escapes is a bug.
+
+Each message is complete: it names the argument or file, the value, what is accepted, and what to do. The
+command line prints it as one line with exit code 2, and the server maps each class to one HTTP status.
+"""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that can't be read; the sentence names the file and the key."""
+class JoyImageError(Exception):
+    """Base class of every error that is meant for the user."""
 
 
-class PictureError(ValueError):
-    """A picture that can't be read or written."""
+class InvalidInputError(JoyImageError, ValueError):
+    """An argument, option or field has a value that is not accepted."""
 
 
-class RewriteError(ValueError):
-    """A prompt that couldn't be rewritten by the server that was asked."""
+class InvalidTypeError(InvalidInputError, TypeError):
+    """An argument has a type that is not accepted."""
+
+
+class CheckpointError(JoyImageError, ValueError):
+    """A checkpoint, weight file or adapter cannot be read; the message names the file and the key."""
+
+
+class ImageError(JoyImageError, ValueError):
+    """An image file cannot be read or written; the message names the file."""
+
+
+class DeviceError(JoyImageError, ValueError):
+    """The requested device does not exist on this machine, or cannot be used."""
+
+
+class OutOfMemoryError(JoyImageError, RuntimeError):
+    """The device has too little memory for the model or the edit; the message says what to try."""
+
+
+class InvalidResultError(JoyImageError, RuntimeError):
+    """The model produced values that are not finite; there is no image to return."""
+
+
+class BusyError(JoyImageError, RuntimeError):
+    """The pipeline is running in another thread and was told not to wait."""
+
+
+class InterruptedEditError(JoyImageError, RuntimeError):
+    """An edit was stopped before it finished, and there is no result."""
+
+
+class RewriteError(JoyImageError, ValueError):
+    """A prompt could not be rewritten by the model or endpoint that was asked."""
+
+
+class ServerError(JoyImageError, RuntimeError):
+    """A joyimage server rejected a request or could not be reached."""
+
+
+class QueueFullError(JoyImageError, RuntimeError):
+    """A job was not accepted because a queue limit is reached; retry when a job finishes."""
+
+
+class IdempotencyConflictError(InvalidInputError):
+    """An idempotency key was used before with another request."""

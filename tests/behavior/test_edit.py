@@ -11,11 +11,11 @@ import torch
 from diffusers.callbacks import PipelineCallback
 
 from joyimage.pipeline.edit import JoyImageEditPipeline
-from tests import tiny
+from tests import random_models
 
 PROMPT, OTHER_PROMPT = "Make the car red", "blue"
-SQUARE, OTHER = tiny.make_picture(0), tiny.make_picture(1)
-WIDE = tiny.make_picture(1, 200, 333)
+SQUARE, OTHER = random_models.make_picture(0), random_models.make_picture(1)
+WIDE = random_models.make_picture(1, 200, 333)
 SAME = 1e-4  # of 1.0: a batch's matrix products sum in another order than a single run's
 BASE = 64
 
@@ -23,7 +23,7 @@ BASE = 64
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     """Our tiny pipeline at its smallest sizes."""
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=BASE)
     return pipe
 
@@ -76,7 +76,7 @@ def test_padding_side_when_prompts_differ_in_length_then_does_not_matter(
     pipe: Any, padding_side: str
 ) -> None:
     arguments = {"image": [SQUARE, OTHER], "prompt": [PROMPT, OTHER_PROMPT], "seeds": (1, 2)}
-    other = tiny.make_pipeline(padding_side)
+    other = random_models.make_pipeline(padding_side)
     other.register_to_config(base_size=BASE)
 
     assert np.abs(run(other, **arguments) - run(pipe, **arguments)).max() < SAME
@@ -337,7 +337,7 @@ def test_reference_latents_when_mode_then_only_the_noise_is_drawn(pipe: Any) -> 
 
 
 def test_latents_dtype_when_float32_then_steps_are_not_rounded() -> None:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=BASE)
     expected = run(pipe, image=SQUARE, output_type="latent", num_inference_steps=8)
     pipe.to(torch.bfloat16)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PROMPT = "Make the car red"
-SQUARE, WIDE = tiny.make_picture(0), tiny.make_picture(1, 200, 333)
+SQUARE, WIDE = random_models.make_picture(0), random_models.make_picture(1, 200, 333)
 GREY = SQUARE.convert("L")
 SIZE = {"height": 208, "width": 304}
 
@@ -22,7 +22,7 @@ SIZE = {"height": 208, "width": 304}
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     """Our tiny pipeline for several references."""
-    return tiny.make_plus_pipeline()
+    return random_models.make_plus_pipeline()
 
 
 def run(pipe: Any, seeds: tuple[int, ...] = (0,), **arguments: Any) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_output_when_latent_then_target_latents_as_edit_gives_them(pipe: Any) ->
 
 
 def test_embeddings_when_given_then_same_as_prompt(pipe: Any) -> None:
-    images = [tiny.make_picture(0), tiny.make_picture(1, 192, 320)]
+    images = [random_models.make_picture(0), random_models.make_picture(1, 192, 320)]
     embeds, mask = pipe.encode_prompt_multiple_images(PROMPT, images=[images])
     negative_embeds, negative_mask = pipe.encode_prompt_multiple_images(" ", images=[images])
     given = {

@@ -10,9 +10,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from joyimage.benchmark.memory_traffic import fused_bytes, pointer_names
 from joyimage.benchmark.models import SCALED, build
-from joyimage.benchmark.tally import Counts, Tally, num_bytes
-from joyimage.benchmark.traffic import fused_bytes, pointer_names
+from joyimage.benchmark.op_counter import Counts, Tally, num_bytes
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 MINUTE = replace(SCALED, num_layers=1, base_size=64)

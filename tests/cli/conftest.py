@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from joyimage.cli.main import main
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,5 +41,5 @@ def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def picture_path(tmp_path: Path) -> Path:
     """A picture file."""
     path = tmp_path / "picture.png"
-    tiny.make_picture(0, 96, 96).save(path)
+    random_models.make_picture(0, 96, 96).save(path)
     return path

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from joyimage.cli.pictures import read_metadata
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def pictures_path(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
-        tiny.make_picture(number, 64, 64).save(folder / f"picture-{number}.png")
+        random_models.make_picture(number, 64, 64).save(folder / f"picture-{number}.png")
     (folder / "notes.txt").write_text("no picture")
     return folder
 
@@ -89,7 +89,7 @@ def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
     before = written_at(tmp_path / "out")
 
     rows[1]["guidance"] = 3
-    tiny.make_picture(7, 64, 64).save(pictures_path / "picture-2.png")
+    random_models.make_picture(7, 64, 64).save(pictures_path / "picture-2.png")
     joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
 
     after = written_at(tmp_path / "out")

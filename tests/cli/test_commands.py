@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from PIL import Image
 
-from joyimage.cli import demo
 from joyimage.cli.main import COMMANDS, app
 from joyimage.tiny.scenes import TASKS
+from scripts import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +145,6 @@ def test_help_when_printed_then_every_command_says_what_its_function_says(joyima
 
     for name, (function, text) in COMMANDS.items():
         module, _, attribute = function.partition(":")
-        loaded = getattr(importlib.import_module(f"joyimage.cli.{module}"), attribute)
+        loaded = getattr(importlib.import_module(f"joyimage.cli.commands.{module}"), attribute)
         assert (loaded.__doc__ or "").splitlines()[0] == text
         assert f"{name} {text}" in page

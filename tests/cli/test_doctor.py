@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from joyimage.cli.doctor import PACKAGES, advise
+from joyimage.cli.commands.doctor import PACKAGES, advise
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import save_file
 
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ WIDE_TRANSFORMER = {
 def make_original_vae() -> AutoencoderKLWan:
     """Build a Wan VAE with as many layers as the published one, which the original names presuppose."""
     vae = AutoencoderKLWan(base_dim=4).float().eval()
-    tiny.fill(vae, seed=5)
+    random_models.fill(vae, seed=5)
     return vae.requires_grad_(False)
 
 

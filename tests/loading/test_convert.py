@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from joyimage.cli import convert as command
+from joyimage.cli.commands import convert as command
 from joyimage.errors import CheckpointError
-from joyimage.pipeline import convert as conversion
-from joyimage.pipeline.convert import convert
+from joyimage.pipeline import conversion
+from joyimage.pipeline.conversion import convert
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
-from tests import tiny
+from tests import random_models
 from tests.loading.original import (
     WIDE_TRANSFORMER,
     make_original_vae,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    return transformer_weights(tiny.make_reference_transformer(**WIDE_TRANSFORMER))
+    return transformer_weights(random_models.make_reference_transformer(**WIDE_TRANSFORMER))
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_convert_gives_a_folder_that_loads_with_the_same_weights(
     written = convert(source, tmp_path / "out", allow_pickle=kind == "pickled", max_shard_size="1MB")
 
     pipe = JoyImageEditPipeline.from_pretrained(written)
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer(**WIDE_TRANSFORMER))
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer(**WIDE_TRANSFORMER))
     assert_same_weights(pipe.vae, make_original_vae())
-    assert_same_weights(pipe.text_encoder, tiny.make_text_encoder(tiny.make_tokenizer()))
+    assert_same_weights(pipe.text_encoder, random_models.make_text_encoder(random_models.make_tokenizer()))
     assert pipe.scheduler.config.shift == 1.5
     assert pipe.processor.image_processor.patch_size == 16
     assert list(tmp_path.iterdir()) == [written]
@@ -184,7 +184,7 @@ def test_convert_when_heads_are_narrow_takes_the_config_given(
     original: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "narrow.pth"
-    torch.save(transformer_weights(tiny.make_reference_transformer()), file)
+    torch.save(transformer_weights(random_models.make_reference_transformer()), file)
 
     with pytest.raises(CheckpointError, match="can't tell their `rope_dim_list`"):
         convert(original, tmp_path / "out", transformer=file, allow_pickle=True)
@@ -197,7 +197,7 @@ def test_convert_when_heads_are_narrow_takes_the_config_given(
     )
 
     pipe = JoyImageEditPipeline.from_pretrained(written)
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer())
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer())
 
 
 def test_convert_when_the_vae_is_none_names_the_key(original: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from joyimage.errors import CheckpointError
 from joyimage.pipeline.edit import JoyImageEditPipeline
-from tests import tiny
+from tests import random_models
 from tests.loading.original import transformer_weights
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_from_pretrained_when_the_unused_word_head_is_missing_loads(damaged: Pat
 
     pipe = JoyImageEditPipeline.from_pretrained(damaged)
 
-    embedding = tiny.make_text_encoder(tiny.make_tokenizer()).get_input_embeddings()
+    embedding = random_models.make_text_encoder(random_models.make_tokenizer()).get_input_embeddings()
     assert torch.equal(pipe.text_encoder.get_input_embeddings().weight, embedding.weight)
 
 
@@ -201,7 +201,7 @@ def test_from_pretrained_when_the_config_is_of_other_weights_names_a_key(damaged
 
 def test_from_pretrained_when_weights_have_the_original_names_points_to_convert(damaged: Path) -> None:
     file = damaged / "transformer" / "diffusion_pytorch_model.safetensors"
-    save_file(transformer_weights(tiny.make_reference_transformer()), file)
+    save_file(transformer_weights(random_models.make_reference_transformer()), file)
 
     refused(damaged, str(file), "img_attn_", "`joyimage convert`")
 

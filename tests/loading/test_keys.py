@@ -17,11 +17,11 @@ from joyimage.model.checkpoint import (
     unwrap,
 )
 from joyimage.model.weights import shapes_of
-from tests import tiny
+from tests import random_models
 from tests.loading.original import WIDE_TRANSFORMER, transformer_weights
 
-PUBLISHED_KEYS = list(tiny.make_reference_transformer().state_dict())
-ORIGINAL_KEYS = list(transformer_weights(tiny.make_reference_transformer()))
+PUBLISHED_KEYS = list(random_models.make_reference_transformer().state_dict())
+ORIGINAL_KEYS = list(transformer_weights(random_models.make_reference_transformer()))
 
 numbers = st.integers(min_value=0, max_value=10**6)
 
@@ -87,15 +87,17 @@ def test_from_original_when_both_layouts_have_a_key_names_it() -> None:
 
 def test_settings_from_shapes_finds_the_published_configuration() -> None:
     with torch.device("meta"):
-        transformer = tiny.ReferenceTransformer(**{**tiny.TRANSFORMER_CONFIG, **WIDE_TRANSFORMER})
+        transformer = random_models.ReferenceTransformer(
+            **{**random_models.TRANSFORMER_CONFIG, **WIDE_TRANSFORMER}
+        )
 
     settings = settings_from_shapes(shapes_of(transformer))
 
-    assert settings == {**tiny.TRANSFORMER_CONFIG, **WIDE_TRANSFORMER}
+    assert settings == {**random_models.TRANSFORMER_CONFIG, **WIDE_TRANSFORMER}
 
 
 def test_settings_from_shapes_when_heads_are_narrow_asks_for_the_config() -> None:
-    shapes = shapes_of(tiny.make_reference_transformer())
+    shapes = shapes_of(random_models.make_reference_transformer())
 
     with pytest.raises(CheckpointError, match="`rope_dim_list`: give the `config`"):
         settings_from_shapes(shapes)

@@ -18,7 +18,7 @@ from joyimage.pipeline import loading
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 from joyimage.pipeline.processor import JoyImageProcessor
-from tests import tiny
+from tests import random_models
 from tests.loading.test_transformer import assert_same_weights
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def test_from_pretrained_when_folder_is_published_gives_our_classes(checkpoint: 
     assert type(pipe.tokenizer) is Qwen2Tokenizer
     assert type(pipe.text_encoder) is Qwen3VLForConditionalGeneration
     assert pipe.scheduler.config.shift == 1.5
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer())
-    assert_same_weights(pipe.text_encoder, tiny.make_text_encoder(tiny.make_tokenizer()))
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer())
+    assert_same_weights(pipe.text_encoder, random_models.make_text_encoder(random_models.make_tokenizer()))
 
 
 def test_from_pretrained_when_checkpoint_has_no_settings_of_ours_takes_the_published_ones(
@@ -64,14 +64,14 @@ def test_from_pretrained_when_checkpoint_is_edit_plus_gives_our_classes(plus_che
 
     assert type(pipe) is JoyImageEditPlusPipeline
     assert type(pipe.transformer) is JoyImageEditTransformer3DModel
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer(plus=True))
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer(plus=True))
 
 
 def test_from_pretrained_when_config_is_legacy_and_weights_are_sharded_loads(legacy_checkpoint: Path) -> None:
     pipe = JoyImageEditPipeline.from_pretrained(legacy_checkpoint)
 
     assert len(list((legacy_checkpoint / "transformer").glob("*.safetensors"))) > 1
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer())
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer())
 
 
 @pytest.mark.parametrize("plus", [False, True])
@@ -91,7 +91,7 @@ def test_save_pretrained_then_from_pretrained_gives_the_same_pipeline(
     prompt = "Make the car red"
     assert again.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
     assert again.processor.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
-    picture = tiny.make_picture(height=96, width=64)
+    picture = random_models.make_picture(height=96, width=64)
     text = "<|vision_start|><|image_pad|><|vision_end|>"
     inputs = [part.processor(images=[picture], text=[text], return_tensors="pt") for part in (again, pipe)]
     assert torch.equal(inputs[0].pixel_values, inputs[1].pixel_values)
@@ -120,7 +120,7 @@ def test_save_pretrained_writes_what_the_pipeline_of_diffusers_loads(
     pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN_SETTINGS)
     pipe.save_pretrained(tmp_path)
 
-    processor = tiny.make_processor(pipe.tokenizer)  # theirs needs torchvision
+    processor = random_models.make_processor(pipe.tokenizer)  # theirs needs torchvision
     theirs = ReferencePipeline.from_pretrained(tmp_path, processor=processor, dtype=torch.float32)
 
     for name in MODELS:
@@ -191,7 +191,7 @@ def test_from_pretrained_when_dtype_cannot_be_says_so(
 
 
 def test_from_pretrained_when_a_part_is_given_takes_it_and_needs_no_files_for_it(damaged: Path) -> None:
-    transformer = tiny.make_transformer(seed=9)
+    transformer = random_models.make_transformer(seed=9)
     shutil.rmtree(damaged / "transformer")
 
     pipe = JoyImageEditPipeline.from_pretrained(damaged, transformer=transformer)
@@ -214,7 +214,7 @@ def test_from_pretrained_when_name_is_tiny_loads_the_folder_of_the_package(
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
 
     assert pipe.name_or_path == "tiny"
-    assert_same_weights(pipe.transformer, tiny.make_reference_transformer())
+    assert_same_weights(pipe.transformer, random_models.make_reference_transformer())
 
 
 def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
@@ -249,7 +249,7 @@ def test_from_pretrained_when_names_are_those_of_transformers_5_loads(damaged: P
     index = json.loads((damaged / "model_index.json").read_text(encoding="utf-8"))
     index["tokenizer"] = ["transformers", "Qwen2Tokenizer"]
     (damaged / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    tokenizer = tiny.make_tokenizer()
+    tokenizer = random_models.make_tokenizer()
     for part in ("tokenizer", "processor"):
         for name in ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"):
             (damaged / part / name).unlink()

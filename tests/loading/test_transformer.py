@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 from tests.loading.original import WIDE_TRANSFORMER, transformer_weights
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_build_empty_when_config_is_published_gives_the_published_size(
 
 
 def test_weights_that_we_saved_load_in_diffusers(tmp_path: Path) -> None:
-    ours = tiny.make_transformer(seed=8)
+    ours = random_models.make_transformer(seed=8)
 
     ours.save_pretrained(tmp_path, max_shard_size="300KB")
 
@@ -84,7 +84,7 @@ def test_weights_that_we_saved_load_in_diffusers(tmp_path: Path) -> None:
 
 
 def test_weights_that_diffusers_saved_load_here(tmp_path: Path) -> None:
-    theirs = tiny.make_reference_transformer(seed=8)
+    theirs = random_models.make_reference_transformer(seed=8)
 
     theirs.save_pretrained(tmp_path, max_shard_size="300KB")
 
@@ -99,12 +99,12 @@ def test_save_pretrained_when_config_was_legacy_writes_a_modern_one(
     )
 
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert {key: config[key] for key in tiny.TRANSFORMER_CONFIG} == tiny.TRANSFORMER_CONFIG
+    assert {key: config[key] for key in random_models.TRANSFORMER_CONFIG} == random_models.TRANSFORMER_CONFIG
     assert "heads_num" not in config
 
 
 def test_from_pretrained_when_variant_is_given_loads_that_variant(tmp_path: Path) -> None:
-    model = tiny.make_transformer(seed=8)
+    model = random_models.make_transformer(seed=8)
     model.save_pretrained(tmp_path, variant="fp16")
 
     assert_same_weights(JoyImageEditTransformer3DModel.from_pretrained(tmp_path, variant="fp16"), model)
@@ -122,7 +122,7 @@ def test_from_pretrained_when_loading_info_is_asked_for_returns_both(checkpoint:
 
 
 def test_from_pretrained_when_weights_are_a_pickle_refuses_it(tmp_path: Path) -> None:
-    tiny.make_transformer().save_pretrained(tmp_path, safe_serialization=False)
+    random_models.make_transformer().save_pretrained(tmp_path, safe_serialization=False)
 
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin\) only"):
         JoyImageEditTransformer3DModel.from_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_from_single_file_when_layout_is_original_equals_the_folder(
     folder = checkpoint / "transformer"
     expected = JoyImageEditTransformer3DModel.from_pretrained(folder, dtype=torch.bfloat16)
     file = tmp_path / "transformer.safetensors"
-    save_file(transformer_weights(tiny.make_reference_transformer()), file)
+    save_file(transformer_weights(random_models.make_reference_transformer()), file)
 
     model = JoyImageEditTransformer3DModel.from_single_file(
         file, config=folder, **{dtype_name: torch.bfloat16}
@@ -149,7 +149,7 @@ def test_from_single_file_when_layout_is_original_equals_the_folder(
 
 
 def test_from_single_file_when_heads_are_as_published_needs_no_config() -> None:
-    reference = tiny.make_reference_transformer(**WIDE_TRANSFORMER)
+    reference = random_models.make_reference_transformer(**WIDE_TRANSFORMER)
 
     model = JoyImageEditTransformer3DModel.from_single_file({"model": transformer_weights(reference)})
 
@@ -158,31 +158,31 @@ def test_from_single_file_when_heads_are_as_published_needs_no_config() -> None:
 
 
 def test_from_single_file_when_file_is_a_pickle_wants_to_be_allowed(tmp_path: Path) -> None:
-    reference = tiny.make_reference_transformer()
+    reference = random_models.make_reference_transformer()
     file = tmp_path / "transformer.pth"
     torch.save({"model": transformer_weights(reference)}, file)
 
     with pytest.raises(CheckpointError, match="is a pickle"):
-        JoyImageEditTransformer3DModel.from_single_file(file, config=tiny.TRANSFORMER_CONFIG)
+        JoyImageEditTransformer3DModel.from_single_file(file, config=random_models.TRANSFORMER_CONFIG)
     model = JoyImageEditTransformer3DModel.from_single_file(
-        file, config=tiny.TRANSFORMER_CONFIG, allow_pickle=True
+        file, config=random_models.TRANSFORMER_CONFIG, allow_pickle=True
     )
 
     assert_same_weights(model, reference)
 
 
 def test_from_single_file_when_a_key_is_missing_names_it() -> None:
-    weights = transformer_weights(tiny.make_reference_transformer())
+    weights = transformer_weights(random_models.make_reference_transformer())
     del weights["double_blocks.1.img_attn_qkv.bias"]
 
     with pytest.raises(CheckpointError, match=r"lacks `double_blocks\.1\.attn\.img_attn_qkv\.bias`"):
-        JoyImageEditTransformer3DModel.from_single_file(weights, config=tiny.TRANSFORMER_CONFIG)
+        JoyImageEditTransformer3DModel.from_single_file(weights, config=random_models.TRANSFORMER_CONFIG)
 
 
 def test_from_single_file_when_config_is_misspelt_names_the_key() -> None:
-    weights = transformer_weights(tiny.make_reference_transformer())
+    weights = transformer_weights(random_models.make_reference_transformer())
 
     with pytest.raises(CheckpointError, match="no transformer has the key `rope_typ`"):
         JoyImageEditTransformer3DModel.from_single_file(
-            weights, config={**tiny.TRANSFORMER_CONFIG, "rope_typ": "rope"}
+            weights, config={**random_models.TRANSFORMER_CONFIG, "rope_typ": "rope"}
         )

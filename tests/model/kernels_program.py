@@ -10,7 +10,7 @@ from torch import nn
 
 from joyimage.model import elementwise, kernels
 from joyimage.model.rope import RotaryTables, item_positions, rotary_tables
-from tests import tiny
+from tests import random_models
 from tests.model.drive import inputs
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -57,7 +57,7 @@ def main() -> None:
         for num_heads in (2, 12)[: 2 if has_tables else 1]:
             check_norm_rotate(dtype, tables if has_tables else None, num_heads)
 
-    model = tiny.make_transformer().to(DEVICE)
+    model = random_models.make_transformer().to(DEVICE)
     arguments = {name: value.to(DEVICE) for name, value in inputs(batch_size=2).items()}
     calls: list[str] = []
     for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate_"):

@@ -15,7 +15,7 @@ from diffusers.hooks.sea_cache import SeaCacheConfig
 from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig
 from diffusers.hooks.text_kv_cache import TextKVCacheConfig
 
-from tests import tiny
+from tests import random_models
 from tests.model.drive import assert_close, draw, inputs
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def denoise(model: Any, branches: dict[str, int]) -> dict[str, list[Tensor]]:
 
 @pytest.mark.parametrize("name", CACHES)
 def test_cache_when_branches_alternate_then_each_is_as_if_alone(name: str) -> None:
-    together = tiny.make_transformer(num_layers=3)
+    together = random_models.make_transformer(num_layers=3)
     together.enable_cache(CACHES[name]())
     both = denoise(together, BRANCHES)
 
     for branch, text_length in BRANCHES.items():
-        alone = tiny.make_transformer(num_layers=3)
+        alone = random_models.make_transformer(num_layers=3)
         alone.enable_cache(CACHES[name]())
         single = denoise(alone, {branch: text_length})[branch]
         assert all(torch.equal(got, expected) for got, expected in zip(both[branch], single, strict=True))
@@ -97,7 +97,7 @@ def test_cache_when_enabled_then_attention_runs_less_often(
     monkeypatch.setattr(
         attention, "attend", lambda *args, **kwargs: (calls.append(""), attend(*args, **kwargs))[1]
     )
-    model = tiny.make_transformer(num_layers=3)
+    model = random_models.make_transformer(num_layers=3)
     exact = denoise(model, BRANCHES)
     num_exact_calls = len(calls)
     calls.clear()
@@ -117,7 +117,7 @@ def test_cache_when_enabled_then_attention_runs_less_often(
 
 @pytest.mark.parametrize("name", CACHES)
 def test_cache_when_disabled_then_exact_again(name: str) -> None:
-    model = tiny.make_transformer(num_layers=3)
+    model = random_models.make_transformer(num_layers=3)
     exact = denoise(model, BRANCHES)
     model.enable_cache(CACHES[name]())
     denoise(model, BRANCHES)
@@ -134,7 +134,7 @@ def test_cache_when_disabled_then_exact_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", CACHES)
 def test_cache_when_reset_between_runs_then_a_second_run_equals_the_first(name: str) -> None:
-    model = tiny.make_transformer(num_layers=3)
+    model = random_models.make_transformer(num_layers=3)
     model.enable_cache(CACHES[name]())
     first = denoise(model, BRANCHES)
 
@@ -149,7 +149,7 @@ def test_cache_when_reset_between_runs_then_a_second_run_equals_the_first(name: 
 
 @torch.no_grad()
 def test_cache_when_no_context_is_given_then_runs() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     expected = model(**inputs()).sample
     model.enable_cache(CACHES["pyramid"]())
 
@@ -160,12 +160,12 @@ def test_cache_when_no_context_is_given_then_runs() -> None:
 
 def test_cache_when_it_has_nothing_to_hold_then_value_error() -> None:
     with pytest.raises(ValueError, match="TextKVCacheConfig"):
-        tiny.make_transformer().enable_cache(TextKVCacheConfig())
+        random_models.make_transformer().enable_cache(TextKVCacheConfig())
 
 
 @torch.no_grad()
 def test_layer_skip_when_all_attention_is_skipped_then_references_have_no_say() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     config = LayerSkipConfig(indices=[0, 1], fqn="double_blocks", skip_attention=True, skip_ff=False)
     apply_layer_skip(model, config)
     arguments = inputs()

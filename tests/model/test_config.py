@@ -10,7 +10,7 @@ import torch
 from joyimage.errors import CheckpointError
 from joyimage.model.config import modernise
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from tests import tiny
 def test_constructor_when_a_setting_can_not_be_then_error_names_key_and_value(
     name: str, value: object
 ) -> None:
-    settings = {**tiny.TRANSFORMER_CONFIG, name: value}
+    settings = {**random_models.TRANSFORMER_CONFIG, name: value}
 
     with torch.device("meta"), pytest.raises(ValueError, match=name) as caught:
         JoyImageEditTransformer3DModel(**settings)
@@ -46,7 +46,10 @@ def test_constructor_when_a_setting_can_not_be_then_error_names_key_and_value(
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "num_layers", "text_dim", "theta"])
 def test_from_config_when_a_file_lacks_a_key_then_error_names_it(key: str) -> None:
-    config: dict[str, Any] = {"_class_name": "JoyImageEditTransformer3DModel", **tiny.TRANSFORMER_CONFIG}
+    config: dict[str, Any] = {
+        "_class_name": "JoyImageEditTransformer3DModel",
+        **random_models.TRANSFORMER_CONFIG,
+    }
     del config[key]
 
     with pytest.raises(CheckpointError, match=key):
@@ -55,7 +58,7 @@ def test_from_config_when_a_file_lacks_a_key_then_error_names_it(key: str) -> No
 
 def test_from_config_when_old_and_new_key_disagree_then_error_names_both() -> None:
     with pytest.raises(CheckpointError, match=r"num_layers.*2.*mm_double_blocks_depth.*3"):
-        modernise({**tiny.TRANSFORMER_CONFIG, "mm_double_blocks_depth": 3})
+        modernise({**random_models.TRANSFORMER_CONFIG, "mm_double_blocks_depth": 3})
 
 
 @pytest.mark.parametrize(("key", "value"), [("dit_modulation_type", "adaLN"), ("unpatchify_new", False)])
@@ -63,15 +66,17 @@ def test_from_config_when_another_architecture_then_error_names_key_and_value(
     key: str, value: object
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{key}.*{value}"):
-        modernise({**tiny.LEGACY_TRANSFORMER_CONFIG, key: value})
+        modernise({**random_models.LEGACY_TRANSFORMER_CONFIG, key: value})
 
 
 def test_from_config_when_an_argument_is_given_then_it_wins() -> None:
     with torch.device("meta"):
-        model = JoyImageEditTransformer3DModel.from_config(tiny.LEGACY_TRANSFORMER_CONFIG, num_layers=1)
+        model = JoyImageEditTransformer3DModel.from_config(
+            random_models.LEGACY_TRANSFORMER_CONFIG, num_layers=1
+        )
 
     assert len(model.double_blocks) == 1
 
 
 def test_modernise_when_legacy_then_today_s_keys_alone() -> None:
-    assert modernise(tiny.LEGACY_TRANSFORMER_CONFIG) == tiny.TRANSFORMER_CONFIG
+    assert modernise(random_models.LEGACY_TRANSFORMER_CONFIG) == random_models.TRANSFORMER_CONFIG

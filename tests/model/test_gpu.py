@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from joyimage.model.reuse import Reuse
-from tests import tiny
+from tests import random_models
 from tests.model.drive import inputs
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +24,7 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def on_device() -> tuple[Any, dict[str, Any]]:
     arguments = {name: value.to(DEVICE) for name, value in inputs().items()}
-    return tiny.make_transformer().to(DEVICE), arguments
+    return random_models.make_transformer().to(DEVICE), arguments
 
 
 @torch.no_grad()
@@ -60,14 +60,14 @@ def edit(pipe: Any, dtype: torch.dtype) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     settings = {"num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
-    image = tiny.make_picture(0)
+    image = random_models.make_picture(0)
     return np.asarray(pipe(image=image, prompt="Make it blue", generator=generator, **settings).images)
 
 
 def test_edit_when_in_bf16_then_no_further_from_fp32_than_diffusers() -> None:
     ours, theirs = (
         float(np.linalg.norm(edit(make(), torch.bfloat16) - edit(make(), torch.float32)))
-        for make in (tiny.make_pipeline, tiny.make_reference_pipeline)
+        for make in (random_models.make_pipeline, random_models.make_reference_pipeline)
     )
 
     assert 0 < ours <= 1.1 * theirs

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError
 from joyimage.model.lora import TARGET_MODULES, adaptable_layers, rename_adapter
-from tests import tiny
+from tests import random_models
 from tests.model.drive import assert_close, draw, inputs
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ LAYERS = [
 
 def make_adapter(layers: list[str], seed: int = 0) -> dict[str, Tensor]:
     """Draw an adapter for layers of the tiny transformer, with the names that diffusers gives it."""
-    modules = dict(tiny.make_transformer().named_modules())
+    modules = dict(random_models.make_transformer().named_modules())
     adapter: dict[str, Tensor] = {}
     for index, layer in enumerate(layers):
         linear: Any = modules[layer]
@@ -40,7 +40,7 @@ def make_adapter(layers: list[str], seed: int = 0) -> dict[str, Tensor]:
 
 def merged(adapter: dict[str, Tensor], scale: float = 1.0) -> Any:
     """Return the tiny transformer with an adapter multiplied into its weights by hand."""
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     modules = dict(model.named_modules())
     for layer in {key.rsplit(".", 2)[0] for key in adapter}:
         delta = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
@@ -82,7 +82,7 @@ def test_load_when_spelled_in_any_known_way_then_acts_on_the_right_layers(
 ) -> None:
     adapter = make_adapter(LAYERS)
     save_file(respell(adapter, spelling), tmp_path / "adapter.safetensors")
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
 
     model.load_lora_adapter(tmp_path / "adapter.safetensors", adapter_name="style")
 
@@ -94,7 +94,7 @@ def test_load_when_alpha_is_given_then_scales_by_alpha_over_rank() -> None:
     adapter = make_adapter(LAYERS)
     spelled = respell(adapter, "kohya")
     spelled |= {f"lora_unet_{layer.replace('.', '_')}.alpha": torch.tensor(1.5) for layer in LAYERS}
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
 
     model.load_lora_adapter(spelled)
 
@@ -104,7 +104,7 @@ def test_load_when_alpha_is_given_then_scales_by_alpha_over_rank() -> None:
 @torch.no_grad()
 def test_fuse_when_adapter_loaded_then_same_output_and_unfuse_and_unload_restore() -> None:
     adapter = make_adapter(LAYERS)
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     plain = model(**inputs()).sample
     model.load_lora_adapter(adapter, adapter_name="style")
     adapted = model(**inputs()).sample
@@ -125,13 +125,13 @@ def test_fuse_when_adapter_loaded_then_same_output_and_unfuse_and_unload_restore
         torch.equal(model(**inputs()).sample, plain)
         or assert_close(model(**inputs()).sample, plain, "adapter") is None
     )
-    assert set(model.state_dict()) == set(tiny.make_transformer().state_dict())
+    assert set(model.state_dict()) == set(random_models.make_transformer().state_dict())
 
 
 @torch.no_grad()
 def test_set_adapters_when_two_are_loaded_then_weights_blend_them() -> None:
     first, second = make_adapter(LAYERS), make_adapter(LAYERS[:2], seed=50)
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     model.load_lora_adapter(first, adapter_name="first")
     model.load_lora_adapter(second, adapter_name="second")
 
@@ -141,13 +141,13 @@ def test_set_adapters_when_two_are_loaded_then_weights_blend_them() -> None:
     for name, module in merged(second, -1.0).named_modules():
         if name in LAYERS:
             expected.get_submodule(name).weight += (
-                module.weight - tiny.make_transformer().get_submodule(name).weight
+                module.weight - random_models.make_transformer().get_submodule(name).weight
             )
     assert_close(model(**inputs()).sample, expected(**inputs()).sample, "adapter")
 
 
 def test_add_adapter_when_on_the_usual_layers_then_only_it_trains_and_survives_saving(tmp_path: Path) -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     model.add_adapter(
         LoraConfig(r=2, lora_alpha=6, target_modules=list(TARGET_MODULES), init_lora_weights=False)
     )
@@ -156,7 +156,7 @@ def test_add_adapter_when_on_the_usual_layers_then_only_it_trains_and_survives_s
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     model.save_lora_adapter(tmp_path)
-    again = tiny.make_transformer()
+    again = random_models.make_transformer()
     again.load_lora_adapter(tmp_path)
 
     assert len(trained) == 2 * 2 * len(TARGET_MODULES)  # two matrices, two blocks
@@ -170,7 +170,7 @@ def test_add_adapter_when_on_the_usual_layers_then_only_it_trains_and_survives_s
 
 @torch.no_grad()
 def test_load_when_on_patches_and_head_then_acts() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     adapter = make_adapter(["proj_out"])
     adapter["img_in.lora_A.weight"] = draw(RANK, 16, 1, 2, 2)
     adapter["img_in.lora_B.weight"] = draw(64, RANK, 1, 1, 1, seed=1) * 0.1
@@ -193,12 +193,14 @@ def test_load_when_on_patches_and_head_then_acts() -> None:
 )
 def test_load_when_a_key_fits_no_layer_then_error_names_it(change: dict[str, Tensor], named: str) -> None:
     with pytest.raises(CheckpointError, match=named):
-        tiny.make_transformer().load_lora_adapter({**make_adapter(LAYERS), **change})
+        random_models.make_transformer().load_lora_adapter({**make_adapter(LAYERS), **change})
 
 
 def test_load_when_nothing_is_for_the_transformer_then_error() -> None:
     with pytest.raises(CheckpointError, match="no matrices"):
-        tiny.make_transformer().load_lora_adapter({"text_encoder.layers.0.lora_A.weight": torch.zeros(1, 2)})
+        random_models.make_transformer().load_lora_adapter(
+            {"text_encoder.layers.0.lora_A.weight": torch.zeros(1, 2)}
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all, but a text"])
@@ -206,7 +208,7 @@ def test_load_when_file_is_no_safetensors_then_error_names_the_file(content: byt
     (tmp_path / "broken.safetensors").write_bytes(content)
 
     with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
-        tiny.make_transformer().load_lora_adapter(tmp_path / "broken.safetensors")
+        random_models.make_transformer().load_lora_adapter(tmp_path / "broken.safetensors")
 
 
 @pytest.mark.parametrize("names", [[], ["a", "b"]])
@@ -215,7 +217,7 @@ def test_load_when_folder_does_not_say_which_file_then_error(names: list[str], t
         save_file(make_adapter(LAYERS), tmp_path / f"{name}.safetensors")
 
     with pytest.raises(CheckpointError, match="weight_name"):
-        tiny.make_transformer().load_lora_adapter(tmp_path)
+        random_models.make_transformer().load_lora_adapter(tmp_path)
 
 
 @given(data=st.data(), spelling=st.sampled_from(sorted(SPELLINGS)))
@@ -223,7 +225,7 @@ def test_load_when_folder_does_not_say_which_file_then_error(names: list[str], t
 def test_rename_when_any_layers_in_any_spelling_then_published_names(
     data: st.DataObject, spelling: str
 ) -> None:
-    layers = adaptable_layers(tiny.make_transformer(num_layers=1))
+    layers = adaptable_layers(random_models.make_transformer(num_layers=1))
     chosen = data.draw(st.lists(st.sampled_from(layers), min_size=1, unique=True))
     adapter = {f"{layer}.lora_{matrix}.weight": torch.zeros(1, 1) for layer in chosen for matrix in "AB"}
 

@@ -11,7 +11,7 @@ from diffusers.models._modeling_parallel import ContextParallelConfig, ContextPa
 from torch import multiprocessing
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 from tests.model.drive import assert_close, list_inputs
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def run_case(case: dict[str, Any], *, is_parallel: bool) -> list[Tensor]:
     """Run one forward pass over items of two sizes."""
-    model = tiny.make_transformer(rope_type=case["rope_type"])
+    model = random_models.make_transformer(rope_type=case["rope_type"])
     arguments = list_inputs([(4, 4), (4, 6)], batch_size=2, text_length=case["text_length"])
     if case["is_masked"]:
         arguments["encoder_hidden_states_mask"] = torch.tensor([[1] * 8, [1] * 3 + [0] * 5])
@@ -66,7 +66,7 @@ def test_context_parallel_when_two_processes_then_agree_with_one(tmp_path: Path)
 
 
 def test_plan_when_read_then_its_modules_and_arguments_exist() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     plan = JoyImageEditTransformer3DModel._cp_plan
 
     for name, entry in plan.items():

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from joyimage.model import attention, rope
 from joyimage.model.elementwise import is_plain_linear
 from joyimage.model.reuse import Reuse
-from tests import tiny
+from tests import random_models
 from tests.model.drive import TEXT_DIM, draw, inputs, list_inputs
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Operators(TorchDispatchMode):
 def test_target_only_when_asked_for_then_velocity_is_that_of_the_full_forward(
     sizes: list[tuple[int, int]], rope_type: str
 ) -> None:
-    model = tiny.make_transformer(rope_type=rope_type)
+    model = random_models.make_transformer(rope_type=rope_type)
     arguments = list_inputs(sizes, batch_size=2)
 
     short = model(**arguments, target_only=True).sample
@@ -60,7 +60,7 @@ def test_target_only_when_asked_for_then_velocity_is_that_of_the_full_forward(
 
 @torch.no_grad()
 def test_target_only_when_texts_are_padded_then_velocity_is_that_of_the_full_forward() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = inputs(batch_size=2)
     mask = torch.ones(2, 7)
     mask[1, 4:] = 0
@@ -73,7 +73,7 @@ def test_target_only_when_texts_are_padded_then_velocity_is_that_of_the_full_for
 
 @torch.no_grad()
 def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     rows: dict[str, list[int]] = {}
     last = model.double_blocks[-1]
     for name in ("img_mlp", "txt_mlp", "attn.img_attn_proj", "attn.txt_attn_proj"):
@@ -88,7 +88,7 @@ def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference
 
 @torch.no_grad()
 def test_reuse_when_two_branches_take_three_steps_then_each_equals_a_forward_alone() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     timesteps = torch.tensor([900.0, 500.0, 100.0])
     texts = {"cond": draw(1, 7, TEXT_DIM, seed=1), "uncond": draw(1, 4, TEXT_DIM, seed=2)}
     reference = draw(1, 16, 1, 4, 6, seed=3)
@@ -108,7 +108,7 @@ def test_reuse_when_two_branches_take_three_steps_then_each_equals_a_forward_alo
 
 @torch.no_grad()
 def test_reuse_when_there_is_one_step_then_branches_are_bitwise_those_without() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
     reuse = Reuse(timestep, num_branches=2)
 
@@ -121,7 +121,7 @@ def test_reuse_when_there_is_one_step_then_branches_are_bitwise_those_without() 
 
 @torch.no_grad()
 def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_worked_out_once() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     calls: Counter[str] = Counter()
     for name in ("condition_embedder.text_embedder", "condition_embedder.time_proj", "img_in"):
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
@@ -145,7 +145,7 @@ def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_wo
 
 @torch.no_grad()
 def test_reuse_when_a_text_is_changed_in_place_then_it_is_projected_again() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = inputs()
     reuse = Reuse(arguments["timestep"])
     model(**arguments, reuse=reuse)
@@ -156,7 +156,7 @@ def test_reuse_when_a_text_is_changed_in_place_then_it_is_projected_again() -> N
 
 
 def test_reuse_when_tensors_are_of_inference_mode_then_nothing_is_kept() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     with torch.inference_mode():
         arguments = inputs()
         reuse = Reuse(arguments["timestep"], num_branches=2)
@@ -169,7 +169,7 @@ def test_reuse_when_tensors_are_of_inference_mode_then_nothing_is_kept() -> None
 
 
 def test_joint_buffer_when_compared_with_concatenation_then_they_agree() -> None:
-    model = tiny.make_transformer().requires_grad_(False)
+    model = random_models.make_transformer().requires_grad_(False)
     arguments = inputs(batch_size=2)
 
     with torch.enable_grad():  # the plain way
@@ -182,7 +182,7 @@ def test_joint_buffer_when_compared_with_concatenation_then_they_agree() -> None
 
 @torch.no_grad()
 def test_joint_buffer_when_a_block_runs_then_streams_are_never_concatenated() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = inputs()
     model(**arguments)  # tables of this size
 
@@ -197,7 +197,7 @@ def test_joint_buffer_when_a_block_runs_then_streams_are_never_concatenated() ->
 
 @torch.no_grad()
 def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = inputs()
     expected = model(**arguments, target_only=True).sample
     called: list[str] = []
@@ -245,7 +245,7 @@ class Int8Weight(torch.Tensor):
 
 @torch.no_grad()
 def test_quantised_weights_when_blocks_have_them_then_short_cuts_change_nothing() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = inputs()
     expected = model(**arguments, target_only=True).sample
     for layer in model.double_blocks.modules():
@@ -277,7 +277,7 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
     target_only: bool,
 ) -> None:
     torch._dynamo.reset()
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     graphs: list[Any] = []
 
     def backend(graph: Any, _inputs: Any) -> Callable[..., Any]:
@@ -302,7 +302,7 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
 def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_projection_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
     projected: list[int] = []
     project_into = attention.project_into

@@ -11,7 +11,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 from tests.model.drive import assert_close, draw, gradients_of, inputs, list_inputs
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("side", ["right", "left"])
 @torch.no_grad()
 def test_forward_when_texts_of_unlike_length_then_batch_equals_single_runs(side: str, rope_type: str) -> None:
-    model = tiny.make_transformer(rope_type=rope_type)
+    model = random_models.make_transformer(rope_type=rope_type)
     texts = [draw(1, length, 48, seed=length) for length in (3, 7, 5)]
     arguments = inputs(batch_size=3)
     states, mask = torch.full((3, 9, 48), 50.0), torch.zeros(3, 9, dtype=torch.long)
@@ -57,14 +57,14 @@ def test_forward_when_nothing_is_padded_then_no_mask_reaches_attention(
         mask = torch.ones(2, 7)
         mask[:, 5:] = 0
 
-    tiny.make_transformer()(**arguments, encoder_hidden_states_mask=mask)
+    random_models.make_transformer()(**arguments, encoder_hidden_states_mask=mask)
 
     assert seen == [None, None]
 
 
 @torch.no_grad()
 def test_forward_when_list_of_one_size_then_equals_stacked_input() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     stacked = inputs(num_items=3)
 
     as_list = model(
@@ -77,7 +77,7 @@ def test_forward_when_list_of_one_size_then_equals_stacked_input() -> None:
 
 @torch.no_grad()
 def test_forward_when_a_reference_changes_then_target_and_other_reference_do_too() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     arguments = list_inputs([(4, 4), (6, 2), (4, 6)])
     before = model(**arguments).sample
     arguments["hidden_states"][0] = arguments["hidden_states"][0] + 1
@@ -89,7 +89,7 @@ def test_forward_when_a_reference_changes_then_target_and_other_reference_do_too
 
 @pytest.mark.parametrize("kind", ["plain", "mask and text positions"])
 def test_gradients_when_checkpointing_then_the_same(kind: str) -> None:
-    model = tiny.make_transformer(rope_type="rope" if kind == "plain" else "mrope").train()
+    model = random_models.make_transformer(rope_type="rope" if kind == "plain" else "mrope").train()
     arguments = inputs(batch_size=2)
     if kind != "plain":
         arguments["encoder_hidden_states_mask"] = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -104,7 +104,7 @@ def test_gradients_when_checkpointing_then_the_same(kind: str) -> None:
 
 
 def test_training_when_inference_ran_first_then_gradients_flow() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     with torch.inference_mode():
         model(**inputs())
 
@@ -115,7 +115,7 @@ def test_training_when_inference_ran_first_then_gradients_flow() -> None:
 
 @torch.no_grad()
 def test_rotary_tables_when_many_sizes_then_few_are_kept() -> None:
-    model = tiny.make_transformer(num_layers=1)
+    model = random_models.make_transformer(num_layers=1)
     for height in range(2, 50, 2):
         model(**inputs(size=(height, 2)))
 
@@ -134,7 +134,7 @@ def _same_backend_afterwards() -> Iterator[None]:
 @pytest.mark.parametrize("backend", ["native", "_native_math"])
 @torch.no_grad()
 def test_attention_backend_when_set_then_used_and_agrees(backend: str) -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     expected = model(**inputs()).sample
 
     model.set_attention_backend(backend)
@@ -146,14 +146,14 @@ def test_attention_backend_when_set_then_used_and_agrees(backend: str) -> None:
 
 
 def test_attention_processors_when_listed_then_one_per_block() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
 
     assert list(model.attn_processors) == [f"double_blocks.{index}.attn.processor" for index in range(2)]
 
 
 @torch.no_grad()
 def test_block_when_compiled_as_one_graph_then_the_same() -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     expected = model(**inputs()).sample
 
     # The Python part of compilation only: it is what fails on a graph break, and needs no C++ compiler.
@@ -163,7 +163,7 @@ def test_block_when_compiled_as_one_graph_then_the_same() -> None:
 
 
 def test_half_precision_when_loaded_then_time_embedding_stays_fp32(tmp_path: Path) -> None:
-    tiny.make_transformer().save_pretrained(tmp_path)
+    random_models.make_transformer().save_pretrained(tmp_path)
 
     model = JoyImageEditTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
 
@@ -174,13 +174,15 @@ def test_half_precision_when_loaded_then_time_embedding_stays_fp32(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "config", [tiny.TRANSFORMER_CONFIG, tiny.LEGACY_TRANSFORMER_CONFIG], ids=["today", "older"]
+    "config",
+    [random_models.TRANSFORMER_CONFIG, random_models.LEGACY_TRANSFORMER_CONFIG],
+    ids=["today", "older"],
 )
 @torch.no_grad()
 def test_from_pretrained_when_config_of_either_generation_then_same_model(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = tiny.make_transformer()
+    model = random_models.make_transformer()
     model.save_pretrained(tmp_path)
     header = {"_class_name": "JoyImageEditTransformer3DModel", "_diffusers_version": "0.38.0.dev0"}
     (tmp_path / "config.json").write_text(json.dumps({**header, **config}))
@@ -194,7 +196,7 @@ def test_from_pretrained_when_config_of_either_generation_then_same_model(
 
 @torch.no_grad()
 def test_save_pretrained_when_loaded_again_then_same_model(tmp_path: Path) -> None:
-    model = tiny.make_transformer(rope_type="mrope")
+    model = random_models.make_transformer(rope_type="mrope")
     model.save_pretrained(tmp_path, max_shard_size="200KB")
 
     loaded = JoyImageEditTransformer3DModel.from_pretrained(tmp_path)
@@ -204,7 +206,7 @@ def test_save_pretrained_when_loaded_again_then_same_model(tmp_path: Path) -> No
 
 
 def test_parameter_names_when_built_then_the_published_ones() -> None:
-    names = set(tiny.make_transformer(num_layers=1).state_dict())
+    names = set(random_models.make_transformer(num_layers=1).state_dict())
 
     linears = [
         "img_in",
@@ -246,14 +248,14 @@ def test_parameter_names_when_built_then_the_published_ones() -> None:
 def test_forward_when_a_shape_does_not_fit_then_value_error_names_it(
     changes: dict[str, Any], named: str
 ) -> None:
-    model = tiny.make_transformer(num_layers=1)
+    model = random_models.make_transformer(num_layers=1)
 
     with pytest.raises(ValueError, match=named):
         model(**{**inputs(), **changes})
 
 
 def test_forward_when_several_items_and_patch_over_frames_then_value_error() -> None:
-    model = tiny.make_transformer(num_layers=1, patch_size=[2, 2, 2])
+    model = random_models.make_transformer(num_layers=1, patch_size=[2, 2, 2])
 
     with pytest.raises(ValueError, match="one frame"):
         model(**{**inputs(), "hidden_states": torch.zeros(1, 2, 16, 2, 4, 6)})

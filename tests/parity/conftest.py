@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from diffusers.pipelines.joyimage.pipeline_joyimage_edit import JoyImageEditPipeline as ReferencePipeline
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def ours() -> JoyImageEditPipeline:
     """Our tiny pipeline."""
-    return tiny.make_pipeline()
+    return random_models.make_pipeline()
 
 
 @pytest.fixture(scope="session")
 def reference() -> ReferencePipeline:
     """Diffusers' pipeline with the weights of `ours`."""
-    return tiny.make_reference_pipeline()
+    return random_models.make_reference_pipeline()
 
 
 @pytest.fixture(scope="session")
 def ours_plus() -> JoyImageEditPlusPipeline:
     """Our tiny pipeline for several references."""
-    return tiny.make_plus_pipeline()
+    return random_models.make_plus_pipeline()
 
 
 @pytest.fixture(scope="session")
 def reference_plus() -> ReferencePlusPipeline:
     """Diffusers' pipeline for several references with the weights of `ours_plus`."""
-    return tiny.make_reference_plus_pipeline()
+    return random_models.make_reference_plus_pipeline()

@@ -17,7 +17,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def test_prefix_when_real_tokenizer_then_34_tokens(tokenizer: Any) -> None:
 def test_prefix_when_tiny_tokenizer_then_34_tokens(padding_side: str) -> None:
     from joyimage.pipeline.prompts import prefix_length
 
-    assert prefix_length(tiny.make_tokenizer(padding_side)) == 34
+    assert prefix_length(random_models.make_tokenizer(padding_side)) == 34
 
 
 @pytest.mark.parametrize("config_name", ["config.json", "config.legacy.json"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
+from tests import random_models
 from tests.parity.agreement import assert_agree, run
 
 PROMPTS = ["Make the car red", "Make the sky blue"]
@@ -15,9 +15,9 @@ PROMPTS = ["Make the car red", "Make the sky blue"]
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 def test_prompt_embeddings_when_picture_then_agree(padding_side: str) -> None:
-    ours = tiny.make_pipeline(padding_side)
-    reference = tiny.make_reference_pipeline(padding_side)
-    pictures = [tiny.make_picture(0), tiny.make_picture(1)]
+    ours = random_models.make_pipeline(padding_side)
+    reference = random_models.make_reference_pipeline(padding_side)
+    pictures = [random_models.make_picture(0), random_models.make_picture(1)]
 
     embeds, mask = ours.encode_prompt_multiple_images(PROMPTS, images=pictures)
     expected, expected_mask = reference.encode_prompt_multiple_images(PROMPTS, images=pictures)
@@ -44,7 +44,7 @@ def test_prompt_embeddings_when_two_outputs_for_a_prompt_then_agree(ours: Any, r
 
 
 def test_prompt_embeddings_when_made_then_states_before_final_norm(ours: Any) -> None:
-    embeds, _ = ours.encode_prompt_multiple_images(PROMPTS[0], images=[tiny.make_picture()])
+    embeds, _ = ours.encode_prompt_multiple_images(PROMPTS[0], images=[random_models.make_picture()])
 
     normed = ours.text_encoder.model.language_model.norm(embeds)
 
@@ -54,9 +54,9 @@ def test_prompt_embeddings_when_made_then_states_before_final_norm(ours: Any) ->
 
 
 def test_prefix_when_tiny_tokenizer_then_as_long_as_real_one() -> None:
-    tokenizer = tiny.make_tokenizer()
+    tokenizer = random_models.make_tokenizer()
 
-    assert len(tokenizer(tiny.SYSTEM_MESSAGE).input_ids) + 1 == tiny.PREFIX_TOKENS
+    assert len(tokenizer(random_models.SYSTEM_MESSAGE).input_ids) + 1 == random_models.PREFIX_TOKENS
 
 
 @pytest.mark.parametrize("enable_denormalization", [True, False])
@@ -69,7 +69,7 @@ def test_latents_when_drawn_then_agree(ours: Any, reference: Any, enable_denorma
         "video_length": 1,
         "dtype": torch.float32,
         "device": torch.device("cpu"),
-        "image": [tiny.make_picture(0), tiny.make_picture(1)],
+        "image": [random_models.make_picture(0), random_models.make_picture(1)],
         "enable_denormalization": enable_denormalization,
     }
 
@@ -100,7 +100,7 @@ def test_steps_when_run_then_latents_agree_after_each(
             steps.append(tensors["latents"][:, -1].clone())
             return tensors
 
-        picture = tiny.make_picture()
+        picture = random_models.make_picture()
         run(pipe, image=picture, prompt=PROMPTS[0], guidance_scale=guidance_scale, callback_on_step_end=keep)
         return steps
 
@@ -112,7 +112,7 @@ def test_steps_when_run_then_latents_agree_after_each(
 
 
 def test_decoding_when_same_latents_then_image_agrees(ours: Any, reference: Any) -> None:
-    arguments = {"image": tiny.make_picture(), "prompt": PROMPTS[0]}
+    arguments = {"image": random_models.make_picture(), "prompt": PROMPTS[0]}
     latents = torch.from_numpy(run(ours, **arguments, output_type="latent"))
 
     decoded = reference.vae.decode(reference.denormalize_latents(latents.unsqueeze(2)), return_dict=False)[0]

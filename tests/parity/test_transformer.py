@@ -15,7 +15,7 @@ from torch import Tensor
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.rope import ItemRotaryEmbedding
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from tests import tiny
+from tests import random_models
 from tests.model.drive import assert_close, draw, gradients_of, inputs, list_inputs
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -35,8 +35,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @torch.no_grad()
 def test_forward_when_items_of_one_size_then_agrees(config: dict[str, Any], shape: tuple[int, ...]) -> None:
-    reference = tiny.make_reference_transformer(**config)
-    ours = tiny.make_transformer(**config)
+    reference = random_models.make_reference_transformer(**config)
+    ours = random_models.make_transformer(**config)
     channels = config.get("in_channels", 16)
     *items, frames, height, width = shape[1:]
     arguments = inputs(batch_size=shape[0])
@@ -65,8 +65,8 @@ def as_padded_patches(items: list[Tensor]) -> tuple[Tensor, list[list[tuple[int,
 def test_forward_when_items_of_any_size_then_agrees_with_edit_plus(
     sizes: list[tuple[int, int]], is_masked: bool
 ) -> None:
-    reference = tiny.make_reference_transformer(plus=True)
-    ours = tiny.make_transformer()
+    reference = random_models.make_reference_transformer(plus=True)
+    ours = random_models.make_transformer()
     arguments = list_inputs(sizes, batch_size=2)
     mask = torch.ones(2, 7)
     mask[1, 5:] = 0
@@ -82,11 +82,11 @@ def test_forward_when_items_of_any_size_then_agrees_with_edit_plus(
 
 @torch.no_grad()
 def test_forward_when_in_half_precision_then_as_far_from_fp32_as_the_reference() -> None:
-    expected = tiny.make_reference_transformer()(**inputs()).sample
+    expected = random_models.make_reference_transformer()(**inputs()).sample
     halves = {name: value.to(torch.bfloat16) for name, value in inputs().items()}
     halves["timestep"] = inputs()["timestep"]
     distances: list[float] = []
-    for model in (tiny.make_transformer(), tiny.make_reference_transformer()):
+    for model in (random_models.make_transformer(), random_models.make_reference_transformer()):
         model.to(torch.bfloat16)
         model.condition_embedder.time_embedder.to(torch.float32)
         distances.append((model(**halves).sample.float() - expected).norm().item())
@@ -121,8 +121,8 @@ def test_block_when_real_width_then_agrees() -> None:
 
 @pytest.mark.parametrize("rope_type", ["rope", "mrope"])
 def test_gradients_when_same_loss_then_agree(rope_type: str) -> None:
-    ours = gradients_of(tiny.make_transformer(rope_type=rope_type), inputs())
-    reference = gradients_of(tiny.make_reference_transformer(rope_type=rope_type), inputs())
+    ours = gradients_of(random_models.make_transformer(rope_type=rope_type), inputs())
+    reference = gradients_of(random_models.make_reference_transformer(rope_type=rope_type), inputs())
 
     assert ours.keys() == reference.keys()
     for name, gradient in reference.items():

@@ -10,18 +10,18 @@ from accelerate import cpu_offload
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 from diffusers.models.attention_dispatch import attention_backend
 
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SQUARE, WIDE = tiny.make_picture(0, 64, 64), tiny.make_picture(1, 48, 96)
+SQUARE, WIDE = random_models.make_picture(0, 64, 64), random_models.make_picture(1, 48, 96)
 STEPS = 2
 NEVER, ALWAYS = 0, 10**9
 
 
 def make_pipe() -> Any:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=64)
     return pipe
 
@@ -75,7 +75,7 @@ def test_branches_when_in_one_pass_then_as_in_two(
 def test_branches_when_references_are_unlike_then_one_pass_for_each_kind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pipe = tiny.make_plus_pipeline()
+    pipe = random_models.make_plus_pipeline()
     call = {
         "images": [[SQUARE], [WIDE, SQUARE], [SQUARE]],
         "prompt": ["blue", "make the car red", "red"],
@@ -96,7 +96,7 @@ def test_branches_when_references_are_unlike_then_one_pass_for_each_kind(
 
 @pytest.mark.parametrize(("size", "rows"), [(256, [2] * STEPS), (512, [1] * 2 * STEPS)])
 def test_branches_when_picture_is_small_or_large_then_one_pass_or_two(size: int, rows: list[int]) -> None:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=size)
 
     assert run(pipe, image=SQUARE)[1] == rows

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from joyimage.benchmark.models import SCALED, build, make_picture
+from joyimage.benchmark.op_counter import Counts, Tally
 from joyimage.benchmark.stages import STAGES, STEP, watch
-from joyimage.benchmark.tally import Counts, Tally
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 MINUTE = replace(SCALED, base_size=256, num_layers=2)

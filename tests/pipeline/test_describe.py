@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests import tiny
+from tests import random_models
 
-PICTURE, OTHER = tiny.make_picture(0, 64, 64), tiny.make_picture(1, 64, 96)
+PICTURE, OTHER = random_models.make_picture(0, 64, 64), random_models.make_picture(1, 64, 96)
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return tiny.make_pipeline()
+    return random_models.make_pipeline()
 
 
 def test_describe_when_asked_then_what_the_model_itself_generates(pipe: Any) -> None:
     turn = "user\n<|vision_start|><|image_pad|><|vision_end|>What is it?"
     text = f"<|im_start|>{turn}<|im_end|>\n<|im_start|>assistant\n"
-    inputs = tiny.make_processor(pipe.tokenizer)(text=[text], images=[PICTURE], return_tensors="pt")
+    inputs = random_models.make_processor(pipe.tokenizer)(text=[text], images=[PICTURE], return_tensors="pt")
     expected = pipe.text_encoder.generate(**inputs, max_new_tokens=6, do_sample=False)
 
     answer = pipe.describe(PICTURE, "What is it?", max_new_tokens=6)

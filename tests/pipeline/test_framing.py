@@ -16,7 +16,7 @@ from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.framing import Framing, edited_mask, lay
 from joyimage.pipeline.images import fit_to_size, to_pixels
 from joyimage.spatial.frame import Placement
-from tests import tiny
+from tests import random_models
 
 SAMPLES_PATH = Path(__file__).parents[3] / "shared" / "data" / "images"
 SHAPES = [(333, 200), (200, 333), (400, 100), (100, 400), (33, 17), (96, 96), (1274, 1160)]
@@ -24,7 +24,7 @@ FITS = ["crop", "pad", "exact"]
 
 
 def drawn(width: int, height: int) -> Image.Image:
-    return tiny.make_picture(3, height, width)
+    return random_models.make_picture(3, height, width)
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
@@ -61,7 +61,7 @@ def test_identity_edit_when_restored_then_within_a_pixel_and_half_a_decibel(
 ) -> None:
     picture = drawn(*size)
     framing = Framing(fit=fit, restore=True)
-    pipe: Any = tiny.make_pipeline()
+    pipe: Any = random_models.make_pipeline()
     pipe.register_to_config(base_size=256)
     canvas_size = framing.choose_size(pipe.image_processor, [picture], None, None)
     canvas, placement = framing.place(picture, canvas_size)
@@ -210,7 +210,7 @@ def noisy(picture: Image.Image) -> np.ndarray:
 
 
 def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit() -> None:
-    picture = tiny.make_picture(1, 256, 256)
+    picture = random_models.make_picture(1, 256, 256)
     edited = noisy(picture)
     edited[40:90, 30:100] = (250, 30, 200)
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
@@ -230,7 +230,7 @@ def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit
 
 
 def test_preserve_when_nothing_was_edited_then_the_source_itself() -> None:
-    picture = tiny.make_picture(1, 256, 256)
+    picture = random_models.make_picture(1, 256, 256)
     result = Image.fromarray(noisy(picture).clip(0, 255).astype(np.uint8))
 
     mask, corrected = edited_mask(result, picture)
@@ -248,7 +248,7 @@ EDITS_OF_THE_LIGHT = {
 
 @pytest.mark.parametrize("name", EDITS_OF_THE_LIGHT)
 def test_preserve_when_all_of_the_picture_was_edited_then_the_edit_is_not_undone(name: str) -> None:
-    picture = tiny.make_picture(1, 256, 256)
+    picture = random_models.make_picture(1, 256, 256)
     result = EDITS_OF_THE_LIGHT[name](picture)
 
     kept, mask = Framing(preserve=True).finish(result, picture, Placement.exact(picture.size, picture.size))
@@ -261,9 +261,9 @@ def test_preserve_when_all_of_the_picture_was_edited_then_the_edit_is_not_undone
 
 
 def test_preserve_when_most_of_the_picture_was_edited_then_the_rest_is_still_the_source() -> None:
-    picture = tiny.make_picture(1, 256, 256)
+    picture = random_models.make_picture(1, 256, 256)
     edited = noisy(picture)
-    edited[:, :180] = np.asarray(tiny.make_picture(2, 256, 256))[:, :180]
+    edited[:, :180] = np.asarray(random_models.make_picture(2, 256, 256))[:, :180]
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
     kept, _ = Framing(preserve=True).finish(result, picture, Placement.exact(picture.size, picture.size))
@@ -345,7 +345,7 @@ def test_region_when_a_mask_with_greys_then_taken_as_it_is() -> None:
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=64)
     return pipe
 

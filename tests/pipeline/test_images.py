@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
-from tests import tiny
+from tests import random_models
 
-PICTURE = tiny.make_picture(0, 48, 80)
+PICTURE = random_models.make_picture(0, 48, 80)
 PIXELS = np.asarray(PICTURE)
 GREY = PICTURE.convert("L")
 TENSOR = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)

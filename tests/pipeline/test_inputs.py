@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joyimage.pipeline.inputs import check_call
-from tests import tiny
+from tests import random_models
 
-PICTURE = tiny.make_picture(0, 64, 64)
+PICTURE = random_models.make_picture(0, 64, 64)
 EMBEDS, MASK = torch.zeros(1, 5, 48), torch.ones(1, 5)
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     """Our tiny pipeline, whose networks fail when they are run."""
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
 
     def fail(*_: object) -> None:
         raise AssertionError("work began before the arguments were checked")

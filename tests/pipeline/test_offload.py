@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
+from tests import random_models
 
-PICTURE = tiny.make_picture(0, 64, 64)
+PICTURE = random_models.make_picture(0, 64, 64)
 
 
 def make_pipe() -> Any:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=64)
     return pipe
 

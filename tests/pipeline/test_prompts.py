@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
-from tests import tiny
+from tests import random_models
 
-TOKENIZER = tiny.make_tokenizer()
+TOKENIZER = random_models.make_tokenizer()
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=40)
 PLENTY = 4096
 PICTURE = "<|vision_start|>" + "<|image_pad|>" * 3 + "<|vision_end|>"
@@ -19,7 +19,7 @@ PICTURE = "<|vision_start|>" + "<|image_pad|>" * 3 + "<|vision_end|>"
 
 def as_trained(user: str) -> list[int]:
     """Tokenize a conversation as one string, control tokens and all."""
-    turns = f"{tiny.SYSTEM_MESSAGE}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    turns = f"{random_models.SYSTEM_MESSAGE}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     return TOKENIZER(turns).input_ids
 
 

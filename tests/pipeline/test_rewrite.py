@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from joyimage.errors import RewriteError
-from joyimage.pipeline.rewrite import rewrite
 from joyimage.spatial import CameraMove, ObjectRotation
-from tests import tiny
+from joyimage.understanding.rewrite import rewrite
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PICTURE = tiny.make_picture(0, 64, 64)
+PICTURE = random_models.make_picture(0, 64, 64)
 FULL = "Turn the sky over the hills a deep evening red."
 
 
@@ -99,7 +99,7 @@ def test_nothing_when_not_asked_for_then_the_prompt_itself() -> None:
 
 
 def test_local_when_asked_then_the_pipeline_describes() -> None:
-    pipe: Any = tiny.make_pipeline()
+    pipe: Any = random_models.make_pipeline()
     asked: list[str] = []
     plain = pipe.describe
     pipe.describe = lambda image, question, **settings: (

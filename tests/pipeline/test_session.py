@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from joyimage.pipeline import edit as edit_module
-from joyimage.pipeline.memory import EditMemory, digest
-from tests import tiny
+from joyimage.pipeline.feature_cache import EditMemory, digest
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ CALL: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0, "output
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -53,7 +53,7 @@ def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those
     pipe: Any, guidance_scale: float, one_pass_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
-    first, second = tiny.make_picture(0), tiny.make_picture(1)
+    first, second = random_models.make_picture(0), random_models.make_picture(1)
     call = {**CALL, "guidance_scale": guidance_scale}
     session = pipe.session()
 
@@ -76,7 +76,7 @@ def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
     pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
-    session = pipe.session(tiny.make_picture(0))
+    session = pipe.session(random_models.make_picture(0))
     with counting(pipe, monkeypatch) as counts:
         session("make it blue", **CALL)
         assert counts == {"vision": 1, "vae": 1, "language": first}
@@ -91,7 +91,7 @@ def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
 def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = tiny.make_picture(0)
+    picture = random_models.make_picture(0)
     session = pipe.session(picture)
     session("make it blue", **CALL)
 
@@ -106,18 +106,18 @@ def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(
 def test_session_when_it_ends_then_nothing_is_kept_and_the_pipeline_is_as_before(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pipe.session(tiny.make_picture(0)) as session:
+    with pipe.session(random_models.make_picture(0)) as session:
         session("make it blue", **CALL)
         assert session.memory.num_bytes > 0
 
     assert len(session.memory) == session.memory.num_bytes == 0
     with counting(pipe, monkeypatch) as counts:
-        pipe(tiny.make_picture(0), "make it blue", **CALL)
+        pipe(random_models.make_picture(0), "make it blue", **CALL)
     assert counts["vision"] == 1
 
 
 def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing(pipe: Any) -> None:
-    session = pipe.session(tiny.make_picture(0))
+    session = pipe.session(random_models.make_picture(0))
 
     with pytest.raises(ValueError, match="num_inference_steps"):
         session("make it blue", num_inference_steps=0)
@@ -126,7 +126,7 @@ def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing
 
 
 def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:
-    picture = tiny.make_picture(0)
+    picture = random_models.make_picture(0)
     session = pipe.session(picture)
     call = {"num_inference_steps": 1, "guidance_scale": 1.0}
 
@@ -173,7 +173,7 @@ def test_memory_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> N
 
 
 def test_digest_when_pictures_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
-    picture = tiny.make_picture(0)
+    picture = random_models.make_picture(0)
     changed = picture.copy()
     changed.putpixel((3, 5), (1, 2, 3))
     names = {digest(one) for one in (picture, changed, picture.convert("L"), picture.resize((8, 8)))}

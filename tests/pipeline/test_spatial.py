@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from joyimage.spatial import CameraMove, ObjectRotation, find_red_boxes
-from tests import tiny
+from tests import random_models
 
-PICTURE = tiny.make_picture(0, 120, 100).point(lambda value: value // 2)  # no red as pure as the box's
+PICTURE = random_models.make_picture(0, 120, 100).point(
+    lambda value: value // 2
+)  # no red as pure as the box's
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=96, default_num_inference_steps=1, default_guidance_scale=1.0)
     return pipe
 
@@ -78,7 +80,7 @@ def test_edits_when_chained_then_each_takes_the_last_ones_result(pipe: Any) -> N
 
 
 def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
-    pipe: Any = tiny.make_plus_pipeline()
+    pipe: Any = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=64, default_num_inference_steps=1, default_guidance_scale=1.0)
 
     output = pipe.move(PICTURE, "car", (20, 30, 60, 90))
@@ -110,7 +112,7 @@ def test_spatial_edit_when_a_tuple_is_asked_for_then_refused(pipe: Any) -> None:
 
 
 def test_move_when_the_crop_would_cut_the_box_then_padded_with_a_warning(pipe: Any) -> None:
-    wide = tiny.make_picture(2, 97, 400).point(lambda value: value // 2)
+    wide = random_models.make_picture(2, 97, 400).point(lambda value: value // 2)
 
     with pytest.warns(UserWarning, match="padded instead"):
         output = pipe.move(wide, "car", (0, 10, 40, 60), height=96, width=96)

@@ -11,10 +11,10 @@ from torch.profiler import profile
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from joyimage.pipeline.text_encoder import _short_cuts, encode
-from tests import tiny
+from tests import random_models
 
 PROMPTS = ["Make the car red", "blue", "Make the car blue and remove the tree"]
-PICTURE, OTHER = tiny.make_picture(0, 64, 96), tiny.make_picture(1, 96, 64)
+PICTURE, OTHER = random_models.make_picture(0, 64, 96), random_models.make_picture(1, 96, 64)
 _rms, _linear = Qwen3VLTextRMSNorm.forward, nn.Linear.forward
 ATOL = 2e-3  # states reach 80, and the shared part runs in another batch
 
@@ -22,7 +22,7 @@ ATOL = 2e-3  # states reach 80, and the shared part runs in another batch
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
     """Text encoder, processor and tokenizer."""
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     return {"text_encoder": pipe.text_encoder, "processor": pipe.processor, "tokenizer": pipe.tokenizer}
 
 
@@ -69,7 +69,9 @@ def test_encode_when_prompts_share_a_picture_then_its_tokens_are_read_once(parts
 
     together = tokens_read(parts, PROMPTS, [[PICTURE]] * 3)
 
-    shared = tiny.PREFIX_TOKENS + len(["user", "newline"]) + 2 * 3 + len(["vision_start", "vision_end"])
+    shared = (
+        random_models.PREFIX_TOKENS + len(["user", "newline"]) + 2 * 3 + len(["vision_start", "vision_end"])
+    )
     assert together == sum(alone) - 2 * shared
 
 
@@ -127,7 +129,10 @@ def test_encode_when_picture_is_small_or_large_then_read_in_one_pass_or_its_begi
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", 256)
-    small, large = tiny.make_picture(0, 256, 256), tiny.make_picture(0, 512, 512)  # 64 and 256 tokens
+    small, large = (
+        random_models.make_picture(0, 256, 256),
+        random_models.make_picture(0, 512, 512),
+    )  # 64 and 256 tokens
     lengths: list[int] = []
     layer = parts["text_encoder"].model.language_model.layers[0]
     handle = layer.register_forward_hook(lambda _module, _inputs, out: lengths.append(out.shape[1]))

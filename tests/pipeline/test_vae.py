@@ -9,13 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from joyimage.pipeline.vae import decode_frame, encode_frame
-from tests import tiny
+from tests import random_models
 
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
     """A Wan VAE whose temporal taps all have weights."""
-    return tiny.make_vae()
+    return random_models.make_vae()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (8, 200)])
@@ -44,7 +44,7 @@ def test_frame_when_run_then_less_than_half_of_the_arithmetic(vae: Any) -> None:
 
 def test_frame_when_weights_are_bf16_then_no_further_from_fp32_than_the_library(vae: Any) -> None:
     latents = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    half: Any = tiny.make_vae().bfloat16()
+    half: Any = random_models.make_vae().bfloat16()
     exact = vae.decode(latents, return_dict=False)[0]
 
     library = half.decode(latents.bfloat16(), return_dict=False)[0].float()
@@ -64,7 +64,7 @@ def test_video_when_encoded_afterwards_then_as_before(vae: Any) -> None:
 
 
 def test_tiles_when_enabled_then_large_pictures_go_through_them() -> None:
-    vae: Any = tiny.make_vae()
+    vae: Any = random_models.make_vae()
     vae.enable_tiling(
         tile_sample_min_height=64,
         tile_sample_min_width=64,
@@ -74,11 +74,11 @@ def test_tiles_when_enabled_then_large_pictures_go_through_them() -> None:
     latents = torch.randn(1, 16, 1, 16, 16, generator=torch.Generator().manual_seed(2))
 
     assert torch.equal(decode_frame(vae, latents), vae.decode(latents, return_dict=False)[0])
-    assert not torch.equal(decode_frame(vae, latents), decode_frame(tiny.make_vae(), latents))
+    assert not torch.equal(decode_frame(vae, latents), decode_frame(random_models.make_vae(), latents))
 
 
 def test_offloaded_vae_when_run_then_its_hooks_decide() -> None:
-    vae: Any = tiny.make_vae()
+    vae: Any = random_models.make_vae()
     expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
     vae.enable_group_offload(
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
@@ -90,7 +90,7 @@ def test_offloaded_vae_when_run_then_its_hooks_decide() -> None:
 def test_offloaded_as_a_whole_when_run_then_brought_to_its_device() -> None:
     from accelerate import cpu_offload_with_hook
 
-    vae: Any = tiny.make_vae()
+    vae: Any = random_models.make_vae()
     expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
     calls = []
     vae, hook = cpu_offload_with_hook(vae, "cpu")

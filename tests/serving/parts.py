@@ -32,7 +32,7 @@ from joyimage.serving.records import Job
 from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
 from joyimage.serving.settings import ServerSettings
-from tests import tiny
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ SIDE = 64
 
 def make_runner(**settings: Any) -> LocalRunner:
     """Real parts with random weights at 64 pixels: a step takes about 15 ms."""
-    pipe = tiny.make_pipeline()
+    pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     return LocalRunner(pipe, preview_px=32, **settings)
 
@@ -67,7 +67,7 @@ def make_settings(folder: Path, **values: Any) -> ServerSettings:
 
 def png(seed: int = 0, width: int = SIDE, height: int = SIDE) -> bytes:
     file = io.BytesIO()
-    tiny.make_picture(seed, height, width).save(file, "PNG")
+    random_models.make_picture(seed, height, width).save(file, "PNG")
     return file.getvalue()
 
 

@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import uvicorn
 
-from joyimage.cli import serve
+from joyimage.cli.commands import serve
 from joyimage.pipeline import edit, edit_plus
 from joyimage.serving import app
 

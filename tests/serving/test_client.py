@@ -12,7 +12,7 @@ import pytest
 
 from joyimage.client import AsyncClient, Client, Job, Progress, ServerError
 from joyimage.client import requests as client_requests
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_edit_when_sent_as_file_bytes_or_image_then_the_same_picture_with_progre
     with Client(server.url) as client:
         made = [
             client.edit(image, "red", seed=1, steps=3, progress=seen.append)[0]
-            for image in (path, png(1), tiny.make_picture(1, SIDE, SIDE))
+            for image in (path, png(1), random_models.make_picture(1, SIDE, SIDE))
         ]
 
     assert same(made[0], made[1])

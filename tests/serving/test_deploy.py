@@ -16,8 +16,8 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from joyimage.cli.commands.serve import serve
 from joyimage.cli.main import app
-from joyimage.cli.serve import serve
 from joyimage.serving.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]

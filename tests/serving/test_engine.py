@@ -12,7 +12,7 @@ import torch
 
 from joyimage.serving import engine as engine_module
 from joyimage.serving.errors import ReplicaLostError
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import (
     SIDE,
     Gate,
@@ -36,7 +36,7 @@ def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner
     job = shop.ended(shop.submit(picture=png(3), prompt="red", seed=5))
 
     direct = runner.pipe(
-        image=tiny.make_picture(3, SIDE, SIDE),
+        image=random_models.make_picture(3, SIDE, SIDE),
         prompt="red",
         num_inference_steps=2,
         guidance_scale=1,

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from joyimage.serving.runner import LocalRunner
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, opened, png
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_edit_when_asked_then_the_same_picture_as_a_direct_call(
     )
 
     direct = runner.pipe(
-        image=tiny.make_picture(1, SIDE, SIDE),
+        image=random_models.make_picture(1, SIDE, SIDE),
         prompt="red",
         negative_prompt="dark",
         num_inference_steps=2,
@@ -195,7 +195,7 @@ def test_generation_when_streamed_then_its_own_events(server: LiveServer) -> Non
 
 
 def test_several_pictures_when_the_model_takes_them_then_all_count(serve: Serve) -> None:
-    pipe = tiny.make_plus_pipeline()
+    pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     server = serve(LocalRunner(pipe))
     first, second, other = (("a.png", png(seed)) for seed in (1, 2, 3))

@@ -16,7 +16,7 @@ from joyimage.serving.run import Run
 from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
 from joyimage.serving.work import Made
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, run_on, wait_for
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelin
 ) -> None:
     import io
 
-    picture = tiny.make_picture(1, 71, 97).convert("RGBA")
+    picture = random_models.make_picture(1, 71, 97).convert("RGBA")
     picture.putalpha(Image.linear_gradient("L").resize(picture.size))
     mask = Image.new("RGBA", picture.size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 0, 40, 71))
@@ -247,7 +247,7 @@ def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelin
 
 
 def test_spatial_edit_when_on_a_model_of_several_pictures_then_bitwise_the_pipelines_own() -> None:
-    pipe = tiny.make_plus_pipeline()
+    pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     runner = LocalRunner(pipe, preview_px=32)
     framing = {"fit": "pad", "restore": True, "preserve": False}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from joyimage.cli.main import main
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import find_descendants, wait_for
 
 pytest.importorskip("ray")
@@ -26,7 +26,7 @@ def test_batch_when_on_ray_then_as_here_and_resumed(
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(6):
-        tiny.make_picture(number, 64, 64).save(folder / f"{number}.png")
+        random_models.make_picture(number, 64, 64).save(folder / f"{number}.png")
     (folder / "broken.png").write_text("no picture")
     here, there = tmp_path / "here", tmp_path / "there"
     main(["batch", str(folder), "red", "-o", str(here), *FAST])
@@ -62,7 +62,7 @@ def test_batch_when_a_worker_is_killed_then_every_row_is_there_and_none_is_made_
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(8):
-        tiny.make_picture(number, 64, 64).save(folder / f"{number:02}.png")
+        random_models.make_picture(number, 64, 64).save(folder / f"{number:02}.png")
     there = tmp_path / "there"
     slowly = (*FAST[:2], "--steps", "40", *FAST[4:])
     before: dict[Path, int] = {}

@@ -15,7 +15,7 @@ from joyimage.serving import preview as preview_module
 from joyimage.serving.preview import Previewer
 from joyimage.serving.runner import LocalRunner
 from joyimage.serving.schemas import Task
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import (
     SIDE,
     Workshop,
@@ -291,7 +291,7 @@ def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> No
     from joyimage.serving.preview import LatentPreview
 
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
-    picture = tiny.make_picture(1, SIDE, SIDE)
+    picture = random_models.make_picture(1, SIDE, SIDE)
 
     pixels = to_pixels([picture], torch.device("cpu"), torch.float32)
     latents = pipe.normalize_latents(encode_frame(pipe.vae, pixels).mode())[0, :, 0]
@@ -305,7 +305,7 @@ def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(tmp_p
 
     from joyimage.serving.loading import load_adapters
 
-    source = tiny.make_pipeline()
+    source = random_models.make_pipeline()
     source.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
     source.transformer.save_lora_adapter(tmp_path / "style")
     runner = make_runner()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from joyimage.cli.main import main
 from joyimage.serving.runner import LocalRunner
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_runner, make_settings, png
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     direct = (
         server.service.engine._runners[0]
         .pipe(
-            image=tiny.make_picture(1, SIDE, SIDE),
+            image=random_models.make_picture(1, SIDE, SIDE),
             prompt="red",
             num_inference_steps=2,
             guidance_scale=1,
-            generator=tiny.torch.Generator().manual_seed(3),
+            generator=random_models.torch.Generator().manual_seed(3),
         )
         .images[0]
     )

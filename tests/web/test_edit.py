@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 from joyimage.cli.main import main
 from joyimage.cli.pictures import read_metadata
 from joyimage.serving.runner import LocalRunner
-from tests import tiny
+from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_settings, png
 from tests.web.parts import EXAMPLES, PATIENCE_MS
 
@@ -468,7 +468,7 @@ def test_settings_when_opened_then_defaults_of_the_checkpoint_and_limits_in_word
 def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:
-    pipe = tiny.make_plus_pipeline()
+    pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     server = LiveServer(make_settings(tmp_path), LocalRunner(pipe, preview_px=32))
     try:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from joyimage.benchmark.baseline import make_baseline
+from joyimage.benchmark.memory_traffic import compiled_bytes, kernel_bytes
 from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_picture
+from joyimage.benchmark.op_counter import Tally
 from joyimage.benchmark.stages import STAGES, STEP, watch
-from joyimage.benchmark.tally import Tally
-from joyimage.benchmark.traffic import compiled_bytes, kernel_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

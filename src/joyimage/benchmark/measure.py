@@ -15,10 +15,10 @@ import torch
 
 from joyimage.benchmark import timing
 from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
-from joyimage.benchmark.ceilings import measure_ceilings, measure_kernels
 from joyimage.benchmark.counters import STEPS, bars, count
 from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, build, load_tiny, make_picture, resolve
+from joyimage.benchmark.peaks import measure_ceilings, measure_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable

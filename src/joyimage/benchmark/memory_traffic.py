@@ -20,7 +20,7 @@ from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
-from joyimage.benchmark.tally import Tally, attention_result, num_bytes
+from joyimage.benchmark.op_counter import Tally, attention_result, num_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

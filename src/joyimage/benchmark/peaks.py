@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from joyimage.benchmark.models import FULL
-from joyimage.benchmark.tally import num_bytes
+from joyimage.benchmark.op_counter import num_bytes
 from joyimage.model import elementwise
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def write_contact_sheets(folder: Path, edits: list[tuple[str, Path, Path]]) -> N
         edits: Prompt, file before, file after.
 
     Raises:
-        PictureError: A file can't be read or written.
+        ImageError: A file can't be read or written.
     """
     figures = []
     sheet = _empty_sheet(min(len(edits), _MOST_ON_PNG))

@@ -33,12 +33,12 @@ COMMANDS = {
     "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, on the same weights."),
 }
 for _name, (_function, _help) in COMMANDS.items():
-    app.command(f"joyimage.cli.{_function}", name=_name, help=_help)
+    app.command(f"joyimage.cli.commands.{_function}", name=_name, help=_help)
 _train = App(name="train", help="Train a checkpoint.")
-_train.command("joyimage.cli.train:tiny", name="tiny")
+_train.command("joyimage.cli.commands.train:tiny", name="tiny")
 app.command(_train)
 _eval = App(name="eval", help="Measure a checkpoint.")
-_eval.command("joyimage.cli.evaluate:tiny", name="tiny")
+_eval.command("joyimage.cli.commands.evaluate:tiny", name="tiny")
 app.command(_eval)
 app.register_install_completion_command()
 

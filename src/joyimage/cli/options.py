@@ -134,7 +134,7 @@ class EditOptions:
 
         Raises:
             ValueError: `region` is neither four numbers nor a file.
-            PictureError: The mask can't be read.
+            ImageError: The mask can't be read.
         """
         if self.region is None:
             return self.framing()
@@ -247,7 +247,7 @@ def word_prompt(loaded: Loaded, options: EditOptions, prompt: str, picture: Any 
     """
     if options.rewrite == "none":
         return {"prompt": prompt}
-    from joyimage.pipeline.rewrite import rewrite
+    from joyimage.understanding.rewrite import rewrite
 
     text = rewrite(prompt, picture, options.rewrite, pipe=loaded.pipe)
     note(f"Prompt: {text}")
@@ -277,7 +277,7 @@ def run_edit(
         Paths, seconds, seed and all settings.
 
     Raises:
-        PictureError: A file can't be written.
+        ImageError: A file can't be written.
         ValueError: The pipeline refuses an argument.
     """
     import torch

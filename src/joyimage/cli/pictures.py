@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from joyimage.errors import PictureError
+from joyimage.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,46 +32,44 @@ def read_picture(path: Path) -> Image.Image:
         The picture in its own mode, EXIF rotation applied.
 
     Raises:
-        PictureError: It can't be read, is broken, or is larger than `MAX_PIXELS`.
+        ImageError: It can't be read, is broken, or is larger than `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise PictureError(
+                    raise ImageError(
                         f"{path} has {picture.width} x {picture.height} pixels; "
                         f"at most {MAX_PIXELS:,} are read."
                     )
                 picture.load()
                 return ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError:
-        raise PictureError(
-            f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read."
-        ) from None
+        raise ImageError(f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read.") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{path} is not a picture that can be read.") from None
-    except PictureError:
+        raise ImageError(f"{path} is not a picture that can be read.") from None
+    except ImageError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) and error.strerror else f"it is broken ({error})"
         )
-        raise PictureError(f"{path} can't be read: {reason}.") from None
+        raise ImageError(f"{path} can't be read: {reason}.") from None
 
 
 def check_output(path: Path) -> None:
     """Refuse an output path before the work, not after it.
 
     Raises:
-        PictureError: The folder is missing, the path is a folder, or the format is unknown.
+        ImageError: The folder is missing, the path is a folder, or the format is unknown.
     """
     if path.suffix.lower() not in _SUFFIXES:
-        raise PictureError(f"The output {path} has no known format; end it in {', '.join(_SUFFIXES)}.")
+        raise ImageError(f"The output {path} has no known format; end it in {', '.join(_SUFFIXES)}.")
     if not path.parent.is_dir():
-        raise PictureError(f"The output's folder {path.parent} doesn't exist.")
+        raise ImageError(f"The output's folder {path.parent} doesn't exist.")
     if path.is_dir():
-        raise PictureError(f"The output {path} is a folder; name a file.")
+        raise ImageError(f"The output {path} is a folder; name a file.")
 
 
 def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | None = None) -> None:
@@ -83,7 +81,7 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
         metadata: Stored as JSON, in PNG files only.
 
     Raises:
-        PictureError: The file can't be written; nothing is left behind.
+        ImageError: The file can't be written; nothing is left behind.
     """
     check_output(path)
     options: dict[str, Any] = {}
@@ -103,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
 
     Raises:
-        PictureError: The file can't be written; nothing is left behind.
+        ImageError: The file can't be written; nothing is left behind.
     """
     _write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
@@ -118,7 +116,7 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write beside `path`, then put the file in its place in one go.
 
     Raises:
-        PictureError: It can't be written; nothing is left behind.
+        ImageError: It can't be written; nothing is left behind.
     """
     partial: Path | None = None
     try:
@@ -130,7 +128,7 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:
-        raise PictureError(f"{path} can't be written: {error.strerror or error}.") from None
+        raise ImageError(f"{path} can't be written: {error.strerror or error}.") from None
     finally:
         if partial is not None and partial.exists():
             partial.unlink()

@@ -31,7 +31,7 @@ class RowWorker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Run some rows; give back what the report says of them."""
-        from joyimage.cli.batch import run_rows
+        from joyimage.cli.commands.batch import run_rows
         from joyimage.cli.options import load
 
         if self._loaded is None:

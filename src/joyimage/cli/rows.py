@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joyimage.cli.commands.spatial import check_record
 from joyimage.cli.options import parse_box
 from joyimage.cli.pictures import read_picture
-from joyimage.cli.spatial import check_record
-from joyimage.errors import PictureError
+from joyimage.errors import ImageError
 
 if TYPE_CHECKING:
     from joyimage.cli.options import EditOptions
@@ -102,7 +102,7 @@ def read_row(
 
     Raises:
         ValueError: What is wrong with it.
-        PictureError: Its picture isn't there.
+        ImageError: Its picture isn't there.
     """
     if isinstance(entry, str):
         try:
@@ -132,7 +132,7 @@ def read_row(
     if output / name in taken:
         raise ValueError(f"its `output` is {str(name)!r}, which an earlier row has.")
     if not image.is_file():
-        raise PictureError(f"{image} can't be read: there is no such file.")
+        raise ImageError(f"{image} can't be read: there is no such file.")
     row_options = replace(options, **own)
     row_options.check()
     if spatial is not None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from joyimage.client.records import EventReader, Job, Progress
-from joyimage.client.requests import (
+from joyimage.client.protocol import (
     ServerError,
     check_url,
     give_up,
@@ -18,12 +17,13 @@ from joyimage.client.requests import (
     pause_s,
     refuse,
 )
+from joyimage.client.records import EventReader, Job, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from joyimage.client.requests import Picture
+    from joyimage.client.protocol import Picture
 
 __all__ = ["Client", "ServerError"]
 

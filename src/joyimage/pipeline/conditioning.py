@@ -9,8 +9,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
+from joyimage.pipeline.feature_cache import EditMemory
 from joyimage.pipeline.images import group_pictures, is_nested, to_pictures
-from joyimage.pipeline.memory import EditMemory
 from joyimage.pipeline.text_encoder import encode
 
 

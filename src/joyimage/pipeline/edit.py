@@ -19,12 +19,12 @@ from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.describe import DescriptionMixin
+from joyimage.pipeline.feature_cache import digest
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
 from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
-from joyimage.pipeline.memory import digest
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule

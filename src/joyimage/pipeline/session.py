@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from joyimage.pipeline.memory import EditMemory
+from joyimage.pipeline.feature_cache import EditMemory
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.rotation import View
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from joyimage.pipeline.memory import EditMemory, digest
+from joyimage.pipeline.feature_cache import EditMemory, digest
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from joyimage.spatial.names import check_style
+from joyimage.spatial.prompts import check_style
 
 ZOOMS = ("in", "out", "unchanged")
 TRAINED_YAWS_DEGREES = tuple(range(-135, 181, 45))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from joyimage.spatial.names import check_name, check_style, without_article
+from joyimage.spatial.prompts import check_name, check_style, without_article
 
 if TYPE_CHECKING:
     from joyimage.spatial.box import Box

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from joyimage.spatial.names import check_name, check_style, without_article
+from joyimage.spatial.prompts import check_name, check_style, without_article
 
 
 class View(str, Enum):

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from tqdm import tqdm
 
+from joyimage.cli.commands.spatial import bind_record
 from joyimage.cli.console import fail, note
 from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.options import EditOptions, Loaded, load, run_edit, word_prompt
 from joyimage.cli.pictures import clear_partial, read_metadata, read_picture, write_text
 from joyimage.cli.rows import Row, read_entries, read_row
-from joyimage.cli.spatial import bind_record
 
 
 def batch(

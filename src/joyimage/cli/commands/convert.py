@@ -30,7 +30,7 @@ def convert(
         max_shard_size: Largest file of weights, such as 5GB or 500MB.
     """
     # Loaded here: `joyimage --help` must not wait for torch.
-    from joyimage.pipeline import convert as conversion
+    from joyimage.pipeline import conversion
 
     written = conversion.convert(
         source,

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from joyimage.cli.options import EditOptions, load, print_report, run_edit, word_prompt
 from joyimage.cli.pictures import check_output, read_metadata, read_picture
-from joyimage.errors import PictureError
+from joyimage.errors import ImageError
 
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 
@@ -34,13 +34,13 @@ def edit(
 
     Raises:
         ValueError: There is no prompt.
-        PictureError: `like` records no edit.
+        ImageError: `like` records no edit.
     """
     options = options or EditOptions()
     if like is not None:
         recipe = read_metadata(like)
         if recipe is None or recipe.get("command") != "edit":
-            raise PictureError(f"{like} holds no record of a `joyimage edit`.")
+            raise ImageError(f"{like} holds no record of a `joyimage edit`.")
         prompt = recipe["prompt"] if prompt is None else prompt
         options = options.filled_from(recipe)
     if prompt is None:

@@ -6,7 +6,7 @@ import json as json_format
 from pathlib import Path
 
 from joyimage.cli.pictures import read_metadata
-from joyimage.errors import PictureError
+from joyimage.errors import ImageError
 
 
 def info(image: Path, *, json: bool = False) -> None:
@@ -17,11 +17,11 @@ def info(image: Path, *, json: bool = False) -> None:
         json: Print it as JSON.
 
     Raises:
-        PictureError: No edit is recorded in it.
+        ImageError: No edit is recorded in it.
     """
     recipe = read_metadata(image)
     if recipe is None:
-        raise PictureError(f"{image} holds no record of an edit by joyimage.")
+        raise ImageError(f"{image} holds no record of an edit by joyimage.")
     if json:
         print(json_format.dumps(recipe, ensure_ascii=False))
         return

@@ -37,7 +37,7 @@ def rewrite(
     options = EditOptions(model=model, device=device, dtype=dtype)
     options.check()
     picture = None if image is None else read_picture(image)
-    from joyimage.pipeline import rewrite as rewriting
+    from joyimage.understanding import rewrite as rewriting
 
     if how == "local":
         if picture is None:

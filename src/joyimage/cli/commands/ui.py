@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Thread
 from urllib.error import URLError
 
+from joyimage.cli.commands.serve import check_packages, make_settings, parse_loras, run_server
 from joyimage.cli.console import note
-from joyimage.cli.serve import check_packages, make_settings, parse_loras, run_server
 
 _LOOPBACK = "127.0.0.1"
 

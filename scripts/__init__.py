@@ -1,0 +1,1 @@
+"""What Make targets run; not part of the package."""

@@ -1,0 +1,1 @@
+"""The commands of `joyimage`, one file each."""

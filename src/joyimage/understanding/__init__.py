@@ -1,0 +1,1 @@
+"""What the language half of the model reads, judges and writes."""
