@@ -22,7 +22,7 @@ def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLE
     """Edit the scenes, write pictures and sheet into `folder`, print paths and seconds."""
     import torch
 
-    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.loading import load_pipeline
 
     examples_path = Path(str(files("joyimage.tiny") / "examples"))
     prompts = {
@@ -30,7 +30,7 @@ def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLE
         for one in json.loads((examples_path / "examples.json").read_text(encoding="utf-8"))
     }
     folder.mkdir(parents=True, exist_ok=True)
-    pipe = JoyImageEditPipeline.from_pretrained("tiny")
+    pipe = load_pipeline("tiny", device="cpu").pipe
     rows = []
     for name in examples:
         before = read_picture(examples_path / name)

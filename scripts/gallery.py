@@ -18,10 +18,10 @@ def main(folder: Path = Path("docs/gallery")) -> int:
     """Edit the first scenes of the evaluation, unpicked, and write a sheet per task and index.md."""
     import torch
 
-    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.loading import load_pipeline
 
     folder.mkdir(parents=True, exist_ok=True)
-    pipe = JoyImageEditPipeline.from_pretrained("tiny")
+    pipe = load_pipeline("tiny", device="cpu").pipe
     pipe.set_progress_bar_config(disable=True)
     page = [
         "# Gallery",

@@ -12,6 +12,7 @@ from diffusers.pipelines.joyimage.pipeline_joyimage_edit import JoyImageEditPipe
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage import checkpoints
 from joyimage.errors import CheckpointError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline import loading
@@ -209,7 +210,7 @@ def test_from_pretrained_when_device_map_is_given_places_the_parts(checkpoint: P
 def test_from_pretrained_when_name_is_tiny_loads_the_folder_of_the_package(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "TINY_FOLDER", checkpoint)
+    monkeypatch.setitem(checkpoints._FOLDERS, "tiny", lambda: checkpoint)
 
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
 
@@ -227,6 +228,7 @@ def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
         return str(checkpoint)
 
     monkeypatch.setattr(JoyImageEditPipeline, "download", download)
+    monkeypatch.setattr(loading, "hf_hub_download", lambda name, file, **_: str(checkpoint / file))
 
     pipe = JoyImageEditPipeline.from_pretrained("jdopensource/JoyAI-Image-Edit-Diffusers", revision="main")
 
@@ -239,9 +241,11 @@ def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
 def test_from_pretrained_when_tiny_is_not_installed_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "TINY_FOLDER", tmp_path / "weights")
+    monkeypatch.setitem(checkpoints._FOLDERS, "tiny", lambda: tmp_path / "weights")
 
-    with pytest.raises(CheckpointError, match=r"no tiny checkpoint: .*weights is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"'tiny' is not part of this installation: .*weights is missing"
+    ):
         JoyImageEditPipeline.from_pretrained("tiny")
 
 

@@ -25,8 +25,8 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.buckets import BASE_SIZES
 from joyimage.pipeline.edit import JoyImageEditPipeline
-from joyimage.pipeline.loading import TINY, TINY_FOLDER
 from joyimage.pipeline.processor import JoyImageProcessor
+from joyimage.tiny import weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ def resolve(name: str, *, size: int | None = None, num_layers: int | None = None
         raise ValueError(f"`size` is {size}; expected one of {', '.join(map(str, BASE_SIZES))}.")
     if num_layers is not None and num_layers < 1:
         raise ValueError(f"`layers` is {num_layers}; expected 1 or more.")
-    if name == TINY:
+    if name == "tiny":
         if (size, num_layers) != (None, None):
             raise ValueError(
                 "`size` and `layers` belong to the models that are built; tiny is loaded as it is."
@@ -211,7 +211,7 @@ def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int
 
 def load_tiny(device: torch.device, dtype: torch.dtype) -> JoyImageEditPipeline:
     """Load the embedded checkpoint."""
-    pipe = JoyImageEditPipeline.from_pretrained(TINY, dtype=dtype)
+    pipe = JoyImageEditPipeline.from_pretrained("tiny", dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -232,7 +232,8 @@ def make_picture(size: int) -> Image.Image:
 
 def _make_tokenizer() -> Qwen2Tokenizer:
     """Return the embedded tokenizer, with the published one's 33 tokens for the system message."""
-    saved = json.loads((TINY_FOLDER / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer_path = weights_folder() / "tokenizer" / "tokenizer.json"
+    saved = json.loads(tokenizer_path.read_text(encoding="utf-8"))
     vocab = saved["model"]["vocab"]
     # The published tokenizer reads the literal "nDescribe" as two tokens, the embedded one as one.
     merges = [tuple(merge) for merge in saved["model"]["merges"] if "".join(merge) != "nDescribe"]

@@ -16,14 +16,14 @@ from joyimage import __version__
 from joyimage.cli.console import note
 from joyimage.cli.pictures import read_picture, write_picture
 from joyimage.cli.remote import ELSEWHERE, check_for_server, connect
+from joyimage.devices import DTYPES, choose_device, choose_dtype
+from joyimage.loading import default_model, load_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from joyimage.pipeline.edit import JoyImageEditPipeline
-
-PUBLISHED_MODEL = "jdopensource/JoyAI-Image-Edit-Diffusers"
-DTYPES = ("float32", "float16", "bfloat16")
+    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 
 @Parameter(name="*")
@@ -172,7 +172,7 @@ class Loaded:
         seconds: What loading took.
     """
 
-    pipe: JoyImageEditPipeline
+    pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline
     model: str
     device: str
     dtype: str
@@ -201,36 +201,30 @@ def load(options: EditOptions) -> Loaded:
         return Loaded(
             pipe=remote, model=remote.model, device=remote.where, dtype=remote.dtype, seconds=seconds
         )
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
-
-    from joyimage.pipeline.buckets import bucket_sizes
-    from joyimage.pipeline.edit import JoyImageEditPipeline
 
     # What takes time is the loop, which has its own bar.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    if options.base_size is not None:
-        bucket_sizes(options.base_size)  # refuses a base that doesn't exist
-    has_mps = torch.backends.mps.is_available()
-    accelerator = "cuda" if torch.cuda.is_available() else "mps" if has_mps else None
-    model = options.model or (PUBLISHED_MODEL if accelerator else "tiny")
-    device = options.device or accelerator or "cpu"
-    dtype = options.dtype or ("float32" if device == "cpu" else "bfloat16")
+    device = choose_device(options.device)
+    model = options.model or default_model(device)
+    dtype = choose_dtype(options.dtype, device)
     note(f"Model {model} on {device} in {dtype}.")
-    started = time.perf_counter()
-    # Straight to the device where diffusers can: the weights never pass through a second copy.
-    place: dict[str, Any] = {"device_map": device} if device in {"cpu", "cuda"} else {}
-    pipe: Any = JoyImageEditPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **place)
-    if not place:
-        pipe = pipe.to(device)
-    if options.base_size is not None:
-        pipe.register_to_config(base_size=options.base_size)
-    if options.lora is not None:
-        pipe.load_lora_weights(options.lora)
-    seconds = time.perf_counter() - started
-    return Loaded(pipe=pipe, model=model, device=device, dtype=dtype, seconds=seconds)
+    loaded = load_pipeline(
+        model,
+        device=device,
+        dtype=dtype,
+        base_size=options.base_size,
+        loras=[] if options.lora is None else [options.lora],
+    )
+    return Loaded(
+        pipe=loaded.pipe,
+        model=loaded.model,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        seconds=loaded.seconds,
+    )
 
 
 def word_prompt(loaded: Loaded, options: EditOptions, prompt: str, picture: Any = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from joyimage.model.weights import (
     tensor_shapes,
     write_weights,
 )
-from joyimage.pipeline.loading import PIPELINES, check_text_encoder
+from joyimage.pipeline.loading import check_text_encoder
 
 _WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 _TEXT_ENCODER_FOLDERS = ("JoyAI-Image-Und", "text_encoder")
@@ -190,7 +190,7 @@ def convert(
         _write_json(
             folder / "model_index.json",
             {
-                "_class_name": PIPELINES[plus],
+                "_class_name": f"{kind}Pipeline",
                 "processor": ["transformers", "Qwen3VLProcessor"],
                 "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
                 "text_encoder": ["transformers", "Qwen3VLForConditionalGeneration"],

@@ -5,9 +5,11 @@ file as it is published, so that folders go both ways, and put our own classes i
 loading.
 """
 
+import importlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,28 @@ from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub.errors import StrictDataclassError
+from httpx2 import HTTPError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
 from transformers.initialization import no_init_weights
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 from transformers.processing_utils import ProcessorMixin
+from typing_extensions import Self
 
-from joyimage.errors import CheckpointError
+from joyimage.checkpoints import registered_folder, registered_names
+from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.checkpoint import STEM
+from joyimage.model.file_kind import describe_as_model
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.model.weights import check_tensors, read_headers, read_json, shapes_of
 from joyimage.pipeline.processor import JoyImageProcessor
@@ -39,12 +55,17 @@ __all__ = [
     "ProcessorMixin",
 ]
 
-TINY = "tiny"
-"""The name under which the checkpoint inside the package is loaded."""
+PUBLISHED_MODEL = "jdopensource/JoyAI-Image-Edit-Diffusers"
+"""Hub id of the published checkpoint in the layout that is read here."""
 
-TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "weights"
+PIPELINES = {
+    "JoyImageEditPipeline": "joyimage.pipeline.edit",
+    "JoyImageEditPlusPipeline": "joyimage.pipeline.edit_plus",
+}
+"""Pipeline class that a checkpoint may name → the module that defines it here."""
 
-PIPELINES = ("JoyImageEditPipeline", "JoyImageEditPlusPipeline")
+_ORIGINAL_IDS = {"jdopensource/JoyAI-Image-Edit": PUBLISHED_MODEL}
+"""Hub id of a checkpoint in the original code's layout → hub id of its weights in the published layout."""
 
 _OURS = {
     "JoyImageEditTransformer3DModel": "JoyImageEditTransformer3DModel",
@@ -75,7 +96,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
     """Give a pipeline `from_pretrained` and `save_pretrained` for the published layout, with our classes."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """Load a pipeline; see `DiffusionPipeline.from_pretrained`.
 
         Args:
@@ -89,19 +110,13 @@ class CheckpointLoadingMixin(DiffusionPipeline):
             The pipeline.
 
         Raises:
-            CheckpointError: The checkpoint can't be read; the sentence names the file and the key.
-            ValueError: An argument that can't be.
+            CheckpointError: The checkpoint cannot be read; the message names the file and the key.
+            InvalidInputError: An argument has a value that is not accepted.
         """
         name = str(pretrained_model_name_or_path)
         kwargs["dtype"] = _resolve_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
         kwargs.setdefault("use_safetensors", True)
-        folder = TINY_FOLDER if name == TINY else Path(name)
-        if name == TINY and not folder.is_dir():
-            raise CheckpointError(
-                f"This installation has no tiny checkpoint: {folder} is missing. Install the package again."
-            )
-        if not folder.is_dir():
-            folder = cls._download(name, kwargs)
+        folder = find_folder(name) or cls._download(name, kwargs)
 
         _check_index(folder / "model_index.json")
         for part in (*CHECKS, *_SMALL_FILES):
@@ -119,18 +134,9 @@ class CheckpointLoadingMixin(DiffusionPipeline):
 
     @classmethod
     def _download(cls, name: str, kwargs: Mapping[str, Any]) -> Path:
-        if not _HUB_ID.match(name):
-            raise CheckpointError(
-                f"There is no folder {name}: give a checkpoint's folder, a hub id such as"
-                f' "jdopensource/JoyAI-Image-Edit-Diffusers", or "{TINY}".'
-            )
-        try:
+        _fetch_index(name, kwargs)
+        with _hub_errors(name):
             return Path(cls.download(name, **kwargs))
-        except OSError as error:  # also huggingface_hub's own errors
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(
-                f"{name} is no folder here and can't be fetched from the hub: {reason}"
-            ) from error
 
     @classmethod
     def load_config(
@@ -165,6 +171,105 @@ class CheckpointLoadingMixin(DiffusionPipeline):
             if isinstance(value, list) and len(value) == 2 and value[1] in published:
                 config[part] = list(published[value[1]])
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def pipeline_class(model: str) -> type[CheckpointLoadingMixin]:
+    """Return the pipeline class that a checkpoint is for.
+
+    Args:
+        model: A checkpoint folder, a hub id, or a registered name.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or its `model_index.json` names another class.
+    """
+    folder = find_folder(model)
+    if folder is None:
+        folder = _fetch_index(model, {}).parent
+    name = _check_index(folder / "model_index.json")["_class_name"]
+    return getattr(importlib.import_module(PIPELINES[name]), name)
+
+
+def find_folder(model: str) -> Path | None:
+    """Return the folder of a checkpoint on this machine, or None if `model` is a hub id.
+
+    Args:
+        model: A checkpoint folder, a hub id, or a registered name.
+
+    Raises:
+        CheckpointError: It is none of the three.
+    """
+    folder = registered_folder(model)
+    if folder is not None:
+        return folder
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(describe_as_model(path))
+    if model in _ORIGINAL_IDS:
+        raise CheckpointError(
+            f"{model} has the layout of the original code: use {_ORIGINAL_IDS[model]}, or download it and run"
+            " `joyimage convert FOLDER OUTPUT`."
+        )
+    if not _HUB_ID.match(model):
+        raise CheckpointError(
+            f"There is no folder {model}: expected a checkpoint folder, a hub id such as {PUBLISHED_MODEL},"
+            f" or {' or '.join(map(repr, registered_names()))}."
+        )
+    return None
+
+
+def _fetch_index(model: str, kwargs: Mapping[str, Any]) -> Path:
+    """Return the `model_index.json` of a hub id, downloaded where the cache lacks it.
+
+    It comes before the weights: it tells in one small request whether the hub has the checkpoint.
+
+    Args:
+        model: The hub id.
+        kwargs: Arguments of `from_pretrained`; those for the hub are passed on.
+
+    Raises:
+        CheckpointError: The file is neither in the cache nor on the hub, or the hub cannot be reached.
+    """
+    names = ("cache_dir", "revision", "token", "force_download", "local_files_only")
+    hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+    with _hub_errors(model):
+        return Path(hf_hub_download(model, "model_index.json", **hub))
+
+
+@contextmanager
+def _hub_errors(model: str) -> Iterator[None]:
+    """Raise one sentence for what huggingface_hub, its HTTP library and diffusers say about a model.
+
+    Raises:
+        CheckpointError: The model cannot be downloaded.
+    """
+    try:
+        yield
+    except (OSError, HTTPError, HFValidationError) as error:
+        size = "about 50 GB, " if model == PUBLISHED_MODEL else ""
+        raise CheckpointError(
+            f"{model} is not a folder on this machine, and {_hub_reason(error)}. Download it with"
+            f" `hf download {model}` ({size}into the local cache), or give the folder that has it."
+        ) from error
+
+
+def _hub_reason(error: BaseException) -> str:
+    """Return what went wrong with the hub, from the first error of a chain that says so."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    for kinds, reason in (
+        ((GatedRepoError,), "the hub wants you to accept its terms and log in (`hf auth login`)"),
+        ((RepositoryNotFoundError,), "the hub has no such public model"),
+        ((RevisionNotFoundError,), "the hub has no such revision of it"),
+        ((EntryNotFoundError,), "it has no model_index.json on the hub"),
+    ):
+        if any(isinstance(one, kinds) and not isinstance(one, LocalEntryNotFoundError) for one in chain):
+            return reason
+    if HF_HUB_OFFLINE:
+        return "the hub is switched off (HF_HUB_OFFLINE=1)"
+    return "the hub cannot be reached"
 
 
 def check_text_encoder(folder: Path, variant: str | None = None) -> None:
@@ -228,8 +333,8 @@ CHECKS: dict[str, Callable[[Path, str | None], None]] = {
 """What is checked before loading, by the part's name and folder."""
 
 
-def _check_index(path: Path) -> None:
-    """Check that `model_index.json` is of our pipelines and names all their parts.
+def _check_index(path: Path) -> dict[str, Any]:
+    """Read `model_index.json`, and check that it is of our pipelines and names all their parts.
 
     Raises:
         CheckpointError: What is wrong, with file and key.
@@ -245,6 +350,7 @@ def _check_index(path: Path) -> None:
         value = index[part]
         if not isinstance(value, list) or [type(name) for name in value] != [str, str]:
             raise CheckpointError(f"{path} must name library and class of `{part}`: got {value!r}.")
+    return index
 
 
 def _check_small_files(folder: Path, groups: tuple[tuple[str, ...], ...]) -> None:
@@ -265,10 +371,10 @@ def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:
     """Return the dtype that two arguments of one meaning give, or a dict of them by part.
 
     Raises:
-        ValueError: They contradict each other, or it is no floating dtype.
+        InvalidInputError: They contradict each other, or it is no floating dtype.
     """
     if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
-        raise ValueError(
+        raise InvalidInputError(
             f"`dtype` and `torch_dtype` mean the same: got {dtype} and {torch_dtype}. Give one of them."
         )
     dtype = torch_dtype if dtype is None else dtype
@@ -280,7 +386,7 @@ def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:
         return {part: _resolve_dtype(value, None) for part, value in dtype.items()}
     resolved = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(
+        raise InvalidInputError(
             f"`dtype` must be a floating torch.dtype or its name, such as 'bfloat16': got {dtype!r}."
         )
     return resolved

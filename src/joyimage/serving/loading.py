@@ -1,9 +1,10 @@
-"""From settings to a pipeline on its device."""
+"""From the server's settings to a runner with a pipeline on its device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from joyimage.loading import Adapter, load_pipeline
 from joyimage.serving.runner import LocalRunner
 
 if TYPE_CHECKING:
@@ -14,33 +15,31 @@ if TYPE_CHECKING:
 
 
 def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
-    """Load the checkpoint.
+    """Load the checkpoint and its adapters; the adapters stay inactive until a request names one.
 
     Args:
-        settings: Of the server.
-        number: Of the replica, for the choice of the device.
+        settings: Settings of the server.
+        number: Number of the replica; replicas take the accelerators in turn.
 
     Returns:
-        The pipeline, ready.
+        The runner, ready.
 
     Raises:
-        CheckpointError: It can't be read.
-        ValueError: A setting is out of range.
+        CheckpointError: The checkpoint or an adapter cannot be read.
+        DeviceError: The device does not exist on this machine.
+        InvalidInputError: A setting is out of range.
+        OutOfMemoryError: The device has too little memory.
     """
-    import torch
-
-    from joyimage.pipeline.buckets import bucket_sizes
-
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        device = f"cuda:{number % max(1, torch.cuda.device_count())}"
-    dtype = settings.dtype or ("float32" if device == "cpu" else "bfloat16")
-    if settings.base_size is not None:
-        bucket_sizes(settings.base_size)  # refuses a base that doesn't exist
-    pipe = _pipeline_class(settings.model).from_pretrained(settings.model, dtype=dtype).to(device)
-    if settings.base_size is not None:
-        pipe.register_to_config(base_size=settings.base_size)
-    load_adapters(pipe, settings.loras)
+    pipe = load_pipeline(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        base_size=settings.base_size,
+        loras=[Adapter(path=path, name=name) for name, path in settings.loras.items()],
+        replica=number,
+    ).pipe
+    if settings.loras:
+        pipe.transformer.disable_adapters()
     return LocalRunner(
         pipe,
         loras=tuple(settings.loras),
@@ -56,19 +55,3 @@ def load_adapters(pipe: Any, loras: Mapping[str, Path]) -> None:
         pipe.load_lora_weights(path, adapter_name=name)
     if loras:
         pipe.transformer.disable_adapters()
-
-
-def _pipeline_class(model: str) -> Any:
-    """Return the pipeline that a checkpoint is for: that for several references where its index says so."""
-    import json
-    from pathlib import Path
-
-    from joyimage.pipeline.edit import JoyImageEditPipeline
-    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
-
-    try:
-        index = json.loads((Path(model) / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = {}
-    is_plus = index.get("_class_name") == "JoyImageEditPlusPipeline" or "Edit-Plus" in model
-    return JoyImageEditPlusPipeline if is_plus else JoyImageEditPipeline

@@ -33,14 +33,11 @@ def tiny(
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
-    import torch
-
-    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.loading import load_pipeline
     from joyimage.tiny import evaluate as evaluation
 
-    pipe = JoyImageEditPipeline.from_pretrained(model)
-    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = {"num": num, "seed": seed, "size": size or pipe.config.base_size, "batch_size": batch_size}
+    pipe = load_pipeline(model, device=device, dtype="float32").pipe
+    settings = {"num": num, "seed": seed, "size": size or pipe.config["base_size"], "batch_size": batch_size}
     edit = evaluation.pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
     results = evaluation.evaluate(edit, **settings)
     ceiling = evaluation.evaluate(evaluation.round_trip_editor(pipe), **settings)

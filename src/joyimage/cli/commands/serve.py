@@ -126,13 +126,11 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
 
     from pydantic import ValidationError
 
-    from joyimage.cli.options import PUBLISHED_MODEL
+    from joyimage.loading import default_model
     from joyimage.serving.settings import ServerSettings
 
     if "model" not in given and "JOYIMAGE_MODEL" not in os.environ:
-        import torch
-
-        given["model"] = PUBLISHED_MODEL if torch.cuda.is_available() else "tiny"
+        given["model"] = default_model(given.get("device") or os.environ.get("JOYIMAGE_DEVICE"))
     try:
         return ServerSettings(**given)
     except ValidationError as error:

@@ -1,0 +1,236 @@
+"""Load a pipeline: the class that the checkpoint is for, on a device, in a precision, with adapters.
+
+The library, the command line, the server, the evaluation and the benchmark all load through `load_pipeline`.
+`from_pretrained` is what diffusers' users expect, and what `load_pipeline` calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from joyimage.devices import choose_device, choose_dtype, typed_device_errors
+from joyimage.errors import CheckpointError, DeviceError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from os import PathLike
+
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
+
+OFFLOADS = ("none", "model", "group")
+"""Memory plans: everything on the device, one part at a time, or a few blocks at a time."""
+
+_LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter to load.
+
+    Attributes:
+        path: A file, or a folder with one.
+        scale: Factor on what the adapter adds; 1 is as trained.
+        name: Name of the adapter in the pipeline; made from the file's name if None.
+    """
+
+    path: Path
+    scale: float = 1.0
+    name: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Adapter:
+        """Read "PATH" or "PATH:SCALE".
+
+        Args:
+            text: Such as "style.safetensors" or "style.safetensors:0.8". A path that ends with a colon and a
+                number is read as a path if such a file exists.
+
+        Raises:
+            InvalidInputError: The scale is not a finite number from -100 to 100.
+        """
+        path, separator, scale = text.rpartition(":")
+        # A drive letter ("C:/style") or a name with a colon is no scale.
+        if not separator or not path or Path(text).exists() or re.match(r"[^\d.+-]", scale):
+            return cls(path=Path(text))
+        try:
+            factor = float(scale)
+        except ValueError:
+            factor = float("nan")
+        if not -_LARGEST_SCALE <= factor <= _LARGEST_SCALE:
+            raise InvalidInputError(
+                f"The scale of the adapter {text!r} is {scale!r}; expected a number, for example {path}:0.8."
+            )
+        return cls(path=Path(path), scale=factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPipeline:
+    """A pipeline that is ready, and what was chosen for it.
+
+    Attributes:
+        pipe: The pipeline.
+        model: The checkpoint as it was given.
+        device: Device that the parts run on, such as "cuda:0".
+        dtype: Precision of the weights, such as "bfloat16".
+        offload: Memory plan, one of `OFFLOADS`.
+        adapters: Adapters in the order in which they were loaded, each with the name it got.
+        seconds: Duration of loading.
+    """
+
+    pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline
+    model: str
+    device: str
+    dtype: str
+    offload: str
+    adapters: tuple[Adapter, ...]
+    seconds: float
+
+
+def load_pipeline(
+    model: str | PathLike[str],
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    base_size: int | None = None,
+    loras: Iterable[str | PathLike[str] | Adapter] = (),
+    offload: str | None = None,
+    quantization: str | None = None,
+    replica: int = 0,
+) -> LoadedPipeline:
+    """Load the pipeline that a checkpoint is for.
+
+    Everything that can be rejected is rejected before weights are read.
+
+    Args:
+        model: A checkpoint folder, a hub id, or a registered name such as "tiny".
+        device: Such as "cuda", "cuda:1", "xpu", "mps" or "cpu"; the best one of this machine if None.
+        dtype: "float32", "float16" or "bfloat16"; float32 on the CPU and bfloat16 elsewhere if None.
+        base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
+            None.
+        loras: Adapters, as paths, "PATH:SCALE" or `Adapter`. All are active after loading.
+        offload: "none" keeps all parts on the device, "model" moves one part at a time to it, "group" a few
+            blocks at a time; "none" if None.
+        quantization: Name of a weight format. No format is supported yet: None or "none".
+        replica: Number of the replica that the pipeline is for; see `choose_device`.
+
+    Returns:
+        The pipeline, and what was chosen.
+
+    Raises:
+        CheckpointError: The checkpoint or an adapter cannot be read.
+        DeviceError: The device does not exist, or cannot do what `offload` asks for.
+        InvalidInputError: Another argument has a value that is not accepted.
+        OutOfMemoryError: The device has too little memory.
+    """
+    name = str(model)
+    adapters = _named(loras)
+    plan = _check_offload(offload)
+    _check_quantization(quantization)
+    place = choose_device(device, replica=replica)
+    precision = choose_dtype(dtype, place)
+    if plan != "none" and place == "cpu":
+        raise DeviceError(
+            f"`offload` is {plan!r}, but it moves weights between the CPU and an accelerator, and the device"
+            " is the CPU. Leave it out."
+        )
+
+    import torch
+
+    from joyimage.pipeline.buckets import bucket_sizes
+    from joyimage.pipeline.loading import pipeline_class
+
+    if base_size is not None:
+        bucket_sizes(base_size)  # rejects a base size that does not exist
+    started = time.perf_counter()
+    with typed_device_errors():
+        # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
+        # these two names only.
+        direct = {"device_map": place} if plan == "none" and place in {"cpu", "cuda"} else {}
+        pipe: Any = pipeline_class(name).from_pretrained(model, dtype=getattr(torch, precision), **direct)
+        if base_size is not None:
+            pipe.register_to_config(base_size=base_size)
+        for adapter in adapters:
+            pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
+        if adapters:
+            pipe.transformer.set_adapters(
+                [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
+            )
+        _place(pipe, torch.device(place), plan, is_placed=bool(direct))
+    return LoadedPipeline(
+        pipe=pipe,
+        model=name,
+        device=place,
+        dtype=precision,
+        offload=plan,
+        adapters=adapters,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def default_model(device: str | None = None) -> str:
+    """Return the checkpoint to use when none is given: the published one on an accelerator, else tiny.
+
+    Args:
+        device: The requested device; the best one of this machine if None.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    from joyimage.pipeline.loading import PUBLISHED_MODEL
+
+    return "tiny" if choose_device(device) == "cpu" else PUBLISHED_MODEL
+
+
+def _named(loras: Iterable[str | PathLike[str] | Adapter]) -> tuple[Adapter, ...]:
+    """Return the adapters with distinct names that torch accepts for a module.
+
+    Raises:
+        CheckpointError: A path does not exist.
+        InvalidInputError: A scale is not accepted.
+    """
+    adapters: list[Adapter] = []
+    for lora in loras:
+        adapter = lora if isinstance(lora, Adapter) else Adapter.parse(str(lora))
+        if not adapter.path.exists():
+            raise CheckpointError(f"The adapter {adapter.path} does not exist: expected a file or folder.")
+        # peft keeps adapters in a module dict, whose keys cannot hold a dot.
+        stem = adapter.name or re.sub(r"\W", "_", adapter.path.stem) or "adapter"
+        taken = {other.name for other in adapters}
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        adapters.append(replace(adapter, name=next(name for name in names if name not in taken)))
+    return tuple(adapters)
+
+
+def _check_offload(offload: str | None) -> str:
+    if offload is None:
+        return "none"
+    if offload not in OFFLOADS:
+        raise InvalidInputError(f"`offload` is {offload!r}; expected {', '.join(OFFLOADS)}.")
+    return offload
+
+
+def _check_quantization(quantization: str | None) -> None:
+    if quantization not in {None, "none"}:
+        raise InvalidInputError(
+            f"`quantization` is {quantization!r}, which joyimage does not support; expected none. To fit a"
+            " smaller device, use `offload`."
+        )
+
+
+def _place(pipe: Any, device: Any, plan: str, *, is_placed: bool) -> None:
+    """Put the parts of a pipeline where the memory plan wants them."""
+    if plan == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif plan == "group":
+        # Leaves, not blocks: the text encoder and the VAE have parts outside of any list of blocks.
+        pipe.enable_group_offload(
+            device, offload_type="leaf_level", use_stream=device.type == "cuda", low_cpu_mem_usage=True
+        )
+    elif not is_placed:
+        pipe.to(device)

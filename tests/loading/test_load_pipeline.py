@@ -1,0 +1,249 @@
+"""`load_pipeline` chooses class, device, precision and adapters, and checks them before it reads weights."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
+from joyimage.checkpoints import register_checkpoint, registered_folder, registered_names
+from joyimage.devices import as_out_of_memory, choose_device, choose_dtype, typed_device_errors
+from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
+from joyimage.loading import Adapter, default_model, load_pipeline
+from joyimage.model.file_kind import describe_as_model, describe_file
+from tests import random_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+needs_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an accelerator")
+
+
+@pytest.fixture
+def adapter_folder(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a LoRA adapter into a folder of a name."""
+    from peft import LoraConfig
+
+    def write(name: str) -> Path:
+        model = random_models.make_pipeline().transformer
+        model.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
+        model.save_lora_adapter(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_load_pipeline_when_folder_is_edit_then_edit_class_on_cpu_in_float32(checkpoint: Path) -> None:
+    loaded = load_pipeline(checkpoint, device="cpu")
+
+    assert type(loaded.pipe) is JoyImageEditPipeline
+    assert (loaded.device, loaded.dtype, loaded.offload, loaded.adapters) == ("cpu", "float32", "none", ())
+    assert loaded.pipe.transformer.dtype == torch.float32
+    assert loaded.model == str(checkpoint)
+
+
+def test_load_pipeline_when_folder_is_edit_plus_then_plus_class(plus_checkpoint: Path) -> None:
+    assert type(load_pipeline(plus_checkpoint, device="cpu").pipe) is JoyImageEditPlusPipeline
+
+
+def test_load_pipeline_when_dtype_and_base_size_are_given_then_they_are_used(checkpoint: Path) -> None:
+    loaded = load_pipeline(checkpoint, device="cpu", dtype="bfloat16", base_size=512)
+
+    assert loaded.dtype == "bfloat16"
+    assert loaded.pipe.vae.dtype == torch.bfloat16
+    assert loaded.pipe.config.base_size == 512
+
+
+def test_load_pipeline_when_several_adapters_then_all_are_active_with_their_scales(
+    checkpoint: Path, adapter_folder: Callable[[str], Path]
+) -> None:
+    folder = adapter_folder("style.v1")
+
+    loaded = load_pipeline(
+        checkpoint, device="cpu", loras=[f"{folder}:0.5", Adapter(path=folder, scale=-2.0)]
+    )
+
+    names = [adapter.name for adapter in loaded.adapters]
+    assert names == ["style", "style_2"]
+    layer = loaded.pipe.transformer.double_blocks[0].attn.img_attn_qkv
+    assert set(layer.active_adapters) == set(names)
+    assert layer.scaling["style"] / layer.scaling["style_2"] == pytest.approx(-0.25)
+
+
+def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_first(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    for arguments, message in (
+        ({"dtype": "float8"}, r"`dtype` is 'float8'; expected float32, float16, bfloat16"),
+        ({"offload": "disk"}, r"`offload` is 'disk'; expected none, model, group"),
+        ({"offload": "model", "device": "cpu"}, r"`offload` is 'model', but .* the device is the CPU"),
+        ({"quantization": "nf4"}, r"`quantization` is 'nf4', which joyimage does not support"),
+        ({"base_size": 500}, r"`base_size` is 500"),
+        ({"loras": [f"{missing}.safetensors"]}, r"The adapter .*missing.safetensors does not exist"),
+        ({"device": "banana"}, r"`device` is 'banana'; expected cuda, xpu, mps, cpu"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_pipeline(missing, **arguments)
+
+
+def test_load_pipeline_when_model_is_a_file_then_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+
+    with pytest.raises(CheckpointError, match=r"model.gguf is a GGUF file; expected a checkpoint folder"):
+        load_pipeline(tmp_path / "model.gguf", device="cpu")
+
+
+def safetensors(**dtypes: str) -> bytes:
+    entries = {
+        name.replace("__", "."): {"dtype": dtype, "shape": [1], "data_offsets": [0, 1]}
+        for name, dtype in dtypes.items()
+    }
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header)) + header + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "advice"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "Git LFS pointer",
+            "git lfs pull",
+        ),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file", "not supported"),
+        (b"PK\x03\x04rest", "pickled PyTorch checkpoint", "joyimage convert"),
+        (safetensors(a__weight="BF16"), "a single safetensors file", "joyimage convert"),
+        (safetensors(a__weight="F8_E4M3"), "fp8 weights", "joyimage convert"),
+        (safetensors(a__weight="F8_E4M3", a__weight_scale="F32"), "scaled fp8 weights", "not supported"),
+        (b"", "not a file of weights", "folder that holds the checkpoint"),
+    ],
+)
+def test_describe_file_when_kind_is_known_then_names_it_and_the_way_out(
+    tmp_path: Path, content: bytes, kind: str, advice: str
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(content)
+
+    assert kind in describe_file(path)
+    assert advice in describe_as_model(path)
+
+
+@given(content=st.binary(max_size=200))
+def test_describe_file_when_bytes_are_random_then_never_fails(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "random"
+    path.write_bytes(content)
+
+    assert describe_as_model(path).startswith(f"{path} is ")
+
+
+def test_load_pipeline_when_id_is_the_original_then_points_to_the_published_one() -> None:
+    with pytest.raises(CheckpointError, match=r"use jdopensource/JoyAI-Image-Edit-Diffusers, or .*convert"):
+        load_pipeline("jdopensource/JoyAI-Image-Edit", device="cpu")
+
+
+def test_load_pipeline_when_hub_is_offline_then_one_sentence_with_command_and_size(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = "jdopensource/JoyAI-Image-Edit-Diffusers"
+    with pytest.raises(CheckpointError) as caught:
+        load_pipeline(name, device="cpu")
+
+    assert f"hf download {name}` (about 50 GB" in str(caught.value)
+    assert "HF_HUB_OFFLINE" in str(caught.value)
+    assert caplog.text == ""
+
+
+@given(scale=st.floats(-100, 100), stem=st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True))
+def test_adapter_parse_when_path_and_scale_then_both_are_read_back(scale: float, stem: str) -> None:
+    adapter = Adapter.parse(f"folder/{stem}:{scale!r}")
+
+    assert (adapter.path.name, adapter.scale) == (stem, scale)
+
+
+@pytest.mark.parametrize("text", ["C:/styles/ink.safetensors", "ink.safetensors", "a:b"])
+def test_adapter_parse_when_text_after_the_colon_is_no_number_then_it_is_part_of_the_path(text: str) -> None:
+    assert str(Adapter.parse(text).path) == text
+    assert Adapter.parse(text).scale == 1.0
+
+
+@pytest.mark.parametrize("scale", ["1e9", "0.5.5", "-", "200"])
+def test_adapter_parse_when_scale_is_out_of_range_then_names_it(scale: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"The scale of the adapter .*expected a number"):
+        Adapter.parse(f"ink.safetensors:{scale}")
+
+
+def test_adapter_parse_when_a_file_has_that_name_then_it_is_the_path(tmp_path: Path) -> None:
+    (tmp_path / "ink:0.5").touch()
+
+    assert Adapter.parse(str(tmp_path / "ink:0.5")).path == tmp_path / "ink:0.5"
+
+
+@needs_cpu_only
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "xpu"])
+def test_choose_device_when_machine_lacks_it_then_lists_what_there_is(device: str) -> None:
+    with pytest.raises(DeviceError, match=rf"`device` is '{device}', but .*Devices of this machine: cpu\."):
+        choose_device(device)
+
+
+@given(device=st.text(max_size=12))
+def test_choose_device_when_text_is_random_then_a_device_or_our_error(device: str) -> None:
+    message = ""
+    try:
+        chosen = choose_device(device)
+    except DeviceError as error:
+        message, chosen = str(error), "cpu"
+    assert torch.device(chosen).type in {"cuda", "xpu", "mps", "cpu"}
+    assert not message or repr(device) in message
+
+
+@needs_cpu_only
+def test_default_model_when_there_is_no_accelerator_then_tiny() -> None:
+    assert choose_device() == "cpu"
+    assert choose_dtype(None, "cpu") == "float32"
+    assert choose_dtype(None, "cuda:1") == "bfloat16"
+    assert default_model() == "tiny"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_typed_device_errors_when_memory_runs_out_then_says_what_to_try(error: Exception) -> None:
+    with pytest.raises(OutOfMemoryError, match="Try fewer images at once"), typed_device_errors():
+        raise error
+
+
+def test_typed_device_errors_when_another_error_then_it_stays() -> None:
+    assert as_out_of_memory(RuntimeError("shapes differ")) is None
+    with pytest.raises(RuntimeError, match="shapes differ"), typed_device_errors():
+        raise RuntimeError("shapes differ")
+
+
+def test_registered_folder_when_name_is_registered_then_its_folder_else_none(tmp_path: Path) -> None:
+    assert "tiny" in registered_names()
+    folder = registered_folder("tiny")
+    assert folder is not None
+    assert (folder / "model_index.json").is_file()
+    assert registered_folder(str(tmp_path)) is None
+
+
+def test_registered_folder_when_folder_is_missing_then_says_reinstall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joyimage.checkpoints._FOLDERS", {})
+    register_checkpoint("lost", lambda: tmp_path / "lost")
+
+    with pytest.raises(CheckpointError, match=r"'lost' is not part of this installation: .*Reinstall"):
+        registered_folder("lost")
