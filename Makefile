@@ -73,7 +73,7 @@ wheel-test: .venv/.installed-test
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel .
 	$(BIN)/python -m pip install -q --no-deps --target build/wheel/installed build/wheel/*.whl
-	cp src/joyimage/tiny/examples/recolour.png build/wheel/picture.png
+	cp src/joyimage/tiny/examples/recolor.png build/wheel/picture.png
 	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -c "import joyimage; assert 'installed' in joyimage.__file__"
 	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -m joyimage.cli.main edit picture.png \
 		"Recolor the heart orange." -o edited.png --model tiny --device cpu

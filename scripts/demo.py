@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from joyimage.cli.console import fail
 from joyimage.cli.pictures import read_picture, write_picture
 
-EXAMPLES = ("move.png", "recolour.png")
+EXAMPLES = ("move.png", "recolor.png")
 _SCALE = 3
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from joyimage.cli.console import fail
 from joyimage.cli.pictures import write_picture, write_text
-from joyimage.tiny.scenes import EVALUATION_SEEDS_START, TASKS, generate
-from joyimage.tiny.scores import score
+from joyimage.tiny.worlds.scenes import EVALUATION_SEEDS_START, TASKS, generate
+from joyimage.tiny.worlds.scores import score
 from scripts.demo import draw_sheet
 
 _COLUMNS = 5

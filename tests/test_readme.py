@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from joyimage.cli.main import main
-from joyimage.tiny.scenes import generate
+from joyimage.tiny.worlds.scenes import generate
 from tests.serving.parts import Process
 
 if TYPE_CHECKING:

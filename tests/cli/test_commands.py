@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from joyimage.cli.main import COMMANDS, app
-from joyimage.tiny.scenes import TASKS
+from joyimage.tiny.worlds.scenes import TASKS
 from scripts import demo
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def test_demo_when_run_then_pictures_sheet_paths_and_seconds(
     assert demo.main(tmp_path) == 0
 
     printed = capsys.readouterr().out
-    for name in ("after-move.png", "after-recolour.png", "sheet.png"):
+    for name in ("after-move.png", "after-recolor.png", "sheet.png"):
         assert str(tmp_path / name) in printed
     assert " s  " in printed
     assert Image.open(tmp_path / "after-move.png").size == (96, 96)

@@ -110,7 +110,7 @@ def best_roll(first: Image.Image, second: Image.Image) -> tuple[int, int]:
 def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_on_the_canvas(fit: str) -> None:
     pipe: Any = JoyImageEditPipeline.from_pretrained("tiny")
     # A scene as this VAE was trained on, scaled to another shape.
-    example = Path(joyimage.tiny.__file__).with_name("examples") / "recolour.png"
+    example = Path(joyimage.tiny.__file__).with_name("examples") / "recolor.png"
     picture = Image.open(example).convert("RGB").resize((333, 200), Image.Resampling.LANCZOS)
     framing = Framing(fit=fit, restore=True)
     canvas, placement = framing.place(

@@ -12,7 +12,7 @@ from joyimage.spatial import draw_red_box, find_red_boxes, resolve_box
 from joyimage.spatial.box import intersection_over_union
 from joyimage.spatial.checks import check_edit
 from joyimage.spatial.move import line_width
-from joyimage.tiny.scenes import generate
+from joyimage.tiny.worlds.scenes import generate
 
 SIZE = (400, 300)
 

@@ -5,8 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from joyimage.tiny.evaluate import HELD_OUT, copy_editor, evaluate, to_json, to_table
-from joyimage.tiny.scenes import EVALUATION_SEEDS_START, TASKS, TRAINING_SEEDS
+from joyimage.errors import InvalidInputError
+from joyimage.evaluation.editors import copy_editor
+from joyimage.evaluation.report import Comparison, to_json, to_table
+from joyimage.evaluation.runner import HELD_OUT, evaluate
+from joyimage.tiny.suite import DrawnScenes
+from joyimage.tiny.worlds.scenes import EVALUATION_SEEDS_START, TASKS, TRAINING_SEEDS
 
 
 def perfect_editor(cases):
@@ -15,12 +19,12 @@ def perfect_editor(cases):
 
 @pytest.fixture(scope="module")
 def perfect():
-    return evaluate(perfect_editor, num=8, progress=False)
+    return evaluate(perfect_editor, DrawnScenes(), num=8, progress=False)
 
 
 @pytest.fixture(scope="module")
 def copied():
-    return evaluate(copy_editor, num=8, progress=False)
+    return evaluate(copy_editor, DrawnScenes(), num=8, progress=False)
 
 
 def test_evaluate_when_every_edit_is_perfect_then_every_share_is_one(perfect):
@@ -45,7 +49,7 @@ def test_evaluate_when_run_then_takes_its_own_scenes_in_batches_of_one_task():
         seen.append(cases)
         return perfect_editor(cases)
 
-    evaluate(editor, num=5, seed=3, batch_size=4, progress=False)
+    evaluate(editor, DrawnScenes(seed=3), num=5, batch_size=4, progress=False)
 
     cases = [case for batch in seen for case in batch]
     assert max(len(batch) for batch in seen) == 4
@@ -61,12 +65,14 @@ def test_evaluate_when_only_some_edits_succeed_then_gives_the_share():
             for case, image in zip(cases, copy_editor(cases), strict=True)
         ]
 
-    assert evaluate(editor, num=10, progress=False).tasks["add"].done == 0.5
+    assert evaluate(editor, DrawnScenes(), num=10, progress=False).tasks["add"].done == 0.5
 
 
 def test_table_and_json_when_written_then_hold_every_task(perfect, copied):
-    data = json.loads(json.dumps(to_json(copied, perfect, copied)))
-    table = to_table(copied, perfect, copied)
+    result = Comparison(model=copied, round_trip=perfect, copied=copied)
+
+    data = json.loads(json.dumps(to_json(result)))
+    table = to_table(result, DrawnScenes())
 
     assert list(data["tasks"]) == list(TASKS)
     assert data["tasks"]["add"]["done"] == 0
@@ -82,13 +88,19 @@ def test_table_when_one_edit_of_200_fails_then_the_share_is_not_rounded_up_to_al
     almost = replace(perfect.tasks["add"], n=200, done=0.995)
     evaluation = replace(perfect, tasks={**perfect.tasks, "add": almost})
 
-    (row,) = (row for row in to_table(evaluation, perfect, copied).splitlines() if row.startswith("| add "))
+    table = to_table(Comparison(model=evaluation, round_trip=perfect, copied=copied), DrawnScenes())
+    (row,) = (row for row in table.splitlines() if row.startswith("| add "))
     assert [cell.strip() for cell in row.split("|")[2:4]] == [".99", "1.00"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [({"num": 0}, "num"), ({"seed": -1}, "seed"), ({"batch_size": 0}, "batch_size")]
+    ("arguments", "word"), [({"num": 0}, "num"), ({"num": 500_001}, "num"), ({"batch_size": 0}, "batch_size")]
 )
 def test_evaluate_when_an_argument_is_wrong_then_names_it(arguments, word):
-    with pytest.raises(ValueError, match=f"`{word}`"):
-        evaluate(perfect_editor, progress=False, **arguments)
+    with pytest.raises(InvalidInputError, match=f"`{word}`"):
+        evaluate(perfect_editor, DrawnScenes(), progress=False, **arguments)
+
+
+def test_suite_when_its_seed_is_negative_then_names_it():
+    with pytest.raises(InvalidInputError, match="`seed` is -1"):
+        DrawnScenes(seed=-1)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import joyimage.tiny.scenes
-from joyimage.tiny.scenes import EVALUATION_SEEDS_START, generate
+import joyimage.tiny
+from joyimage.tiny.worlds.scenes import EVALUATION_SEEDS_START, generate
 
-FOLDER = Path(joyimage.tiny.scenes.__file__).parent / "examples"
+FOLDER = Path(joyimage.tiny.__file__).parent / "examples"
 EXAMPLES = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
 
 

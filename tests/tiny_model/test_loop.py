@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from joyimage.errors import CheckpointError
-from joyimage.tiny.loop import StageSettings, averaged_weights, rate_factor, run_stage
-from joyimage.tiny.optimizer import orthogonalise
+from joyimage.training.optimizer import orthogonalise
+from joyimage.training.trainer import StageSettings, averaged_weights, rate_factor, run_stage
 
 if TYPE_CHECKING:
     from pathlib import Path

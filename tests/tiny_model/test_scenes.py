@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from joyimage.tiny import scenes, solids, worlds
-from joyimage.tiny.scenes import HELD_OUT_PAIRS, HELD_OUT_SOLIDS, HELD_OUT_VIEWS, TASKS, generate
+from joyimage.tiny.worlds import scenes, solids, turntable, vehicle
+from joyimage.tiny.worlds.scenes import HELD_OUT_PAIRS, HELD_OUT_SOLIDS, HELD_OUT_VIEWS, TASKS, generate
 
 FLAT_TASKS = ("add", "remove", "recolour", "replace", "move")
 
@@ -65,9 +65,11 @@ def test_generate_when_held_out_then_shows_exactly_one_held_out_combination(task
 
 
 def test_held_out_views_when_counted_then_every_object_is_still_seen_from_all_sides():
-    for kind in worlds.VEHICLES:
+    for kind in vehicle.VEHICLES:
         for view in range(8):
-            left = {colour for colour in worlds.VEHICLE_COLOURS if (kind, colour, view) not in HELD_OUT_VIEWS}
+            left = {
+                colour for colour in vehicle.VEHICLE_COLOURS if (kind, colour, view) not in HELD_OUT_VIEWS
+            }
             assert len(left) >= 3
 
 
@@ -140,7 +142,7 @@ def test_add_when_a_place_is_named_then_the_new_object_is_centred_there():
 
 
 def test_rotate_when_headings_are_drawn_then_they_are_image_directions():
-    chair = worlds.Vehicle("chair", "blue", 0, 1.0, (0, 0))
+    chair = vehicle.Vehicle("chair", "blue", 0, 1.0, (0, 0))
     renders = [chair.render(view, 96) for view in range(8)]
 
     # The chair's back is its upper part, and opposite to its front.
@@ -157,7 +159,7 @@ def test_rotate_when_headings_are_drawn_then_they_are_image_directions():
 
 def test_camera_when_yaw_is_positive_then_what_was_on_the_right_comes_to_the_middle():
     at_right = np.array([[np.cos(np.radians(75)), np.sin(np.radians(75)), 0.0]])
-    pose = worlds.Pose(30)
+    pose = turntable.Pose(30)
 
     x = []
     for seen_from in (pose, pose.moved(45, 0, "unchanged")):
@@ -169,8 +171,8 @@ def test_camera_when_yaw_is_positive_then_what_was_on_the_right_comes_to_the_mid
 
 
 def test_camera_when_pitch_or_zoom_change_then_the_turntable_opens_or_grows():
-    table = worlds.Turntable((worlds.Solid("cube", "blue", (0.0, 0.0)),), 0)
-    pose = worlds.Pose(0)
+    table = turntable.Turntable((turntable.Solid("cube", "blue", (0.0, 0.0)),), 0)
+    pose = turntable.Pose(0)
 
     def extent(yaw, pitch, zoom):
         mask = table.render(pose.moved(yaw, pitch, zoom), 96)[1]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from joyimage.tiny.scenes import CAMERA_MOVES, TASKS, EditCase, generate, render_objects
-from joyimage.tiny.scores import nearest_shape, psnr, score
+from joyimage.tiny.worlds.scenes import CAMERA_MOVES, TASKS, EditCase, generate, render_objects
+from joyimage.tiny.worlds.scores import nearest_shape, psnr, score
 
 SEEDS = range(12)
 

@@ -15,11 +15,11 @@ from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.prompts import prefix_length
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_image_processor, build_tokenizer, build_vae
-from joyimage.tiny.data import GROUPS, render_pairs
-from joyimage.tiny.editor import _attend_explicitly, encode_prompts, to_patches
-from joyimage.tiny.loop import averaged_weights
-from joyimage.tiny.scenes import TASKS, generate
-from joyimage.tiny.training import train_tiny
+from joyimage.tiny.objective import _attend_explicitly, encode_prompts, to_patches
+from joyimage.tiny.pairs import GROUPS, render_pairs
+from joyimage.tiny.train import train_tiny
+from joyimage.tiny.worlds.scenes import TASKS, generate
+from joyimage.training.trainer import averaged_weights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.tiny.scenes import TASKS, generate
+from joyimage.tiny.worlds.scenes import TASKS, generate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,17 +33,18 @@ def tiny(
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
+    from joyimage.evaluation.editors import copy_editor, pipeline_editor, round_trip_editor
+    from joyimage.evaluation.report import Comparison, to_json, to_table
+    from joyimage.evaluation.runner import evaluate
     from joyimage.loading import load_pipeline
-    from joyimage.tiny import evaluate as evaluation
+    from joyimage.tiny.suite import DrawnScenes
 
     pipe = load_pipeline(model, device=device, dtype="float32").pipe
-    settings = {"num": num, "seed": seed, "size": size or pipe.config["base_size"], "batch_size": batch_size}
-    edit = evaluation.pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
-    results = evaluation.evaluate(edit, **settings)
-    ceiling = evaluation.evaluate(evaluation.round_trip_editor(pipe), **settings)
-    floor = evaluation.evaluate(evaluation.copy_editor, **settings)
-    if json:
-        text = dumps(evaluation.to_json(results, ceiling, floor), indent=2)
-    else:
-        text = evaluation.to_table(results, ceiling, floor)
-    sys.stdout.write(text + "\n")
+    suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
+    edit = pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
+    model_result, round_trip, copied = (
+        evaluate(editor, suite, num=num, batch_size=batch_size)
+        for editor in (edit, round_trip_editor(pipe), copy_editor)
+    )
+    result = Comparison(model=model_result, round_trip=round_trip, copied=copied)
+    sys.stdout.write((dumps(to_json(result), indent=2) if json else to_table(result, suite)) + "\n")

@@ -30,7 +30,7 @@ def tiny(
     """
     import torch
 
-    from joyimage.tiny.training import train_tiny
+    from joyimage.tiny.train import train_tiny
 
     path = train_tiny(
         run,

@@ -13,19 +13,10 @@ import numpy as np
 from PIL import Image
 
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View, draw_red_box
-from joyimage.tiny import drawing
-from joyimage.tiny.drawing import BACKGROUNDS, COLOURS, PLACES, SHAPES, Mask, PixelBox, Pixels, Rgb
-from joyimage.tiny.worlds import (
-    FLOORS,
-    SOLIDS,
-    TABLE_BACKGROUNDS,
-    VEHICLE_COLOURS,
-    VEHICLES,
-    Pose,
-    Solid,
-    Turntable,
-    Vehicle,
-)
+from joyimage.tiny.worlds import drawing
+from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLOURS, PLACES, SHAPES, Mask, PixelBox, Pixels, Rgb
+from joyimage.tiny.worlds.turntable import SOLIDS, TABLE_BACKGROUNDS, Pose, Solid, Turntable
+from joyimage.tiny.worlds.vehicle import FLOORS, VEHICLE_COLOURS, VEHICLES, Vehicle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from joyimage.model import attention
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
-from joyimage.tiny.data import GROUPS, TASK_WEIGHTS, Pairs
-from joyimage.tiny.scenes import TASKS
+from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
 from joyimage.tiny.vae import encode_moments
+from joyimage.tiny.worlds.scenes import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

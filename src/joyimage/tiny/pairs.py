@@ -11,12 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from joyimage.tiny.checkpoint import SIZE
-from joyimage.tiny.scenes import TASKS, generate
+from joyimage.tiny.worlds.scenes import TASKS, generate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from joyimage.tiny.drawing import Pixels
+    from joyimage.tiny.worlds.drawing import Pixels
 
 # Share of the scenes and of the samples; the tasks that are learnt last get most.
 TASK_WEIGHTS = {

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from joyimage.tiny import drawing
-from joyimage.tiny.drawing import COLOURS, SHAPES, Mask, PixelBox, Pixels, Rgb
-from joyimage.tiny.scenes import CAMERA_MOVES, EditCase, SceneObject
+from joyimage.evaluation.metrics import intersection_over_union, psnr
+from joyimage.evaluation.suites import Score
+from joyimage.tiny.worlds import drawing
+from joyimage.tiny.worlds.drawing import COLOURS, SHAPES, Mask, PixelBox, Pixels, Rgb
+from joyimage.tiny.worlds.scenes import CAMERA_MOVES, EditCase, SceneObject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,33 +48,6 @@ VIEW_SHARE = 0.5
 BAND_PX = 2
 
 
-@dataclass(frozen=True)
-class Score:
-    """How well one edit went.
-
-    Attributes:
-        done: Whether the asked change happened.
-        strict: Whether it did and nothing else changed.
-        psnr: Whole picture against the target, in dB, 60 at most.
-        background_psnr: Outside every object's old and new place against the target, in dB, 60 at most.
-        iou: Overlap of the subject's pixels with where they should be; None where nothing should be anywhere.
-        red_gone: Whether the red box of a move went away; None for other tasks.
-        view_right: Whether the nearest rendered view or pose is the asked one; None for other tasks.
-        view_error_degrees: Angle between the nearest and the asked view of a rotation; None for other tasks.
-        faults: What went wrong, in a few words each.
-    """
-
-    done: bool
-    strict: bool
-    psnr: float
-    background_psnr: float
-    iou: float | None = None
-    red_gone: bool | None = None
-    view_right: bool | None = None
-    view_error_degrees: int | None = None
-    faults: tuple[str, ...] = field(default=())
-
-
 def score(case: EditCase, picture: Image.Image | Pixels) -> Score:
     """Compare an edited picture with the truth of its case.
 
@@ -96,15 +70,6 @@ def score(case: EditCase, picture: Image.Image | Pixels) -> Score:
     if case.task == "camera":
         return _score_camera(case, pixels)
     return _score_flat(case, pixels)
-
-
-def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
-    """Return the peak signal-to-noise ratio of two 8-bit pictures, inside `mask` if given, in dB up to 60."""
-    difference = a.astype(np.float64) - b
-    if mask is not None:
-        difference = difference[mask]
-    error = float(np.mean(difference**2)) if difference.size else 0.0
-    return 60.0 if error < 255**2 * 1e-6 else float(10 * np.log10(255**2 / error))
 
 
 def colour_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[str, Mask]:
@@ -131,12 +96,6 @@ def colour_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[
     return {name: (nearest == i) & (along[..., i] > opacity) for i, name in enumerate(palette)}
 
 
-def overlap(a: Mask, b: Mask) -> float:
-    """Return the intersection over union of two masks, 0 where both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 0.0
-
-
 def nearest_shape(mask: Mask, expected: SceneObject) -> str:
     """Name the shape that fits a mask best, scaled by up to 15 % and shifted by up to 4/96 of the picture."""
     if not mask.any():
@@ -152,7 +111,7 @@ def nearest_shape(mask: Mask, expected: SceneObject) -> str:
         y = expected.centre[1] + float(np.clip(rows.mean() - model_rows.mean(), -limit, limit))
         for scale in (0.85, 1.0, 1.15):
             fitted = drawing.shape_coverage(shape, (x, y), expected.side * scale, expected.size) > 0.5
-            fit = overlap(mask, fitted)
+            fit = intersection_over_union(mask, fitted)
             if fit > best_fit:
                 best_fit, best_shape = fit, shape
     return best_shape
@@ -167,7 +126,7 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
         if case.task == "text-to-image"
         else tuple(item for item in (case.result,) if item is not None)
     )
-    ious = [overlap(masks[item.colour], item.mask) for item in wanted]
+    ious = [intersection_over_union(masks[item.colour], item.mask) for item in wanted]
     for item, iou in zip(wanted, ious, strict=True):
         if iou < (IOU_SAME_OUTLINE if case.task == "recolour" else IOU_PLACED):
             faults.append(f"{item.name} not in its place")

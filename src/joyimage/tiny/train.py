@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
-from joyimage.tiny.data import Pairs, render_pairs
-from joyimage.tiny.editor import encode_pairs, prepare
-from joyimage.tiny.editor import loss as editor_loss
-from joyimage.tiny.loop import StageSettings, averaged_weights, run_stage
-from joyimage.tiny.scenes import TASKS, generate
+from joyimage.tiny.objective import encode_pairs, prepare
+from joyimage.tiny.objective import loss as editor_loss
+from joyimage.tiny.pairs import Pairs, render_pairs
+from joyimage.tiny.worlds.scenes import TASKS, generate
+from joyimage.training.trainer import StageSettings, averaged_weights, run_stage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from joyimage.errors import CheckpointError
-from joyimage.tiny.optimizer import make_optimizers
+from joyimage.training.optimizer import make_optimizers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

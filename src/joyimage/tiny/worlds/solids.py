@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joyimage.tiny.drawing import Rgb
+    from joyimage.tiny.worlds.drawing import Rgb
 
 Points = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""Measure an editor on a suite of edit cases whose outcome is known."""

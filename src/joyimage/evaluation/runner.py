@@ -1,0 +1,127 @@
+"""Run an editor over a suite and average its scores per task."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from joyimage.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from PIL import Image
+
+    from joyimage.evaluation.suites import CaseT, Score, Suite
+
+HELD_OUT = "held-out combinations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """Means over the cases of one task; None where a column does not apply.
+
+    Attributes:
+        n: Number of cases.
+        done: Share of cases in which the requested change happened.
+        strict: Share of cases in which it happened and nothing else changed.
+        iou: Mean overlap of the edited object with its right place.
+        red_gone: Share of moves whose red box is gone.
+        view_right: Share of cases whose nearest rendered view or pose is the requested one.
+        psnr: Mean of the whole image against the target, dB.
+        background_psnr: Mean outside every object's old and new place, dB.
+    """
+
+    n: int
+    done: float
+    strict: float
+    iou: float | None
+    red_gone: float | None
+    view_right: float | None
+    psnr: float
+    background_psnr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of one editor.
+
+    Attributes:
+        tasks: One result per task, and one over the held-out combinations of all tasks under `HELD_OUT`.
+        seconds_per_edit: Wall time of the editor alone, batches included.
+    """
+
+    tasks: dict[str, TaskResult]
+    seconds_per_edit: float
+
+
+def evaluate(
+    edit: Callable[[Sequence[CaseT]], Sequence[Image.Image]],
+    suite: Suite[CaseT],
+    *,
+    num: int = 200,
+    batch_size: int = 20,
+    progress: bool = True,
+) -> Evaluation:
+    """Score an editor on a suite.
+
+    Args:
+        edit: Takes cases of one task and returns one image for each.
+        suite: The cases and how they are scored.
+        num: Cases per task; as many again are held-out combinations, spread over the tasks.
+        batch_size: Cases per call of the editor.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The means per task.
+
+    Raises:
+        InvalidInputError: `num` or `batch_size` is out of range.
+    """
+    if not 1 <= num <= suite.max_num:
+        raise InvalidInputError(f"`num` is {num}; expected 1 to {suite.max_num} cases per task.")
+    if batch_size < 1:
+        raise InvalidInputError(f"`batch_size` is {batch_size}; expected 1 or more.")
+    results: dict[str, TaskResult] = {}
+    held_out: list[Score] = []
+    edit_seconds = 0.0
+    with tqdm(total=num * (len(suite.tasks) + 1), unit="edit", disable=not progress) as bar:
+        for position, task in enumerate(suite.tasks):
+            scores: list[Score] = []
+            numbers = [(number, False) for number in range(num)]
+            held_out_num = num // len(suite.tasks) + (position < num % len(suite.tasks))
+            numbers += [(number, True) for number in range(held_out_num)]
+            bar.set_description(task)
+            for first in range(0, len(numbers), batch_size):
+                batch = numbers[first : first + batch_size]
+                cases = [suite.case(task, number, is_held_out) for number, is_held_out in batch]
+                before = time.perf_counter()
+                images = edit(cases)
+                edit_seconds += time.perf_counter() - before
+                scores += [suite.score(case, image) for case, image in zip(cases, images, strict=True)]
+                bar.update(len(cases))
+            results[task] = _summarize(scores[:num])
+            held_out += scores[num:]
+    results[HELD_OUT] = _summarize(held_out)
+    return Evaluation(tasks=results, seconds_per_edit=edit_seconds / (num * (len(suite.tasks) + 1)))
+
+
+def _summarize(scores: Sequence[Score]) -> TaskResult:
+    def mean(values: Sequence[float | bool | None]) -> float | None:
+        given = [value for value in values if value is not None]
+        return float(np.mean(given)) if given else None
+
+    return TaskResult(
+        n=len(scores),
+        done=float(np.mean([item.done for item in scores])),
+        strict=float(np.mean([item.strict for item in scores])),
+        iou=mean([item.iou for item in scores]),
+        red_gone=mean([item.red_gone for item in scores]),
+        view_right=mean([item.view_right for item in scores]),
+        psnr=float(np.mean([item.psnr for item in scores])),
+        background_psnr=float(np.mean([item.background_psnr for item in scores])),
+    )

@@ -1,0 +1,1 @@
+"""Drawn worlds to edit, with exact truth and exact scores."""

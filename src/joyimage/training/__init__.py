@@ -1,0 +1,1 @@
+"""Train networks: objective, optimizer and the loop that resumes."""
