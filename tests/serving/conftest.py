@@ -19,7 +19,7 @@ from tests.serving.parts import LiveServer, Workshop, make_runner, make_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
 
 def _find_postgres() -> Path | None:

@@ -20,18 +20,18 @@ from PIL import Image
 
 from joyimage.cli.main import main
 from joyimage.serving.app import create_app
-from joyimage.serving.clock import SteadyClock
-from joyimage.serving.engine import Engine
-from joyimage.serving.events import EventLog
-from joyimage.serving.files import JobFiles
-from joyimage.serving.jobs import JobStore
-from joyimage.serving.liveness import Liveness
+from joyimage.serving.http.schemas import Task
+from joyimage.serving.jobs.clock import SteadyClock
+from joyimage.serving.jobs.dispatcher import Engine
+from joyimage.serving.jobs.events import EventLog
+from joyimage.serving.jobs.files import JobFiles
+from joyimage.serving.jobs.liveness import Liveness
+from joyimage.serving.jobs.records import Job
+from joyimage.serving.jobs.store import JobStore
 from joyimage.serving.metrics import Metrics
-from joyimage.serving.preparation import Outcome, prepare
-from joyimage.serving.records import Job
-from joyimage.serving.runner import LocalRunner
-from joyimage.serving.schemas import Task
 from joyimage.serving.settings import ServerSettings
+from joyimage.serving.workers.local import LocalRunner
+from joyimage.serving.workers.preparation import Outcome, prepare
 from tests import random_models
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
     Serve = Callable[..., LiveServer]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from joyimage.serving import engine as engine_module
-from joyimage.serving.errors import ReplicaLostError
+from joyimage.serving.http.errors import ReplicaLostError
+from joyimage.serving.jobs import dispatcher as engine_module
 from tests import random_models
 from tests.serving.parts import (
     SIDE,
@@ -26,7 +26,7 @@ from tests.serving.parts import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
     Open = Callable[..., Workshop]
 

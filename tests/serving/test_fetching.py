@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
-from joyimage.serving import fetching
 from joyimage.serving.app import create_app
-from joyimage.serving.errors import ApiError
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.security import fetching
 from tests.serving.parts import LiveServer, make_settings, png, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.serving.parts import LiveServer, make_settings, png
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from joyimage.serving.errors import ApiError
-from joyimage.serving.jobs import JobStore
-from joyimage.serving.records import Job
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.jobs.records import Job
+from joyimage.serving.jobs.store import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from joyimage.serving.events import EventLog
-from joyimage.serving.preview import Preview
+from joyimage.serving.jobs.events import EventLog
+from joyimage.serving.workers.preview import Preview
 from tests.serving.parts import SIDE, Gate, LiveServer, create, ended, opened, png, wait_for
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
     Serve = Callable[..., LiveServer]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from joyimage.serving import engine as engine_module
+from joyimage.serving.jobs import dispatcher as engine_module
 from tests.serving.parts import Gate, LiveServer, create, ended, png, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from joyimage.serving.runner import LocalRunner
+    from joyimage.serving.workers.local import LocalRunner
 
     Serve = Callable[..., LiveServer]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from joyimage.serving.runner import LocalRunner
+from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, opened, png
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from joyimage.serving import engine as engine_module
-from joyimage.serving.preparation import prepare
-from joyimage.serving.run import Run
-from joyimage.serving.runner import LocalRunner
-from joyimage.serving.schemas import Task
-from joyimage.serving.work import Made
+from joyimage.serving.http.schemas import Task
+from joyimage.serving.jobs import dispatcher as engine_module
+from joyimage.serving.jobs.execution import Run
+from joyimage.serving.workers.local import LocalRunner
+from joyimage.serving.workers.preparation import prepare
+from joyimage.serving.workers.protocol import Made
 from tests import random_models
 from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, run_on, wait_for
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from joyimage.pipeline import edit as edit_module
-from joyimage.serving import preview as preview_module
-from joyimage.serving.preview import Previewer
-from joyimage.serving.runner import LocalRunner
-from joyimage.serving.schemas import Task
+from joyimage.serving.http.schemas import Task
+from joyimage.serving.workers import preview as preview_module
+from joyimage.serving.workers.local import LocalRunner
+from joyimage.serving.workers.preview import Previewer
 from tests import random_models
 from tests.serving.parts import (
     SIDE,
@@ -288,7 +288,7 @@ def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> No
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.images import to_pixels
     from joyimage.pipeline.vae import encode_frame
-    from joyimage.serving.preview import LatentPreview
+    from joyimage.serving.workers.preview import LatentPreview
 
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
     picture = random_models.make_picture(1, SIDE, SIDE)
@@ -303,7 +303,7 @@ def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> No
 def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(tmp_path: Path) -> None:
     from peft import LoraConfig
 
-    from joyimage.serving.loading import load_adapters
+    from joyimage.serving.workers.loading import load_adapters
 
     source = random_models.make_pipeline()
     source.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from starlette.requests import Request
 
-from joyimage.serving.errors import ApiError
-from joyimage.serving.security import ApiKeys, UrlSigner
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.security.middleware import ApiKeys, UrlSigner
+from joyimage.serving.security.uploads import check_upload, measure
 from joyimage.serving.settings import ServerSettings
-from joyimage.serving.uploads import check_upload, measure
 from tests.serving.parts import LiveServer, make_settings, png
 
 if TYPE_CHECKING:

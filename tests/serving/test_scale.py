@@ -31,7 +31,7 @@ pytest.importorskip("ray")
 @pytest.fixture(scope="module")
 def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Any]]:
     """A server with up to two replicas of the tiny model on Ray."""
-    from joyimage.serving.scale import RayReplicas
+    from joyimage.serving.workers.ray_serve import RayReplicas
 
     folder = tmp_path_factory.mktemp("ray")
     settings = make_settings(
@@ -46,8 +46,8 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
 
 @pytest.mark.timeout(600)
 def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[LiveServer, Any]) -> None:
-    from joyimage.serving.loading import load_runner
-    from joyimage.serving.schemas import Task
+    from joyimage.serving.http.schemas import Task
+    from joyimage.serving.workers.loading import load_runner
 
     server, _ = scaled
     seen: list[Any] = []

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from joyimage.cli.main import main
-from joyimage.serving.runner import LocalRunner
+from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_runner, make_settings, png
 

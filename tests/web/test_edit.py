@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 
 from joyimage.cli.main import main
 from joyimage.cli.pictures import read_metadata
-from joyimage.serving.runner import LocalRunner
+from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_settings, png
 from tests.web.parts import EXAMPLES, PATIENCE_MS

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.cluster import start_ray
+from joyimage.serving.workers.ray_cluster import start_ray
 
 if TYPE_CHECKING:
     from joyimage.cli.options import EditOptions

@@ -16,14 +16,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from joyimage.serving import job_routes, openai, spatial, status
-from joyimage.serving.documents import add_document, new_document_fields
-from joyimage.serving.errors import ApiError
-from joyimage.serving.loading import load_runner
+from joyimage.serving.http import jobs, openai, spatial, status
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.openapi import add_document, new_document_fields
+from joyimage.serving.http.page import add_page
+from joyimage.serving.http.service import Service
 from joyimage.serving.metrics import Metrics
-from joyimage.serving.page import add_page
-from joyimage.serving.security import ApiKeys, Guard
-from joyimage.serving.service import Service
+from joyimage.serving.security.middleware import ApiKeys, Guard
+from joyimage.serving.workers.loading import load_runner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from joyimage.serving.settings import ServerSettings
-    from joyimage.serving.work import Runner
+    from joyimage.serving.workers.protocol import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def create_app(settings: ServerSettings, load: Callable[[int], Runner] | None = 
         redirect_slashes=False,
     )
     app.state.keys = ApiKeys(settings)
-    for router in (openai.router, job_routes.router, spatial.router, status.router):
+    for router in (openai.router, jobs.router, spatial.router, status.router):
         app.include_router(router)
     add_page(app, settings.web_dir or _PAGE)
     add_document(app)

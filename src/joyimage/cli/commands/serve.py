@@ -179,7 +179,7 @@ def run_server(
         listening.close()
         raise ValueError(f"{settings.host}:{settings.port} can't be listened on: {error.strerror}.") from None
     if ray:
-        from joyimage.serving.scale import RayReplicas
+        from joyimage.serving.workers.ray_serve import RayReplicas
 
         replicas = RayReplicas(settings, address=ray_address)
         app, close = create_app(replicas.settings, replicas.load), replicas.close

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from joyimage.loading import Adapter, load_pipeline
-from joyimage.serving.runner import LocalRunner
+from joyimage.serving.workers.local import LocalRunner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

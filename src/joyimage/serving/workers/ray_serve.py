@@ -12,15 +12,15 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.cluster import listen_on_loopback, start_ray
-from joyimage.serving.errors import OutOfMemoryError, ReplicaLostError
-from joyimage.serving.loading import load_runner
+from joyimage.serving.http.errors import OutOfMemoryError, ReplicaLostError
 from joyimage.serving.settings import ServerSettings
+from joyimage.serving.workers.loading import load_runner
+from joyimage.serving.workers.ray_cluster import listen_on_loopback, start_ray
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from joyimage.serving.work import Made, ModelInfo, Report, Work
+    from joyimage.serving.workers.protocol import Made, ModelInfo, Report, Work
 
 _APPLICATION = "joyimage"
 _MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from joyimage.serving.preview import Preview
-    from joyimage.serving.schemas import Task
+    from joyimage.serving.http.schemas import Task
+    from joyimage.serving.workers.preview import Preview
 
     Report = Callable[[int, int, Sequence[Preview | None]], None]
 

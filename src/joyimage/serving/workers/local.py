@@ -7,16 +7,16 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.errors import OutOfMemoryError
-from joyimage.serving.work import Made, ModelInfo
+from joyimage.serving.http.errors import OutOfMemoryError
+from joyimage.serving.workers.protocol import Made, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
-    from joyimage.serving.preview import PassPreviews
-    from joyimage.serving.work import Report, Work
+    from joyimage.serving.workers.preview import PassPreviews
+    from joyimage.serving.workers.protocol import Report, Work
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class LocalRunner:
         preview: str = "auto",
         session_bytes: int = 2**30,
     ) -> None:
-        from joyimage.serving.preview import Previewer
+        from joyimage.serving.workers.preview import Previewer
 
         self.pipe = pipe
         self.session = pipe.session(max_bytes=session_bytes)

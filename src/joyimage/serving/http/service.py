@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from joyimage.serving.bodies import check, receive
-from joyimage.serving.clock import SteadyClock
-from joyimage.serving.engine import Engine
-from joyimage.serving.errors import ApiError, storage_full
-from joyimage.serving.events import EventLog
-from joyimage.serving.files import RESULTS, JobFiles
-from joyimage.serving.jobs import JobStore
-from joyimage.serving.liveness import Liveness
-from joyimage.serving.records import Job
-from joyimage.serving.schemas import BODIES
-from joyimage.serving.security import UrlSigner
-from joyimage.serving.tasks import batch_key, make_task
-from joyimage.serving.uploads import check_upload, mask_to_region, open_picture
+from joyimage.serving.http.errors import ApiError, storage_full
+from joyimage.serving.http.parsing import check, receive
+from joyimage.serving.http.schemas import BODIES
+from joyimage.serving.http.tasks import batch_key, make_task
+from joyimage.serving.jobs.clock import SteadyClock
+from joyimage.serving.jobs.dispatcher import Engine
+from joyimage.serving.jobs.events import EventLog
+from joyimage.serving.jobs.files import RESULTS, JobFiles
+from joyimage.serving.jobs.liveness import Liveness
+from joyimage.serving.jobs.records import Job
+from joyimage.serving.jobs.store import JobStore
+from joyimage.serving.security.middleware import UrlSigner
+from joyimage.serving.security.uploads import check_upload, mask_to_region, open_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
 
-    from joyimage.serving.bodies import Received
+    from joyimage.serving.http.parsing import Received
     from joyimage.serving.metrics import Metrics
     from joyimage.serving.settings import ServerSettings
-    from joyimage.serving.work import ModelInfo, Runner
+    from joyimage.serving.workers.protocol import ModelInfo, Runner
 
 _IDLE_S = 2.0
 _DECODERS = 2  # pictures decoded at a time: each may take 4 bytes a pixel

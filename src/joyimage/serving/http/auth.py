@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from joyimage.serving.service import Service
+from joyimage.serving.http.service import Service
 
 if TYPE_CHECKING:
-    from joyimage.serving.security import ApiKeys
+    from joyimage.serving.security.middleware import ApiKeys
 
 
 @dataclass(frozen=True, kw_only=True)

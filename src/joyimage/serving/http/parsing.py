@@ -11,9 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from joyimage.serving.errors import ApiError, storage_full
-from joyimage.serving.fetching import fetch_picture
-from joyimage.serving.uploads import decode_base64
+from joyimage.serving.http.errors import ApiError, storage_full
+from joyimage.serving.security.fetching import fetch_picture
+from joyimage.serving.security.uploads import decode_base64
 
 if TYPE_CHECKING:
     from starlette.requests import Request

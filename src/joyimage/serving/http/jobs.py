@@ -11,14 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from joyimage.serving.access import Access, find_access
-from joyimage.serving.documents import ERRORS, describe_route
-from joyimage.serving.errors import ApiError
-from joyimage.serving.events import Event, sse
-from joyimage.serving.files import RESULTS
-from joyimage.serving.openai import STREAM_HEADERS
-from joyimage.serving.records import Job
-from joyimage.serving.service import MEDIA_TYPES, Service
+from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.openai import STREAM_HEADERS
+from joyimage.serving.http.openapi import ERRORS, describe_route
+from joyimage.serving.http.service import MEDIA_TYPES, Service
+from joyimage.serving.jobs.events import Event, sse
+from joyimage.serving.jobs.files import RESULTS
+from joyimage.serving.jobs.records import Job
 
 router = APIRouter(tags=["jobs"])
 _LAST = 999_999  # number of a final event that had to be made up after a restart

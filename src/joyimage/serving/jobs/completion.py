@@ -10,12 +10,12 @@ from sqlalchemy.exc import SQLAlchemyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joyimage.serving.events import EventLog
-    from joyimage.serving.files import JobFiles
-    from joyimage.serving.jobs import JobStore
+    from joyimage.serving.jobs.events import EventLog
+    from joyimage.serving.jobs.files import JobFiles
+    from joyimage.serving.jobs.records import Job
+    from joyimage.serving.jobs.store import JobStore
     from joyimage.serving.metrics import Metrics
-    from joyimage.serving.preview import Preview
-    from joyimage.serving.records import Job
+    from joyimage.serving.workers.preview import Preview
 
 logger = logging.getLogger(__name__)
 

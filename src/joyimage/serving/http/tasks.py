@@ -9,18 +9,18 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from joyimage.pipeline.buckets import nearest_bucket
-from joyimage.serving.errors import ApiError
-from joyimage.serving.preparation import SPATIAL
-from joyimage.serving.schemas import Task
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.schemas import Task
+from joyimage.serving.workers.preparation import SPATIAL
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
 from joyimage.spatial.frame import STEP, exact_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from joyimage.serving.security.uploads import Upload
     from joyimage.serving.settings import ServerSettings
-    from joyimage.serving.uploads import Upload
-    from joyimage.serving.work import ModelInfo
+    from joyimage.serving.workers.protocol import ModelInfo
 
 _SHARE_OF_STEPS = {"low": 0.5, "medium": 0.75}
 _LARGEST_SIDE = 16_384

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from joyimage.serving.errors import ApiError
+from joyimage.serving.http.errors import ApiError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from joyimage.serving.errors import ApiError
+from joyimage.serving.http.errors import ApiError
 
 if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings

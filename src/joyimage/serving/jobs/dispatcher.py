@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from joyimage.serving.ledger import Ledger
-from joyimage.serving.run import Run, prepare_job
+from joyimage.serving.jobs.completion import Ledger
+from joyimage.serving.jobs.execution import Run, prepare_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from joyimage.serving.events import EventLog
-    from joyimage.serving.files import JobFiles
-    from joyimage.serving.jobs import JobStore
-    from joyimage.serving.liveness import Liveness
+    from joyimage.serving.jobs.events import EventLog
+    from joyimage.serving.jobs.files import JobFiles
+    from joyimage.serving.jobs.liveness import Liveness
+    from joyimage.serving.jobs.records import Job
+    from joyimage.serving.jobs.store import JobStore
     from joyimage.serving.metrics import Metrics
-    from joyimage.serving.preparation import Prepared
-    from joyimage.serving.records import Job
     from joyimage.serving.settings import ServerSettings
-    from joyimage.serving.work import ModelInfo, Runner
+    from joyimage.serving.workers.preparation import Prepared
+    from joyimage.serving.workers.protocol import ModelInfo, Runner
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event, func, select
 
-from joyimage.serving.errors import ApiError
-from joyimage.serving.records import JOBS, METADATA, STATES, Job
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.jobs.records import JOBS, METADATA, STATES, Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -15,15 +15,15 @@ from PIL import Image
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures
 from joyimage.pipeline.spatial import SpatialPlan, plan_move, plan_words
-from joyimage.serving.uploads import mask_to_region
-from joyimage.serving.work import Work
+from joyimage.serving.security.uploads import mask_to_region
+from joyimage.serving.workers.protocol import Work
 from joyimage.spatial import CameraMove, ObjectRotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from joyimage.serving.schemas import Task
-    from joyimage.serving.work import Made, ModelInfo
+    from joyimage.serving.http.schemas import Task
+    from joyimage.serving.workers.protocol import Made, ModelInfo
     from joyimage.spatial.checks import SpatialChecks
 
     Finish = Callable[

@@ -6,8 +6,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
-from joyimage.serving.records import STATES
-from joyimage.serving.schemas import BODIES, ParseBody
+from joyimage.serving.http.schemas import BODIES, ParseBody
+from joyimage.serving.jobs.records import STATES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

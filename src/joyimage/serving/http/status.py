@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from joyimage import __version__
 from joyimage.pipeline.buckets import bucket_sizes
-from joyimage.serving.access import Access, find_access
-from joyimage.serving.documents import ERRORS
-from joyimage.serving.errors import ApiError
-from joyimage.serving.service import Service
-from joyimage.serving.tasks import check_model
+from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.openapi import ERRORS
+from joyimage.serving.http.service import Service
+from joyimage.serving.http.tasks import check_model
 
 router = APIRouter(tags=["status"])
 # What a client can refuse itself, before it sends megabytes.

@@ -14,13 +14,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from joyimage.serving.access import Access, find_access
-from joyimage.serving.documents import describe_route
-from joyimage.serving.errors import ApiError
-from joyimage.serving.events import Event, sse
-from joyimage.serving.preparation import encode
-from joyimage.serving.records import Job
-from joyimage.serving.service import Service, raise_for
+from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.openapi import describe_route
+from joyimage.serving.http.service import Service, raise_for
+from joyimage.serving.jobs.events import Event, sse
+from joyimage.serving.jobs.records import Job
+from joyimage.serving.workers.preparation import encode
 
 router = APIRouter(tags=["images"])
 _EVENTS = {"edit": "image_edit", "generate": "image_generation"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from joyimage.serving.errors import ApiError
+from joyimage.serving.http.errors import ApiError
 
 if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings

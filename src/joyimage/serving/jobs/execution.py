@@ -6,20 +6,20 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from joyimage.serving.errors import OutOfMemoryError, ReplicaLostError
-from joyimage.serving.preparation import prepare
-from joyimage.serving.schemas import Task
+from joyimage.serving.http.errors import OutOfMemoryError, ReplicaLostError
+from joyimage.serving.http.schemas import Task
+from joyimage.serving.workers.preparation import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
-    from joyimage.serving.files import JobFiles
-    from joyimage.serving.ledger import Ledger
-    from joyimage.serving.preparation import Prepared
-    from joyimage.serving.preview import Preview
-    from joyimage.serving.records import Job
-    from joyimage.serving.work import Made, ModelInfo, Runner
+    from joyimage.serving.jobs.completion import Ledger
+    from joyimage.serving.jobs.files import JobFiles
+    from joyimage.serving.jobs.records import Job
+    from joyimage.serving.workers.preparation import Prepared
+    from joyimage.serving.workers.preview import Preview
+    from joyimage.serving.workers.protocol import Made, ModelInfo, Runner
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.records import FINISHED
+from joyimage.serving.jobs.records import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from joyimage.serving.preview import Preview
+    from joyimage.serving.workers.preview import Preview
 
 # After a restart a job's events go on from a number that no earlier event of it had.
 _PER_START = 1_000_000

@@ -10,12 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joyimage.serving.access import Access, find_access
-from joyimage.serving.bodies import check, receive
-from joyimage.serving.documents import describe_route
-from joyimage.serving.openai import make
-from joyimage.serving.schemas import ParseBody
-from joyimage.serving.uploads import check_upload, open_picture
+from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.openai import make
+from joyimage.serving.http.openapi import describe_route
+from joyimage.serving.http.parsing import check, receive
+from joyimage.serving.http.schemas import ParseBody
+from joyimage.serving.security.uploads import check_upload, open_picture
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, parse
 
 router = APIRouter(tags=["spatial"])

@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, request parsing, schemas and the mapping of errors to status codes."""

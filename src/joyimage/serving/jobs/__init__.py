@@ -1,0 +1,1 @@
+"""The job queue: records, dispatcher, execution and completion. Nothing here knows HTTP."""
