@@ -19,7 +19,7 @@ _SCALE = 3
 
 
 def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLES) -> int:
-    """Edit the scenes, write pictures and sheet into `folder`, print paths and seconds."""
+    """Edit the scenes, write images and sheet into `folder`, print paths and seconds."""
     import torch
 
     from joyimage.loading import load_pipeline
@@ -53,7 +53,7 @@ def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLE
 
 
 def draw_sheet(edits: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image:
-    """Draw a column for each edit: its prompt, the picture before, the picture after."""
+    """Draw a column for each edit: its prompt, the image before, the image after."""
     side, gap, line = 96 * _SCALE, 12, 16
     texts = [
         [part for row in prompt.splitlines() for part in textwrap.wrap(row, side // 6)]
@@ -62,11 +62,11 @@ def draw_sheet(edits: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image
     head = gap + line * max(map(len, texts))
     sheet = Image.new("RGB", (len(edits) * (side + gap) + gap, head + 2 * (side + gap)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (text, (_, *pictures)) in enumerate(zip(texts, edits, strict=True)):
+    for number, (text, (_, *images)) in enumerate(zip(texts, edits, strict=True)):
         left = gap + number * (side + gap)
         pen.multiline_text((left, gap // 2), "\n".join(text), fill="black", font=ImageFont.load_default(12))
-        for row, picture in enumerate(pictures):
-            scaled = picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        for row, image in enumerate(images):
+            scaled = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             sheet.paste(scaled, (left, head + row * (side + gap)))
     return sheet
 

@@ -88,5 +88,5 @@ def test_source_when_searched_then_never_imports_diffusers_own_joyimage_or_torch
 def test_example_pictures_when_listed_then_only_our_own_are_shipped() -> None:
     pictures = {path.name for path in SOURCE_PATH.rglob("*") if path.suffix in {".png", ".jpg", ".webp"}}
 
-    ours = {"camera.png", "move.png", "recolour.png", "rotate.png"}  # of the demo
+    ours = {"camera.png", "move.png", "recolor.png", "rotate.png"}  # of the demo
     assert pictures == ours | {"car.png", "shapes.png", "turntable.png"}  # of the page

@@ -35,7 +35,7 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = generate("recolour", 900_001).source_image
+    picture = generate("recolor", 900_001).source_image
     assert picture is not None
     picture.save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)

@@ -62,25 +62,22 @@ def test_report_when_run_then_ratios_are_those_of_the_samples(report: dict[str, 
 
     assert report["ratios"][WHOLE]["samples"] == [pytest.approx(sum(theirs) / sum(ours))]
     assert report["agreement"]["max"] <= timing.TOLERANCES[torch.float32]
-    assert report["agreement"]["picture_std"] > 0.05  # two blank pictures would agree as well
+    assert report["agreement"]["image_std"] > 0.05  # two blank images would agree as well
     assert (
         {"loading", "first edit"} == set(report["loading"]["joyimage"]) == set(report["loading"]["diffusers"])
     )
 
 
-def test_report_when_run_then_seconds_of_the_same_picture_again(
-    report: dict[str, Any], written: Path
-) -> None:
+def test_report_when_run_then_seconds_of_the_same_image_again(report: dict[str, Any], written: Path) -> None:
     again = report["again_s"]
 
     assert len(again[WHOLE]["samples"]) == 2 * report["rounds"]
-    assert (
-        f"The same picture again, in a session and with another prompt: {again[WHOLE]['median']:.3f} s"
-        in (next(written.glob("*.md")).read_text())
+    assert f"The same image again, in a session and with another prompt: {again[WHOLE]['median']:.3f} s" in (
+        next(written.glob("*.md")).read_text()
     )
 
 
-def test_run_again_when_run_then_the_picture_is_read_and_encoded_for_the_first_edit_only(
+def test_run_again_when_run_then_the_image_is_read_and_encoded_for_the_first_edit_only(
     minute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[Any] = []
@@ -90,7 +87,7 @@ def test_run_again_when_run_then_the_picture_is_read_and_encoded_for_the_first_e
     handle = minute.text_encoder.model.visual.blocks[0].register_forward_hook(lambda *_: seen.append(1))
 
     try:
-        runs = timing.run_again(minute, timing.make_edit(minute, models.make_picture(64), 1), 2)
+        runs = timing.run_again(minute, timing.make_edit(minute, models.make_image(64), 1), 2)
     finally:
         handle.remove()
 
@@ -210,15 +207,15 @@ def test_baseline_when_built_then_the_very_same_tensors(minute: Any) -> None:
     assert type(pipe).__module__.startswith("diffusers.")
 
 
-def test_baseline_when_rope_and_patchify_are_fixed_then_same_picture(minute: Any) -> None:
-    edit = timing.make_edit(minute, models.make_picture(64), 1)
+def test_baseline_when_rope_and_patchify_are_fixed_then_same_image(minute: Any) -> None:
+    edit = timing.make_edit(minute, models.make_image(64), 1)
     plain, fixed = (timing.run(baseline.make_baseline(minute, kind), edit) for kind in ("eager", "fixed"))
 
     assert check_agreement(plain, fixed, torch.float32)["max"] <= 1e-5
 
 
 def test_baseline_when_cudnn_is_chosen_then_no_other_model_takes_it(minute: Any) -> None:
-    edit = timing.make_edit(minute, models.make_picture(64), 1)
+    edit = timing.make_edit(minute, models.make_image(64), 1)
     plain = baseline.make_baseline(minute)
 
     chosen = baseline.make_baseline(minute, "cudnn")
@@ -252,6 +249,6 @@ def test_ratios_when_machine_slows_down_then_each_round_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("level", [0.6, float("nan")])
-def test_agreement_when_pictures_differ_then_refused(level: float) -> None:
+def test_agreement_when_images_differ_then_refused(level: float) -> None:
     with pytest.raises(timing.DisagreementError, match="can't be compared"):
         check_agreement(make_run(1.0), make_run(1.0, level), torch.float32)

@@ -45,13 +45,13 @@ def test_forward_when_summed_by_formula_then_counted_the_same(both: Both) -> Non
     assert both[1].forward_tflop == pytest.approx(worked_out, rel=1e-3)
 
 
-def test_passes_when_edit_has_two_prompts_then_picture_is_read_and_decoded_once(both: Both) -> None:
+def test_passes_when_edit_has_two_prompts_then_image_is_read_and_decoded_once(both: Both) -> None:
     ours, reference = both
 
     assert (ours.vision_passes, reference.vision_passes) == (1, 2)
     assert (ours.vae_frames_decoded, reference.vae_frames_decoded) == (1, 2)
     assert ours.vae_frames_encoded == 1
-    # 1,062 of system message and picture; then 12 of the prompt and 5 of the empty one.
+    # 1,062 of system message and image; then 12 of the prompt and 5 of the empty one.
     assert (ours.encoder_tokens, reference.encoder_tokens) == (1062 + 12 + 5, 2 * 1062 + 12 + 5)
     assert ours.transformer_forwards == reference.transformer_forwards == 80
 

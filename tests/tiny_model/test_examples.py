@@ -15,11 +15,11 @@ EXAMPLES = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["file"])
-def test_example_when_drawn_again_then_is_the_shipped_picture(example):
+def test_example_when_drawn_again_then_is_the_shipped_image(example):
     case = generate(example["task"], example["seed"], example["size"], example["held_out"])
 
-    with Image.open(FOLDER / example["file"]) as picture:
-        shipped = np.asarray(picture)
+    with Image.open(FOLDER / example["file"]) as image:
+        shipped = np.asarray(image)
 
     # Pillow versions may round a polygon's edge differently.
     assert np.mean(np.abs(shipped.astype(int) - case.source) > 8) < 0.01
@@ -28,5 +28,5 @@ def test_example_when_drawn_again_then_is_the_shipped_picture(example):
 
 
 def test_examples_when_listed_then_show_a_plain_edit_and_the_three_spatial_ones():
-    assert {example["task"] for example in EXAMPLES} == {"move", "recolour", "rotate", "camera"}
+    assert {example["task"] for example in EXAMPLES} == {"move", "recolor", "rotate", "camera"}
     assert {example["file"] for example in EXAMPLES} == {path.name for path in FOLDER.glob("*.png")}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from joyimage.errors import CheckpointError
-from joyimage.training.optimizer import orthogonalise
+from joyimage.training.optimizer import orthogonalize
 from joyimage.training.trainer import StageSettings, averaged_weights, rate_factor, run_stage
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def test_rate_when_any_step_then_between_0_and_1_and_falls_after_half(steps: int
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8)])
-def test_orthogonalise_when_random_matrices_then_singular_values_near_one(shape: tuple[int, ...]) -> None:
+def test_orthogonalize_when_random_matrices_then_singular_values_near_one(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
-    values = torch.linalg.svdvals(orthogonalise(matrices))
+    values = torch.linalg.svdvals(orthogonalize(matrices))
 
     assert values.min() > 0.3
     assert values.max() < 1.4

@@ -1,4 +1,4 @@
-"""The drawn scenes: what a prompt says is what the truth says is what the pictures show."""
+"""The drawn scenes: what a prompt says is what the truth says is what the images show."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import ImageDraw
 from joyimage.tiny.worlds import scenes, solids, turntable, vehicle
 from joyimage.tiny.worlds.scenes import HELD_OUT_PAIRS, HELD_OUT_SOLIDS, HELD_OUT_VIEWS, TASKS, generate
 
-FLAT_TASKS = ("add", "remove", "recolour", "replace", "move")
+FLAT_TASKS = ("add", "remove", "recolor", "replace", "move")
 
 
 def is_red(pixels):
@@ -16,11 +16,11 @@ def is_red(pixels):
 
 def combinations(case):
     """Every combination that a case shows in any role."""
-    found = {(item.shape, item.colour) for item in (*case.before, *case.after)}
+    found = {(item.shape, item.color) for item in (*case.before, *case.after)}
     if case.vehicle is not None:
-        found |= {(case.vehicle.kind, case.vehicle.colour, view) for view in case.views}
+        found |= {(case.vehicle.kind, case.vehicle.color, view) for view in case.views}
     if case.turntable is not None:
-        found |= {(solid.form, solid.colour) for solid in case.turntable.solids}
+        found |= {(solid.form, solid.color) for solid in case.turntable.solids}
     return found
 
 
@@ -36,7 +36,7 @@ def test_generate_when_repeated_then_gives_the_same_case(task):
 
 @pytest.mark.parametrize("size", [64, 96, 128])
 @pytest.mark.parametrize("task", TASKS)
-def test_generate_when_sized_then_pictures_have_the_size_and_the_prompt_stays(task, size):
+def test_generate_when_sized_then_images_have_the_size_and_the_prompt_stays(task, size):
     case = generate(task, 3, size)
 
     assert case.target.shape == (size, size, 3)
@@ -67,9 +67,7 @@ def test_generate_when_held_out_then_shows_exactly_one_held_out_combination(task
 def test_held_out_views_when_counted_then_every_object_is_still_seen_from_all_sides():
     for kind in vehicle.VEHICLES:
         for view in range(8):
-            left = {
-                colour for colour in vehicle.VEHICLE_COLOURS if (kind, colour, view) not in HELD_OUT_VIEWS
-            }
+            left = {color for color in vehicle.VEHICLE_COLORS if (kind, color, view) not in HELD_OUT_VIEWS}
             assert len(left) >= 3
 
 
@@ -102,16 +100,14 @@ def test_flat_scene_when_edited_then_changes_only_where_its_objects_are(task):
 
 
 @pytest.mark.parametrize("task", [*FLAT_TASKS, "text-to-image"])
-def test_flat_scene_when_drawn_then_objects_are_whole_apart_and_told_apart_by_shape_and_colour(task):
+def test_flat_scene_when_drawn_then_objects_are_whole_apart_and_told_apart_by_shape_and_color(task):
     for seed in range(60):
         case = generate(task, seed)
         for objects in (case.before, case.after):
             masks = [item.mask for item in objects]
             assert np.sum(masks, 0).max(initial=0) <= 1
             assert (
-                len({item.shape for item in objects})
-                == len({item.colour for item in objects})
-                == len(objects)
+                len({item.shape for item in objects}) == len({item.color for item in objects}) == len(objects)
             )
             for item in objects:
                 left, top, right, bottom = item.box
@@ -129,7 +125,7 @@ def test_move_when_drawn_then_the_box_is_the_tight_box_of_the_new_place_and_cove
         assert case.prompt == f"Move the {case.subject.name} into the red box and finally remove the red box."
 
 
-def test_add_when_a_place_is_named_then_the_new_object_is_centred_there():
+def test_add_when_a_place_is_named_then_the_new_object_is_centered_there():
     for seed in range(30):
         case = generate("add", seed)
         column, row = scenes.PLACES[case.place]
@@ -150,7 +146,7 @@ def test_rotate_when_headings_are_drawn_then_they_are_image_directions():
     for _, mask in renders:
         rows = np.flatnonzero(mask.any(1))
         tops.append(np.nonzero(mask[rows[0] : rows[0] + 12])[1].mean())
-    cushions = [((picture > 200).all(2) & mask).sum() for picture, mask in renders]
+    cushions = [((image > 200).all(2) & mask).sum() for image, mask in renders]
 
     assert max(tops[0], tops[1], tops[7]) < 47 < 49 < min(tops[3], tops[4], tops[5])
     assert abs(tops[2] - 47.5) < 1 > abs(tops[6] - 47.5)
@@ -188,11 +184,11 @@ def test_camera_when_pitch_or_zoom_change_then_the_turntable_opens_or_grows():
 def test_back_to_front_when_one_box_hides_another_then_the_hidden_one_is_drawn_first():
     near = solids.box((0, -2, 0), (1, -1, 1), (0, 0, 0))
     far = solids.box((0, 1, 0), (1, 2, 1), (255, 255, 255))
-    picture = solids.canvas((128, 128, 128), 32)
+    image = solids.canvas((128, 128, 128), 32)
 
-    solids.draw_parts(ImageDraw.Draw(picture), [near, far], solids.ParallelCamera(0, 20, (4, 28)))
+    solids.draw_parts(ImageDraw.Draw(image), [near, far], solids.ParallelCamera(0, 20, (4, 28)))
 
-    assert np.asarray(picture)[60, 30].max() == 0
+    assert np.asarray(image)[60, 30].max() == 0
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_score_when_the_input_is_copied_then_is_not_done(task):
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "remove"])
-def test_score_when_the_picture_is_empty_then_is_not_done(task):
+def test_score_when_the_image_is_empty_then_is_not_done(task):
     for seed in SEEDS:
         case = generate(task, seed)
         empty = np.empty_like(case.target)
@@ -64,27 +64,27 @@ def test_score_when_the_truth_is_soft_and_noisy_then_is_still_done(task):
         assert score(case, noisy).done
 
 
-@pytest.mark.parametrize("task", ["add", "replace", "recolour", "move", "text-to-image"])
-@pytest.mark.parametrize("wrong", ["shape", "colour", "place"])
+@pytest.mark.parametrize("task", ["add", "replace", "recolor", "move", "text-to-image"])
+@pytest.mark.parametrize("wrong", ["shape", "color", "place"])
 def test_score_when_the_new_object_is_wrong_then_is_not_done(task, wrong):
     for seed in SEEDS:
         case = generate(task, seed)
         result = case.result
-        used = {item.colour for item in (*case.before, *case.after)}
-        other_colour = next(
-            colour for colour in ("blue", "green", "yellow", "purple", "orange") if colour not in used
+        used = {item.color for item in (*case.before, *case.after)}
+        other_color = next(
+            color for color in ("blue", "green", "yellow", "purple", "orange") if color not in used
         )
-        x, y = result.centre
+        x, y = result.center
         bad = {
             "shape": replace(result, shape="cross" if result.shape != "cross" else "circle"),
-            "colour": replace(result, colour=other_colour),
-            "place": replace(result, centre=(x + (10 if x < 48 else -10), y)),
+            "color": replace(result, color=other_color),
+            "place": replace(result, center=(x + (10 if x < 48 else -10), y)),
         }[wrong]
 
         assert not score(case, drawn(case, bad, *(item for item in case.after if item != result))).done
 
 
-@pytest.mark.parametrize("task", ["add", "remove", "recolour", "replace", "move"])
+@pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "move"])
 def test_score_when_a_bystander_goes_too_then_is_done_but_not_strict(task):
     case = case_with_bystanders(task)
     lost = case.bystanders[0]
@@ -96,7 +96,7 @@ def test_score_when_a_bystander_goes_too_then_is_done_but_not_strict(task):
     assert result.faults == (f"{lost.name} touched",)
 
 
-@pytest.mark.parametrize("task", ["add", "remove", "recolour", "replace", "move"])
+@pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "move"])
 def test_score_when_the_background_changes_then_is_not_strict(task):
     case = generate(task, 1)
 
@@ -178,8 +178,8 @@ def test_score_when_the_view_is_right_but_rough_then_is_done_and_not_strict():
 def test_nearest_shape_when_moved_and_scaled_a_little_then_names_the_shape():
     item = generate("remove", 0).subject
     for shape in ("circle", "square", "triangle", "star", "heart", "cross"):
-        x, y = item.centre
-        shown = replace(item, shape=shape, centre=(x + 1.3, y - 1.1), side=item.side * 0.94)
+        x, y = item.center
+        shown = replace(item, shape=shape, center=(x + 1.3, y - 1.1), side=item.side * 0.94)
 
         assert nearest_shape(shown.mask, replace(item, shape="circle")) == shape
 

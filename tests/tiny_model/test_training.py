@@ -110,13 +110,13 @@ def test_tokenizer_when_conversations_begin_then_prefix_keeps_its_length() -> No
 
 
 def test_patches_when_cut_then_as_the_image_processor_does() -> None:
-    pictures = [generate("recolour", seed).source for seed in (1, 2)]
+    images = [generate("recolor", seed).source for seed in (1, 2)]
 
-    got = to_patches(torch.from_numpy(np.stack([picture for picture in pictures if picture is not None])))
+    got = to_patches(torch.from_numpy(np.stack([image for image in images if image is not None])))
 
     from PIL import Image
 
-    images = [Image.fromarray(picture) for picture in pictures if picture is not None]
+    images = [Image.fromarray(image) for image in images if image is not None]
     expected = build_image_processor()(images=images, return_tensors="pt")["pixel_values"]
     assert torch.allclose(got, expected, atol=1e-6)
 
@@ -128,11 +128,11 @@ def test_prompts_when_encoded_in_a_batch_then_as_the_pipeline_encodes_them(run_p
         pipe.encode_prompt_multiple_images(case.prompt, images=[case.source_image])[0] for case in cases
     ]
     tokenizer = pipe.tokenizer
-    picture = "<|vision_start|>" + "<|image_pad|>" * 9 + "<|vision_end|>"
+    image = "<|vision_start|>" + "<|image_pad|>" * 9 + "<|vision_end|>"
     from joyimage.tiny.checkpoint import SYSTEM_TURN
 
     texts = [
-        f"{SYSTEM_TURN}<|im_start|>user\n{picture}{case.prompt}<|im_end|>\n<|im_start|>assistant\n"
+        f"{SYSTEM_TURN}<|im_start|>user\n{image}{case.prompt}<|im_end|>\n<|im_start|>assistant\n"
         for case in cases
     ]
     tokens = [torch.tensor(tokenizer(text).input_ids) for text in texts]

@@ -46,7 +46,7 @@ def make_baseline(ours: JoyImageEditPipeline, kind: str = EAGER) -> Any:
         kind: One of `BASELINES`.
 
     Returns:
-        diffusers' JoyImageEditPipeline, quiet, for pictures of our pipeline's base size.
+        diffusers' JoyImageEditPipeline, quiet, for images of our pipeline's base size.
 
     Raises:
         ValueError: There is no such baseline, or the installed diffusers has no JoyImage classes.
@@ -84,7 +84,7 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
         processor=ours.processor,
     )
     base_size = ours.config["base_size"]
-    # It knows pictures of 1024 x 1024 only, and the published tokenizer's 34 tokens.
+    # It knows images of 1024 x 1024 only, and the published tokenizer's 34 tokens.
     buckets = find_class(_IMAGE_PROCESSOR, "BUCKETS")
     buckets.setdefault(base_size, list(bucket_sizes(base_size)))
     pipe.vae_image_processor.register_to_config(basesize=base_size)

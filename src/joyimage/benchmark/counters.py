@@ -13,7 +13,7 @@ import torch
 
 from joyimage.benchmark.baseline import make_baseline
 from joyimage.benchmark.memory_traffic import compiled_bytes, kernel_bytes
-from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_picture
+from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_image
 from joyimage.benchmark.op_counter import Tally
 from joyimage.benchmark.stages import STAGES, STEP, watch
 
@@ -34,7 +34,7 @@ class EditCounts:
     Attributes:
         encoder_tflop: Text encoder, both prompts.
         vae_encode_tflop: Of the reference.
-        vae_decode_tflop: Up to the picture.
+        vae_decode_tflop: Up to the image.
         forward_tflop: One pass of the transformer, in any step but the first; mean of both prompts.
         transformer_tflop: All passes of the edit.
         transformer_forwards: Of the edit.
@@ -191,7 +191,7 @@ def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
 
     with torch.no_grad(), _Passes(pipe, tally).counting() as passes, tally.counting(), watch(pipe, mark):
         pipe(
-            image=make_picture(model.base_size),
+            image=make_image(model.base_size),
             prompt=PROMPT,
             num_inference_steps=_COUNTED_STEPS,
             guidance_scale=4.0,

@@ -1,4 +1,4 @@
-"""Seconds from nothing to the first picture, with each implementation's own way of loading."""
+"""Seconds from nothing to the first image, with each implementation's own way of loading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def measure_loading(ours: JoyImageEditPipeline, edit: Edit, dtype: torch.dtype) -> dict[str, Any]:
-    """Save a pipeline, load it with both implementations, and make one picture with each.
+    """Save a pipeline, load it with both implementations, and make one image with each.
 
     The libraries are imported already and the files are in the system's memory: what is measured is the
     implementations, not the disk.

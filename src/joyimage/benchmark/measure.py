@@ -17,7 +17,7 @@ from joyimage.benchmark import timing
 from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
 from joyimage.benchmark.counters import STEPS, bars, count
 from joyimage.benchmark.loading import measure_loading
-from joyimage.benchmark.models import FULL, build, load_tiny, make_picture, resolve
+from joyimage.benchmark.models import FULL, build, load_tiny, make_image, resolve
 from joyimage.benchmark.peaks import measure_ceilings, measure_kernels
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Settings:
         dtype: One of `DTYPES`; None: bfloat16 on a GPU, float32 elsewhere.
         steps: Denoising steps of the timed edit.
         rounds: Times that both are run twice, in the order A B B A.
-        size: Side of the picture; None: the model's own.
+        size: Side of the image; None: the model's own.
         layers: Blocks of the transformer; None: the model's own.
         counters: Whether to count what an edit costs.
     """
@@ -101,7 +101,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
 
     Raises:
         ValueError: A setting that can't be, or no diffusers to compare with.
-        DisagreementError: The two implementations gave different pictures.
+        DisagreementError: The two implementations gave different images.
     """
     settings = settings.resolved()
     device, dtype = torch.device(str(settings.device)), DTYPES[str(settings.dtype)]
@@ -124,7 +124,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
     ours = build(model, device, dtype) if model else load_tiny(device, dtype)
     size = ours.config["base_size"]
     report |= {"size": size, "layers": ours.transformer.config.num_layers}
-    edit = timing.make_edit(ours, make_picture(size), settings.steps)
+    edit = timing.make_edit(ours, make_image(size), settings.steps)
     report |= _time(ours, edit, dtype, settings, note)
     if settings.model == "full":
         report["loading"] = None  # 50 GB of files for weights that mean nothing
@@ -176,12 +176,12 @@ def _time(
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     reference = make_baseline(ours)
-    note("Warming up, and comparing the two pictures.")
+    note("Warming up, and comparing the two images.")
     theirs, own = timing.run(reference, edit), timing.run(ours, edit)
     agreement = timing.check_agreement(theirs, own, dtype)
     note(f"Timing {4 * settings.rounds} edits, A B B A.")
     their_runs, our_runs = timing.compare(reference, ours, edit, settings.rounds)
-    note("Editing the same picture again.")
+    note("Editing the same image again.")
     again = timing.run_again(ours, edit, 2 * settings.rounds)
     result: dict[str, Any] = {
         "agreement": agreement,

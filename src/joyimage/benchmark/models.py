@@ -43,7 +43,7 @@ class BenchModel:
 
     Attributes:
         name: How the report calls it.
-        base_size: Side of the square picture in pixels.
+        base_size: Side of the square image in pixels.
         hidden_size: Width of the transformer.
         num_attention_heads: Of the transformer.
         num_layers: Blocks of the transformer.
@@ -119,7 +119,7 @@ SCALED = BenchModel(
     num_attention_heads=2,
     num_layers=8,
     # A sixteenth of the widths and a fifth of the depths: vision tower, language half and lm_head keep their
-    # shares of the encoder's work (29, 65 and 6 %), tokens per picture token and per prompt stay as they are.
+    # shares of the encoder's work (29, 65 and 6 %), tokens per image token and per prompt stay as they are.
     text={
         "hidden_size": 256,
         "intermediate_size": 768,
@@ -154,7 +154,7 @@ def resolve(name: str, *, size: int | None = None, num_layers: int | None = None
 
     Args:
         name: One of `MODEL_NAMES`.
-        size: Side of the square picture in pixels; None: the model's own.
+        size: Side of the square image in pixels; None: the model's own.
         num_layers: Blocks of the transformer; None: the model's own.
 
     Returns:
@@ -221,8 +221,8 @@ def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.5)
 
 
-def make_picture(size: int) -> Image.Image:
-    """Draw the square RGB picture that is edited: coloured waves and a disc."""
+def make_image(size: int) -> Image.Image:
+    """Draw the square RGB image that is edited: colored waves and a disc."""
     row, column = np.mgrid[0:size, 0:size] / size
     waves = [np.sin(a * row + b * column) for a, b in ((9.0, 4.0), (5.0, 13.0), (3.0, 7.0))]
     pixels = 127.5 + 127.5 * np.stack(waves, axis=-1)
@@ -273,7 +273,7 @@ def _encoder_config(model: BenchModel, tokenizer: Any) -> Qwen3VLConfig:
 
 
 def _make_image_processor() -> Qwen2VLImageProcessorPil:
-    """Return the published picture processor, which here keeps small pictures as small as they are."""
+    """Return the published image processor, which here keeps small images as small as they are."""
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": 1024, "longest_edge": 16777216},
         patch_size=16,

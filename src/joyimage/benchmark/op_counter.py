@@ -140,7 +140,7 @@ class _Functions(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
         if func is functional.rms_norm and is_device(args[0]):
-            return self._normalise(*args, **kwargs)
+            return self._normalize(*args, **kwargs)
         if self._as_gpu and func == _IS_CUDA:
             return args[0].device.type == "meta"
         if func in {torch.tensor, torch.as_tensor} and _type(kwargs.get("device")) == "meta":
@@ -158,7 +158,7 @@ class _Functions(TorchFunctionMode):
             counts.flops += sdpa_flop_count(*flat)
         return attention_result(query, value)
 
-    def _normalise(
+    def _normalize(
         self, rows: torch.Tensor, _shape: Any, weight: Any = None, *_: Any, **__: Any
     ) -> torch.Tensor:
         """Count RMSNorm as the one operator that it is on a GPU; shapes alone would be taken apart."""

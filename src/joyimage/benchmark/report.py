@@ -105,13 +105,13 @@ def to_summary(report: dict[str, Any]) -> str:
 
 def _section(report: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
-    picture = f"{device_slug(report['device']['name'])}-{report['model']}.svg"
+    image = f"{device_slug(report['device']['name'])}-{report['model']}.svg"
     lines = [
         f"## {_title(report)}",
         "",
         f"`{report['command']}`, {report['date']}; {versions}.",
         "",
-        f"![Stages of both]({picture})",
+        f"![Stages of both]({image})",
         "",
         "| stage | diffusers, s | joyimage, s | times faster |",
         "| --- | --- | --- | --- |",
@@ -124,7 +124,7 @@ def _section(report: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"Medians of {2 * report['rounds']} runs each in the order A B B A, least and most; ratios"
-        " are taken round by round. Both pictures agree: they differ by"
+        " are taken round by round. Both images agree: they differ by"
         f" {agreement['max']:.1e} of 1 at most (allowed: {agreement['allowed']}).",
         "",
     ]
@@ -155,7 +155,7 @@ def _rest(report: dict[str, Any]) -> list[str]:
         lines.append(f"- Peak memory: {peaks}.")
     again = {name: one["median"] for name, one in report["again_s"].items()}
     lines.append(
-        f"- The same picture again, in a session and with another prompt: {again[WHOLE]:.3f} s, of which"
+        f"- The same image again, in a session and with another prompt: {again[WHOLE]:.3f} s, of which"
         f" {again[STAGES[0]]:.3f} s are {STAGES[0]} and {again[STAGES[1]]:.3f} s {STAGES[1]}."
     )
     parts = [f"{side} {report['first_run_s'][side][WHOLE]:.2f} s" for side in SIDES]

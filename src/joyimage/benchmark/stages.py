@@ -1,6 +1,6 @@
 """Where the stages of an edit begin and end, for any pipeline of this interface, seen from outside.
 
-Both implementations set the scheduler's steps when prompts and pictures are read, and open their progress bar
+Both implementations set the scheduler's steps when prompts and images are read, and open their progress bar
 around the loop. These two calls are watched; nothing inside of the implementations is known or touched.
 """
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STAGES = ("prompt encoding", "VAE encoding", "denoising", "decoding")
-"""In order. What stands between them is counted with the earlier one: pictures are resized under prompt
-encoding, noise is drawn under VAE encoding, pixels become pictures under decoding."""
+"""In order. What stands between them is counted with the earlier one: images are resized under prompt
+encoding, noise is drawn under VAE encoding, pixels become images under decoding."""
 
 STEP = "step"
 

@@ -30,7 +30,7 @@ Half precision rounds every sum anew: two exact implementations of this model ar
 
 
 class DisagreementError(ValueError):
-    """Two implementations gave different pictures; seconds would mean nothing."""
+    """Two implementations gave different images; seconds would mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Edit:
     """What both implementations are asked to do.
 
     Attributes:
-        picture: The picture, of the model's base size.
+        image: The image, of the model's base size.
         latents: Starting noise, `[1, 1, C, 1, H/8, W/8]`.
         steps: Denoising steps.
         prompt: What to change.
@@ -46,7 +46,7 @@ class Edit:
         seed: Of the posterior's draw.
     """
 
-    picture: Image
+    image: Image
     latents: torch.Tensor
     steps: int
     prompt: str = PROMPT
@@ -69,12 +69,12 @@ class Run:
     peak_bytes: int
 
 
-def make_edit(pipe: Any, picture: Image, steps: int, seed: int = 0) -> Edit:
+def make_edit(pipe: Any, image: Image, steps: int, seed: int = 0) -> Edit:
     """Draw the starting noise of an edit.
 
     Args:
         pipe: Ours; its device, dtype and sizes count.
-        picture: Square, of the model's base size.
+        image: Square, of the model's base size.
         steps: Denoising steps.
         seed: Of the noise.
 
@@ -82,10 +82,10 @@ def make_edit(pipe: Any, picture: Image, steps: int, seed: int = 0) -> Edit:
         The edit.
     """
     scale, channels = pipe.vae_scale_factor_spatial, pipe.transformer.config.in_channels
-    shape = (1, 1, channels, 1, picture.height // scale, picture.width // scale)
+    shape = (1, 1, channels, 1, image.height // scale, image.width // scale)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     parameter = next(pipe.vae.parameters())
-    return Edit(picture=picture, latents=noise.to(parameter.device, parameter.dtype), steps=steps)
+    return Edit(image=image, latents=noise.to(parameter.device, parameter.dtype), steps=steps)
 
 
 def run(pipe: Any, edit: Edit) -> Run:
@@ -112,7 +112,7 @@ def run(pipe: Any, edit: Edit) -> Run:
 
     with watch(pipe, mark):
         image = pipe(
-            image=edit.picture,
+            image=edit.image,
             prompt=edit.prompt,
             num_inference_steps=edit.steps,
             guidance_scale=edit.guidance_scale,
@@ -149,7 +149,7 @@ def compare(reference: Any, ours: Any, edit: Edit, rounds: int) -> tuple[list[Ru
 
 
 def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
-    """Edit one picture in a session, each time with another prompt.
+    """Edit one image in a session, each time with another prompt.
 
     Args:
         ours: Our pipeline, warmed up.
@@ -165,7 +165,7 @@ def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
 
 
 def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
-    """Check that both made the same picture.
+    """Check that both made the same image.
 
     Args:
         reference: A run of diffusers.
@@ -173,7 +173,7 @@ def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, 
         dtype: Of the weights.
 
     Returns:
-        Largest and mean difference in [0, 1], PSNR in dB, spread of the picture, and what was allowed.
+        Largest and mean difference in [0, 1], PSNR in dB, spread of the image, and what was allowed.
 
     Raises:
         DisagreementError: They differ by more than `TOLERANCES` allows, or aren't numbers.
@@ -184,19 +184,19 @@ def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, 
         "max": float(difference.max()),
         "mean": float(difference.mean()),
         "psnr_db": 10 * float(np.log10(1 / error)) if error else float("inf"),
-        "picture_std": float(reference.image.std()),
+        "image_std": float(reference.image.std()),
     }
     kind = "max" if dtype == torch.float32 else "mean"
     result["allowed"] = f"{kind} {TOLERANCES[dtype]:g}"
     if not float(result[kind]) <= TOLERANCES[dtype]:
         raise DisagreementError(
-            f"The {kind} difference between joyimage's and diffusers' picture is {result[kind]:.2g} of 1; "
+            f"The {kind} difference between joyimage's and diffusers' image is {result[kind]:.2g} of 1; "
             f"expected {TOLERANCES[dtype]:g} at most, so their seconds can't be compared."
         )
     return result
 
 
-def summarise(values: Sequence[float]) -> dict[str, Any]:
+def summarize(values: Sequence[float]) -> dict[str, Any]:
     """Return median, least and most of some seconds or ratios, and all of them."""
     return {
         "median": statistics.median(values),
@@ -208,7 +208,7 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
 
 def seconds_by_stage(runs: Sequence[Run]) -> dict[str, Any]:
     """Summarise each stage over several runs."""
-    return {name: summarise([one.seconds[name] for one in runs]) for name in (*STAGES, WHOLE)}
+    return {name: summarize([one.seconds[name] for one in runs]) for name in (*STAGES, WHOLE)}
 
 
 def ratios(reference: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def ratios(reference: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
 
     rounds = range(len(ours) // 2)
     return {
-        group: summarise([of(reference, names, number) / of(ours, names, number) for number in rounds])
+        group: summarize([of(reference, names, number) / of(ours, names, number) for number in rounds])
         for group, names in groups.items()
     }
 

@@ -10,7 +10,7 @@ Mask = NDArray[np.bool_]
 
 
 def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
-    """Return the peak signal-to-noise ratio of two 8-bit pictures, inside `mask` if given, in dB up to 60."""
+    """Return the peak signal-to-noise ratio of two 8-bit images, inside `mask` if given, in dB up to 60."""
     difference = a.astype(np.float64) - b
     if mask is not None:
         difference = difference[mask]

@@ -78,7 +78,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Build the picture half of the processor; 1,024 pixels at least, so that 96 px stays 96 px."""
+    """Build the image half of the processor; 1,024 pixels at least, so that 96 px stays 96 px."""
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": 1024, "longest_edge": 1048576},
         patch_size=16,
@@ -148,10 +148,10 @@ def build_vae() -> AutoencoderKLWan:
 
 
 def build_transformer() -> JoyImageEditTransformer3DModel:
-    """Build the transformer, two heads of each block initialised to look at the same place of the reference.
+    """Build the transformer, two heads of each block initialized to look at the same place of the reference.
 
     Most of an edit is a copy. With RoPE's theta at 4 neighbouring tokens are far apart in phase, and equal
-    biases of queries and keys then make a head attend by position alone, before anything is learnt.
+    biases of queries and keys then make a head attend by position alone, before anything is learned.
     """
     transformer: Any = JoyImageEditTransformer3DModel(
         hidden_size=192,

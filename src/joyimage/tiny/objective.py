@@ -42,11 +42,11 @@ class EditorData:
 
     Attributes:
         pixels: Sources, `[N, H, W, 3]` 8-bit.
-        source_latents: Posterior means, standardised, `[N, 16, 12, 12]`, half precision.
+        source_latents: Posterior means, standardized, `[N, 16, 12, 12]`, half precision.
         target_latents: The same of the targets.
-        noise_std: Posterior standard deviation per channel, standardised, `[1, 16, 1, 1]`.
+        noise_std: Posterior standard deviation per channel, standardized, `[1, 16, 1, 1]`.
         tokens: Token ids of each pair's whole conversation.
-        empty_tokens: Those of the same conversation with an empty prompt, with a picture and without.
+        empty_tokens: Those of the same conversation with an empty prompt, with a image and without.
         members: Pair numbers by task.
         group_shares: Chance of each group.
         prefix_tokens: Tokens that the pipeline drops in front.
@@ -69,26 +69,26 @@ class EditorData:
 def encode_pairs(
     vae: AutoencoderKLWan, pairs: Pairs, device: str, *, batch_size: int = 64, progress: bool = True
 ) -> dict[str, Tensor]:
-    """Encode all pictures once.
+    """Encode all images once.
 
     Args:
         vae: Trained, with the statistics of its latents in its configuration.
         pairs: Rendered pairs.
         device: Where the VAE is.
-        batch_size: Pictures per encoder pass.
+        batch_size: Images per encoder pass.
         progress: Whether to show a progress bar.
 
     Returns:
-        On the CPU: `source_latents` and `target_latents`, posterior means, standardised, `[N, 16, 12, 12]`,
+        On the CPU: `source_latents` and `target_latents`, posterior means, standardized, `[N, 16, 12, 12]`,
         half precision; `noise_std`, the posterior's standard deviation per channel, `[1, 16, 1, 1]`.
     """
     mean = torch.tensor(vae.config["latents_mean"], device=device).view(1, -1, 1, 1)
     std = torch.tensor(vae.config["latents_std"], device=device).view(1, -1, 1, 1)
     variances = []
 
-    def encode(pictures: Tensor, label: str) -> Tensor:
+    def encode(images: Tensor, label: str) -> Tensor:
         parts = []
-        for part in tqdm(pictures.split(batch_size), desc=label, unit="batch", disable=not progress):
+        for part in tqdm(images.split(batch_size), desc=label, unit="batch", disable=not progress):
             pixels = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast(device, torch.bfloat16):
                 latents, log_variance = encode_moments(vae, pixels)
@@ -115,18 +115,18 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
     Returns:
         What the loss draws from.
     """
-    picture = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
+    image = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
 
-    def tokenize(prompt: str, with_picture: bool) -> Tensor:
-        user = (picture if with_picture else "") + prompt
+    def tokenize(prompt: str, with_image: bool) -> Tensor:
+        user = (image if with_image else "") + prompt
         text = f"{SYSTEM_TURN}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
         return torch.tensor(tokenizer(text).input_ids, device=device)
 
-    has_picture = [TASKS[task] != "text-to-image" for task in pairs.tasks]
+    has_image = [TASKS[task] != "text-to-image" for task in pairs.tasks]
     return EditorData(
         pixels=torch.from_numpy(pairs.sources).to(device),
         **{name: tensor.to(device) for name, tensor in latents.items()},
-        tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_picture, strict=True)],
+        tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_image, strict=True)],
         empty_tokens=(tokenize("", True), tokenize("", False)),
         members={
             name: torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] == name])
@@ -163,9 +163,9 @@ def loss(
     tasks = torch.multinomial(weights, batch_size, replacement=True).tolist()
     pools = [data.members[GROUPS[group][task]] for task in tasks]
     chosen = torch.stack([pool[torch.randint(len(pool), ())] for pool in pools]).to(data.pixels.device)
-    has_picture = "text-to-image" not in GROUPS[group]
+    has_image = "text-to-image" not in GROUPS[group]
     dropped = torch.rand(batch_size) < _PROMPT_DROPOUT
-    empty = data.empty_tokens[0 if has_picture else 1]
+    empty = data.empty_tokens[0 if has_image else 1]
     tokens = [empty if drop else data.tokens[i] for i, drop in zip(chosen.tolist(), dropped, strict=True)]
 
     target = data.target_latents[chosen].float()
@@ -175,12 +175,12 @@ def loss(
     noisy = torch.lerp(target, noise, sigma.view(-1, 1, 1, 1))
     items = [noisy]
     weight = torch.ones_like(target[:, :1])
-    if has_picture:
+    if has_image:
         items.insert(0, source + data.noise_std * torch.randn_like(source))
         changed = (target - source).abs().mean(dim=1, keepdim=True) > _CHANGED_THRESHOLD
         weight = weight + _CHANGED_WEIGHT * changed
     with torch.autocast(target.device.type, torch.bfloat16), _explicit_attention(target.device.type):
-        pixels = data.pixels[chosen] if has_picture else None
+        pixels = data.pixels[chosen] if has_image else None
         states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
         velocity = transformer(
             hidden_states=torch.stack(items, dim=1).unsqueeze(3),
@@ -206,7 +206,7 @@ def encode_prompts(
     Args:
         text_encoder: The model.
         tokens: Token ids of each conversation.
-        pixels: One picture each, `[B, H, W, 3]` 8-bit; None without pictures.
+        pixels: One image each, `[B, H, W, 3]` 8-bit; None without images.
         prefix_tokens: Dropped in front.
         pad_token: Fills the shorter ones.
 
@@ -222,7 +222,7 @@ def encode_prompts(
         batch, height, width, _ = pixels.shape
         grid = torch.tensor([[1, height // _PATCH, width // _PATCH]], device=ids.device)
         arguments = {"pixel_values": to_patches(pixels), "image_grid_thw": grid.expand(batch, -1)}
-        # All conversations have the picture in the same place: one set of positions serves the batch.
+        # All conversations have the image in the same place: one set of positions serves the batch.
         longest = max(tokens, key=len)[None]
         kinds = (longest == text_encoder.config.image_token_id).int()
         positions, _ = model.get_rope_index(longest, kinds, image_grid_thw=grid)
@@ -268,7 +268,7 @@ def _attend_explicitly(
 
 
 def to_patches(pixels: Tensor) -> Tensor:
-    """Cut pictures into Qwen3-VL's patch rows, as its image processor does.
+    """Cut images into Qwen3-VL's patch rows, as its image processor does.
 
     Args:
         pixels: `[B, H, W, 3]` 8-bit, sides divisible by 32.

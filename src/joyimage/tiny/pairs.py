@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from joyimage.tiny.worlds.drawing import Pixels
 
-# Share of the scenes and of the samples; the tasks that are learnt last get most.
+# Share of the scenes and of the samples; the tasks that are learned last get most.
 TASK_WEIGHTS = {
     "add": 1.0,
     "remove": 0.5,
-    "recolour": 2.0,
+    "recolor": 2.0,
     "replace": 1.25,
     "move": 1.5,
     "rotate": 2.5,
@@ -30,7 +30,7 @@ TASK_WEIGHTS = {
     "text-to-image": 1.25,
 }
 # Batches mix the tasks of one group: their prompts are of like length, so little is padded.
-GROUPS = (("add", "remove", "recolour", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
+GROUPS = (("add", "remove", "recolor", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,8 +51,8 @@ def train_tiny(
     Args:
         run_path: Folder of checkpoints, rendered pairs and `log.jsonl`; made where missing.
         stage: "vae", "edit", "export" or "all".
-        vae_steps: Optimiser steps of the VAE.
-        edit_steps: Optimiser steps of text encoder and transformer.
+        vae_steps: Optimizer steps of the VAE.
+        edit_steps: Optimizer steps of text encoder and transformer.
         num_pairs: Scenes to render for the edit stage.
         seed: Of weights, noise and batches.
         device: Where to train, "cpu" or "cuda".
@@ -104,11 +104,11 @@ def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: boo
 
 def _scene_pixels(numbers: range) -> Tensor:
     """Give sources and targets of training scenes in turn, all tasks alike, `[N, 3, H, W]` in [-1, 1]."""
-    pictures = []
+    images = []
     for number in numbers:
         case = generate(TASKS[number % len(TASKS)], number // len(TASKS))
-        pictures.append(case.target if case.source is None or number // len(TASKS) % 2 else case.source)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images.append(case.target if case.source is None or number // len(TASKS) % 2 else case.source)
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _load_vae(run_path: Path) -> AutoencoderKLWan:

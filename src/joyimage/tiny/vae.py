@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from torch import Tensor, nn
 
-# Small: the latents are standardised afterwards, so the prior's shape matters little.
+# Small: the latents are standardized afterwards, so the prior's shape matters little.
 KL_WEIGHT = 1e-6
 
 

@@ -44,13 +44,13 @@ class Muon(torch.optim.Optimizer):
                 direction = grad.lerp(state["momentum"], group["momentum"]).flatten(1)
                 by_shape[direction.shape].append((weight, direction))
             for shape, members in by_shape.items():
-                updates = orthogonalise(torch.stack([direction for _, direction in members]))
+                updates = orthogonalize(torch.stack([direction for _, direction in members]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for (weight, _), update in zip(members, updates, strict=True):
                     weight.sub_(update.reshape(weight.shape), alpha=scale)
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """Bring the singular values of each matrix near 1, by five Newton-Schulz steps.
 
     Args:

@@ -1,4 +1,4 @@
-"""One training stage: optimiser steps with a warm-up, a constant and a falling part, an average, resume."""
+"""One training stage: optimizer steps with a warm-up, a constant and a falling part, an average, resume."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StageSettings:
 
     Attributes:
         name: Of the stage's file and in the log.
-        steps: Optimiser steps in all.
+        steps: Optimizer steps in all.
         muon_lr: Peak step length of matrices and kernels.
         adam_lr: Peak learning rate of the rest.
         seed: Every step draws from `seed` plus its number, so a resumed run equals an unbroken one.

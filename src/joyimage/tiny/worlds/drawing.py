@@ -1,4 +1,4 @@
-"""Flat shapes, named colours and named places: the vocabulary of the drawn scenes, and their pixels."""
+"""Flat shapes, named colors and named places: the vocabulary of the drawn scenes, and their pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PixelBox = tuple[int, int, int, int]
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 
 # No red: the red box of a move has to be the only thing a red detector (R > 180, G < 70, B < 70) can find.
-COLOURS: dict[str, Rgb] = {
+COLORS: dict[str, Rgb] = {
     "blue": (40, 100, 225),
     "green": (45, 165, 75),
     "yellow": (250, 205, 30),
@@ -61,37 +61,37 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def shape_coverage(shape: str, centre: tuple[float, float], side: float, size: int) -> NDArray[np.float32]:
+def shape_coverage(shape: str, center: tuple[float, float], side: float, size: int) -> NDArray[np.float32]:
     """Draw one shape and return how much of each pixel it covers.
 
     Args:
         shape: One of `SHAPES`.
-        centre: Centre (x, y) of the shape in pixels.
+        center: Center (x, y) of the shape in pixels.
         side: Side of the square that the shape is inscribed in, in pixels.
-        size: Side of the square picture in pixels.
+        size: Side of the square image in pixels.
 
     Returns:
         Coverage in [0, 1], `[size, size]`.
     """
     coverage = np.zeros((size, size), np.float32)
-    left, top = (max(0, int(c - side / 2) - 2) for c in centre)
-    right, bottom = (min(size, int(c + side / 2) + 3) for c in centre)
+    left, top = (max(0, int(c - side / 2) - 2) for c in center)
+    right, bottom = (min(size, int(c + side / 2) + 3) for c in center)
     width, height = right - left, bottom - top
     window = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    outline = (_outline(shape) * (side / 2) + np.array(centre) - (left, top)) * _SUPERSAMPLING - 0.5
+    outline = (_outline(shape) * (side / 2) + np.array(center) - (left, top)) * _SUPERSAMPLING - 0.5
     ImageDraw.Draw(window).polygon(outline.ravel().tolist(), fill=255)
     coverage[top:bottom, left:right] = np.asarray(window.reduce(_SUPERSAMPLING), np.float32) / 255
     return coverage
 
 
-def paint(canvas: NDArray[np.float32], coverage: NDArray[np.float32], colour: Rgb) -> None:
-    """Lay a colour over a float canvas, in place, with the coverage as opacity."""
-    canvas += coverage[..., None] * (np.array(colour, np.float32) - canvas)
+def paint(canvas: NDArray[np.float32], coverage: NDArray[np.float32], color: Rgb) -> None:
+    """Lay a color over a float canvas, in place, with the coverage as opacity."""
+    canvas += coverage[..., None] * (np.array(color, np.float32) - canvas)
 
 
-def plain(colour: Rgb, size: int) -> NDArray[np.float32]:
-    """Return a float canvas of one colour, `[size, size, 3]`."""
-    return np.full((size, size, 3), colour, np.float32)
+def plain(color: Rgb, size: int) -> NDArray[np.float32]:
+    """Return a float canvas of one color, `[size, size, 3]`."""
+    return np.full((size, size, 3), color, np.float32)
 
 
 def to_pixels(canvas: NDArray[np.float32]) -> Pixels:
@@ -124,7 +124,7 @@ def _outline(shape: str) -> NDArray[np.float64]:
         radius = np.where(np.arange(10) % 2 == 0, 1.06, 0.47)
         return np.stack([radius * np.cos(points), radius * np.sin(points) + 0.06], 1)
     if shape == "heart":
-        # The usual heart curve, scaled from 32 x 29 units and centred.
+        # The usual heart curve, scaled from 32 x 29 units and centered.
         x = 16 * np.sin(angles) ** 3
         y = 13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)
         return np.stack([x / 16, -(y + 2.5) / 15], 1)

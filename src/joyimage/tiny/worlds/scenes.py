@@ -1,6 +1,6 @@
 """Drawn scenes to edit, with exact truth: what `joyimage-tiny` is trained and measured on.
 
-`generate(task, seed)` draws one case: a picture, an instruction, the picture that following it exactly would
+`generate(task, seed)` draws one case: a image, an instruction, the image that following it exactly would
 give, and what is where in both.
 """
 
@@ -14,16 +14,16 @@ from PIL import Image
 
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View, draw_red_box
 from joyimage.tiny.worlds import drawing
-from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLOURS, PLACES, SHAPES, Mask, PixelBox, Pixels, Rgb
+from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLORS, PLACES, SHAPES, Mask, PixelBox, Pixels, Rgb
 from joyimage.tiny.worlds.turntable import SOLIDS, TABLE_BACKGROUNDS, Pose, Solid, Turntable
-from joyimage.tiny.worlds.vehicle import FLOORS, VEHICLE_COLOURS, VEHICLES, Vehicle
+from joyimage.tiny.worlds.vehicle import FLOORS, VEHICLE_COLORS, VEHICLES, Vehicle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-TASKS = ("add", "remove", "recolour", "replace", "move", "rotate", "camera", "text-to-image")
+TASKS = ("add", "remove", "recolor", "replace", "move", "rotate", "camera", "text-to-image")
 
 # Cases for training and for evaluation come from ranges of seeds that never meet.
 TRAINING_SEEDS = range(0, 10_000_000)
@@ -39,11 +39,11 @@ HELD_OUT_PAIRS = frozenset(
     }
 )
 HELD_OUT_SOLIDS = frozenset({("cube", "yellow"), ("pyramid", "blue"), ("cylinder", "orange")})
-# One of the eight views of every object in every colour; each view of it is still seen in other colours.
+# One of the eight views of every object in every color; each view of it is still seen in other colors.
 HELD_OUT_VIEWS = frozenset(
-    (kind, colour, view)
+    (kind, color, view)
     for i, kind in enumerate(VEHICLES)
-    for j, colour in enumerate(VEHICLE_COLOURS)
+    for j, color in enumerate(VEHICLE_COLORS)
     for view in range(8)
     if (3 * i + 5 * j + view) % 8 == 0
 )
@@ -59,8 +59,8 @@ CAMERA_MOVES: tuple[tuple[int, int, str], ...] = (  # yaw, pitch, zoom
     (0, 0, "out"),
 )
 
-# In 96ths of the picture's side.
-_CELL_CENTRES = (18, 48, 78)
+# In 96ths of the image's side.
+_CELL_CENTERS = (18, 48, 78)
 _JITTER = 1.5
 _SIDES = (22.0, 27.0)
 _USUAL_SIDE = 25.0
@@ -73,27 +73,27 @@ class SceneObject:
 
     Attributes:
         shape: One of `SHAPES`.
-        colour: One of `COLOURS`.
-        centre: Centre (x, y) in pixels.
+        color: One of `COLORS`.
+        center: Center (x, y) in pixels.
         side: Side of the square that the shape is inscribed in, in pixels.
-        size: Side of the picture in pixels.
+        size: Side of the image in pixels.
     """
 
     shape: str
-    colour: str
-    centre: tuple[float, float]
+    color: str
+    center: tuple[float, float]
     side: float
     size: int
 
     @property
     def name(self) -> str:
         """Return what a prompt calls it, "blue star"."""
-        return f"{self.colour} {self.shape}"
+        return f"{self.color} {self.shape}"
 
     @property
     def mask(self) -> Mask:
         """Return the pixels that it covers by more than half."""
-        return drawing.shape_coverage(self.shape, self.centre, self.side, self.size) > 0.5
+        return drawing.shape_coverage(self.shape, self.center, self.side, self.size) > 0.5
 
     @property
     def box(self) -> PixelBox:
@@ -103,21 +103,21 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class EditCase:
-    """A picture, an instruction and the exact outcome.
+    """A image, an instruction and the exact outcome.
 
     Attributes:
         task: One of `TASKS`.
         prompt: The instruction.
         seed: What it was generated from, with `task` and `size`.
-        size: Side of the square pictures in pixels.
+        size: Side of the square images in pixels.
         held_out: Whether it is about a combination that training never shows.
-        source: The picture to edit, `[size, size, 3]` 8-bit RGB; None for text-to-image.
-        target: The picture that following the instruction exactly gives.
+        source: The image to edit, `[size, size, 3]` 8-bit RGB; None for text-to-image.
+        target: The image that following the instruction exactly gives.
         before: Flat objects in the source (the 2-D tasks).
         after: Flat objects in the target.
         subject: The object of `before` that the instruction is about; None where there is none.
         result: What `after` has in its stead; None where it is gone.
-        background: Colour behind flat objects.
+        background: Color behind flat objects.
         place: Named place of an added or drawn object.
         box: Red box of a move, equal to the tight box of the object in its new place.
         vehicle: The object of a rotation.
@@ -168,7 +168,7 @@ def generate(task: str, seed: int, size: int = 96, held_out: bool = False) -> Ed
         task: One of `TASKS`.
         seed: Any number from 0; training takes `TRAINING_SEEDS`, evaluation begins at
             `EVALUATION_SEEDS_START`.
-        size: Side of the pictures in pixels, 32 at least.
+        size: Side of the images in pixels, 32 at least.
         held_out: Whether the edit is about a combination that is kept out of training.
 
     Returns:
@@ -193,8 +193,8 @@ def render_objects(objects: tuple[SceneObject, ...], background: Rgb, size: int)
     """Draw flat objects on a plain background."""
     canvas = drawing.plain(background, size)
     for item in objects:
-        coverage = drawing.shape_coverage(item.shape, item.centre, item.side, size)
-        drawing.paint(canvas, coverage, COLOURS[item.colour])
+        coverage = drawing.shape_coverage(item.shape, item.center, item.side, size)
+        drawing.paint(canvas, coverage, COLORS[item.color])
     return drawing.to_pixels(canvas)
 
 
@@ -217,28 +217,28 @@ def _remove(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> E
     return _flat_case("remove", rng, prompt, seed, size, held_out, before, before[1:], subject, None)
 
 
-def _recolour(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
+def _recolor(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
     while True:
-        # The last of the cast lends its colour to the subject before the edit.
-        (shape, new_colour), *others, (_, old_colour) = _cast(rng, int(rng.integers(2, 5)), held_out)
-        if (shape, old_colour) not in HELD_OUT_PAIRS:
+        # The last of the cast lends its color to the subject before the edit.
+        (shape, new_color), *others, (_, old_color) = _cast(rng, int(rng.integers(2, 5)), held_out)
+        if (shape, old_color) not in HELD_OUT_PAIRS:
             break
-    before = _objects(rng, [(shape, old_colour), *others], size)
+    before = _objects(rng, [(shape, old_color), *others], size)
     subject = before[0]
-    result = replace(subject, colour=new_colour)
+    result = replace(subject, color=new_color)
     prompt = _choose(
-        rng, (f"Change the color of the {shape} to {new_colour}.", f"Recolor the {shape} {new_colour}.")
+        rng, (f"Change the color of the {shape} to {new_color}.", f"Recolor the {shape} {new_color}.")
     )
     return _flat_case(
-        "recolour", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result
+        "recolor", rng, prompt, seed, size, held_out, before, (result, *before[1:]), subject, result
     )
 
 
 def _replace(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
-    (shape, colour), *others = _cast(rng, int(rng.integers(2, 5)), held_out)
+    (shape, color), *others = _cast(rng, int(rng.integers(2, 5)), held_out)
     before = _objects(rng, others, size)
     subject = before[0]
-    result = replace(subject, shape=shape, colour=colour)
+    result = replace(subject, shape=shape, color=color)
     new = drawing.with_article(result.name)
     prompt = _choose(rng, (f"Replace the {subject.name} with {new}.", f"Turn the {subject.name} into {new}."))
     return _flat_case(
@@ -260,16 +260,14 @@ def _move(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> Edi
 
 def _rotate(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
     while True:
-        kind, colour = _choose(rng, VEHICLES), _choose(rng, VEHICLE_COLOURS)
+        kind, color = _choose(rng, VEHICLES), _choose(rng, VEHICLE_COLORS)
         view, new_view = (int(number) for number in rng.permutation(8)[:2])
-        if (kind, colour, view) not in HELD_OUT_VIEWS and (
-            (kind, colour, new_view) in HELD_OUT_VIEWS
+        if (kind, color, view) not in HELD_OUT_VIEWS and (
+            (kind, color, new_view) in HELD_OUT_VIEWS
         ) == held_out:
             break
     offset = (int(rng.integers(-6, 7)), int(rng.integers(-3, 4)))
-    vehicle = Vehicle(
-        kind, colour, int(rng.integers(len(FLOORS))), float(rng.choice((0.9, 1.0, 1.1))), offset
-    )
+    vehicle = Vehicle(kind, color, int(rng.integers(len(FLOORS))), float(rng.choice((0.9, 1.0, 1.1))), offset)
     return EditCase(
         task="rotate",
         prompt=ObjectRotation(kind, list(View)[new_view]).prompt,
@@ -286,8 +284,8 @@ def _rotate(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> E
 def _camera(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
     count = int(rng.integers(1, 3))
     while True:
-        forms, colours = rng.permutation(SOLIDS)[:count], rng.permutation(list(COLOURS))[:count]
-        pairs = list(zip(forms.tolist(), colours.tolist(), strict=True))
+        forms, colors = rng.permutation(SOLIDS)[:count], rng.permutation(list(COLORS))[:count]
+        pairs = list(zip(forms.tolist(), colors.tolist(), strict=True))
         if (pairs[0] in HELD_OUT_SOLIDS) == held_out and not HELD_OUT_SOLIDS.intersection(pairs[1:]):
             break
     angle = np.radians(45 * int(rng.integers(8)))
@@ -342,7 +340,7 @@ def _text_to_image(rng: np.random.Generator, seed: int, size: int, held_out: boo
 _GENERATORS: dict[str, Callable[[np.random.Generator, int, int, bool], EditCase]] = {
     "add": _add,
     "remove": _remove,
-    "recolour": _recolour,
+    "recolor": _recolor,
     "replace": _replace,
     "move": _move,
     "rotate": _rotate,
@@ -387,10 +385,10 @@ def _choose(rng: np.random.Generator, options: tuple[T, ...]) -> T:
 
 
 def _cast(rng: np.random.Generator, count: int, held_out: bool) -> list[tuple[str, str]]:
-    """Draw (shape, colour) pairs, all shapes and colours different; only the first may be held out."""
+    """Draw (shape, color) pairs, all shapes and colors different; only the first may be held out."""
     while True:
-        shapes, colours = rng.permutation(SHAPES)[:count], rng.permutation(list(COLOURS))[:count]
-        pairs = list(zip(shapes.tolist(), colours.tolist(), strict=True))
+        shapes, colors = rng.permutation(SHAPES)[:count], rng.permutation(list(COLORS))[:count]
+        pairs = list(zip(shapes.tolist(), colors.tolist(), strict=True))
         if (pairs[0] in HELD_OUT_PAIRS) == held_out and not HELD_OUT_PAIRS.intersection(pairs[1:]):
             return pairs
 
@@ -403,17 +401,17 @@ def _objects(rng: np.random.Generator, cast: list[tuple[str, str]], size: int) -
 def _object(rng: np.random.Generator, who: tuple[str, str], place: str, size: int) -> SceneObject:
     """Put a shape of random size somewhere near the middle of its place."""
     unit = size / 96
-    x, y = (unit * (_CELL_CENTRES[cell] + float(rng.uniform(-_JITTER, _JITTER))) for cell in PLACES[place])
+    x, y = (unit * (_CELL_CENTERS[cell] + float(rng.uniform(-_JITTER, _JITTER))) for cell in PLACES[place])
     return SceneObject(
-        shape=who[0], colour=who[1], centre=(x, y), side=unit * float(rng.uniform(*_SIDES)), size=size
+        shape=who[0], color=who[1], center=(x, y), side=unit * float(rng.uniform(*_SIDES)), size=size
     )
 
 
 def _usual_object(who: tuple[str, str], place: str, size: int) -> SceneObject:
     """Put a shape of the usual size in the middle of its place: what a prompt that names no more can mean."""
     unit = size / 96
-    x, y = (unit * _CELL_CENTRES[cell] for cell in PLACES[place])
-    return SceneObject(shape=who[0], colour=who[1], centre=(x, y), side=unit * _USUAL_SIDE, size=size)
+    x, y = (unit * _CELL_CENTERS[cell] for cell in PLACES[place])
+    return SceneObject(shape=who[0], color=who[1], center=(x, y), side=unit * _USUAL_SIDE, size=size)
 
 
 def _new_place(
@@ -434,4 +432,4 @@ def _new_place(
             or other[3] + _GAP <= top
             for other in taken
         ):
-            return replace(subject, centre=(x, y), side=side)
+            return replace(subject, center=(x, y), side=side)

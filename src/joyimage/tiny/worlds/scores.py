@@ -13,7 +13,7 @@ from PIL import Image
 from joyimage.evaluation.metrics import intersection_over_union, psnr
 from joyimage.evaluation.suites import Score
 from joyimage.tiny.worlds import drawing
-from joyimage.tiny.worlds.drawing import COLOURS, SHAPES, Mask, PixelBox, Pixels, Rgb
+from joyimage.tiny.worlds.drawing import COLORS, SHAPES, Mask, PixelBox, Pixels, Rgb
 from joyimage.tiny.worlds.scenes import CAMERA_MOVES, EditCase, SceneObject
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 # The usual bound for "found in the right place" (PASCAL VOC); two 25 px squares fall below it when shifted by
 # 4.6 px along both axes. Different shapes overlap by more, so the shape is told apart on its own.
 IOU_PLACED = 0.5
-# What only changes its colour keeps its outline: 25 px squares fall below at 1.9 px along both axes.
+# What only changes its color keeps its outline: 25 px squares fall below at 1.9 px along both axes.
 IOU_SAME_OUTLINE = 0.75
 # Share of an object's old place that is background again. An object that stays leaves 0.
 VACATED = 0.9
 # Euclidean distance in 8-bit RGB below which a pixel counts as background again, about ΔE 10 on these light
-# backgrounds; every object colour is at least 160 away from all of them.
+# backgrounds; every object color is at least 160 away from all of them.
 BACKGROUND_DISTANCE = 30.0
-# Share of the subject's pixels that may keep its old colour anywhere in the picture.
+# Share of the subject's pixels that may keep its old color anywhere in the image.
 LEFT_OVER = 0.1
 # Share of the red box's ring that may still be reddish, and the opacity of red that makes a pixel reddish.
 RED_LEFT = 0.02
@@ -37,34 +37,34 @@ RED_OPACITY = 0.25
 # Bystanders: 20 dB inside the box is an error of 25 of 255 in every channel, or a shift by one pixel (0.5 px
 # gives 25 dB, 1 px 19.7 dB, 1.5 px 17 dB).
 BYSTANDER_PSNR = 20.0
-# Background: 28 dB is an error of 10 of 255 everywhere, or one stray patch of 6x6 px in a strong colour.
+# Background: 28 dB is an error of 10 of 255 everywhere, or one stray patch of 6x6 px in a strong color.
 BACKGROUND_PSNR = 28.0
-# Rotation and camera, whole picture against the rendered target.
+# Rotation and camera, whole image against the rendered target.
 SPATIAL_PSNR = 24.0
 # The asked view has to be the nearest one, and nearer than half of its mean distance from the others: a
-# picture of no view at all is nearest to some view, too.
+# image of no view at all is nearest to some view, too.
 VIEW_SHARE = 0.5
 # Pixels around outlines that are left out where a background is judged; outlines are soft.
 BAND_PX = 2
 
 
-def score(case: EditCase, picture: Image.Image | Pixels) -> Score:
-    """Compare an edited picture with the truth of its case.
+def score(case: EditCase, image: Image.Image | Pixels) -> Score:
+    """Compare an edited image with the truth of its case.
 
     Args:
         case: What was asked.
-        picture: What came back, of the case's size.
+        image: What came back, of the case's size.
 
     Returns:
         The score.
 
     Raises:
-        ValueError: The picture has another size than the case.
+        ValueError: The image has another size than the case.
     """
-    pixels = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if pixels.shape != case.target.shape:
         got = " x ".join(str(length) for length in pixels.shape)
-        raise ValueError(f"`picture` is {got}; expected {case.size} x {case.size} x 3, the size of the case.")
+        raise ValueError(f"`image` is {got}; expected {case.size} x {case.size} x 3, the size of the case.")
     if case.task == "rotate":
         return _score_rotation(case, pixels)
     if case.task == "camera":
@@ -72,43 +72,43 @@ def score(case: EditCase, picture: Image.Image | Pixels) -> Score:
     return _score_flat(case, pixels)
 
 
-def colour_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[str, Mask]:
-    """Tell which pixels show which named colour, or red.
+def color_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[str, Mask]:
+    """Tell which pixels show which named color, or red.
 
-    A pixel of a soft outline lies on the line between the background and the object's colour, and can be
-    nearer to a third colour than to either; so each pixel goes to the nearest of these lines, and counts from
+    A pixel of a soft outline lies on the line between the background and the object's color, and can be
+    nearer to a third color than to either; so each pixel goes to the nearest of these lines, and counts from
     `opacity` of the way on.
 
     Args:
         pixels: 8-bit RGB, `[height, width, 3]`.
-        background: Colour behind the objects.
-        opacity: How far from the background (0) to the colour (1) a pixel must be.
+        background: Color behind the objects.
+        opacity: How far from the background (0) to the color (1) a pixel must be.
 
     Returns:
-        A mask for every name in `COLOURS` and for "red".
+        A mask for every name in `COLORS` and for "red".
     """
-    palette = {**COLOURS, "red": (255, 0, 0)}
+    palette = {**COLORS, "red": (255, 0, 0)}
     relative = pixels.astype(np.float64) - background
     lines = np.array(list(palette.values()), np.float64) - background
-    along = np.clip(relative @ lines.T / (lines**2).sum(1), 0, 1)  # [height, width, colours]
+    along = np.clip(relative @ lines.T / (lines**2).sum(1), 0, 1)  # [height, width, colors]
     away = np.linalg.norm(relative[:, :, None] - along[..., None] * lines, axis=-1)
     nearest = away.argmin(-1)
     return {name: (nearest == i) & (along[..., i] > opacity) for i, name in enumerate(palette)}
 
 
 def nearest_shape(mask: Mask, expected: SceneObject) -> str:
-    """Name the shape that fits a mask best, scaled by up to 15 % and shifted by up to 4/96 of the picture."""
+    """Name the shape that fits a mask best, scaled by up to 15 % and shifted by up to 4/96 of the image."""
     if not mask.any():
         return "nothing"
     rows, columns = np.nonzero(mask)
     limit = 4 * expected.size / 96
     best_fit, best_shape = 0.0, "nothing"
     for shape in SHAPES:
-        model = drawing.shape_coverage(shape, expected.centre, expected.side, expected.size) > 0.5
+        model = drawing.shape_coverage(shape, expected.center, expected.side, expected.size) > 0.5
         model_rows, model_columns = np.nonzero(model)
-        # Centres of mass line up, as far as the limit allows.
-        x = expected.centre[0] + float(np.clip(columns.mean() - model_columns.mean(), -limit, limit))
-        y = expected.centre[1] + float(np.clip(rows.mean() - model_rows.mean(), -limit, limit))
+        # Centers of mass line up, as far as the limit allows.
+        x = expected.center[0] + float(np.clip(columns.mean() - model_columns.mean(), -limit, limit))
+        y = expected.center[1] + float(np.clip(rows.mean() - model_rows.mean(), -limit, limit))
         for scale in (0.85, 1.0, 1.15):
             fitted = drawing.shape_coverage(shape, (x, y), expected.side * scale, expected.size) > 0.5
             fit = intersection_over_union(mask, fitted)
@@ -119,19 +119,19 @@ def nearest_shape(mask: Mask, expected: SceneObject) -> str:
 
 def _score_flat(case: EditCase, pixels: Pixels) -> Score:
     assert case.background is not None
-    masks = colour_masks(pixels, case.background)
+    masks = color_masks(pixels, case.background)
     faults: list[str] = []
     wanted = (
         case.after
         if case.task == "text-to-image"
         else tuple(item for item in (case.result,) if item is not None)
     )
-    ious = [intersection_over_union(masks[item.colour], item.mask) for item in wanted]
+    ious = [intersection_over_union(masks[item.color], item.mask) for item in wanted]
     for item, iou in zip(wanted, ious, strict=True):
-        if iou < (IOU_SAME_OUTLINE if case.task == "recolour" else IOU_PLACED):
+        if iou < (IOU_SAME_OUTLINE if case.task == "recolor" else IOU_PLACED):
             faults.append(f"{item.name} not in its place")
-        elif nearest_shape(masks[item.colour], item) != item.shape:
-            faults.append(f"{item.name} not recognised by its shape")
+        elif nearest_shape(masks[item.color], item) != item.shape:
+            faults.append(f"{item.name} not recognized by its shape")
 
     subject = case.subject
     if subject is not None:
@@ -141,9 +141,9 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
             if np.mean(away < BACKGROUND_DISTANCE) < VACATED:
                 faults.append("old place not empty")
         if case.task != "move":
-            left_over = np.count_nonzero(masks[subject.colour]) / np.count_nonzero(old_place)
+            left_over = np.count_nonzero(masks[subject.color]) / np.count_nonzero(old_place)
             if left_over > LEFT_OVER:
-                faults.append(f"{subject.colour} left over")
+                faults.append(f"{subject.color} left over")
 
     red_gone = None
     if case.box is not None:
@@ -153,7 +153,7 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
     if case.task == "text-to-image":
         ground = _outside([item.mask for item in case.after], case.size)
         if np.linalg.norm(np.median(pixels[ground], axis=0) - case.background) > BACKGROUND_DISTANCE:
-            faults.append("background in another colour")
+            faults.append("background in another color")
 
     done = not faults
     faults.extend(
@@ -215,7 +215,7 @@ def _spatial_score(
         for fault, is_true in (
             ("another view", not view_right),
             ("no clear view", view_right and not near_enough),
-            ("picture unlike the target", whole <= SPATIAL_PSNR),
+            ("image unlike the target", whole <= SPATIAL_PSNR),
         )
         if is_true
     ]
@@ -237,7 +237,7 @@ def _nearest_render(pixels: Pixels, renders: list[tuple[Pixels, Mask]], asked: i
         Its index, whether `asked` is near by `VIEW_SHARE`, and the union.
     """
     union = np.logical_or.reduce([mask for _, mask in renders])
-    views = np.stack([picture[union].astype(np.float64) for picture, _ in renders])  # [views, pixels, 3]
+    views = np.stack([image[union].astype(np.float64) for image, _ in renders])  # [views, pixels, 3]
     distances = np.abs(views - pixels[union]).mean((1, 2))
     between = np.abs(views - views[asked]).mean((1, 2)).sum() / (len(renders) - 1)
     return int(distances.argmin()), bool(distances[asked] < VIEW_SHARE * between), union
@@ -251,7 +251,7 @@ def _red_share(pixels: Pixels, box: PixelBox, background: Rgb) -> float:
     ring = np.zeros((size, size), np.bool_)
     ring[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach] = True
     ring[top + reach : bottom - reach, left + reach : right - reach] = False
-    return float(colour_masks(pixels, background, RED_OPACITY)["red"][ring].mean())
+    return float(color_masks(pixels, background, RED_OPACITY)["red"][ring].mean())
 
 
 def _around(box: PixelBox, size: int) -> Mask:

@@ -28,16 +28,16 @@ class Part:
     Attributes:
         points: Corners in the world, `[corners, 3]`, z up.
         faces: Corner indices of every face, counter-clockwise seen from outside.
-        colours: Colour of every face before shading.
+        colors: Color of every face before shading.
     """
 
     points: Points
     faces: tuple[tuple[int, ...], ...]
-    colours: tuple[Rgb, ...]
+    colors: tuple[Rgb, ...]
 
     def moved(self, matrix: Points, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> Part:
         """Return the part under a linear map (rows are points: `p @ matrix.T`) and a shift."""
-        return Part(self.points @ matrix.T + np.asarray(offset), self.faces, self.colours)
+        return Part(self.points @ matrix.T + np.asarray(offset), self.faces, self.colors)
 
 
 class Projection(Protocol):
@@ -88,7 +88,7 @@ class OrbitCamera:
         distance: Distance from the focus.
         focus: What the camera looks at.
         focal_px: Focal length in pixels.
-        centre_px: Where the focus lands.
+        center_px: Where the focus lands.
 
     Source: C = F + d (cos e cos a, cos e sin a, sin e), z up; positive yaw adds to a, positive pitch to e.
     """
@@ -98,7 +98,7 @@ class OrbitCamera:
     distance: float
     focus: tuple[float, float, float]
     focal_px: float
-    centre_px: float
+    center_px: float
 
     @property
     def position(self) -> Points:
@@ -119,7 +119,7 @@ class OrbitCamera:
         relative = points - self.position
         depth = -(relative @ backward)
         plane = np.stack([relative @ right, -(relative @ up)], 1) / depth[:, None]
-        return plane * self.focal_px + self.centre_px
+        return plane * self.focal_px + self.center_px
 
     def toward(self, point: Points) -> Points:
         """Return the vector from a point to the camera."""
@@ -127,7 +127,7 @@ class OrbitCamera:
 
 
 def box(
-    low: Sequence[float], high: Sequence[float], colour: Rgb, *, top_inset: Sequence[float] = (0, 0, 0, 0)
+    low: Sequence[float], high: Sequence[float], color: Rgb, *, top_inset: Sequence[float] = (0, 0, 0, 0)
 ) -> Part:
     """Build a box from two corners; `top_inset` pulls the top's -x, +x, -y, +y sides inward (a frustum)."""
     (x0, y0, z0), (x1, y1, z1) = low, high
@@ -139,33 +139,31 @@ def box(
         (x1 - front, y1 - left, z1),
         (x0 + back, y1 - left, z1),
     ]
-    return _prism(bottom, top, colour)
+    return _prism(bottom, top, color)
 
 
 def column(
-    outline: Sequence[tuple[float, float]], low: float, high: float, colour: Rgb, *, taper: float = 1.0
+    outline: Sequence[tuple[float, float]], low: float, high: float, color: Rgb, *, taper: float = 1.0
 ) -> Part:
     """Raise a convex counter-clockwise outline from one height to another; `taper` scales the top."""
     middle = np.mean(np.array(outline), 0)
     top = [(*(middle + taper * (np.array(corner) - middle)), high) for corner in outline]
-    return _prism([(x, y, low) for x, y in outline], top, colour)
+    return _prism([(x, y, low) for x, y in outline], top, color)
 
 
-def wheel(centre: Sequence[float], radius: float, thickness: float, colour: Rgb, corners: int = 12) -> Part:
-    """Build an upright disc in the x-z plane, extruded along y around its centre."""
-    x, y, z = centre
+def wheel(center: Sequence[float], radius: float, thickness: float, color: Rgb, corners: int = 12) -> Part:
+    """Build an upright disc in the x-z plane, extruded along y around its center."""
+    x, y, z = center
     angles = 2 * np.pi * np.arange(corners) / corners
     rim = [(x + radius * np.cos(angle), z + radius * np.sin(angle)) for angle in angles]
     near = [(u, y + thickness / 2, v) for u, v in rim]
     far = [(u, y - thickness / 2, v) for u, v in rim]
-    return _prism(near, far, colour)
+    return _prism(near, far, color)
 
 
-def painted(part: Part, colours: dict[int, Rgb]) -> Part:
-    """Return the part with some faces in other colours; a prism's faces are bottom, top, then its sides."""
-    return Part(
-        part.points, part.faces, tuple(colours.get(i, colour) for i, colour in enumerate(part.colours))
-    )
+def painted(part: Part, colors: dict[int, Rgb]) -> Part:
+    """Return the part with some faces in other colors; a prism's faces are bottom, top, then its sides."""
+    return Part(part.points, part.faces, tuple(colors.get(i, color) for i, color in enumerate(part.colors)))
 
 
 def draw_parts(
@@ -174,7 +172,7 @@ def draw_parts(
     """Fill the visible faces of parts, the farthest part first.
 
     Args:
-        draw: Where to draw; its picture is `SUPERSAMPLING` times larger than the camera's pixels.
+        draw: Where to draw; its image is `SUPERSAMPLING` times larger than the camera's pixels.
         parts: Convex parts whose bounding boxes, in their own frame, do not overlap.
         camera: The view.
         heading: Rotation from the parts' frame to the world; None for none.
@@ -183,13 +181,13 @@ def draw_parts(
     for part in _back_to_front(parts, rotation, camera):
         world = part.points @ rotation.T
         flat = camera.project(world) * SUPERSAMPLING - 0.5
-        for face, colour in zip(part.faces, part.colours, strict=True):
+        for face, color in zip(part.faces, part.colors, strict=True):
             corners = world[list(face)]
             normal = np.cross(corners[1] - corners[0], corners[2] - corners[1])
             if normal @ camera.toward(corners[0]) <= 0:
                 continue
             light = _AMBIENT + _DIFFUSE * max(0.0, float(normal @ _LIGHT / np.linalg.norm(normal)))
-            shade = tuple(int(min(255, round(channel * light))) for channel in colour)
+            shade = tuple(int(min(255, round(channel * light))) for channel in color)
             draw.polygon(flat[list(face)].ravel().tolist(), fill=shade)
 
 
@@ -201,10 +199,10 @@ def draw_floor_polygon(
     draw.polygon((camera.project(points) * SUPERSAMPLING - 0.5).ravel().tolist(), fill=fill)
 
 
-def canvas(colour: Rgb | int, size: int) -> Image.Image:
-    """Return a supersampled canvas: RGB for a colour, greyscale for a number."""
-    mode = "L" if isinstance(colour, int) else "RGB"
-    return Image.new(mode, (size * SUPERSAMPLING, size * SUPERSAMPLING), colour)
+def canvas(color: Rgb | int, size: int) -> Image.Image:
+    """Return a supersampled canvas: RGB for a color, grayscale for a number."""
+    mode = "L" if isinstance(color, int) else "RGB"
+    return Image.new(mode, (size * SUPERSAMPLING, size * SUPERSAMPLING), color)
 
 
 def turn(degrees: float) -> Points:
@@ -214,12 +212,12 @@ def turn(degrees: float) -> Points:
 
 
 def _prism(
-    bottom: Sequence[tuple[float, float, float]], top: Sequence[tuple[float, ...]], colour: Rgb
+    bottom: Sequence[tuple[float, float, float]], top: Sequence[tuple[float, ...]], color: Rgb
 ) -> Part:
     count = len(bottom)
     sides = tuple((i, (i + 1) % count, (i + 1) % count + count, i + count) for i in range(count))
     faces = (tuple(reversed(range(count))), tuple(range(count, 2 * count)), *sides)
-    return Part(np.array([*bottom, *top], np.float64), faces, (colour,) * len(faces))
+    return Part(np.array([*bottom, *top], np.float64), faces, (color,) * len(faces))
 
 
 def _back_to_front(parts: Sequence[Part], rotation: Points, camera: Projection) -> list[Part]:

@@ -41,16 +41,16 @@ class Pose:
 
 @dataclass(frozen=True)
 class Solid:
-    """A solid on the turntable, by the name of its form and colour and its place on the disc."""
+    """A solid on the turntable, by the name of its form and color and its place on the disc."""
 
     form: str
-    colour: str
+    color: str
     place: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Turntable:
-    """A disc with four differently coloured marks on its rim and one or two solids on it.
+    """A disc with four differently colored marks on its rim and one or two solids on it.
 
     Attributes:
         solids: What stands on the disc.
@@ -64,7 +64,7 @@ class Turntable:
         """Draw the world from a pose.
 
         Returns:
-            The picture and the mask of the turntable with everything on it.
+            The image and the mask of the turntable with everything on it.
         """
         focus = (0.0, 0.0, 0.2)
         focal = 1.42 * size
@@ -72,14 +72,14 @@ class Turntable:
             pose.azimuth, pose.elevation, DISTANCE * pose.distance, focus, focal, size / 2
         )
         background = TABLE_BACKGROUNDS[self.background]
-        picture = solids.canvas(background, size)
-        draw = ImageDraw.Draw(picture)
+        image = solids.canvas(background, size)
+        draw = ImageDraw.Draw(image)
         solids.draw_parts(draw, [_DISC], camera)
-        for outline, colour in _MARKS:
-            solids.draw_floor_polygon(draw, outline, camera, colour)
+        for outline, color in _MARKS:
+            solids.draw_floor_polygon(draw, outline, camera, color)
         solids.draw_parts(draw, [_solid_part(solid) for solid in self.solids], camera)
 
-        pixels = np.asarray(picture.reduce(solids.SUPERSAMPLING))
+        pixels = np.asarray(image.reduce(solids.SUPERSAMPLING))
         cover = solids.canvas(0, size)
         cover_draw = ImageDraw.Draw(cover)
         for part in (_DISC, *(_solid_part(solid) for solid in self.solids)):
@@ -91,15 +91,15 @@ class Turntable:
 
 def _solid_part(solid: Solid) -> Part:
     x, y = solid.place
-    colour = drawing.COLOURS[solid.colour]
+    color = drawing.COLORS[solid.color]
     if solid.form == "cube":
-        return solids.box((x - 0.26, y - 0.26, 0), (x + 0.26, y + 0.26, 0.52), colour)
+        return solids.box((x - 0.26, y - 0.26, 0), (x + 0.26, y + 0.26, 0.52), color)
     if solid.form == "pyramid":
         inset = 0.29
-        return solids.box((x - 0.3, y - 0.3, 0), (x + 0.3, y + 0.3, 0.72), colour, top_inset=(inset,) * 4)
+        return solids.box((x - 0.3, y - 0.3, 0), (x + 0.3, y + 0.3, 0.72), color, top_inset=(inset,) * 4)
     angles = 2 * np.pi * np.arange(16) / 16
     rim = [(x + 0.25 * np.cos(angle), y + 0.25 * np.sin(angle)) for angle in angles]
-    return solids.column(rim, 0, 0.66, colour)
+    return solids.column(rim, 0, 0.66, color)
 
 
 def _rim_sector(middle_degrees: float, half_width_degrees: float = 17) -> NDArray[np.float64]:
@@ -112,6 +112,6 @@ _DISC = solids.column(
     [(np.cos(angle), np.sin(angle)) for angle in 2 * np.pi * np.arange(40) / 40], -0.1, 0.0, (186, 180, 172)
 )
 _MARKS: tuple[tuple[NDArray[np.float64], Rgb], ...] = tuple(
-    (_rim_sector(90 * quarter), drawing.COLOURS[colour])
-    for quarter, colour in enumerate(("blue", "yellow", "purple", "black"))
+    (_rim_sector(90 * quarter), drawing.COLORS[color])
+    for quarter, color in enumerate(("blue", "yellow", "purple", "black"))
 )
