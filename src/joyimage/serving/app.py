@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from joyimage.serving.http import jobs, openai, spatial, status
+from joyimage.serving.http import edits, jobs, openai, spatial, status
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openapi import add_document, new_document_fields
 from joyimage.serving.http.page import add_page
@@ -73,7 +73,7 @@ def create_app(settings: ServerSettings, load: Callable[[int], Runner] | None = 
         redirect_slashes=False,
     )
     app.state.keys = ApiKeys(settings)
-    for router in (openai.router, jobs.router, spatial.router, status.router):
+    for router in (openai.router, jobs.router, edits.router, spatial.router, status.router):
         app.include_router(router)
     add_page(app, settings.web_dir or _PAGE)
     add_document(app)
