@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo test test-gpu test-load gallery docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo test test-gpu test-load gallery example-images docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -58,6 +58,10 @@ page-screenshots: .venv/.installed-test
 	mkdir -p docs/page
 	JOYIMAGE_SCREENSHOTS=docs/page $(BIN)/python -m pytest tests/web/test_looks.py -k screenshots -p no:randomly
 
+# The example images, drawn again from the seeds of their scenes.
+example-images: .venv/.installed
+	$(BIN)/python -m scripts.draw_examples
+
 # The page of edits in the docs, made again by the embedded model.
 gallery: .venv/.installed
 	$(BIN)/python -m scripts.gallery docs/gallery
@@ -73,9 +77,9 @@ wheel-test: .venv/.installed-test
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel -q --no-deps -w build/wheel .
 	$(BIN)/python -m pip install -q --no-deps --target build/wheel/installed build/wheel/*.whl
-	cp src/joyimage/tiny/examples/recolor.png build/wheel/picture.png
 	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -c "import joyimage; assert 'installed' in joyimage.__file__"
-	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -m joyimage.cli.main edit picture.png \
+	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -m joyimage.cli.main examples .
+	cd build/wheel && PYTHONPATH=installed ../../$(BIN)/python -m joyimage.cli.main edit shapes.png \
 		"Recolor the heart orange." -o edited.png --model tiny --device cpu
 
 clean:

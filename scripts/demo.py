@@ -1,52 +1,57 @@
-"""What `make demo` runs: two edits of shipped scenes with the embedded model, and a before/after sheet."""
+"""What `make demo` runs: scored edits of example images with the embedded model, and a before/after sheet."""
 
 from __future__ import annotations
 
-import json
 import sys
 import textwrap
 import time
-from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from joyimage.cli.console import fail
-from joyimage.cli.pictures import read_picture, write_picture
+from joyimage.cli.pictures import write_picture
+from joyimage.errors import JoyImageError
+from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation
+from joyimage.tiny.examples import load_example
+from joyimage.tiny.worlds.instructions import expected_edit
+from joyimage.tiny.worlds.scores import score
 
-EXAMPLES = ("move.png", "recolor.png")
+PROMPTS = {
+    "shapes": "Recolor the heart orange.",
+    "red_box": ObjectMove("black heart", None).prompt,
+    "car": ObjectRotation("car", "left").prompt,
+    "turntable": CameraMove(yaw=90).prompt,
+}
 _SCALE = 3
 
 
-def main(folder: Path = Path("demo-output"), examples: tuple[str, ...] = EXAMPLES) -> int:
-    """Edit the scenes, write images and sheet into `folder`, print paths and seconds."""
+def main(folder: Path = Path("demo-output"), names: tuple[str, ...] = tuple(PROMPTS)) -> int:
+    """Edit the example images, write images and sheet into `folder`, print paths, seconds and verdicts."""
     import torch
 
     from joyimage.loading import load_pipeline
 
-    examples_path = Path(str(files("joyimage.tiny") / "examples"))
-    prompts = {
-        one["file"]: one["prompt"]
-        for one in json.loads((examples_path / "examples.json").read_text(encoding="utf-8"))
-    }
     folder.mkdir(parents=True, exist_ok=True)
     pipe = load_pipeline("tiny", device="cpu").pipe
     rows = []
-    for name in examples:
-        before = read_picture(examples_path / name)
+    for name in names:
+        example, prompt = load_example(name), PROMPTS[name]
         started = time.perf_counter()
         after = pipe(
-            image=before,
-            prompt=prompts[name],
+            image=example.image,
+            prompt=prompt,
             num_inference_steps=pipe.config.default_num_inference_steps,
             guidance_scale=pipe.config.default_guidance_scale,
             generator=torch.Generator().manual_seed(0),
         ).images[0]
         seconds = time.perf_counter() - started
-        write_picture(before, folder / f"before-{name}")
-        write_picture(after, folder / f"after-{name}")
-        print(f"{folder / f'after-{name}'}  {seconds:.2f} s  {prompts[name]}")
-        rows.append((prompts[name], before, after))
+        faults = score(expected_edit(example.scene, prompt, example.box), after).faults
+        write_picture(example.image, folder / f"before-{name}.png")
+        write_picture(after, folder / f"after-{name}.png")
+        verdict = f"not as requested: {', '.join(faults)}" if faults else "as requested"
+        print(f"{folder / f'after-{name}.png'}  {seconds:.2f} s  {verdict}  {prompt.splitlines()[0]}")
+        rows.append((prompt, example.image, after))
     write_picture(draw_sheet(rows), folder / "sheet.png")
     print(folder / "sheet.png")
     return 0
@@ -73,6 +78,6 @@ def draw_sheet(edits: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*map(Path, sys.argv[1:2]), examples=tuple(sys.argv[2:]) or EXAMPLES))
-    except (ValueError, OSError) as error:
+        sys.exit(main(*map(Path, sys.argv[1:2]), tuple(sys.argv[2:]) or tuple(PROMPTS)))
+    except (JoyImageError, OSError) as error:
         sys.exit(fail(str(error)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from joyimage.cli.console import fail
 from joyimage.cli.pictures import write_picture, write_text
+from joyimage.errors import JoyImageError
 from joyimage.tiny.worlds.scenes import EVALUATION_SEEDS_START, TASKS, generate
 from joyimage.tiny.worlds.scores import score
 from scripts.demo import draw_sheet
@@ -55,5 +56,5 @@ def main(folder: Path = Path("docs/gallery")) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(*map(Path, sys.argv[1:2])))
-    except (ValueError, OSError) as error:
+    except (JoyImageError, OSError) as error:
         sys.exit(fail(str(error)))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import joyimage
+from joyimage.tiny.examples import NAMES
 
 SOURCE_PATH = Path(joyimage.__file__).parent
 
@@ -85,8 +86,12 @@ def test_source_when_searched_then_never_imports_diffusers_own_joyimage_or_torch
             assert not name.startswith("torchvision"), path
 
 
-def test_example_pictures_when_listed_then_only_our_own_are_shipped() -> None:
-    pictures = {path.name for path in SOURCE_PATH.rglob("*") if path.suffix in {".png", ".jpg", ".webp"}}
+def test_images_when_listed_then_only_our_own_are_shipped() -> None:
+    images = {
+        str(path.relative_to(SOURCE_PATH))
+        for path in SOURCE_PATH.rglob("*")
+        if path.suffix in {".png", ".jpg", ".webp"}
+    }
 
-    ours = {"camera.png", "move.png", "recolor.png", "rotate.png"}  # of the demo
-    assert pictures == ours | {"car.png", "shapes.png", "turntable.png"}  # of the page
+    page = {f"web/static/examples/{name}.png" for name in ("car", "shapes", "turntable")}
+    assert images == page | {f"tiny/examples/{name}.png" for name in NAMES}

@@ -24,17 +24,33 @@ if TYPE_CHECKING:
     Joyimage = Callable[..., Outcome]
 
 
-def test_demo_when_run_then_pictures_sheet_paths_and_seconds(
+def test_demo_when_run_then_writes_images_and_a_sheet_and_every_edit_is_as_requested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert demo.main(tmp_path) == 0
 
     printed = capsys.readouterr().out
-    for name in ("after-move.png", "after-recolor.png", "sheet.png"):
-        assert str(tmp_path / name) in printed
-    assert " s  " in printed
-    assert Image.open(tmp_path / "after-move.png").size == (96, 96)
-    assert Image.open(tmp_path / "sheet.png").width > 2 * 96
+    for name in demo.PROMPTS:
+        assert str(tmp_path / f"after-{name}.png") in printed
+        assert Image.open(tmp_path / f"after-{name}.png").size == (96, 96)
+    assert printed.count("  as requested  ") == len(demo.PROMPTS)
+    assert Image.open(tmp_path / "sheet.png").width > 4 * 96
+
+
+def test_examples_command_when_run_then_prints_every_file_and_refuses_a_file_as_folder(
+    tmp_path: Path, joyimage: Joyimage
+) -> None:
+    written = joyimage("examples", tmp_path / "images")
+
+    assert written.code == 0
+    assert all(path.is_file() for path in (tmp_path / "images").iterdir())
+    for path in (tmp_path / "images").iterdir():
+        assert str(path) in written.out
+
+    refused = joyimage("examples", tmp_path / "images" / "car.png")
+
+    assert refused.code == 2
+    assert "car.png, which is a file" in refused.err
 
 
 def test_eval_tiny_when_json_then_every_task_and_the_same_again(joyimage: Joyimage) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-import joyimage.tiny
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.framing import Framing, edited_mask, lay
 from joyimage.pipeline.images import fit_to_size, to_pixels
 from joyimage.spatial.frame import Placement
+from joyimage.tiny.examples import load_example
 from tests import random_models
 
 SAMPLES_PATH = Path(__file__).parents[3] / "shared" / "data" / "images"
@@ -110,8 +110,7 @@ def best_roll(first: Image.Image, second: Image.Image) -> tuple[int, int]:
 def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_on_the_canvas(fit: str) -> None:
     pipe: Any = JoyImageEditPipeline.from_pretrained("tiny")
     # A scene as this VAE was trained on, scaled to another shape.
-    example = Path(joyimage.tiny.__file__).with_name("examples") / "recolor.png"
-    picture = Image.open(example).convert("RGB").resize((333, 200), Image.Resampling.LANCZOS)
+    picture = load_example("more_shapes").image.resize((333, 200), Image.Resampling.LANCZOS)
     framing = Framing(fit=fit, restore=True)
     canvas, placement = framing.place(
         picture, framing.choose_size(pipe.image_processor, [picture], None, None)

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
     "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
     "info": ("info:info", "Show the edit that is recorded in a picture."),
+    "examples": ("examples:examples", "Write example images and commands to try on them."),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
     "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
     "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, on the same weights."),

@@ -202,7 +202,7 @@ def _add(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> Edit
     new, *others = _cast(rng, int(rng.integers(2, 5)), held_out)
     places = list(rng.permutation(list(PLACES)))
     before = tuple(_object(rng, who, place, size) for who, place in zip(others, places[1:], strict=False))
-    result = _usual_object(new, places[0], size)
+    result = usual_object(new, places[0], size)
     verb = _choose(rng, ("Add", "Put"))
     prompt = f"{verb} {drawing.with_article(result.name)} {drawing.place_phrase(places[0])}."
     return _flat_case(
@@ -314,7 +314,7 @@ def _camera(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> E
 def _text_to_image(rng: np.random.Generator, seed: int, size: int, held_out: bool) -> EditCase:
     cast = _cast(rng, int(rng.integers(1, 3)), held_out)
     places = [str(place) for place in rng.permutation(list(PLACES))[: len(cast)]]
-    after = tuple(_usual_object(who, place, size) for who, place in zip(cast, places, strict=True))
+    after = tuple(usual_object(who, place, size) for who, place in zip(cast, places, strict=True))
     parts = [
         f"{drawing.with_article(item.name)} {drawing.place_phrase(place)}"
         for item, place in zip(after, places, strict=True)
@@ -407,7 +407,7 @@ def _object(rng: np.random.Generator, who: tuple[str, str], place: str, size: in
     )
 
 
-def _usual_object(who: tuple[str, str], place: str, size: int) -> SceneObject:
+def usual_object(who: tuple[str, str], place: str, size: int) -> SceneObject:
     """Put a shape of the usual size in the middle of its place: what a prompt that names no more can mean."""
     unit = size / 96
     x, y = (unit * _CELL_CENTERS[cell] for cell in PLACES[place])

@@ -194,6 +194,8 @@ def _score_camera(case: EditCase, pixels: Pixels) -> Score:
     assert case.poses is not None
     before, after = case.poses
     poses = [before, *(before.moved(*move) for move in CAMERA_MOVES)]
+    if after not in poses:
+        poses.append(after)
     asked = poses.index(after)
     nearest, near_enough, union = _nearest_render(
         pixels, [case.turntable.render(pose, case.size) for pose in poses], asked
