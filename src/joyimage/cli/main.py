@@ -8,6 +8,7 @@ from cyclopts import App
 
 from joyimage import __version__
 from joyimage.cli.console import EXIT_INTERRUPTED, fail
+from joyimage.compat.deferred_imports import defer_optional_imports
 
 app = App(
     name="joyimage",
@@ -28,7 +29,10 @@ COMMANDS = {
     "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
     "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
     "info": ("info:info", "Show the edit that is recorded in a picture."),
-    "examples": ("examples:examples", "Write example images and commands to try on them."),
+    "examples": (
+        "examples:examples",
+        "Write example images, descriptions of what they show, a batch, and commands to try on them.",
+    ),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
     "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
     "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, on the same weights."),
@@ -46,6 +50,9 @@ app.register_install_completion_command()
 
 def main(tokens: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 for bad input, 130 when interrupted."""
+    if tokens is None:
+        # This process is the command's own, so its import system is ours to change.
+        defer_optional_imports()
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:

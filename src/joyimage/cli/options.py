@@ -16,6 +16,7 @@ from joyimage import __version__
 from joyimage.cli.console import note
 from joyimage.cli.pictures import read_picture, write_picture
 from joyimage.cli.remote import ELSEWHERE, check_for_server, connect
+from joyimage.compat.deferred_imports import collection_paused
 from joyimage.devices import DTYPES, choose_device, choose_dtype
 from joyimage.loading import default_model, load_pipeline
 
@@ -201,23 +202,25 @@ def load(options: EditOptions) -> Loaded:
         return Loaded(
             pipe=remote, model=remote.model, device=remote.where, dtype=remote.dtype, seconds=seconds
         )
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    note(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
+    with collection_paused():
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
-    # What takes time is the loop, which has its own bar.
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    device = choose_device(options.device)
-    model = options.model or default_model(device)
-    dtype = choose_dtype(options.dtype, device)
-    note(f"Model {model} on {device} in {dtype}.")
-    loaded = load_pipeline(
-        model,
-        device=device,
-        dtype=dtype,
-        base_size=options.base_size,
-        loras=[] if options.lora is None else [options.lora],
-    )
+        # What takes time is the loop, which has its own bar.
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        device = choose_device(options.device)
+        model = options.model or default_model(device)
+        dtype = choose_dtype(options.dtype, device)
+        note(f"Model {model} on {device} in {dtype}.")
+        loaded = load_pipeline(
+            model,
+            device=device,
+            dtype=dtype,
+            base_size=options.base_size,
+            loras=[] if options.lora is None else [options.lora],
+        )
     return Loaded(
         pipe=loaded.pipe,
         model=loaded.model,

@@ -1,0 +1,184 @@
+"""Start-up: which modules a command imports, and that deferred ones become real when they are used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from joyimage.compat.deferred_imports import DEFERRED
+from joyimage.loading import load_pipeline
+from tests import random_models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run_program(program: str, *arguments: object) -> Any:
+    """Run Python code in a process of its own, and return the JSON that it prints last."""
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_edit_when_run_as_a_command_then_imports_none_of_the_deferred_modules_and_gives_the_same_image(
+    tmp_path: Path,
+) -> None:
+    image = random_models.make_picture(0, 96, 96)
+    image.save(tmp_path / "in.png")
+
+    report = run_program(
+        """
+        import json, sys
+        from joyimage.cli.main import main
+
+        code = main()
+        kinds = {name: type(module).__name__ for name, module in list(sys.modules.items())}
+        print(json.dumps({"code": code, "kinds": kinds}))
+        """,
+        *("edit", tmp_path / "in.png", "Remove the heart.", "-o", tmp_path / "out.png", "--seed", 3),
+        *("--model", "tiny", "--device", "cpu"),
+    )
+
+    assert report["code"] == 0
+    pipe = load_pipeline("tiny", device="cpu").pipe
+    here = pipe(
+        image=image,
+        prompt="Remove the heart.",
+        num_inference_steps=pipe.config["default_num_inference_steps"],
+        guidance_scale=pipe.config["default_guidance_scale"],
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    with Image.open(tmp_path / "out.png") as made:
+        assert made.tobytes() == here.tobytes()
+    assert report["kinds"]["torch"] == "module"
+    for deferred in DEFERRED:
+        assert report["kinds"].get(deferred.root, "_Proxy") == "_Proxy", deferred.root
+        below = [name for name in report["kinds"] if name.startswith(deferred.root + ".")]
+        assert {report["kinds"][name] for name in below} <= {"_Proxy"}, below
+    for name in ("sklearn", "pandas", "matplotlib", "torchvision", "tensorflow"):
+        assert name not in report["kinds"]
+
+
+def test_deferred_modules_when_used_then_are_the_real_ones(tmp_path: Path) -> None:
+    answers = run_program(
+        """
+        import json, sys
+        from joyimage.compat.deferred_imports import defer_optional_imports, collection_paused
+        defer_optional_imports()
+        with collection_paused():
+            import torch
+            import diffusers.hooks.layerwise_casting as casting
+            import diffusers.utils.torch_utils as torch_utils
+            from joyimage.loading import load_pipeline
+            pipe = load_pipeline("tiny", device="cpu").pipe
+        @torch.compiler.disable
+        def plain(x):
+            return x + 1
+        import gc
+        answers = {"collects": gc.isenabled()}
+        layer = pipe.transformer.double_blocks[0].attn.img_attn_qkv
+        answers["before"] = [isinstance(layer, casting.BaseTunerLayer), torch_utils.is_compiled_module(layer)]
+
+        import scipy.stats, scipy.optimize, scipy.integrate
+        answers["scipy"] = [
+            scipy.stats.norm.cdf(0.0),
+            scipy.optimize.linear_sum_assignment([[1, 2], [2, 1]])[1].tolist(),
+            scipy.integrate.quad(lambda x: 2 * x, 0, 1)[0],
+        ]
+
+        from peft import LoraConfig
+        pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"]))
+        pipe.transformer.save_lora_adapter(sys.argv[1])
+        pipe.load_lora_weights(sys.argv[1], adapter_name="again")
+        layer = pipe.transformer.double_blocks[0].attn.img_attn_qkv
+        with casting.disable_input_dtype_casting(pipe.transformer):
+            answers["peft"] = [
+                isinstance(layer, casting.BaseTunerLayer),
+                isinstance(torch.nn.Linear(1, 1), casting.BaseTunerLayer),
+                sorted(layer.lora_A),
+            ]
+
+        from diffusers.models.attention import BasicTransformerBlock  # marked by allow_in_graph
+        graphs = []
+        def count(module, inputs):
+            graphs.append(module)
+            return module.forward
+        compiled = torch.compile(lambda x: plain(x * 2) * 3, backend=count)
+        answers["compile"] = [compiled(torch.ones(1)).item(), len(graphs)]
+        module = torch.compile(torch.nn.Linear(1, 1), backend=count)
+        answers["compiled"] = torch_utils.is_compiled_module(module)
+        answers["marked"] = id(BasicTransformerBlock) in torch._dynamo.trace_rules._allowed_callable_ids
+        print(json.dumps(answers))
+        """,
+        tmp_path,
+    )
+
+    assert answers["collects"] is True
+    assert answers["before"] == [False, False]
+    assert answers["scipy"] == [0.5, [0, 1], 1.0]
+    assert answers["peft"] == [True, False, ["again", "default"]]
+    assert answers["compile"] == [9.0, 2]  # two graphs: the plain function in between is in none
+    assert answers["compiled"] is True
+    assert answers["marked"] is True
+
+
+def test_deferred_names_when_installed_libraries_change_then_each_still_exists() -> None:
+    found = run_program(
+        """
+        import importlib, json
+        from joyimage.compat.deferred_imports import DEFERRED
+
+        found = {}
+        for deferred in DEFERRED:
+            for kind in ("functions", "classes", "marks", "wrappers"):
+                for name in getattr(deferred, kind):
+                    module, _, attribute = name.rpartition(".")
+                    found[name] = hasattr(importlib.import_module(module), attribute)
+        print(json.dumps(found))
+        """
+    )
+
+    assert found
+    assert all(found.values()), found
+
+
+def test_library_when_imported_then_import_system_stays_as_it_is() -> None:
+    report = run_program(
+        """
+        import gc, json, sys
+        finders = list(sys.meta_path)
+        import joyimage.loading
+        pipe = joyimage.loading.load_pipeline("tiny", device="cpu").pipe
+        ours = [finder for finder in sys.meta_path if type(finder).__module__.startswith("joyimage")]
+        print(json.dumps([len(ours), gc.get_freeze_count(), type(sys.modules["torch._dynamo"]).__name__]))
+        """
+    )
+
+    assert report == [0, 0, "module"]
+
+
+def test_help_when_run_as_a_command_then_imports_no_torch() -> None:
+    report = run_program(
+        """
+        import json, sys
+        from joyimage.cli.main import main
+
+        sys.argv = ["joyimage", "edit", "--help"]
+        code = main()
+        print()
+        print(json.dumps([code, sorted({"torch", "diffusers", "transformers", "numpy"} & set(sys.modules))]))
+        """
+    )
+
+    assert report == [0, []]
