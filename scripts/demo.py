@@ -20,7 +20,7 @@ from joyimage.tiny.worlds.scores import score
 PROMPTS = {
     "shapes": "Recolor the heart orange.",
     "red_box": ObjectMove("black heart", None).prompt,
-    "car": ObjectRotation("car", "left").prompt,
+    "car": ObjectRotation("car", "front right").prompt,
     "turntable": CameraMove(yaw=90).prompt,
 }
 _SCALE = 3

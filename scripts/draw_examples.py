@@ -33,8 +33,8 @@ _COMMANDS = {
     ),
     "red_box": (f'joyimage edit red_box.png "{_MOVE}" -o by_prompt.png',),
     "car": (
+        "joyimage rotate car.png car front-right -o front_right.png",
         "joyimage rotate car.png car left -o left.png",
-        "joyimage rotate car.png car rear-left -o rear_left.png",
     ),
     "turntable": (
         "joyimage camera turntable.png --yaw 90 -o yaw.png",
