@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import sys
 
+EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-def fail(sentence: str) -> int:
-    """Print one red sentence on stderr and return the exit code for bad input."""
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
+    """Print a message as one red line on stderr and return an exit code.
+
+    Args:
+        message: What is wrong; line breaks in it become blanks.
+        code: The exit code to return.
+    """
     from rich.console import Console
 
-    Console(stderr=True, soft_wrap=True).print(sentence, style="red", markup=False, highlight=False)
-    return EXIT_BAD_INPUT
+    line = " ".join(message.split())
+    Console(stderr=True, soft_wrap=True).print(line, style="red", markup=False, highlight=False)
+    return code
 
 
 def note(sentence: str) -> None:

@@ -1,0 +1,150 @@
+"""What the command says where a command line cannot be parsed or a command fails, and the exit codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from joyimage.cli import main as command
+from joyimage.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+
+    Joyimage = Callable[..., Outcome]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("edit", "`IMAGE` is missing. `joyimage edit --help` lists the arguments."),
+        ("edit a.png b", "`--output` or `-o` is missing."),
+        (
+            "edit a.png remove the heart -o b.png",
+            'Put quotes around text of several words: "remove the heart".',
+        ),
+        ("rotate a.png car rear left -o b.png", "`left` is one argument too many. Put quotes around"),
+        (
+            "move a.png car -0.1,0,1,1 -o b.png",
+            "`-0.1,0,1,1` is read as an option because it starts with a minus",
+        ),
+        ("edit a.png b -o b.png --steps many", "`--steps many` is not valid: expected a whole number."),
+        ("edit a.png b -o b.png --steps", "`--steps` has no value; write it after the option."),
+        (
+            "edit a.png b -o b.png --stepz 3",
+            "`--stepz` is not an option of `joyimage edit`. Did you mean `--steps`?",
+        ),
+        ("edit a.png b -o b.png --steps 3 --steps 4", "`--steps` is given more than once; give it once."),
+        ("edti", "`edti` is not a command. Did you mean `edit`? `joyimage --help` lists the commands."),
+    ],
+)
+def test_command_line_when_it_cannot_be_parsed_then_says_what_to_write(
+    joyimage: Joyimage, line: str, message: str
+) -> None:
+    outcome = joyimage(*line.split())
+
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(words=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4))
+def test_command_line_when_random_then_never_a_bug(joyimage: Joyimage, words: list[str]) -> None:
+    outcome = joyimage("info", *words)
+
+    assert outcome.code in {0, 2}
+    assert "Internal error" not in outcome.err
+
+
+@pytest.mark.parametrize("line", ["help", "help edit"])
+def test_help_when_asked_as_a_command_then_as_the_option(joyimage: Joyimage, line: str) -> None:
+    assert joyimage(*line.split()).out == joyimage(*line.split()[1:], "--help").out
+
+
+def test_version_when_asked_in_short_then_as_the_long_option(joyimage: Joyimage) -> None:
+    assert joyimage("-V").out == joyimage("--version").out != ""
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let `joyimage info` raise an error."""
+    from joyimage.cli.commands import info
+
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(info, "read_metadata", fail)
+
+
+def test_command_when_a_bug_then_one_line_with_exit_1_and_traceback_only_with_debug(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, KeyError("lost"))
+
+    outcome = joyimage("info", "a.png")
+    debugged = joyimage("info", "a.png", "--debug")
+
+    assert (outcome.code, debugged.code) == (1, 1)
+    assert outcome.err.startswith("Internal error: KeyError: 'lost'. This is a bug.")
+    assert "--debug" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "Traceback" in debugged.err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (CheckpointError("weights\nare gone"), "weights are gone\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png: No such file or directory.\n"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB."), "Out of memory. Try fewer"),
+    ],
+)
+def test_command_when_the_error_is_for_the_user_then_one_line_with_exit_2_and_debug_shows_the_traceback(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    failing(monkeypatch, error)
+
+    outcome = joyimage("info", "a.png")
+
+    assert outcome.code == 2
+    assert outcome.err.startswith(message)
+    assert outcome.err.count("\n") == 1
+    assert "Traceback" in joyimage("info", "a.png", "--debug").err
+
+
+def test_command_when_interrupted_then_says_so_with_exit_130(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+
+    outcome = joyimage("info", "a.png")
+
+    assert (outcome.code, outcome.err) == (130, "Interrupted.\n")
+
+
+def test_subcommands_when_listed_then_each_has_a_description(joyimage: Joyimage) -> None:
+    for group in ("train", "eval"):
+        tiny = command.app[group]["tiny"]
+        assert tiny.help
+        assert tiny.help in " ".join(joyimage(group, "--help").out.replace("│", " ").split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an accelerator")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "banana"])
+def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loaded(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, device: str
+) -> None:
+    outcome = joyimage(
+        "edit", picture_path, "x", "-o", tmp_path / "out.png", "--device", device, "--model", "none"
+    )
+
+    assert outcome.code == 2
+    assert f"`device` is '{device}'" in outcome.err.splitlines()[-1]
+    assert "Traceback" not in outcome.err
