@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from diffusers.pipelines.joyimage.pipeline_joyimage_edit import JoyImageEditPipeline as ReferencePipeline
+from peft import LoraConfig
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
@@ -278,3 +279,79 @@ def test_from_pretrained_loads_the_published_tokenizer_and_processor(
 
     assert pipe.tokenizer.convert_tokens_to_ids("<|image_pad|>") == 151655
     assert pipe.processor.image_processor.size["shortest_edge"] == 65536
+
+
+def saved_json(folder: Path) -> dict[str, object]:
+    """Return the JSON files below a folder, by their path in it."""
+    return {
+        path.relative_to(folder).as_posix(): json.loads(path.read_text(encoding="utf-8"))
+        for path in folder.rglob("*.json")
+    }
+
+
+def test_save_pretrained_then_processor_is_the_published_class_with_its_video_part(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    JoyImageEditPipeline.from_pretrained(checkpoint).save_pretrained(tmp_path)
+
+    saved = saved_json(tmp_path)
+    assert "JoyImageProcessor" not in json.dumps(saved)
+    for name in ("processor_config", "tokenizer_config", "video_preprocessor_config"):
+        assert saved[f"processor/{name}.json"]["processor_class"] == "Qwen3VLProcessor"
+    video = saved["processor/video_preprocessor_config.json"]
+    assert video["video_processor_type"] == "Qwen3VLVideoProcessor"
+    image = saved["processor/processor_config.json"]["image_processor"]
+    assert video["patch_size"] == image["patch_size"]
+
+
+def test_save_pretrained_when_processor_is_the_published_one_then_video_part_stays_as_it_was(
+    published_layout: Path, tmp_path: Path
+) -> None:
+    JoyImageProcessor.from_pretrained(published_layout / "processor").save_pretrained(tmp_path / "once")
+    JoyImageProcessor.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "twice")
+
+    name = "video_preprocessor_config.json"
+    published = json.loads((published_layout / "processor" / name).read_text(encoding="utf-8"))
+    assert saved_json(tmp_path / "twice")[name] == published
+    assert saved_json(tmp_path / "once") == saved_json(tmp_path / "twice")
+
+
+def test_tiny_checkpoint_when_other_programs_open_it_then_it_names_the_published_classes() -> None:
+    folder = checkpoints.registered_folder("tiny")
+    assert folder is not None
+
+    saved = saved_json(folder)
+    assert "JoyImageProcessor" not in json.dumps(saved)
+    assert "processor/video_preprocessor_config.json" in saved
+
+
+def test_save_pretrained_when_adapters_are_loaded_then_says_how_to_save_and_that_way_works(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
+
+    with pytest.raises(CheckpointError, match=r"LoRA adapters \(default\).*fuse_lora.*merged in"):
+        pipe.save_pretrained(tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+    pipe.transformer.fuse_lora()
+    pipe.transformer.unload_lora()
+    pipe.save_pretrained(tmp_path / "merged")
+    merged = JoyImageEditPipeline.from_pretrained(tmp_path / "merged").transformer
+    base = JoyImageEditPipeline.from_pretrained(checkpoint).transformer
+    name = "double_blocks.0.attn.img_attn_qkv.weight"
+    assert not torch.equal(merged.state_dict()[name], base.state_dict()[name])
+
+
+def test_save_pretrained_when_adapters_are_unloaded_then_saves_the_base_weights(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
+    pipe.transformer.unload_lora()
+
+    pipe.save_pretrained(tmp_path)
+
+    again = JoyImageEditPipeline.from_pretrained(tmp_path)
+    assert_same_weights(again.transformer, JoyImageEditPipeline.from_pretrained(checkpoint).transformer)

@@ -136,15 +136,20 @@ class RemotePipeline:
                 bar.update(progress.step - bar.n)
 
             job = self._client.run(kind, [] if image is None else [image], progress=show, **fields)
-        images = [Image.open(io.BytesIO(file)) for file in self._client.images(job)]
-        masks = [Image.open(io.BytesIO(file)) for file in self._client.masks(job)] or None
-        checks = job.checks and [
+        images: list[Image.Image] = [Image.open(io.BytesIO(file)) for file in self._client.images(job)]
+        masks: list[Image.Image] = [Image.open(io.BytesIO(file)) for file in self._client.masks(job)]
+        checks = [
             SpatialChecks(**{name: value for name, value in one.items() if name != "summary"})
-            for one in job.checks
+            for one in job.checks or []
         ]
         prompt = job.prompt if kind in {"move", "rotate", "camera"} else None
         return JoyImageEditPipelineOutput(
-            images=images, width=job.width, height=job.height, checks=checks, masks=masks, prompt=prompt
+            images=images,
+            width=job.width,
+            height=job.height,
+            checks=checks or None,
+            masks=masks or None,
+            prompt=prompt,
         )
 
 

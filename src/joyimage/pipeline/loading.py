@@ -132,6 +132,26 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         pipe.register_to_config(_name_or_path=name)
         return pipe
 
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save the pipeline in the published layout; see `DiffusionPipeline.save_pretrained`.
+
+        Args:
+            save_directory: Folder to write; created where missing.
+            *args: As in diffusers.
+            **kwargs: As in diffusers: `safe_serialization`, `variant`, `max_shard_size`, ….
+
+        Raises:
+            CheckpointError: The transformer has adapters, which the layout has no place for.
+        """
+        names = sorted(getattr(self.components.get("transformer"), "peft_config", {}))
+        if names:
+            raise CheckpointError(
+                f"The transformer has LoRA adapters ({', '.join(names)}), which a checkpoint folder cannot"
+                " hold. Call `pipe.transformer.unload_lora()` to save the base weights, and before it"
+                " `pipe.transformer.fuse_lora()` to save them with the adapters merged in."
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def _download(cls, name: str, kwargs: Mapping[str, Any]) -> Path:
         _fetch_index(name, kwargs)
