@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
-from joyimage.tiny.examples import read_example
+from joyimage.tiny.examples import NAMES, load_example, read_example
 from joyimage.tiny.worlds.drawing import BACKGROUNDS
 from joyimage.tiny.worlds.instructions import expected_edit, expected_generation
 from joyimage.tiny.worlds.scores import score
@@ -83,6 +83,12 @@ class Scorer:
             if path.with_suffix(".json").exists():
                 example = read_example(path.with_suffix(".json"))
                 self._learn(example.image, example.scene, example.box)
+
+    def learn_shipped(self) -> None:
+        """Learn the images inside the package."""
+        for name in NAMES:
+            example = load_example(name)
+            self._learn(example.image, example.scene, example.box)
 
     def check(
         self, source: Image.Image | None, prompt: str, result: Image.Image, box: PixelBox | None = None

@@ -55,7 +55,7 @@ def _fixed_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = Process(tmp_path_factory.mktemp("server"), "--base-size", 96)
+    server = Process(tmp_path_factory.mktemp("server"), base_size=96)
     yield server.url
     server.kill()
 

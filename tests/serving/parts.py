@@ -247,7 +247,7 @@ def _serve(arguments: list[str], log_path: str) -> None:
 class Process:
     """`joyimage serve` in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, *arguments: object, base_size: int = SIDE) -> None:
         log_path = folder / f"log-{time.monotonic_ns()}"
         options = [
             "--port",
@@ -259,7 +259,7 @@ class Process:
             "--device",
             "cpu",
             "--base-size",
-            SIDE,
+            base_size,
         ]
         given = [str(part) for part in (*options, *arguments)]
         self._process = _forkserver.Process(target=_serve, args=(given, str(log_path)), daemon=True)
