@@ -17,6 +17,7 @@ def bench(
     size: int | None = None,
     layers: int | None = None,
     counters: bool = True,
+    startup: bool = False,
     output: Path = Path("docs/benchmarks"),
     json: bool = False,
 ) -> None:
@@ -32,12 +33,20 @@ def bench(
         rounds: Times that both are run twice, in the order A B B A.
         size: Side of the picture in pixels; the model's own if not given.
         layers: Blocks of the transformer; the model's own if not given.
+        startup: Measure the cold start of the command instead, and print it.
         counters: Count operations, traffic, copies and waits at the published sizes.
         output: Folder for DEVICE.md, and its JSON and plot.
         json: Print JSON instead of the tables.
     """
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
+
+    if startup:
+        from joyimage.benchmark.startup import measure_startup, to_startup_json, to_startup_table
+
+        results = measure_startup(rounds, note)
+        print(dumps(to_startup_json(results)) if json else to_startup_table(results))
+        return
 
     from joyimage.benchmark.measure import Settings, measure
     from joyimage.benchmark.report import to_summary, write_report
