@@ -3,6 +3,7 @@
 # Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
 from joyimage.pipeline.session import SessionMixin
+from joyimage.pipeline.settings import resolve_settings
 from joyimage.pipeline.spatial import SpatialEditingMixin
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
@@ -50,10 +52,13 @@ class JoyImageEditPipeline(
         tokenizer: Its tokenizer.
         transformer: Predicts the velocity.
         processor: Prepares pictures for the text encoder.
-        text_token_max_length: Most prompt tokens without a picture.
-        base_size: Side in pixels of the square size; the other sizes have about its area.
-        default_num_inference_steps: What this checkpoint does best with; for the command line.
-        default_guidance_scale: The same.
+        text_token_max_length: Most prompt tokens without an image.
+        base_size: Side in pixels of the square bucket; the other buckets have about its area.
+        default_num_inference_steps: Denoising steps that suit the checkpoint.
+        default_guidance_scale: Guidance scale that suits the checkpoint.
+
+    The last four are the checkpoint's settings. None takes those that the given components were loaded with,
+    and the published checkpoint's (2048, 1024, 40, 4.0) where they have none.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -67,10 +72,10 @@ class JoyImageEditPipeline(
         tokenizer: Qwen2Tokenizer,
         transformer: JoyImageEditTransformer3DModel,
         processor: JoyImageProcessor,
-        text_token_max_length: int = 2048,
-        base_size: int = 1024,
-        default_num_inference_steps: int = 40,
-        default_guidance_scale: float = 4.0,
+        text_token_max_length: int | None = None,
+        base_size: int | None = None,
+        default_num_inference_steps: int | None = None,
+        default_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -81,12 +86,14 @@ class JoyImageEditPipeline(
             transformer=transformer,
             processor=processor,
         )
-        self.register_to_config(
+        settings = resolve_settings(
+            (transformer, vae, text_encoder),
             text_token_max_length=text_token_max_length,
             base_size=base_size,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
+        self.register_to_config(**asdict(settings))
         self.vae_scale_factor_spatial = vae.config["scale_factor_spatial"]
         self._interrupt = False
         self._guidance_scale = 1.0

@@ -1,0 +1,96 @@
+"""A checkpoint's settings stay with its components when a pipeline is built from another's parts."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
+from joyimage.loading import _place
+from joyimage.pipeline import settings
+from tests import random_models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OWN: dict[str, Any] = {
+    "base_size": 64,
+    "text_token_max_length": 77,
+    "default_num_inference_steps": 3,
+    "default_guidance_scale": 1.5,
+}
+PIPELINES = (JoyImageEditPipeline, JoyImageEditPlusPipeline)
+
+
+def own_settings(pipe: Any) -> dict[str, Any]:
+    return {name: pipe.config[name] for name in OWN}
+
+
+@pytest.mark.parametrize("pipeline_class", PIPELINES)
+def test_pipeline_when_built_from_components_then_keeps_the_settings_of_the_checkpoint(
+    checkpoint: Path, pipeline_class: Any
+) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN)
+
+    assert own_settings(pipeline_class(**pipe.components)) == OWN
+    assert own_settings(pipeline_class.from_pipe(pipe)) == OWN
+
+
+def test_pipeline_when_built_from_components_with_a_setting_then_that_one_counts_for_it_alone(
+    checkpoint: Path,
+) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN)
+
+    other = JoyImageEditPipeline(**pipe.components, base_size=512)
+
+    assert own_settings(other) == {**OWN, "base_size": 512}
+    assert own_settings(JoyImageEditPipeline(**pipe.components)) == OWN
+
+
+def test_pipeline_when_built_from_components_then_edits_as_the_first(checkpoint: Path) -> None:
+    def edit(pipe: Any) -> Any:
+        return pipe(
+            image=random_models.make_picture(0, 64, 64),
+            prompt="blue",
+            num_inference_steps=1,
+            output_type="pt",
+            generator=torch.Generator().manual_seed(0),
+        ).images
+
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN)
+
+    assert torch.equal(edit(JoyImageEditPipeline(**pipe.components)), edit(pipe))
+
+
+def test_pipeline_when_deleted_then_its_settings_are_forgotten(checkpoint: Path) -> None:
+    before = len(settings._SETTINGS)
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+    assert len(settings._SETTINGS) > before
+
+    del pipe
+    gc.collect()
+
+    assert len(settings._SETTINGS) <= before
+
+
+def test_group_plan_when_weights_are_offloaded_then_same_image(checkpoint: Path) -> None:
+    def edit(pipe: Any) -> Any:
+        return pipe(
+            image=random_models.make_picture(0, 64, 64),
+            prompt="blue",
+            num_inference_steps=1,
+            output_type="pt",
+            generator=torch.Generator().manual_seed(0),
+        ).images
+
+    expected = edit(JoyImageEditPipeline.from_pretrained(checkpoint, **OWN))
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN)
+
+    _place(pipe, torch.device("cpu"), "group", is_placed=False)
+
+    layer = pipe.transformer.double_blocks[0].attn.img_attn_qkv
+    assert layer._diffusers_hook.get_hook("group_offloading") is not None
+    assert (edit(pipe) - expected).abs().max() < 1e-5
