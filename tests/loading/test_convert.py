@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from joyimage.cli.commands import convert as command
-from joyimage.errors import CheckpointError
+from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.pipeline import conversion
 from joyimage.pipeline.conversion import convert
 from joyimage.pipeline.edit import JoyImageEditPipeline
@@ -233,3 +234,39 @@ def test_command_converts_and_prints_the_folder(
 
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
     assert (tmp_path / "out" / "model_index.json").is_file()
+
+
+def test_convert_when_the_source_is_a_file_says_what_it_is_and_how_to_give_it(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    torch.save({}, file)
+
+    with pytest.raises(CheckpointError, match=r"model\.pth is a pickled PyTorch.*--transformer .*model\.pth"):
+        convert(file, tmp_path / "out")
+
+
+def test_convert_when_a_pickle_is_not_allowed_says_so_before_other_parts_are_read(
+    original: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(original, tmp_path / "source")
+    shutil.rmtree(source / "transformer")
+    torch.save({}, tmp_path / "model.pth")
+    (source / "JoyAI-Image-Und" / "tokenizer_config.json").unlink()
+
+    with pytest.raises(CheckpointError, match=r"model\.pth is a pickle.*--allow-pickle"):
+        convert(source, tmp_path / "out", transformer=tmp_path / "model.pth")
+
+
+def test_convert_when_the_vae_is_published_with_its_config_takes_both(
+    original: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    written = convert(original, tmp_path / "out", vae=checkpoint / "vae")
+
+    published = JoyImageEditPipeline.from_pretrained(checkpoint).vae
+    assert_same_weights(JoyImageEditPipeline.from_pretrained(written).vae, published)
+
+
+def test_convert_when_the_shard_size_cannot_be_read_says_so_before_the_source_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InvalidInputError, match="`max_shard_size` must be a number"):
+        convert(tmp_path / "missing", tmp_path / "out", max_shard_size="many")

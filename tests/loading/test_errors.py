@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from joyimage.errors import CheckpointError
+from joyimage.pipeline import loading
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from tests import random_models
 from tests.loading.original import transformer_weights
@@ -299,3 +300,56 @@ def test_from_pretrained_when_the_hub_cannot_be_reached_says_so(tmp_path: Path) 
         CheckpointError, match="jdopensource/nothing is not a folder on this machine, and the hub"
     ):
         JoyImageEditPipeline.from_pretrained("jdopensource/nothing", cache_dir=tmp_path)
+
+
+def test_from_pretrained_when_weights_are_a_pointer_of_git_lfs_says_so(damaged: Path) -> None:
+    file = damaged / "transformer" / f"{STEMS['transformer']}.safetensors"
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 11493872\n")
+
+    refused(damaged, str(file), "Git LFS pointer", "Download it again")
+
+
+def test_from_pretrained_when_weights_are_scaled_fp8_says_so(damaged: Path) -> None:
+    file = damaged / "transformer" / f"{STEMS['transformer']}.safetensors"
+    weights = {key: value.clone() for key, value in load_file(file).items()}
+    weights["double_blocks.0.attn.img_attn_qkv.weight_scale"] = torch.ones(())
+    save_file(weights, file)
+
+    refused(damaged, "weight_scale", "scaled fp8 weights, which are not supported")
+
+
+def test_from_pretrained_when_a_downloaded_file_is_damaged_says_how_to_download_it_again(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JoyImageEditPipeline, "download", lambda name, **_: str(damaged))
+    monkeypatch.setattr(loading, "hf_hub_download", lambda name, file, **_: str(damaged / file))
+    (damaged / "vae" / f"{STEMS['vae']}.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"Run `hf download some/model --force-download`"):
+        JoyImageEditPipeline.from_pretrained("some/model")
+
+
+@pytest.mark.parametrize("content", [b"GGUF\x03\x00\x00\x00", b"<html>404</html>", b""])
+def test_load_lora_weights_when_the_file_is_no_adapter_names_it(
+    checkpoint: Path, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(content)
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+
+    with pytest.raises(
+        CheckpointError, match=r"The adapter .*style\.safetensors is .*expected a safetensors"
+    ):
+        pipe.load_lora_weights(file)
+
+
+@pytest.mark.parametrize("header", ["{", "[1]"])
+def test_load_lora_weights_when_the_config_in_its_header_is_broken_names_the_file(
+    checkpoint: Path, tmp_path: Path, header: str
+) -> None:
+    file = tmp_path / "style.safetensors"
+    save_file({"x": torch.ones(1)}, file, metadata={"lora_adapter_metadata": header})
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+
+    with pytest.raises(CheckpointError, match=r"style\.safetensors has a LoRA config .*not a JSON object"):
+        pipe.load_lora_weights(file)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 _LFS = b"version https://git-lfs.github.com/spec"
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
-_SCALE_NAMES = (".weight_scale", ".scale_weight", ".scale_input", ".input_scale")
+SCALE_NAMES = (".weight_scale", ".scale_weight", ".scale_input", ".input_scale", "scaled_fp8")
+"""How the names of the extra tensors in scaled fp8 files end."""
+
 _QUANTIZED_TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8", "U8": "8-bit"}
 
 
@@ -31,7 +33,7 @@ def describe_file(path: Path) -> str:
     header = _read_header(path)
     if header is None:
         return "not a file of weights that joyimage knows"
-    if any(name.endswith(_SCALE_NAMES) or name == "scaled_fp8" for name in header):
+    if any(name.endswith(SCALE_NAMES) for name in header):
         return "a safetensors file with scaled fp8 weights"
     types = {entry.get("dtype") for entry in header.values() if isinstance(entry, dict)}
     for dtype, name in _QUANTIZED_TYPES.items():

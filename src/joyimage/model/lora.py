@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from joyimage.errors import CheckpointError
+from joyimage.model.file_kind import describe_file
 
 TARGET_MODULES = (
     "img_attn_qkv",
@@ -158,10 +159,20 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             adapter: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read as a safetensors file: {error}.") from error
+        kind = describe_file(path) if path.is_file() else "missing"
+        raise CheckpointError(
+            f"The adapter {path} is {kind}; expected a safetensors file: {error}."
+        ) from error
     if _METADATA_KEY not in header:
         return adapter, None
-    settings: dict[str, Any] = json.loads(header[_METADATA_KEY])
+    try:
+        settings: Any = json.loads(header[_METADATA_KEY])
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise CheckpointError(
+            f"The adapter {path} has a LoRA config in its header that is not a JSON object."
+        )
     ours = {key: value for key, value in settings.items() if key.startswith("transformer.")}
     return adapter, {key.removeprefix("transformer."): value for key, value in (ours or settings).items()}
 

@@ -5,6 +5,7 @@ for any size of checkpoint, so files that are missing, cut short or of another m
 weight is loaded.
 """
 
+import errno
 import json
 import pickle
 import zipfile
@@ -18,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from joyimage.errors import CheckpointError
+from joyimage.errors import CheckpointError, InvalidInputError
+from joyimage.model.file_kind import SCALE_NAMES, describe_file
 
 Shape = tuple[int, ...]
 
@@ -72,7 +74,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size_bytes < 8 or header_bytes > _MAX_HEADER_BYTES:
             raise CheckpointError(
-                f"{path} is not a safetensors file, or was cut short: it has {size_bytes} bytes."
+                f"{path} ({size_bytes} bytes) is {describe_file(path)}; expected a complete safetensors file."
+                " Download it again."
             )
         text = file.read(header_bytes)
     if len(text) < header_bytes:
@@ -83,7 +86,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         tensors = {key: StoredTensor(tuple(entry["shape"]), path) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: its header can't be read.") from error
+        raise CheckpointError(
+            f"{path} is {describe_file(path)}: its header can't be read as that of a safetensors file."
+            " Download it again."
+        ) from error
     if size_bytes != 8 + header_bytes + end:
         raise CheckpointError(_cut_short(path, size_bytes, 8 + header_bytes + end))
     return tensors
@@ -200,6 +206,12 @@ def check_tensors(
             f"{folder} lacks `{missing[0]}`{_and_others(missing)}: the weights are incomplete.{hint}"
         )
     if unexpected:
+        scales = [key for key in unexpected if key.endswith(SCALE_NAMES)]
+        if scales:
+            raise CheckpointError(
+                f"{found[scales[0]].path} has `{scales[0]}`{_and_others(scales)}: these are scaled fp8"
+                " weights, which are not supported. Use bf16 or fp16 safetensors."
+            )
         key = unexpected[0]
         raise CheckpointError(
             f"{found[key].path} has `{key}`{_and_others(unexpected)}, which the model of that config has not:"
@@ -261,15 +273,20 @@ def read_weights(paths: Iterable[Path], *, allow_pickle: bool = False) -> dict[s
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if path.suffix in PICKLE_SUFFIXES:
-        raise CheckpointError(
-            f"{path} is a pickle, and reading one can run code: take safetensors, or allow it"
-            " (`allow_pickle=True`, `--allow-pickle`) if you trust where it came from."
-        )
+        raise CheckpointError(pickle_message(path))
     read_header(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} can't be read as a safetensors file: {error}.") from error
+
+
+def pickle_message(path: Path) -> str:
+    """Return why a pickle is not read, and how to allow it."""
+    return (
+        f"{path} is a pickle, and reading one can run code: use safetensors, or allow it"
+        " (`allow_pickle=True`, `--allow-pickle`) if you trust its source."
+    )
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
@@ -302,7 +319,7 @@ def write_weights(
 
     Raises:
         OSError: The files can't be written.
-        ValueError: `max_shard_size` can't be read.
+        InvalidInputError: `max_shard_size` cannot be read.
     """
     limit_bytes = parse_size(max_shard_size)
     shards: list[list[str]] = [[]]
@@ -326,7 +343,7 @@ def write_weights(
             shard = {key: weights[key].clone(memory_format=torch.contiguous_format) for key in keys}
             save_file(shard, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise OSError(f"{folder / name} can't be written: {error}") from error
+            raise OSError(errno.EIO, str(error), str(folder / name)) from error
     if len(shards) > 1:
         weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
@@ -339,13 +356,13 @@ def parse_size(size: str | int) -> int:
     """Return the number of bytes that "5GB", "300 MB" or a number means.
 
     Raises:
-        ValueError: Neither.
+        InvalidInputError: Neither.
     """
     if isinstance(size, int):
         return size
     number, unit = size.strip()[:-2].strip(), size.strip()[-2:].upper()
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
-        raise ValueError(
+        raise InvalidInputError(
             f"`max_shard_size` must be a number and one of KB, MB and GB, such as '5GB': got {size!r}."
         )
     return int(float(number) * _UNITS[unit])

@@ -17,14 +17,17 @@ from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from joyimage.errors import CheckpointError
+from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.checkpoint import STEM, from_original, settings_from_shapes, unwrap
+from joyimage.model.file_kind import describe_file
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.model.weights import (
     PICKLE_SUFFIXES,
     StoredTensor,
     check_tensors,
     find_weight_files,
+    parse_size,
+    pickle_message,
     read_json,
     read_weights,
     shapes_of,
@@ -94,6 +97,11 @@ def find_parts(
         CheckpointError: A part isn't there, or there are several; the sentence says which option tells them
         apart.
     """
+    if source.is_file():
+        raise CheckpointError(
+            f"{source} is {describe_file(source)}; expected the folder of the original checkpoint. Give that"
+            f" folder, and --transformer {source} if the file holds the transformer."
+        )
     if not source.is_dir():
         raise CheckpointError(f"There is no folder {source}: give the folder of the original checkpoint.")
     transformer_files = _weight_files(transformer or source / "transformer", "transformer")
@@ -165,13 +173,19 @@ def convert(
 
     Raises:
         CheckpointError: A part is missing or can't be read; the sentence names the file and the key.
-        ValueError: `output` exists.
+        InvalidInputError: `output` exists, or `max_shard_size` cannot be read.
+        OSError: A file cannot be written.
     """
     if output.exists():
-        raise ValueError(
+        raise InvalidInputError(
             f"`output` must be a new folder: {output} exists already. Remove it or give another."
         )
+    parse_size(max_shard_size)
     parts = find_parts(source, transformer=transformer, vae=vae, text_encoder=text_encoder)
+    if not allow_pickle:
+        for path in (parts.vae, *parts.transformer, *_pickles(parts.text_encoder)):
+            if path.suffix in PICKLE_SUFFIXES:
+                raise CheckpointError(pickle_message(path))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         # A folder inside the temporary one, which only its owner could enter.
@@ -220,14 +234,24 @@ def _write_transformer(
 
 
 def _write_vae(file: Path, folder: Path, max_shard_size: str, *, allow_pickle: bool) -> None:
-    original = unwrap(read_weights([file], allow_pickle=allow_pickle))
-    tensor_shapes(original, file)
-    weights = convert_wan_vae_to_diffusers(original)
+    """Write the VAE; a folder that has it in the published layout already may have its config too.
+
+    Raises:
+        CheckpointError: The file holds no Wan VAE, or one that does not fit the config beside it.
+    """
+    weights = unwrap(read_weights([file], allow_pickle=allow_pickle))
+    if "encoder.conv_in.weight" not in tensor_shapes(weights, file):
+        weights = convert_wan_vae_to_diffusers(weights)
     shapes = tensor_shapes(weights, file)
     if "encoder.conv_in.weight" not in shapes:
         raise CheckpointError(f"{file} lacks `encoder.conv1.weight`: it holds no Wan VAE.")
+    config_path = file.parent / "config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
     with init_empty_weights():
-        vae = AutoencoderKLWan(base_dim=shapes["encoder.conv_in.weight"][0])
+        if config.get("_class_name") == "AutoencoderKLWan":
+            vae: Any = AutoencoderKLWan.from_config(config)
+        else:
+            vae = AutoencoderKLWan(base_dim=shapes["encoder.conv_in.weight"][0])
     check_tensors({key: StoredTensor(shape, file) for key, shape in shapes.items()}, shapes_of(vae), file)
     vae.save_config(folder)
     write_weights(weights, folder, STEM, max_shard_size)
@@ -239,9 +263,9 @@ def _write_text_encoder(source: Path, folder: Path, max_shard_size: str, *, allo
     Raises:
         CheckpointError: A file is missing or wrong.
     """
-    pickles = sorted(path for path in source.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    pickles = _pickles(source)
     text_encoder = folder / "text_encoder"
-    if pickles and not any(source.glob("*.safetensors")):
+    if pickles:
         weights = read_weights(pickles, allow_pickle=allow_pickle)
         tensor_shapes(weights, source)
         write_weights(weights, text_encoder, "model", max_shard_size)
@@ -262,6 +286,13 @@ def _write_text_encoder(source: Path, folder: Path, max_shard_size: str, *, allo
             raise CheckpointError(
                 f"{source / needed} is missing: the text encoder's folder must hold its {part} too."
             )
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """Return the pickled weights of a folder that has no others."""
+    if any(folder.glob("*.safetensors")):
+        return []
+    return sorted(path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:

@@ -116,8 +116,24 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         kwargs["dtype"] = _resolve_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
         kwargs.setdefault("use_safetensors", True)
-        folder = find_folder(name) or cls._download(name, kwargs)
+        folder = find_folder(name)
+        if folder is None:
+            folder = cls._download(name, kwargs)
+            with _download_hint(name):
+                cls._check(folder, kwargs)
+        else:
+            cls._check(folder, kwargs)
+        pipe = super().from_pretrained(str(folder), **kwargs)
+        pipe.register_to_config(_name_or_path=name)
+        return pipe
 
+    @classmethod
+    def _check(cls, folder: Path, kwargs: Mapping[str, Any]) -> None:
+        """Check a checkpoint folder's files, keys and shapes without reading the weights.
+
+        Raises:
+            CheckpointError: What is wrong, with file and key.
+        """
         _check_index(folder / "model_index.json")
         for part in (*CHECKS, *_SMALL_FILES):
             if part in kwargs:
@@ -128,9 +144,6 @@ class CheckpointLoadingMixin(DiffusionPipeline):
                 CHECKS[part](folder / part, kwargs.get("variant"))
             elif part in _SMALL_FILES:
                 _check_small_files(folder / part, _SMALL_FILES[part])
-        pipe = super().from_pretrained(str(folder), **kwargs)
-        pipe.register_to_config(_name_or_path=name)
-        return pipe
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the pipeline in the published layout; see `DiffusionPipeline.save_pretrained`.
@@ -255,6 +268,19 @@ def _fetch_index(model: str, kwargs: Mapping[str, Any]) -> Path:
     hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
     with _hub_errors(model):
         return Path(hf_hub_download(model, "model_index.json", **hub))
+
+
+@contextmanager
+def _download_hint(model: str) -> Iterator[None]:
+    """Add to a message about a downloaded checkpoint how to download it again.
+
+    Raises:
+        CheckpointError: That of the block, with the hint.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Run `hf download {model} --force-download`.") from error
 
 
 @contextmanager
