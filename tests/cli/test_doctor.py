@@ -31,11 +31,13 @@ def test_doctor_when_called_then_names_this_machine(joyimage: Joyimage) -> None:
 @pytest.mark.parametrize(
     ("device", "device_gb", "memory_gb", "fits", "use"),
     [
-        ("cpu", 0, 500, "embedded", "--model tiny"),
-        ("cuda", 141, 500, "all parts", "pipe.to"),
-        ("cuda", 48, 128, "one part", "enable_model_cpu_offload"),
-        ("cuda", 24, 128, "a few blocks", "enable_group_offload"),
-        ("cuda", 24, 32, "embedded", "--model tiny"),
+        ("cpu", 0, 500, "The tiny model", "--model tiny"),
+        ("cuda", 141, 500, "all parts", "-o OUTPUT"),
+        ("cuda", 80, 32, "all parts", "-o OUTPUT"),  # the weights go straight to the device
+        ("xpu", 80, 32, "The tiny model", "--model tiny"),
+        ("cuda", 48, 128, "one part", "--offload model"),
+        ("cuda", 24, 128, "a few layers", "--offload group"),
+        ("cuda", 24, 32, "The tiny model", "--model tiny"),
     ],
 )
 def test_advice_when_memory_differs_then_what_fits(
@@ -44,4 +46,14 @@ def test_advice_when_memory_differs_then_what_fits(
     said_fits, said_use = advise(device, device_gb, memory_gb)
 
     assert fits in said_fits
-    assert use in said_use
+    assert said_use.startswith("joyimage edit IMAGE PROMPT -o OUTPUT")
+    assert said_use.endswith(use)
+
+
+def test_doctor_when_json_then_sizes_are_numbers(joyimage: Joyimage) -> None:
+    report = json.loads(joyimage("doctor", "--json").out)
+
+    assert report["memory"]["total"] >= report["memory"]["free"] > 0
+    assert report["disk"]["free"] > 0
+    assert list(report["devices"])[-1] == "cpu"
+    assert report["device"].startswith(next(iter(report["devices"])))

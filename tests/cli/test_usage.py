@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from joyimage.cli import main as command
 from joyimage.errors import CheckpointError
+from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,3 +149,13 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
     assert outcome.code == 2
     assert f"`device` is '{device}'" in outcome.err.splitlines()[-1]
     assert "Traceback" not in outcome.err
+
+
+def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
+    for name, hint in (("a.jpg", True), ("a.png", False)):
+        random_models.make_picture(0, 32, 32).save(tmp_path / name)
+
+        outcome = joyimage("info", tmp_path / name)
+
+        assert outcome.code == 2
+        assert ("Edits are recorded in PNG files only." in outcome.err) is hint

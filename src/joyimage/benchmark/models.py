@@ -22,6 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.loading import load_pipeline
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.buckets import BASE_SIZES
 from joyimage.pipeline.edit import JoyImageEditPipeline
@@ -211,9 +212,9 @@ def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int
 
 def load_tiny(device: torch.device, dtype: torch.dtype) -> JoyImageEditPipeline:
     """Load the embedded checkpoint."""
-    pipe = JoyImageEditPipeline.from_pretrained("tiny", dtype=dtype)
+    pipe = load_pipeline("tiny", device=str(device), dtype=str(dtype)).pipe
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
 
 
 def make_scheduler() -> FlowMatchEulerDiscreteScheduler:

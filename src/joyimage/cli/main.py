@@ -35,7 +35,7 @@ COMMANDS = {
     "batch": ("batch:batch", "Run many edits; after an interruption it goes on where it was."),
     "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
     "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
-    "info": ("info:info", "Show the edit that is recorded in a picture."),
+    "info": ("info:info", "Show the edit that is recorded in an image."),
     "examples": (
         "examples:examples",
         "Write example images, descriptions of what they show, a batch, and commands to try on them.",

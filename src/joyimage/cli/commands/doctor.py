@@ -1,15 +1,18 @@
-"""`joyimage doctor`: what this machine has, what fits on it, and which settings to use."""
+"""`joyimage doctor`: what this machine has, what fits on it, and which command to use."""
 
 from __future__ import annotations
 
 import json as json_format
 import os
 import platform
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from joyimage import __version__
+from joyimage.devices import available_devices
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
 # Weights of the published checkpoint in bf16: transformer 16.26 B, text encoder 8.8 B, VAE 0.13 B parameters.
@@ -18,6 +21,8 @@ TRANSFORMER_GB = 32.5
 # Room for one 1024 x 1024 edit, by arithmetic: 9,232 tokens of width 4096 are 76 MB a tensor, 300 MB in the
 # MLP; the VAE's largest feature map is 400 MB, and a few of each live at once.
 ACTIVATIONS_GB = 6.0
+
+_EDIT = "joyimage edit IMAGE PROMPT -o OUTPUT"
 
 
 def doctor(*, json: bool = False) -> None:
@@ -30,69 +35,101 @@ def doctor(*, json: bool = False) -> None:
     if json:
         print(json_format.dumps(report))
         return
-    width = max(len(name) for name in report)
+    width = max(map(len, report))
     for name, value in report.items():
-        shown = (
-            ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else value
-        )
-        print(f"{name:<{width}}  {shown}")
+        print(f"{name:<{width}}  {_shown(value)}")
 
 
 def examine() -> dict[str, Any]:
-    """Return what `joyimage doctor` prints."""
-    import torch
+    """Return what `joyimage doctor` prints; sizes are in GB of 10^9 bytes."""
+    import psutil
 
-    device, device_gb = "cpu", 0.0
-    name = platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        device, name, device_gb = "cuda", properties.name, properties.total_memory / 1e9
-    elif torch.backends.mps.is_available():
-        device, name, device_gb = "mps", "Apple GPU", torch.mps.recommended_max_memory() / 1e9
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    fits, settings = advise(device, device_gb, memory_gb)
+    device, name, total_gb, free_gb = _accelerator()
+    memory = psutil.virtual_memory()
+    fits, command = advise(device, free_gb, memory.available / 1e9)
+    cache = _cache_folder()
     return {
         "joyimage": __version__,
         "python": sys.version.split()[0],
         "versions": {package: _version(package) for package in PACKAGES},
         "device": f"{device} ({name})",
-        "device memory": f"{device_gb:.0f} GB" if device_gb else "shared with the machine",
-        "memory": f"{memory_gb:.0f} GB",
+        "devices": available_devices(),
+        "device memory": {"total": round(total_gb, 1), "free": round(free_gb, 1)} if total_gb else None,
+        "memory": {"total": round(memory.total / 1e9, 1), "free": round(memory.available / 1e9, 1)},
+        "disk": {"cache": str(cache), "free": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
         "cores": os.cpu_count(),
         "fits": fits,
-        "use": settings,
+        "use": command,
     }
 
 
 def advise(device: str, device_gb: float, memory_gb: float) -> tuple[str, str]:
-    """Say what fits and which settings to use.
+    """Return what fits, as a sentence, and a command that uses it.
 
     Args:
-        device: "cuda", "mps" or "cpu".
-        device_gb: Memory of the accelerator, 0 without one.
-        memory_gb: Memory of the machine.
-
-    Returns:
-        Two sentences.
+        device: "cuda", "xpu", "mps" or "cpu".
+        device_gb: Free memory of the accelerator; 0 without one.
+        memory_gb: Free memory of the machine.
     """
     if device == "cpu":
         return (
-            "The embedded model; an edit by the published one is 16,000 TFLOP, hours on a CPU.",
-            "joyimage edit PICTURE PROMPT -o OUT --model tiny",
+            "The tiny model. An edit by the published one takes 16,000 TFLOP, which is hours on a CPU.",
+            f"{_EDIT} --model tiny",
         )
-    if device_gb >= WHOLE_GB + ACTIVATIONS_GB:
-        return "The published model, all parts on the device.", "pipe.to(device), bfloat16"
+    # Only CUDA gets the weights without a copy in the machine's memory.
+    if device_gb >= WHOLE_GB + ACTIVATIONS_GB and (device == "cuda" or memory_gb >= WHOLE_GB):
+        return "The published model, all parts on the device.", _EDIT
     if memory_gb < WHOLE_GB:
         return (
-            f"The embedded model; the published one needs {WHOLE_GB:.0f} GB of memory to load.",
-            "joyimage edit PICTURE PROMPT -o OUT --model tiny",
+            f"The tiny model. The published one needs {WHOLE_GB + ACTIVATIONS_GB:.0f} GB of free device"
+            f" memory, or {WHOLE_GB:.0f} GB of free memory to offload to.",
+            f"{_EDIT} --model tiny",
         )
     if device_gb >= TRANSFORMER_GB + ACTIVATIONS_GB:
-        return "The published model, one part at a time.", "pipe.enable_model_cpu_offload(), bfloat16"
+        return "The published model, one part at a time on the device.", f"{_EDIT} --offload model"
     return (
-        "The published model, a few blocks at a time; slow.",
-        'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level"), bfloat16',
+        "The published model, a few layers at a time on the device. Each step moves"
+        f" {TRANSFORMER_GB:.0f} GB of weights to it, which takes seconds.",
+        f"{_EDIT} --offload group",
     )
+
+
+def _accelerator() -> tuple[str, str, float, float]:
+    """Return type, name, total and free memory (GB) of the device that is used by default."""
+    import torch
+
+    device = next(iter(available_devices()))
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info(0)
+        return device, torch.cuda.get_device_name(0), total / 1e9, free / 1e9
+    if device == "xpu":
+        free, total = torch.xpu.mem_get_info(0)
+        return device, torch.xpu.get_device_name(0), total / 1e9, free / 1e9
+    if device == "mps":
+        total = torch.mps.recommended_max_memory()
+        return device, "Apple GPU", total / 1e9, (total - torch.mps.driver_allocated_memory()) / 1e9
+    return device, platform.processor() or platform.machine(), 0.0, 0.0
+
+
+def _cache_folder() -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        unit = " GB" if "free" in value else ""
+        return ", ".join(
+            f"{key} {item}{unit if isinstance(item, float) else ''}" for key, item in value.items()
+        )
+    return str(value)
 
 
 def _version(package: str) -> str:

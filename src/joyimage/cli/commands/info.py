@@ -1,4 +1,4 @@
-"""`joyimage info`: how a picture was made."""
+"""`joyimage info`: how an image was made."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from joyimage.errors import ImageError
 
 
 def info(image: Path, *, json: bool = False) -> None:
-    """Show the edit that is recorded in a picture.
+    """Show the edit that is recorded in an image.
 
     Args:
         image: PNG that `joyimage edit` wrote.
         json: Print it as JSON.
 
     Raises:
-        ImageError: No edit is recorded in it.
+        ImageError: The file cannot be read, or no edit is recorded in it.
     """
     recipe = read_metadata(image)
     if recipe is None:
-        raise ImageError(f"{image} holds no record of an edit by joyimage.")
+        hint = "" if image.suffix.lower() == ".png" else " Edits are recorded in PNG files only."
+        raise ImageError(f"{image} holds no record of an edit by joyimage.{hint}")
     if json:
         print(json_format.dumps(recipe, ensure_ascii=False))
         return
