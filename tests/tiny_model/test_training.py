@@ -15,10 +15,11 @@ from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.prompts import prefix_length
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_image_processor, build_tokenizer, build_vae
-from joyimage.tiny.objective import _attend_explicitly, encode_prompts, to_patches
+from joyimage.tiny.objective import _attend_explicitly
 from joyimage.tiny.pairs import GROUPS, render_pairs
 from joyimage.tiny.train import train_tiny
 from joyimage.tiny.worlds.scenes import TASKS, generate
+from joyimage.training.text_states import encode_prompts, to_patches
 from joyimage.training.trainer import averaged_weights
 
 if TYPE_CHECKING:

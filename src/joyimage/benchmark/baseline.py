@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.pipeline.prompts import prefix_length
 
@@ -27,7 +28,7 @@ BASELINES = {
     EAGER: "diffusers as it is",
     "cudnn": "diffusers with cuDNN attention",
     "compiled": "diffusers with its blocks compiled",
-    "fixed": "diffusers with RoPE tables kept and patches by a matmul",
+    "fixed": "diffusers with cached RoPE tables and patches by a matmul",
 }
 """Name → what it is."""
 
@@ -49,10 +50,10 @@ def make_baseline(ours: JoyImageEditPipeline, kind: str = EAGER) -> Any:
         diffusers' JoyImageEditPipeline, quiet, for images of our pipeline's base size.
 
     Raises:
-        ValueError: There is no such baseline, or the installed diffusers has no JoyImage classes.
+        InvalidInputError: There is no such baseline, or the installed diffusers has no JoyImage classes.
     """
     if kind not in BASELINES:
-        raise ValueError(f"`kind` is {kind!r}; expected one of {', '.join(BASELINES)}.")
+        raise InvalidInputError(f"`kind` is {kind!r}; expected one of {', '.join(BASELINES)}.")
     transformer_class = find_class(_TRANSFORMER, "JoyImageEditTransformer3DModel")
     config = ours.transformer.config
     names = ("patch_size", "in_channels", "out_channels", "hidden_size", "num_attention_heads", "text_dim")
@@ -119,13 +120,13 @@ def find_class(module: str, name: str) -> Any:
         The object.
 
     Raises:
-        ValueError: The installed diffusers doesn't have it.
+        InvalidInputError: The installed diffusers doesn't have it.
     """
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         installed = version("diffusers")
-        raise ValueError(
+        raise InvalidInputError(
             f"The installed diffusers {installed} has no {name} in {module} to compare with; "
             "install diffusers 0.42.1."
         ) from None
@@ -137,14 +138,14 @@ def _fix(transformer: Any) -> None:
     device = next(transformer.parameters()).device
 
     @functools.cache
-    def kept(size: tuple[int, ...], text: int | None) -> Any:
+    def cached(size: tuple[int, ...], text: int | None) -> Any:
         def move(tables: Any) -> Any:
             return None if tables is None else tuple(table.to(device) for table in tables)
 
         return tuple(move(tables) for tables in build(list(size), text))
 
     def get_rotary_pos_embed(vis_rope_size: list[int], txt_rope_size: int | None = None) -> Any:
-        return kept(tuple(vis_rope_size), txt_rope_size)
+        return cached(tuple(vis_rope_size), txt_rope_size)
 
     def patchify(latents: torch.Tensor) -> torch.Tensor:
         patch = projection.kernel_size

@@ -16,6 +16,7 @@ from joyimage.benchmark.memory_traffic import compiled_bytes, kernel_bytes
 from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_image
 from joyimage.benchmark.op_counter import Tally
 from joyimage.benchmark.stages import STAGES, STEP, watch
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,10 +116,10 @@ def count(model: BenchModel = FULL) -> tuple[EditCounts, EditCounts]:
         Ours and diffusers'.
 
     Raises:
-        ValueError: The model has fewer blocks.
+        InvalidInputError: The model has fewer blocks.
     """
     if model.num_layers <= _BLOCK + 1:
-        raise ValueError(f"`layers` is {model.num_layers}; counters need {_BLOCK + 2} or more.")
+        raise InvalidInputError(f"`layers` is {model.num_layers}; counters need {_BLOCK + 2} or more.")
     ours = build(model, torch.device("meta"), torch.bfloat16)
     reference = make_baseline(ours)
     counts = [_count_edit(pipe, model) for pipe in (ours, reference)]

@@ -19,6 +19,7 @@ from joyimage.benchmark.counters import STEPS, bars, count
 from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, build, load_tiny, make_image, resolve
 from joyimage.benchmark.peaks import measure_ceilings, measure_kernels
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ class Settings:
 
     Attributes:
         model: "scaled", "tiny" or "full"; None: full on a GPU, scaled elsewhere.
-        device: Such as "cuda" or "cpu"; None: a GPU where there is one.
+        device: Such as "cuda" or "cpu"; None uses a GPU if there is one.
         dtype: One of `DTYPES`; None: bfloat16 on a GPU, float32 elsewhere.
         steps: Denoising steps of the timed edit.
         rounds: Times that both are run twice, in the order A B B A.
@@ -58,26 +59,26 @@ class Settings:
         """Return the same with device, model and dtype chosen.
 
         Raises:
-            ValueError: A setting that can't be.
+            InvalidInputError: A setting that can't be.
         """
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             kind = torch.device(device).type
         except RuntimeError:
-            raise ValueError(f"`device` is {device!r}; expected cpu or cuda.") from None
+            raise InvalidInputError(f"`device` is {device!r}; expected cpu or cuda.") from None
         if kind not in {"cpu", "cuda"} or (kind == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"`device` is {device!r}; this machine has {_devices()}.")
+            raise InvalidInputError(f"`device` is {device!r}; this machine has {_devices()}.")
         is_cuda = kind == "cuda"
         model = self.model or ("full" if is_cuda else "scaled")
         dtype = self.dtype or ("bfloat16" if is_cuda else "float32")
         if dtype not in DTYPES:
-            raise ValueError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
+            raise InvalidInputError(f"`dtype` is {dtype!r}; expected one of {', '.join(DTYPES)}.")
         for name in ("steps", "rounds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
+                raise InvalidInputError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
         resolve(model, size=self.size, num_layers=self.layers)
         if model == "full" and not is_cuda:
-            raise ValueError("`model` is 'full', which needs a GPU; on a CPU take scaled or tiny.")
+            raise InvalidInputError("`model` is 'full', which needs a GPU; on a CPU take scaled or tiny.")
         return replace(self, device=device, model=model, dtype=dtype)
 
     def command(self) -> str:
@@ -100,7 +101,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
         The report as JSON would hold it.
 
     Raises:
-        ValueError: A setting that can't be, or no diffusers to compare with.
+        InvalidInputError: A setting that can't be, or no diffusers to compare with.
         DisagreementError: The two implementations gave different images.
     """
     settings = settings.resolved()

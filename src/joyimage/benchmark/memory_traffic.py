@@ -249,7 +249,7 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
 
 
 def _kind(node: Any) -> str:
-    """Tell what a node of a graph is: "heavy", "view", "fusible" or "input"."""
+    """Return the kind of a graph node: "heavy", "view", "fusible" or "input"."""
     if node.op != "call_function":
         return "input"
     packet = getattr(node.target, "overloadpacket", None)

@@ -1,6 +1,6 @@
 """The models that are measured: the published sizes, a small one of the same proportions, the embedded one.
 
-None of them but the embedded one has trained weights: what is measured doesn't depend on them.
+Only the embedded one has trained weights; the measurements do not depend on them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.errors import InvalidInputError
 from joyimage.loading import load_pipeline
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.buckets import BASE_SIZES
@@ -162,17 +163,17 @@ def resolve(name: str, *, size: int | None = None, num_layers: int | None = None
         The model, or None for "tiny", which is loaded rather than built.
 
     Raises:
-        ValueError: There is no such model, or it can't have that size.
+        InvalidInputError: There is no such model, or it can't have that size.
     """
     if name not in MODEL_NAMES:
-        raise ValueError(f"`model` is {name!r}; expected one of {', '.join(MODEL_NAMES)}.")
+        raise InvalidInputError(f"`model` is {name!r}; expected one of {', '.join(MODEL_NAMES)}.")
     if size is not None and size not in BASE_SIZES:
-        raise ValueError(f"`size` is {size}; expected one of {', '.join(map(str, BASE_SIZES))}.")
+        raise InvalidInputError(f"`size` is {size}; expected one of {', '.join(map(str, BASE_SIZES))}.")
     if num_layers is not None and num_layers < 1:
-        raise ValueError(f"`layers` is {num_layers}; expected 1 or more.")
+        raise InvalidInputError(f"`layers` is {num_layers}; expected 1 or more.")
     if name == "tiny":
         if (size, num_layers) != (None, None):
-            raise ValueError(
+            raise InvalidInputError(
                 "`size` and `layers` belong to the models that are built; tiny is loaded as it is."
             )
         return None

@@ -98,7 +98,7 @@ class Tally:
 
 
 def is_device(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor lies on what stands for the GPU."""
+    """Return whether a tensor is on the device that stands for the GPU."""
     return tensor.device.type == "meta"
 
 
@@ -319,7 +319,7 @@ def _shape_only(value: Any) -> Any:
 def _keeps_values(
     packet: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor], asked: str | None
 ) -> bool:
-    """Tell whether a result on the device is one of those that keep their values."""
+    """Return whether a result on the device keeps its values."""
     dtype = kwargs.get("dtype")
     is_whole = dtype is not None and not dtype.is_floating_point
     if packet.__name__ in {"new_ones", "new_zeros", "new_full"}:
@@ -340,7 +340,7 @@ def _masks(packet: Any, args: Any) -> list[torch.Tensor]:
 
 
 def _places(indices: Any) -> list[Any]:
-    """Replace masks by the places where they are true: shapes alone don't tell their number."""
+    """Replace masks by the indices where they are true: their number does not follow from shapes."""
     replaced: list[Any] = []
     for index in indices:
         if index is not None and index.dtype == torch.bool:
@@ -360,5 +360,5 @@ def _flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
 
 
 def _is_free(func: Any, packet: Any) -> bool:
-    """Tell whether an operator moves nothing: a view, or memory without values."""
+    """Return whether an operator moves no data: a view, or memory without values."""
     return func.is_view or packet.__name__ in _FREE

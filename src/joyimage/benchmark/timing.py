@@ -1,4 +1,4 @@
-"""Seconds, stage by stage: both implementations in one process, in turn, on the same draws."""
+"""Seconds, stage by stage: both implementations in one process, alternating, on the same random draws."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from joyimage.benchmark.models import PROMPT
 from joyimage.benchmark.stages import STAGES, STEP, watch
+from joyimage.errors import JoyImageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ Half precision rounds every sum anew: two exact implementations of this model ar
 """
 
 
-class DisagreementError(ValueError):
+class DisagreementError(JoyImageError, ValueError):
     """Two implementations gave different images; seconds would mean nothing."""
 
 
@@ -212,7 +213,7 @@ def seconds_by_stage(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratios(reference: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
-    """Tell how many times faster ours is: the runs of one round against each other, then over the rounds.
+    """Return how many times faster joyimage is: within each round, then over the rounds.
 
     Args:
         reference: Two runs per round.

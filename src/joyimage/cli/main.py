@@ -42,7 +42,10 @@ COMMANDS = {
     ),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
     "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
-    "bench": ("bench:bench", "Count and time one edit by joyimage and by diffusers, on the same weights."),
+    "bench": (
+        "bench:bench",
+        "Compare joyimage with diffusers on the same weights: counts and seconds of one edit.",
+    ),
 }
 for _name, (_function, _help) in COMMANDS.items():
     app.command(f"joyimage.cli.commands.{_function}", name=_name, help=_help)

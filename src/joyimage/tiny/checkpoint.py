@@ -196,7 +196,7 @@ def export(
         vae: Trained, with the statistics of its latents in its configuration.
         text_encoder: Trained.
         transformer: Trained.
-        tokenizer: The vocabulary that the text encoder was trained with.
+        tokenizer: Tokenizer that the text encoder was trained with.
 
     Returns:
         `folder`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
 from joyimage.tiny.vae import encode_moments
 from joyimage.tiny.worlds.scenes import TASKS
+from joyimage.training.objective import add_noise, velocity_loss, weigh_changes
+from joyimage.training.text_states import MERGE_SIZE, PATCH_SIZE_PX, encode_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
 
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
 
-_PATCH = 16
-_MERGE = 2
-_IMAGE_TOKENS = (SIZE // (_PATCH * _MERGE)) ** 2
+_IMAGE_TOKENS = (SIZE // (PATCH_SIZE_PX * MERGE_SIZE)) ** 2
 # Three quarters of the noise levels lie on the schedule's own shifted curve, the rest uniformly.
 _SHIFTED_SHARE = 0.75
 # Cells of the latents that the edit changes weigh four times as much as the copied rest.
@@ -43,14 +43,14 @@ class EditorData:
     Attributes:
         pixels: Sources, `[N, H, W, 3]` 8-bit.
         source_latents: Posterior means, standardized, `[N, 16, 12, 12]`, half precision.
-        target_latents: The same of the targets.
+        target_latents: Posterior means of the targets, standardized, `[N, 16, 12, 12]`, half precision.
         noise_std: Posterior standard deviation per channel, standardized, `[1, 16, 1, 1]`.
         tokens: Token ids of each pair's whole conversation.
-        empty_tokens: Those of the same conversation with an empty prompt, with a image and without.
-        members: Pair numbers by task.
-        group_shares: Chance of each group.
-        prefix_tokens: Tokens that the pipeline drops in front.
-        pad_token: Id of the padding.
+        empty_tokens: Token ids of a conversation with an empty prompt, with an image and without.
+        members: Indices of the pairs of each task.
+        group_shares: Relative probability of each group.
+        prefix_tokens: Tokens at the start that the pipeline drops.
+        pad_token: Token id of the padding.
     """
 
     pixels: Tensor
@@ -74,8 +74,8 @@ def encode_pairs(
     Args:
         vae: Trained, with the statistics of its latents in its configuration.
         pairs: Rendered pairs.
-        device: Where the VAE is.
-        batch_size: Images per encoder pass.
+        device: Device of the VAE.
+        batch_size: Images per encoder forward.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -108,12 +108,12 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
 
     Args:
         latents: From `encode_pairs`.
-        tokenizer: Of the checkpoint.
+        tokenizer: Tokenizer of the checkpoint.
         pairs: Rendered pairs.
-        device: Where the data stays.
+        device: Device of the data.
 
     Returns:
-        What the loss draws from.
+        The data that `loss` draws from.
     """
     image = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
 
@@ -144,19 +144,16 @@ def loss(
     data: EditorData,
     batch_size: int,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Draw one batch of one group of tasks and give its flow-matching loss.
+    """Draw one batch of one group of tasks and return its flow-matching loss.
 
     Args:
-        transformer: In training.
-        text_encoder: In training, too.
+        transformer: Transformer to train.
+        text_encoder: Text encoder to train.
         data: All pairs.
         batch_size: Pairs in the batch.
 
     Returns:
         The loss, and the group's mean squared error for the log.
-
-    Source: flow matching along straight paths, x = (1 - sigma) x0 + sigma noise, velocity noise - x0
-    (arXiv 2210.02747; noise levels after arXiv 2403.03206).
     """
     group = int(torch.multinomial(data.group_shares, 1))
     weights = torch.tensor([TASK_WEIGHTS[task] for task in GROUPS[group]])
@@ -170,82 +167,29 @@ def loss(
 
     target = data.target_latents[chosen].float()
     source = data.source_latents[chosen].float()
-    noise = torch.randn_like(target)
-    sigma = _draw_sigmas(batch_size, target.device)
-    noisy = torch.lerp(target, noise, sigma.view(-1, 1, 1, 1))
-    items = [noisy]
+    noisy = add_noise(target, shift=SHIFT, shifted_share=_SHIFTED_SHARE)
+    items = [noisy.latents]
     weight = torch.ones_like(target[:, :1])
     if has_image:
         items.insert(0, source + data.noise_std * torch.randn_like(source))
-        changed = (target - source).abs().mean(dim=1, keepdim=True) > _CHANGED_THRESHOLD
-        weight = weight + _CHANGED_WEIGHT * changed
+        weight = weigh_changes(source, target, threshold=_CHANGED_THRESHOLD, extra=_CHANGED_WEIGHT)
     with torch.autocast(target.device.type, torch.bfloat16), _explicit_attention(target.device.type):
         pixels = data.pixels[chosen] if has_image else None
         states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
         velocity = transformer(
             hidden_states=torch.stack(items, dim=1).unsqueeze(3),
-            timestep=1000 * sigma,
+            timestep=1000 * noisy.sigma,
             encoder_hidden_states=states,
             encoder_hidden_states_mask=mask,
             return_dict=False,
         )[0][:, -1, :, 0]
-    squared = (velocity.float() - (noise - target)).square()
-    total = (weight * squared).mean() / weight.mean()
-    return total, {"mse": float(squared.detach().mean()), "group": float(group)}
-
-
-def encode_prompts(
-    text_encoder: Qwen3VLForConditionalGeneration,
-    tokens: Sequence[Tensor],
-    pixels: Tensor | None,
-    prefix_tokens: int,
-    pad_token: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Run the encoder on a right-padded batch and give the states before its final norm.
-
-    Args:
-        text_encoder: The model.
-        tokens: Token ids of each conversation.
-        pixels: One image each, `[B, H, W, 3]` 8-bit; None without images.
-        prefix_tokens: Dropped in front.
-        pad_token: Fills the shorter ones.
-
-    Returns:
-        States `[B, L, D]`, and the mask `[B, L]`, None where nothing is padded.
-    """
-    ids = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=pad_token)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True)
-    model: Any = text_encoder.model
-    arguments = {}
-    positions = torch.arange(ids.shape[1], device=ids.device).expand(3, 1, -1)
-    if pixels is not None:
-        batch, height, width, _ = pixels.shape
-        grid = torch.tensor([[1, height // _PATCH, width // _PATCH]], device=ids.device)
-        arguments = {"pixel_values": to_patches(pixels), "image_grid_thw": grid.expand(batch, -1)}
-        # All conversations have the image in the same place: one set of positions serves the batch.
-        longest = max(tokens, key=len)[None]
-        kinds = (longest == text_encoder.config.image_token_id).int()
-        positions, _ = model.get_rope_index(longest, kinds, image_grid_thw=grid)
-    captured = []
-    # As trained: the states before the final norm, which no output of the library carries.
-    hook = model.language_model.layers[-1].register_forward_hook(lambda *call: captured.append(call[2]))
-    try:
-        model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions.expand(3, len(tokens), -1),
-            use_cache=False,
-            **arguments,
-        )
-    finally:
-        hook.remove()
-    mask = mask[:, prefix_tokens:]
-    return captured[0][:, prefix_tokens:], None if bool(mask.all()) else mask
+    total, mse = velocity_loss(velocity, noisy.velocity, weight)
+    return total, {"mse": float(mse), "group": float(group)}
 
 
 @contextmanager
 def _explicit_attention(device_type: str) -> Iterator[None]:
-    """Compute attention step by step on a CPU, where the fused kernel's backward pass takes twice as long."""
+    """Compute attention step by step on a CPU, where the backward of the fused kernel takes twice as long."""
     if device_type != "cpu":
         yield
         return
@@ -265,27 +209,3 @@ def _attend_explicitly(
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
-
-
-def to_patches(pixels: Tensor) -> Tensor:
-    """Cut images into Qwen3-VL's patch rows, as its image processor does.
-
-    Args:
-        pixels: `[B, H, W, 3]` 8-bit, sides divisible by 32.
-
-    Returns:
-        `[B * H/16 * W/16, 3 * 2 * 16 * 16]` in [-1, 1]; patches of one merged token stand together, and each
-        patch holds the frame twice.
-    """
-    batch, height, width, channels = pixels.shape
-    rows, columns = height // (_PATCH * _MERGE), width // (_PATCH * _MERGE)
-    values = pixels.float() / 127.5 - 1
-    cut = values.view(batch, rows, _MERGE, _PATCH, columns, _MERGE, _PATCH, channels)
-    cut = cut.permute(0, 1, 4, 2, 5, 7, 3, 6)  # [B, rows, columns, merge, merge, C, patch, patch]
-    return torch.stack([cut, cut], dim=6).reshape(-1, channels * 2 * _PATCH * _PATCH)
-
-
-def _draw_sigmas(num: int, device: torch.device) -> Tensor:
-    uniform = torch.rand(num, device=device)
-    shifted = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-    return torch.where(torch.rand(num, device=device) < _SHIFTED_SHARE, shifted, torch.rand_like(uniform))

@@ -1,4 +1,4 @@
-"""Training pairs, rendered up front and kept in the run's folder."""
+"""Training pairs, rendered once and cached in the folder of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from joyimage.tiny.worlds.drawing import Pixels
 
-# Share of the scenes and of the samples; the tasks that are learned last get most.
+# Share of the scenes and of the samples; the tasks that are learned last get the most.
 TASK_WEIGHTS = {
     "add": 1.0,
     "remove": 0.5,
@@ -29,7 +29,7 @@ TASK_WEIGHTS = {
     "camera": 2.25,
     "text-to-image": 1.25,
 }
-# Batches mix the tasks of one group: their prompts are of like length, so little is padded.
+# A batch mixes the tasks of one group: their prompts have similar lengths, so there is little padding.
 GROUPS = (("add", "remove", "recolor", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
 
 
@@ -41,7 +41,7 @@ class Pairs:
         tasks: Index into `TASKS` of each pair, `[N]`.
         prompts: One per pair.
         sources: `[N, H, W, 3]` 8-bit RGB; zeros for text-to-image.
-        targets: The same shape.
+        targets: `[N, H, W, 3]` 8-bit RGB.
     """
 
     tasks: np.ndarray
@@ -51,7 +51,7 @@ class Pairs:
 
 
 def render_pairs(run_path: Path, num: int, *, progress: bool = True) -> Pairs:
-    """Render about `num` training pairs, or read them where the run already has them.
+    """Render about `num` training pairs, or read them if the run already has them.
 
     Args:
         run_path: Folder of the run.
@@ -91,7 +91,7 @@ def _render(folder: Path, num: int, progress: bool) -> None:
     np.save(folder / "tasks.npy", np.array([TASKS.index(task) for task, _ in plan]))
     np.save(folder / "sources.npy", sources)
     np.save(folder / "targets.npy", targets)
-    # Last: its presence says that all is there.
+    # Written last: the folder is complete if it exists.
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
 
 

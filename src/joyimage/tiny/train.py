@@ -1,6 +1,6 @@
 """The training program of `joyimage-tiny`: first a VAE, then text encoder and transformer together.
 
-Every stage writes its checkpoint to the run's folder and goes on from it when it is started again.
+Every stage writes its checkpoint to the folder of the run and resumes from it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from joyimage.errors import InvalidInputError
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
 from joyimage.tiny.objective import encode_pairs, prepare
@@ -46,31 +47,31 @@ def train_tiny(
     output_path: Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train the tiny checkpoint, going on from the last checkpoint in `run_path`.
+    """Train the tiny checkpoint, resuming from the last checkpoint in `run_path`.
 
     Args:
-        run_path: Folder of checkpoints, rendered pairs and `log.jsonl`; made where missing.
+        run_path: Folder of checkpoints, rendered pairs and `log.jsonl`; created if missing.
         stage: "vae", "edit", "export" or "all".
         vae_steps: Optimizer steps of the VAE.
         edit_steps: Optimizer steps of text encoder and transformer.
         num_pairs: Scenes to render for the edit stage.
-        seed: Of weights, noise and batches.
-        device: Where to train, "cpu" or "cuda".
-        output_path: Where the checkpoint goes; None: `checkpoint` in `run_path`.
+        seed: Seed of weights, noise and batches.
+        device: Device to train on, "cpu" or "cuda".
+        output_path: Folder of the checkpoint; None uses `checkpoint` in `run_path`.
         progress: Whether to show progress bars.
 
     Returns:
-        Folder of the exported checkpoint, or `run_path` where `stage` doesn't export.
+        Folder of the exported checkpoint, or `run_path` if `stage` does not export.
 
     Raises:
-        ValueError: `stage` is unknown or a number is out of range.
-        CheckpointError: An earlier stage hasn't run.
+        InvalidInputError: `stage` is unknown or a number is out of range.
+        CheckpointError: An earlier stage has not run.
     """
     if stage not in (*STAGES, "all"):
-        raise ValueError(f"`stage` is {stage!r}; expected one of {', '.join((*STAGES, 'all'))}.")
+        raise InvalidInputError(f"`stage` is {stage!r}; expected one of {', '.join((*STAGES, 'all'))}.")
     for name, number in (("vae_steps", vae_steps), ("edit_steps", edit_steps), ("num_pairs", num_pairs)):
         if number < 1:
-            raise ValueError(f"`{name}` is {number}; expected 1 or more.")
+            raise InvalidInputError(f"`{name}` is {number}; expected 1 or more.")
     run_path.mkdir(parents=True, exist_ok=True)
     if stage in {"vae", "all"}:
         _train_vae(run_path, vae_steps, seed, device, progress)
@@ -103,7 +104,7 @@ def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: boo
 
 
 def _scene_pixels(numbers: range) -> Tensor:
-    """Give sources and targets of training scenes in turn, all tasks alike, `[N, 3, H, W]` in [-1, 1]."""
+    """Return alternating sources and targets of all tasks' scenes, `[N, 3, H, W]` in [-1, 1]."""
     images = []
     for number in numbers:
         case = generate(TASKS[number % len(TASKS)], number // len(TASKS))
@@ -142,7 +143,7 @@ def _train_editor(run_path: Path, steps: int, num_pairs: int, seed: int, device:
 def _encode_once(
     run_path: Path, vae: AutoencoderKLWan, pairs: Pairs, device: str, progress: bool
 ) -> dict[str, Tensor]:
-    """Encode the pairs, or read their latents where the run has them from this very VAE."""
+    """Encode the pairs, or read their latents if the run has them from the same VAE."""
     path = run_path / f"latents-{len(pairs.prompts)}.safetensors"
     digest = hashlib.sha256((run_path / "vae.safetensors").read_bytes()).hexdigest()
     if path.exists():

@@ -1,4 +1,4 @@
-"""Muon for matrices and kernels beside AdamW for the rest."""
+"""Muon for matrices and kernels, AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is brought to a nearly orthogonal matrix.
+    """Momentum with a nearly orthogonal update.
 
-    `torch.optim.Muon` takes matrices only; this one takes kernels as well, `[out, in, ...]` as
-    `[out, in * ...]`, and runs matrices of one shape as a batch. Of a kernel with a temporal axis only the
+    `torch.optim.Muon` accepts only matrices; this one also accepts kernels, `[out, in, ...]` as
+    `[out, in * ...]`, and updates matrices of one shape as a batch. Of a kernel with a temporal axis only the
     last tap is trained: at one frame no other tap sees data.
 
     Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        """Take the parameters, the step length and the momentum."""
+        """Set the parameters, the learning rate and the momentum."""
         super().__init__(list(params), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         matrices: `[K, rows, columns]`, fp32.
 
     Returns:
-        The same shape, fp32; computed in bf16, which these steps bear.
+        `[K, rows, columns]`, fp32; computed in bf16, which is precise enough for these steps.
     """
     a, b, c = _NEWTON_SCHULZ
     x = matrices.bfloat16()
@@ -74,7 +74,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 def make_optimizers(
     modules: Iterable[nn.Module], *, muon_lr: float, adam_lr: float
 ) -> list[torch.optim.Optimizer]:
-    """Give matrices and kernels to Muon; embeddings, first and last layers, norms and biases to AdamW."""
+    """Return Muon for matrices and kernels, AdamW for embeddings, edge layers, norms and biases."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for module in modules:

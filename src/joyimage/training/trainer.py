@@ -1,4 +1,4 @@
-"""One training stage: optimizer steps with a warm-up, a constant and a falling part, an average, resume."""
+"""One training stage: optimizer steps on a schedule, averaged weights, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class StageSettings:
     """What one stage needs besides its modules and its loss.
 
     Attributes:
-        name: Of the stage's file and in the log.
-        steps: Optimizer steps in all.
-        muon_lr: Peak step length of matrices and kernels.
-        adam_lr: Peak learning rate of the rest.
-        seed: Every step draws from `seed` plus its number, so a resumed run equals an unbroken one.
+        name: Name of the checkpoint file and of the stage in the log.
+        steps: Total optimizer steps.
+        muon_lr: Peak learning rate of matrices and kernels.
+        adam_lr: Peak learning rate of all other parameters.
+        seed: Seeds the draws of each step together with its number, so a resumed run equals an
+            uninterrupted one.
         save_every: Steps between checkpoints.
     """
 
@@ -56,15 +57,15 @@ def run_stage(
     *,
     progress: bool = True,
 ) -> None:
-    """Train `modules` in place, going on from the stage's checkpoint where there is one.
+    """Train `modules` in place, resuming from the checkpoint of the stage if there is one.
 
     Afterwards the modules hold the moving average of their weights.
 
     Args:
         run_path: Folder of the run; the checkpoint and `log.jsonl` go there.
-        settings: Of this stage.
-        modules: By name; parameters without `requires_grad` are left alone.
-        compute_loss: Gives the loss of one step, and numbers for the log.
+        settings: Settings of this stage.
+        modules: Modules by name; parameters without `requires_grad` are not trained.
+        compute_loss: Returns the loss of one step, and numbers for the log.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -114,7 +115,7 @@ def run_stage(
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Give the share of the peak rate: a short rise, constant for half, then linear to 0."""
+    """Return the share of the peak rate: a short warm-up, constant for half, then linear to 0."""
     rise = min(1.0, (step + 1) / _WARM_UP_STEPS)
     return rise * min(1.0, 2 * (1 - step / steps))
 
@@ -177,7 +178,9 @@ def _load(
         keys = set(file.keys())
         for name, tensor in _weights(modules).items():
             if f"weight.{name}" not in keys or f"average.{name}" not in keys:
-                raise CheckpointError(f"{path} has no `weight.{name}`: it belongs to other settings.")
+                raise CheckpointError(
+                    f"{path} has no `weight.{name}`: it belongs to other settings; train in another folder."
+                )
             tensor.copy_(file.get_tensor(f"weight.{name}"))
             average[name].copy_(file.get_tensor(f"average.{name}"))
         for key in keys:

@@ -21,17 +21,17 @@ def bench(
     output: Path = Path("docs/benchmarks"),
     json: bool = False,
 ) -> None:
-    """Count and time one edit by joyimage and by diffusers, on the same weights.
+    """Compare joyimage with diffusers on the same weights: counts and seconds of one edit.
 
     Args:
         model: "scaled" (the published proportions at a CPU's size, random weights), "tiny" (the embedded
             checkpoint) or "full" (the published sizes, random weights); full on a GPU, else scaled if not
             given.
-        device: Where to run, such as "cuda" or "cpu"; a GPU where there is one if not given.
+        device: Where to run, such as "cuda" or "cpu"; default: a GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; bfloat16 on a GPU, else float32 if not given.
         steps: Denoising steps.
         rounds: Times that both are run twice, in the order A B B A.
-        size: Side of the picture in pixels; the model's own if not given.
+        size: Side of the image in pixels; default: the model's own.
         layers: Blocks of the transformer; the model's own if not given.
         startup: Measure the cold start of the command instead, and print it.
         counters: Count operations, traffic, copies and waits at the published sizes.

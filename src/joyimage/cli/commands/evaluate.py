@@ -17,17 +17,17 @@ def tiny(
     device: str | None = None,
     json: bool = False,
 ) -> None:
-    """Measure how well a checkpoint edits drawn scenes that it never saw.
+    """Measure how well a checkpoint edits drawn scenes that it was not trained on.
 
     Args:
-        model: Checkpoint folder or hub id; "tiny" is the one that comes with the package.
+        model: Checkpoint folder or hub id; "tiny" is part of the package.
         num: Scenes per task.
         seed: Which scenes; every seed has its own.
-        size: Side of the scenes in pixels; the checkpoint's base size if not given.
-        steps: Denoising steps; the checkpoint's own default if not given.
-        guidance: Guidance scale; the checkpoint's own default if not given.
+        size: Side of the scenes in pixels; default: the checkpoint's base size.
+        steps: Denoising steps; default: the checkpoint's own.
+        guidance: Guidance scale; default: the checkpoint's own.
         batch_size: Scenes edited at once.
-        device: Where to run, such as "cuda" or "cpu"; an accelerator where there is one if not given.
+        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
         json: Print JSON instead of the table.
     """
     # Loaded here: `joyimage --help` must not wait for torch.

@@ -1,4 +1,4 @@
-"""`joyimage train`: train the tiny checkpoint again."""
+"""`joyimage train`: train the tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def tiny(
     device: str | None = None,
     output: Path | None = None,
 ) -> None:
-    """Train the tiny checkpoint from nothing, or go on from where the run stopped.
+    """Train the tiny checkpoint from random weights, or resume an interrupted run.
 
     Args:
         run: Folder of the run: checkpoints, rendered scenes, log.jsonl.
         stage: "vae", "edit", "export" or "all".
-        vae_steps: Optimiser steps of the VAE.
-        edit_steps: Optimiser steps of text encoder and transformer; more than before goes on training.
+        vae_steps: Optimizer steps of the VAE.
+        edit_steps: Optimizer steps of text encoder and transformer; a larger number resumes.
         pairs: Scenes to render for training.
-        seed: Of everything that is drawn.
-        device: Where to train; an accelerator where there is one if not given.
-        output: Where the checkpoint goes; RUN/checkpoint if not given.
+        seed: Seed of weights, noise and batches.
+        device: Device to train on; default: an accelerator if there is one.
+        output: Folder of the checkpoint; default: RUN/checkpoint.
     """
     import torch
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from joyimage.errors import InvalidInputError
+
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Rgb = tuple[int, int, int]
@@ -110,7 +112,7 @@ def _outline(shape: str) -> NDArray[np.float64]:
     """Return the corners of a shape inscribed in [-1, 1]², y down, `[corners, 2]`.
 
     Raises:
-        ValueError: There is no such shape.
+        InvalidInputError: There is no such shape.
     """
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     if shape == "circle":
@@ -133,4 +135,4 @@ def _outline(shape: str) -> NDArray[np.float64]:
         quarter = np.array([(arm, -arm), (1, -arm), (1, arm)])
         turns = [quarter @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
         return np.concatenate(turns)
-    raise ValueError(f"`shape` is {shape!r}; expected one of {', '.join(SHAPES)}.")
+    raise InvalidInputError(f"`shape` is {shape!r}; expected one of {', '.join(SHAPES)}.")

@@ -1,6 +1,6 @@
 """Drawn scenes to edit, with exact truth: what `joyimage-tiny` is trained and measured on.
 
-`generate(task, seed)` draws one case: a image, an instruction, the image that following it exactly would
+`generate(task, seed)` draws one case: an image, an instruction, the image that following it exactly would
 give, and what is where in both.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View, draw_red_box
 from joyimage.tiny.worlds import drawing
 from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLORS, PLACES, SHAPES, Mask, PixelBox, Pixels, Rgb
@@ -103,7 +104,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class EditCase:
-    """A image, an instruction and the exact outcome.
+    """An image, an instruction and the exact outcome.
 
     Attributes:
         task: One of `TASKS`.
@@ -175,14 +176,14 @@ def generate(task: str, seed: int, size: int = 96, held_out: bool = False) -> Ed
         The case.
 
     Raises:
-        ValueError: The task is unknown, the seed negative or the size too small.
+        InvalidInputError: The task is unknown, the seed negative or the size too small.
     """
     if task not in TASKS:
-        raise ValueError(f"`task` is {task!r}; expected one of {', '.join(TASKS)}.")
+        raise InvalidInputError(f"`task` is {task!r}; expected one of {', '.join(TASKS)}.")
     if seed < 0:
-        raise ValueError(f"`seed` is {seed}; expected 0 or more.")
+        raise InvalidInputError(f"`seed` is {seed}; expected 0 or more.")
     if size < 32:
-        raise ValueError(
+        raise InvalidInputError(
             f"`size` is {size} pixels; expected 32 or more, as smaller shapes cannot be told apart."
         )
     rng = np.random.default_rng((seed, TASKS.index(task), int(held_out)))

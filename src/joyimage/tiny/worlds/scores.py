@@ -1,6 +1,6 @@
 """Exact scores of an edited scene: no judge model, only the truth that the scene was drawn from.
 
-"Done": the asked change happened. "Strict": done, and nothing else changed. All thresholds stand below.
+"Done": the requested change happened. "Strict": done, and nothing else changed. All thresholds are below.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from joyimage.errors import InvalidInputError
 from joyimage.evaluation.metrics import intersection_over_union, psnr
 from joyimage.evaluation.suites import Score
 from joyimage.tiny.worlds import drawing
@@ -52,19 +53,21 @@ def score(case: EditCase, image: Image.Image | Pixels) -> Score:
     """Compare an edited image with the truth of its case.
 
     Args:
-        case: What was asked.
-        image: What came back, of the case's size.
+        case: The edit that was requested.
+        image: The edited image, in the size of the case.
 
     Returns:
         The score.
 
     Raises:
-        ValueError: The image has another size than the case.
+        InvalidInputError: The image has another size than the case.
     """
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     if pixels.shape != case.target.shape:
         got = " x ".join(str(length) for length in pixels.shape)
-        raise ValueError(f"`image` is {got}; expected {case.size} x {case.size} x 3, the size of the case.")
+        raise InvalidInputError(
+            f"`image` is {got}; expected {case.size} x {case.size} x 3, the size of the case."
+        )
     if case.task == "rotate":
         return _score_rotation(case, pixels)
     if case.task == "camera":
@@ -73,7 +76,7 @@ def score(case: EditCase, image: Image.Image | Pixels) -> Score:
 
 
 def color_masks(pixels: Pixels, background: Rgb, opacity: float = 0.5) -> dict[str, Mask]:
-    """Tell which pixels show which named color, or red.
+    """Return which pixels show which named color, or red.
 
     A pixel of a soft outline lies on the line between the background and the object's color, and can be
     nearer to a third color than to either; so each pixel goes to the nearest of these lines, and counts from

@@ -41,7 +41,7 @@ class Part:
 
 
 class Projection(Protocol):
-    """What a camera must tell: where points land, and where it stands."""
+    """A camera: where points are projected, and where it is."""
 
     def project(self, points: Points) -> Points:
         """Return pixel positions (x right, y down) of world points, `[points, 2]`."""

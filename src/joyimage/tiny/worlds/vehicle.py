@@ -77,7 +77,7 @@ def _sprite(
     parts = {"car": _car, "chair": _chair, "boat": _boat}[kind](drawing.COLORS[color])
 
     layers = []
-    # The same drawing over black and over white tells color and opacity apart.
+    # Color and opacity follow from the same drawing over black and over white.
     for ground in ((0, 0, 0), (255, 255, 255)):
         layer = solids.canvas(ground, size)
         solids.draw_parts(ImageDraw.Draw(layer), parts, camera, heading)
