@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from joyimage.client import AsyncClient, Client, Job, Progress, ServerError
-from joyimage.client import requests as client_requests
+from joyimage.client import protocol as client_requests
 from tests import random_models
 from tests.serving.parts import SIDE, Gate, LiveServer, opened, png, wait_for
 
@@ -147,7 +147,7 @@ def test_client_when_nobody_listens_then_one_sentence() -> None:
         port = taken.getsockname()[1]
     with (
         Client(f"http://127.0.0.1:{port}", retries=1) as client,
-        pytest.raises(ServerError, match="can't be reached"),
+        pytest.raises(ServerError, match="cannot be reached"),
     ):
         client.generate("x")
     with pytest.raises(ValueError, match="expected an address"):

@@ -1,38 +1,36 @@
-"""What the server says, as Python objects."""
+"""What the server answers, as Python objects."""
 
 from __future__ import annotations
 
 import base64
 import json
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-ENDINGS = ("succeeded", "failed", "cancelled")
+FINAL_STATES = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job's record.
+    """The record of a job.
 
     Attributes:
-        id: Its name on the server.
+        id: Identifier of the job on the server.
         kind: "edit", "generate", "move", "rotate", "camera" or "describe".
         state: "queued", "running", "succeeded", "failed" or "cancelled".
-        restarted: 1 where the server died while it ran, and ran it again.
-        seed: Of the first picture.
-        steps: Number of steps.
+        restarted: 1 if the server died while the job ran and ran it again, else 0.
+        seed: Seed of the first image; the others have the seeds that follow.
+        steps: Number of denoising steps.
         guidance: Guidance scale.
-        width: Of the pictures.
-        height: Of the pictures.
-        prompt: What the model was told.
-        text: Of describe, the answer.
-        checks: Of a spatial edit, what changed.
-        images: Addresses of the pictures.
-        masks: Addresses of masks, of `preserve` or `mask`: 255 where a picture is the edit's, else 0.
-        error: What went wrong.
+        width: Width of the images in pixels.
+        height: Height of the images in pixels.
+        prompt: Prompt that the model was given.
+        text: Answer to a question; None for other kinds.
+        checks: One entry per image of a spatial edit: what changed.
+        images: Addresses of the images.
+        masks: Addresses of the masks of `preserve` or a mask: 255 where the edit is shown, else 0.
+        error: `message` and `code` of a failed job.
+        edit: The edit as it was requested, as `joyimage.edits.from_dict` reads it; None from older servers.
     """
 
     id: str
@@ -50,29 +48,30 @@ class Job:
     images: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
+    edit: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Job:
-        """Read a record; fields that newer servers have are left out."""
+        """Read a record; fields that only newer servers have are left out."""
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in record.items() if name in known})
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self.state in ENDINGS
+        """Whether the job has succeeded, failed or been cancelled."""
+        return self.state in FINAL_STATES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a job is.
+    """Progress of a job.
 
     Attributes:
-        state: Of the job.
+        state: State of the job.
         step: Steps done; 0 before the first.
         steps: Number of steps; 0 before the first.
-        preview: What the picture may become, a WebP file.
-        preview_kind: "latent", blurred and of rough colours, or "decoded", as it would look.
+        preview: A WebP file that shows what the image is becoming; None where the server sends none.
+        preview_kind: "latent" (blurred, approximate colors) or "decoded" (by the VAE).
     """
 
     state: str
@@ -95,10 +94,10 @@ class Progress:
 
 
 class EventReader:
-    """Puts the lines of an event stream together.
+    """Assembles the lines of an event stream into events.
 
     Attributes:
-        last_id: Number of the last event, to go on from after the connection was lost.
+        last_id: Number of the last event, to continue from after the connection was lost.
     """
 
     def __init__(self) -> None:
@@ -107,7 +106,7 @@ class EventReader:
         self._id: str | None = None
 
     def read(self, line: str) -> dict[str, Any] | None:
-        """Take a line; return an event's data where the line ends one."""
+        """Take a line; return the data of the event that it ends, else None."""
         name, _, value = line.partition(": ")
         if name == "id":
             self._id = value
@@ -118,10 +117,3 @@ class EventReader:
             self.last_id = self._id
             return data
         return None
-
-    def read_all(self, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """Give the data of every event in some lines."""
-        for line in lines:
-            data = self.read(line)
-            if data is not None:
-                yield data

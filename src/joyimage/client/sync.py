@@ -1,29 +1,33 @@
-"""The client that waits."""
+"""The client for ordinary programs."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 
 from joyimage.client.protocol import (
+    NextLine,
+    Open,
+    Protocol,
+    Result,
+    Send,
     ServerError,
-    check_url,
-    give_up,
-    make_request,
-    may_try_again,
-    pause_s,
-    refuse,
+    Sleep,
+    Steps,
+    as_edit,
 )
-from joyimage.client.records import EventReader, Job, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from joyimage.client.protocol import Picture
+    from joyimage.client.protocol import Action, ImageLike
+    from joyimage.client.records import Job, Progress
+    from joyimage.edits import AnyEdit
 
 __all__ = ["Client", "ServerError"]
 
@@ -31,23 +35,22 @@ __all__ = ["Client", "ServerError"]
 class Client:
     """A connection to `joyimage serve`.
 
-    Every job has a key of its own, so a request that is sent again after a lost connection never runs twice.
+    Every job has its own key, so a request that is sent again after a lost connection never runs twice.
 
     Args:
-        url: Of the server, such as "http://127.0.0.1:8600".
-        api_key: Where the server wants one; JOYIMAGE_API_KEY of the environment if None.
-        retries: How often a request is sent again when the server is busy or can't be reached.
-        timeout_s: Longest silence of the server.
+        url: Address of the server, such as "http://127.0.0.1:8600".
+        api_key: API key; JOYIMAGE_API_KEY of the environment if None.
+        retries: How often a request is sent again when the server is busy or cannot be reached.
+        timeout_s: Longest silence of the server that is waited for.
     """
 
     def __init__(
         self, url: str, api_key: str | None = None, *, retries: int = 6, timeout_s: float = 60.0
     ) -> None:
-        self._url = check_url(url)
-        self._retries = retries
-        key = api_key or os.environ.get("JOYIMAGE_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx2.Client(base_url=self._url, headers=headers, timeout=timeout_s)
+        self._protocol = Protocol(url, retries)
+        self._http = httpx2.Client(
+            base_url=self._protocol.url, headers=auth_headers(api_key), timeout=timeout_s
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -58,34 +61,42 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
-    def edit(self, image: Picture | list[Picture], prompt: str, **settings: Any) -> list[bytes]:
-        """Edit a picture as the prompt says.
+    def edit(self, image: ImageLike | list[ImageLike], prompt: str, **settings: Any) -> list[bytes]:
+        """Edit an image as the prompt says.
 
         Args:
-            image: A PIL image, a path, or a file's content; several for a server that takes several.
+            image: A PIL image, a path, or the content of a file; several for a model that takes several.
             prompt: What to do.
-            **settings: Of `run`: n, size, steps, guidance, seed, negative_prompt, fit, restore, preserve,
-                mask, lora, output_format, progress, idempotency_key.
+            **settings: As in `run`.
 
         Returns:
-            The pictures, as files.
+            The images, as files.
         """
         images = image if isinstance(image, list) else [image]
         return self.images(self.run("edit", images, prompt=prompt, **settings))
 
     def generate(self, prompt: str, **settings: Any) -> list[bytes]:
-        """Make pictures from text alone; settings as in `edit`.
+        """Make images from text alone.
+
+        Args:
+            prompt: What the image shows.
+            **settings: As in `run`.
 
         Returns:
-            The pictures, as files.
+            The images, as files.
         """
         return self.images(self.run("generate", [], prompt=prompt, **settings))
 
-    def describe(self, image: Picture, question: str | None = None, **settings: Any) -> str:
-        """Answer a question about a picture.
+    def describe(self, image: ImageLike, question: str | None = None, **settings: Any) -> str:
+        """Answer a question about an image.
+
+        Args:
+            image: A PIL image, a path, or the content of a file.
+            question: What to ask; None for a description.
+            **settings: As in `run`.
 
         Returns:
             The answer.
@@ -94,10 +105,10 @@ class Client:
 
     def run(
         self,
-        kind: str,
-        images: list[Picture],
+        edit: AnyEdit | str,
+        images: Sequence[ImageLike] = (),
         *,
-        mask: Picture | None = None,
+        mask: ImageLike | None = None,
         progress: Callable[[Progress], None] | None = None,
         idempotency_key: str | None = None,
         **fields: Any,
@@ -105,106 +116,111 @@ class Client:
         """Queue a job and wait for its end.
 
         Args:
-            kind: "edit", "generate", "move", "rotate", "camera" or "describe".
-            images: Pictures that go in.
-            mask: Transparent where the picture may change.
-            progress: Called with every step.
-            idempotency_key: Names the job: with the same key it never runs again.
-            **fields: What else the server takes for this kind.
+            edit: An edit of `joyimage.edits`, or the name of its kind with the fields as keywords.
+            images: Input images: PIL images, paths, or the content of files.
+            mask: An image that is transparent where the input may change.
+            progress: Called after every step.
+            idempotency_key: Names the job: with the same key it never runs again. Random if None.
+            **fields: Fields of the edit, such as `seed=1`, and of the request, such as
+                `output_format="webp"`.
 
         Returns:
             The finished job.
 
         Raises:
-            ServerError: It was refused, failed, or the server is gone.
+            InvalidInputError: A field has a value that is not accepted.
+            ServerError: The job was rejected, failed or was cancelled, or the server is gone.
         """
-        request = make_request(kind, images, mask, fields, idempotency_key)
-        record = self._send("POST", "/v1/jobs", **request.content).json()
-        job = self.wait(Job.from_json(record), progress)
-        if job.state != "succeeded":
-            error = job.error or {"message": "The job was cancelled.", "code": "cancelled"}
-            raise ServerError(error["message"], code=error["code"])
-        return job
+        value, extra = as_edit(edit, fields)
+        return self._drive(
+            self._protocol.run(
+                value, images, mask=mask, progress=progress, idempotency_key=idempotency_key, extra=extra
+            )
+        )
 
     def wait(self, job: Job, progress: Callable[[Progress], None] | None = None) -> Job:
-        """Follow a job to its end; a lost connection is taken up again where it broke off.
+        """Follow a job to its end; a lost connection continues where it broke off.
+
+        Args:
+            job: From `run`, `get` or a server's answer.
+            progress: Called after every step.
 
         Returns:
             The finished job.
 
         Raises:
-            ServerError: The server is gone, or has forgotten the job.
+            ServerError: The server is gone, or no longer knows the job.
         """
-        reader = EventReader()
-        attempt = 0
-        while True:
-            known, busy, problem = reader.last_id, None, None
-            headers = {"Last-Event-ID": known} if known else {}
-            try:
-                with self._http.stream("GET", f"/v1/jobs/{job.id}/events", headers=headers) as stream:
-                    if stream.status_code == 204:
-                        return self.get(job.id)
-                    if stream.status_code != 200:
-                        stream.read()
-                        if attempt == self._retries or not may_try_again(stream):
-                            refuse(stream)
-                        busy = stream
-                    else:
-                        for data in reader.read_all(stream.iter_lines()):
-                            if "job" in data:
-                                return Job.from_json(data["job"])
-                            if progress is not None:
-                                progress(Progress.from_json(data))
-            except httpx2.TransportError as error:
-                problem = error
-            if reader.last_id != known:  # a line that breaks again and again still leads to the end
-                attempt = 0
-            if attempt == self._retries:
-                if problem is not None:
-                    give_up(self._url, problem)
-                raise ServerError(f"{self._url} doesn't say how the job {job.id} ended.")
-            time.sleep(pause_s(attempt, busy))
-            attempt += 1
+        return self._drive(self._protocol.follow(job, progress))
 
     def get(self, job_id: str) -> Job:
-        """Return a job's record."""
-        return Job.from_json(self._send("GET", f"/v1/jobs/{job_id}").json())
+        """Return the record of a job."""
+        return self._drive(self._protocol.get(job_id))
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job: at once where it waits, at its next step where it runs."""
-        return Job.from_json(self._send("DELETE", f"/v1/jobs/{job_id}").json())
+        """Cancel a job: at once if it waits, at its next step if it runs."""
+        return self._drive(self._protocol.cancel(job_id))
 
     def images(self, job: Job) -> list[bytes]:
-        """Fetch a job's pictures."""
-        return [self._send("GET", f"/v1/jobs/{job.id}/images/{n}").content for n in range(len(job.images))]
+        """Fetch the images of a job, as files."""
+        return self._drive(self._protocol.files(job, "images"))
 
     def masks(self, job: Job) -> list[bytes]:
-        """Fetch the masks of a job with `preserve` or a mask: PNG, 255 where a picture is the edit's."""
-        return [self._send("GET", f"/v1/jobs/{job.id}/masks/{n}").content for n in range(len(job.masks))]
+        """Fetch the masks of a job with `preserve` or a mask: PNG, 255 where the edit is shown."""
+        return self._drive(self._protocol.files(job, "masks"))
 
     def models(self) -> list[dict[str, Any]]:
-        """List what the server has."""
-        return self._send("GET", "/v1/models").json()["data"]
+        """List the server's models."""
+        return self._drive(self._protocol.models())
 
-    def _send(self, method: str, path: str, **content: Any) -> httpx2.Response:
-        """Send a request, again where that may help.
+    def _drive(self, steps: Steps[Result]) -> Result:
+        """Carry out the actions of an operation and return its result."""
+        with ExitStack() as stack:
+            streams = _Streams(self._http, stack)
+            result, error = None, None
+            while True:
+                try:
+                    action = steps.send(result) if error is None else steps.throw(error)
+                except StopIteration as stop:
+                    return cast("Result", stop.value)
+                result, error = None, None
+                try:
+                    result = self._perform(action, streams)
+                except httpx2.TransportError as caught:
+                    error = caught
 
-        Raises:
-            ServerError: It is refused, or nobody answers.
-        """
-        attempt = -1
-        while True:
-            attempt += 1
-            is_last = attempt == self._retries
-            try:
-                response = self._http.request(method, path, **content)
-            except httpx2.TransportError as error:
-                if is_last:
-                    give_up(self._url, error)
-                time.sleep(pause_s(attempt, None))
-                continue
-            if response.is_success:
-                return response
-            if is_last or not may_try_again(response):
-                refuse(response)
-            time.sleep(pause_s(attempt, response))
+    def _perform(self, action: Action, streams: _Streams) -> Any:
+        match action:
+            case Send():
+                return self._http.request(action.method, action.path, **action.content)
+            case Open():
+                return streams.open(action)
+            case NextLine():
+                return next(streams.lines, None)
+            case Sleep():
+                time.sleep(action.seconds)
+                return None
+
+
+class _Streams:
+    """The stream that an operation reads; opening another closes it."""
+
+    def __init__(self, http: httpx2.Client, stack: ExitStack) -> None:
+        self._http = http
+        self._stack = stack
+        self.lines: Iterator[str] = iter(())
+
+    def open(self, action: Open) -> httpx2.Response:
+        self._stack.close()
+        stream = self._stack.enter_context(self._http.stream("GET", action.path, headers=action.headers))
+        if stream.status_code == 200:
+            self.lines = stream.iter_lines()
+        else:
+            stream.read()
+        return stream
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    """Return the header with the API key, from the environment if None is given."""
+    key = api_key or os.environ.get("JOYIMAGE_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
