@@ -2,7 +2,7 @@
 
 import { pause } from "./dom.js";
 
-/** @import { Health, Job, JobEvent, Model, Parsed, Picture, Request } from "./types.js" */
+/** @import { Health, Job, JobEvent, Model, Parsed, Picture, Request, Schemas } from "./types.js" */
 
 const KEY = "joyimage-key";
 const FIRST_PAUSE_MS = 500;
@@ -114,6 +114,11 @@ export async function getExample(name) {
 /** List the models. @returns {Promise<Model[]>} */
 export async function listModels() {
   return (await (await send("/v1/models")).json()).data;
+}
+
+/** Return the JSON Schema of every kind of edit. @returns {Promise<Schemas>} */
+export async function getSchemas() {
+  return (await send("/v1/edits/schema")).json();
 }
 
 /** Have a prompt checked. @param {string} prompt @param {AbortSignal} signal @returns {Promise<Parsed>} */

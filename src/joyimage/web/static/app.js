@@ -1,7 +1,7 @@
 /** The page: what its parts tell each other. */
 
 import { fetchResults, Run, sentence } from "./run.js";
-import { getExample, getHealth, getJob, isFinished, listModels, on as server } from "./api.js";
+import { getExample, getHealth, getJob, getSchemas, isFinished, listModels, on as server } from "./api.js";
 import { BoxEditor } from "./box.js";
 import { Compass } from "./compass.js";
 import { byId, choose, chosen, tell } from "./dom.js";
@@ -19,7 +19,7 @@ import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { Workspace } from "./workspace.js";
 
-/** @import { Job, Kind, Model, Request } from "./types.js" */
+/** @import { Job, Kind, Model, Request, Schemas } from "./types.js" */
 /** @import { Example } from "./ideas.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
 
@@ -38,6 +38,8 @@ class App {
   constructor() {
     /** @type {Model | null} */
     this.model = null;
+    /** @type {Schemas | null} */
+    this.schemas = null;
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
     this.workspace = new Workspace(() => this.readForm());
@@ -50,6 +52,7 @@ class App {
     this.prompt = new Prompt(() => this.readEdit(), (edit, wording) => this.applyEdit(edit, wording), (text) => this.sendFreely(text));
     this.result = new Result(this.workspace, {
       model: () => this.model,
+      schemas: () => this.schemas,
       hasKey: () => this.needsKey,
       shown: () => this.render(),
       again: () => this.editAgain(),
@@ -102,9 +105,10 @@ class App {
       this.needsKey = health.needs_key;
       if (!this.model || this.isModelOld) {
         const models = await listModels();
+        this.schemas = await getSchemas();
         this.model = models[0];
         this.isModelOld = this.model.default_steps === undefined;
-        this.settings.setModels(models);
+        this.settings.setModels(models, this.schemas);
         this.onMode();
       }
       const { id, device } = this.model;
@@ -291,7 +295,7 @@ class App {
     const kind = this.mode;
     const { source, references } = this.workspace;
     /** @type {Record<string, string>} */
-    const fields = kind === "describe" ? {} : this.settings.read();
+    const fields = kind === "describe" ? this.settings.more.read(kind) : this.settings.read();
     const pictures = source && kind !== "generate" ? [source.id] : [];
     if (kind === "edit") fields.prompt = byId("prompt-edit", HTMLTextAreaElement).value.trim();
     if (kind === "edit" && this.model?.takes_several_images) pictures.push(...references.map(({ id }) => id));
@@ -300,7 +304,7 @@ class App {
       const question = byId("question", HTMLTextAreaElement).value.trim();
       if (question) fields.question = question;
     }
-    if (["move", "rotate", "camera"].includes(kind)) fields.wording = wording;
+    if (["move", "rotate", "camera"].includes(kind)) fields.prompt_style = wording;
     if (kind === "move" || kind === "rotate") fields.object = byId("object", HTMLInputElement).value.trim();
     if (kind === "move" && this.box.box) fields.box = this.box.box.join(",");
     if (kind === "rotate") fields.view = this.compass.view;

@@ -1,6 +1,9 @@
-/** How a result was made: as a record for its file, and as commands that make it again elsewhere. */
+/**
+ * How a result was made: as a record for its file, and as commands that make it again elsewhere. Fields, their types
+ * and their options come from the JSON Schema of the edits, so that a new field needs nothing here.
+ */
 
-/** @import { Model, Results } from "./types.js" */
+/** @import { Job, Model, Results, Schema, SchemaProperty, Schemas } from "./types.js" */
 
 const ROUTES = {
   edit: "/v1/images/edits",
@@ -10,44 +13,57 @@ const ROUTES = {
   camera: "/v1/spatial/camera",
   describe: "/v1/describe",
 };
-const OPTIONS = { negative_prompt: "negative" }; // where the command line has another name
-const FLAGS = ["restore", "preserve"];
-// Given by name, not by option; and what the record of the run knows better than what was asked for.
-const OWN = ["prompt", "object", "box", "view", "yaw", "pitch", "zoom", "wording", "n", "seed", "steps", "guidance"];
 
 /**
- * Return the record of a result, with the names that the command line's records have.
+ * Return the fields of the edit that made one result, as text: those of the request, with what the server decided.
+ *
+ * A job that another page asked for carries its own request. What neither knows stays out: unknown is no default.
  *
  * @param {Results} results
- * @param {Model} model
- * @param {string | null} inputDigest SHA-256 of the picture that was sent.
+ * @param {Schemas} schemas
+ * @returns {Record<string, string>}
  */
-export function makeRecord({ job, request, selected, pictures }, model, inputDigest) {
-  const fields = request?.fields ?? {};
-  /** @type {Record<string, unknown>} */
-  const record = { command: job.kind };
-  for (const name of ["object", "view", "zoom"]) if (fields[name]) record[name] = fields[name];
-  for (const name of ["yaw", "pitch"]) if (fields[name]) record[name] = Number(fields[name]);
-  if (fields.box) record.box = fields.box.split(",").map(Number);
+export function madeFields({ job, request, selected }, schemas) {
+  const { properties } = schemas[job.kind];
+  /** @type {Record<string, string>} */
+  const fields = {};
+  for (const name of Object.keys(properties)) {
+    const value = job.edit?.[name] ?? request?.fields[name];
+    if (name !== "kind" && value !== undefined && value !== null) fields[name] = asText(value);
+  }
+  if (properties.prompt && fields.prompt === undefined && job.prompt !== null) fields.prompt = job.prompt;
+  if (job.kind === "describe") return fields;
+  delete fields.num_images; // one result is made again
+  if (job.seed !== null) fields.seed = String(job.seed + selected);
+  if (job.steps !== null) fields.num_inference_steps = String(job.steps);
+  if (job.guidance !== null) fields.guidance_scale = String(job.guidance);
+  return fields;
+}
+
+/**
+ * Return the record of a result, as the command line writes and reads it.
+ *
+ * @param {Results} results
+ * @param {Schemas} schemas
+ * @param {Model} model
+ * @param {string | null} inputDigest SHA-256 of the image that was sent.
+ */
+export function makeRecord(results, schemas, model, inputDigest) {
+  const { job, pictures, selected } = results;
+  const { properties } = schemas[job.kind];
+  const fields = Object.entries(madeFields(results, schemas));
   return {
-    ...record,
-    prompt: job.prompt,
-    negative: fields.negative_prompt ?? null,
+    ...(job.prompt === null ? {} : { prompt: job.prompt }),
     model: model.id,
     version: model.version,
-    steps: job.steps,
-    guidance: job.guidance,
     width: pictures[selected].width,
     height: pictures[selected].height,
     base_size: model.base_size ?? null,
-    ...(job.kind === "generate"
-      ? {}
-      : { fit: fields.fit ?? "crop", restore: fields.restore === "true", preserve: fields.preserve === "true" }),
     device: model.device ?? null,
     dtype: model.dtype ?? null,
-    lora: fields.lora ?? null,
     input_sha256: inputDigest,
-    seed: (job.seed ?? 0) + selected,
+    kind: job.kind,
+    ...Object.fromEntries(fields.map(([name, text]) => [name, asValue(text, properties[name])])),
   };
 }
 
@@ -66,68 +82,81 @@ export async function digest(file) {
  * Write the commands that make the chosen result again.
  *
  * @param {Results} results
+ * @param {Schemas} schemas
  * @param {"shell" | "python" | "curl"} language
  * @param {string} server Its address.
  * @param {boolean} hasKey Whether the server wants a key.
  * @returns {string}
  */
-export function writeCommands({ job, request, selected }, language, server, hasKey) {
-  const fields = request?.fields ?? {};
-  const others = Object.entries(fields).filter(([name]) => !OWN.includes(name));
-  const made = { seed: String((job.seed ?? 0) + selected), steps: String(job.steps), guidance: String(job.guidance) };
-  const spatial = ["object", "box", "view", "yaw", "pitch", "zoom"].filter((name) => fields[name] !== undefined);
-  const numPictures = request?.pictures.length ?? (job.kind === "generate" ? 0 : 1);
-  const files = Array.from({ length: numPictures }, (_, n) => (n ? `reference-${n}.png` : "picture.png"));
-  const prompt = fields.prompt ?? (job.kind === "edit" || job.kind === "generate" ? (job.prompt ?? "") : undefined);
-  const wording = fields.wording && fields.wording !== "documented" ? fields.wording : undefined;
-
-  if (language === "shell") {
-    const named = job.kind === "camera" ? [] : spatial;
-    const options = [
-      ...spatial.filter((name) => !named.includes(name)).map((name) => `--${name}=${quote(fields[name])}`),
-      ...others.filter(([name]) => !FLAGS.includes(name)).map(([name, value]) =>
-        `--${OPTIONS[/** @type {keyof typeof OPTIONS} */ (name)] ?? name}=${quote(value)}`),
-      ...others.filter(([name]) => FLAGS.includes(name)).map(([name]) => `--${name}`),
-      ...Object.entries(made).map(([name, value]) => `--${name}=${value}`),
-      ...(wording ? [`--style=${wording}`] : []),
-    ];
-    const words = [...files.slice(0, 1), ...(prompt === undefined ? [] : [quote(prompt)]), ...named.map((name) => quote(fields[name]))];
-    const key = hasKey ? "JOYIMAGE_API_KEY=your-key " : "";
-    return [`${key}joyimage ${job.kind} ${words.join(" ")} -o result.png`, ...wrap(options), `--server ${server}`].join(" \\\n  ");
-  }
-  const sent = {
-    ...(prompt === undefined ? {} : { prompt }),
-    ...Object.fromEntries(spatial.map((name) => [name, fields[name]])),
-    ...Object.fromEntries(others),
-    ...(wording ? { wording } : {}),
-    ...made,
-  };
-  if (language === "python") {
-    const call = Object.entries(sent).map(([name, value]) => `        ${name}=${literal(name, value)},`);
-    return [
-      "from pathlib import Path",
-      "",
-      "from joyimage.client import Client",
-      "",
-      `with Client(${JSON.stringify(server)}${hasKey ? ', api_key="your-key"' : ""}) as client:`,
-      "    job = client.run(",
-      `        ${JSON.stringify(job.kind)},`,
-      `        ${JSON.stringify(files)},`,
-      ...call,
-      "    )",
-      '    Path("result.png").write_bytes(client.images(job)[0])',
-    ].join("\n");
-  }
-  const parts = [
-    `curl -s ${server}${ROUTES[job.kind]}`,
-    ...(hasKey ? ['-H "Authorization: Bearer $JOYIMAGE_API_KEY"'] : []),
-    ...files.map((file) => `-F image=@${file}`),
-    ...Object.entries(sent).map(([name, value]) => `--form-string ${quote(`${name}=${value}`)}`),
-  ];
-  return `${parts.join(" \\\n  ")} \\\n  | jq -r '.data[0].b64_json' | base64 -d > result.png`;
+export function writeCommands(results, schemas, language, server, hasKey) {
+  const { job, request } = results;
+  const schema = schemas[job.kind];
+  const fields = Object.entries(madeFields(results, schemas));
+  const numImages = request?.pictures.length ?? (job.kind === "generate" ? 0 : 1);
+  const files = Array.from({ length: numImages }, (_, n) => (n ? `reference-${n}.png` : "picture.png"));
+  if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey);
+  if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey);
+  return writeShell(job.kind, schema, fields, files, server, hasKey);
 }
 
-/** Put some options on each line. @param {string[]} options */
+/**
+ * @param {Job["kind"]} kind @param {Schema} schema @param {[string, string][]} fields @param {string[]} files
+ * @param {string} server @param {boolean} hasKey
+ */
+function writeShell(kind, schema, fields, files, server, hasKey) {
+  const words = files.slice(0, 1);
+  const options = files.slice(1).map((file) => `--ref=${file}`);
+  for (const [name, text] of fields) {
+    const property = schema.properties[name];
+    const flag = property["x-flag"] ?? null;
+    // A word that begins with a dash would be read as an option.
+    if (flag === null && !text.startsWith("-")) words.push(quote(text));
+    else if (flag === null) options.push(`--${name}=${quote(text)}`);
+    else if (property.type === "boolean") options.push(text === "true" ? flag : `--no-${flag.slice(2)}`);
+    else if (property.items?.type === "string") for (const one of asValue(text, property)) options.push(`${flag}=${quote(one)}`);
+    else options.push(`${flag}=${quote(text)}`);
+  }
+  const key = hasKey ? "JOYIMAGE_API_KEY=your-key " : "";
+  const output = kind === "describe" ? "" : " -o result.png";
+  return [`${key}joyimage ${kind} ${words.join(" ")}${output}`, ...wrap(options), `--server ${server}`].join(" \\\n  ");
+}
+
+/**
+ * @param {Job["kind"]} kind @param {Schema} schema @param {[string, string][]} fields @param {string[]} files
+ * @param {string} server @param {boolean} hasKey
+ */
+function writePython(kind, schema, fields, files, server, hasKey) {
+  return [
+    "from pathlib import Path",
+    "",
+    "from joyimage.client import Client",
+    "",
+    `with Client(${JSON.stringify(server)}${hasKey ? ', api_key="your-key"' : ""}) as client:`,
+    "    job = client.run(",
+    `        ${JSON.stringify(kind)},`,
+    `        ${JSON.stringify(files)},`,
+    ...fields.map(([name, text]) => `        ${name}=${literal(asValue(text, schema.properties[name]))},`),
+    "    )",
+    kind === "describe" ? "    print(job.text)" : '    Path("result.png").write_bytes(client.images(job)[0])',
+  ].join("\n");
+}
+
+/**
+ * @param {Job["kind"]} kind @param {[string, string][]} fields @param {string[]} files
+ * @param {string} server @param {boolean} hasKey
+ */
+function writeCurl(kind, fields, files, server, hasKey) {
+  const parts = [
+    `curl -s ${server}${ROUTES[kind]}`,
+    ...(hasKey ? ['-H "Authorization: Bearer $JOYIMAGE_API_KEY"'] : []),
+    ...files.map((file) => `-F image=@${file}`),
+    ...fields.map(([name, text]) => `--form-string ${quote(`${name}=${text}`)}`),
+  ];
+  const rest = kind === "describe" ? "jq -r .text" : "jq -r '.data[0].b64_json' | base64 -d > result.png";
+  return `${parts.join(" \\\n  ")} \\\n  | ${rest}`;
+}
+
+/** Put four options on each line. @param {string[]} options */
 function wrap(options) {
   const lines = [];
   for (let start = 0; start < options.length; start += 4) lines.push(options.slice(start, start + 4).join(" "));
@@ -139,10 +168,26 @@ function quote(word) {
   return /^[\w.,:=/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** Write a value as Python does. @param {string} name @param {string} value */
-function literal(name, value) {
-  if (name === "box") return `[${value.split(",").join(", ")}]`;
-  if (value === "true") return "True";
-  const isText = ["prompt", "negative_prompt", "object", "view", "zoom", "size", "fit", "lora", "model", "wording"].includes(name);
-  return isText ? JSON.stringify(value) : value;
+/** Write a value as Python does. @param {unknown} value @returns {string} */
+function literal(value) {
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  return JSON.stringify(value);
+}
+
+/** Write a value as a form has it: lists of numbers with commas, other lists as JSON. @param {unknown} value */
+function asText(value) {
+  if (!Array.isArray(value)) return String(value);
+  if (value.length === 1) return String(value[0]);
+  return value.every((one) => typeof one === "number") ? value.join(",") : JSON.stringify(value);
+}
+
+/** Read the text of a field as its type says. @param {string} text @param {SchemaProperty} property @returns {any} */
+export function asValue(text, property) {
+  if (property.type === "integer" || property.type === "number") return Number(text);
+  if (property.type === "boolean") return text === "true";
+  if (property.type === "string") return text;
+  const numbers = text.split(",").map(Number);
+  if (property.items?.type === "string") return text.startsWith("[") ? JSON.parse(text) : [text];
+  return numbers.length === 4 && numbers.every(Number.isFinite) ? numbers : text;
 }

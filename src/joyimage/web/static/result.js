@@ -6,13 +6,13 @@ import { withRecord } from "./png.js";
 import { digest, makeRecord, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
 
-/** @import { Model } from "./types.js" */
+/** @import { Model, Schemas } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 export class Result {
   /**
    * @param {Workspace} workspace
-   * @param {{model: () => Model | null, hasKey: () => boolean, shown: () => void, again: () => void, keepSeed: (seed: number) => void}} on
+   * @param {{model: () => Model | null, schemas: () => Schemas | null, hasKey: () => boolean, shown: () => void, again: () => void, keepSeed: (seed: number) => void}} on
    */
   constructor(workspace, on) {
     this.workspace = workspace;
@@ -54,9 +54,12 @@ export class Result {
     const { job, selected } = results;
     const check = job.checks?.[selected];
     const place = byId("verdict", HTMLElement);
-    const isFine = !check || check.summary.startsWith("no problem found");
-    place.classList.toggle("doubtful", !isFine);
-    const checked = check ? `${isFine ? "Checked" : "Look closely"}: ${check.summary}` : "";
+    // Green is for what was verified, nothing else.
+    const verdict = check?.verdict ?? "not judged";
+    place.classList.toggle("done", verdict === "done");
+    place.classList.toggle("doubtful", verdict === "failed");
+    const words = { done: "Checked", failed: "Look closely", "not judged": "Measured" };
+    const checked = check ? `${words[verdict]}: ${check.summary}` : "";
     const took = job.started_at && job.finished_at ? `${(job.finished_at - job.started_at).toFixed(1)} s` : "";
     const facts = [`${job.width} × ${job.height}`, `seed ${(job.seed ?? 0) + selected}`, `${job.steps} steps`, took];
     if (job.memory) facts.push(`made with ${job.memory}, as memory ran out`);
@@ -119,10 +122,11 @@ export class Result {
   async download() {
     const { results, result } = this.workspace;
     const model = this.on.model();
-    if (!results || !result || !model) return;
+    const schemas = this.on.schemas();
+    if (!results || !result || !model || !schemas) return;
     try {
       const input = results.request?.pictures.length ? this.workspace.find(results.request.pictures[0]) : null;
-      const record = makeRecord(results, model, input && (await digest(input.blob)));
+      const record = makeRecord(results, schemas, model, input && (await digest(input.blob)));
       const address = URL.createObjectURL(await withRecord(result.blob, record));
       make("a", { href: address, download: result.name }).click();
       setTimeout(() => URL.revokeObjectURL(address), 60_000);
@@ -133,10 +137,11 @@ export class Result {
 
   writeCommands() {
     const { results } = this.workspace;
-    if (!results) return;
+    const schemas = this.on.schemas();
+    if (!results || !schemas) return;
     const form = this.forms.querySelector("input:checked");
     const language = /** @type {"shell" | "python" | "curl"} */ (form instanceof HTMLInputElement ? form.value : "shell");
-    tell(byId("copy-text", HTMLElement), writeCommands(results, language, location.origin, this.on.hasKey()));
+    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, language, location.origin, this.on.hasKey()));
     tell(byId("copy-do", HTMLElement), "Copy");
   }
 

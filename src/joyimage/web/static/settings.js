@@ -1,8 +1,9 @@
 /** Settings: defaults from the checkpoint, limits from the server, and what differs from them is sent. */
 
 import { byId, tell } from "./dom.js";
+import { Fields } from "./fields.js";
 
-/** @import { Kind, Model } from "./types.js" */
+/** @import { Kind, Model, Schemas } from "./types.js" */
 
 /**
  * How a picture comes back, by kind of edit: a move and a rotation leave the rest alone, an edit may mean all of
@@ -30,6 +31,7 @@ export class Settings {
     this.guidance = byId("guidance", HTMLInputElement);
     this.negative = byId("negative", HTMLTextAreaElement);
     this.lora = byId("lora", HTMLSelectElement);
+    this.more = new Fields();
     /** @type {Model | null} */
     this.known = null;
     /** @type {Kind} */
@@ -46,11 +48,12 @@ export class Settings {
     });
   }
 
-  /** Take over what the server says of its models. @param {Model[]} models */
-  setModels(models) {
+  /** Take over what the server says of its models and of the fields of edits. @param {Model[]} models @param {Schemas} schemas */
+  setModels(models, schemas) {
     const model = models[0];
     const usual = this.known;
     this.known = model;
+    this.more.setSchemas(schemas, this.kind);
     fill(this.model, models.map(({ id }) => id));
     fill(this.size, model.sizes ?? [], true);
     fill(this.lora, model.loras ?? [], true);
@@ -73,6 +76,7 @@ export class Settings {
   /** Show what a kind of edit uses. @param {Kind} kind */
   setKind(kind) {
     this.kind = kind;
+    this.more.setKind(kind);
     if (kind in this.framing) {
       const { restore, preserve } = this.framing[/** @type {FramedKind} */ (kind)];
       this.restore.checked = restore;
@@ -96,6 +100,7 @@ export class Settings {
     this.size.value = "";
     this.negative.value = "";
     this.lora.value = "";
+    this.more.reset();
     this.steps.value = String(this.known?.default_steps ?? "");
     this.guidance.value = String(this.known?.default_guidance ?? "");
     byId("wording", HTMLSelectElement).value = "documented";
@@ -125,13 +130,13 @@ export class Settings {
     const set = (/** @type {string} */ name, /** @type {string} */ value, /** @type {unknown} */ usual = "") => {
       if (value !== "" && value !== String(usual)) fields[name] = value;
     };
-    set("n", this.n.value, 1);
+    set("num_images", this.n.value, 1);
     set("seed", this.seed.value);
     set("size", this.size.value);
-    set("steps", this.steps.value, this.known?.default_steps);
-    set("guidance", this.guidance.value, this.known?.default_guidance);
+    set("num_inference_steps", this.steps.value, this.known?.default_steps);
+    set("guidance_scale", this.guidance.value, this.known?.default_guidance);
     set("negative_prompt", this.negative.value.trim());
-    set("lora", this.lora.value);
+    set("loras", this.lora.value);
     if (this.model.selectedIndex > 0) set("model", this.model.value);
     // A checkpoint for several references takes the pictures of an edit in as they are.
     if (this.kind in this.framing && !(this.kind === "edit" && this.known?.takes_several_images)) {
@@ -139,7 +144,7 @@ export class Settings {
       if (this.restore.checked) fields.restore = "true";
       if (this.preserve.checked) fields.preserve = "true";
     }
-    return fields;
+    return { ...fields, ...this.more.read(this.kind) };
   }
 
   /** Return what a reload has to know of a field: nothing where it is the checkpoint's default. @param {HTMLInputElement} input */

@@ -8,6 +8,7 @@
  * @typedef {object} Check
  * @property {string} summary
  * @property {number} changed
+ * @property {"done" | "failed" | "not judged"} [verdict]
  *
  * @typedef {object} Job
  * @property {string} id
@@ -30,7 +31,21 @@
  * @property {Check[] | null} checks
  * @property {string | null} memory
  * @property {string[]} images
+ * @property {Record<string, unknown> | null} [edit] The edit as it was asked for; missing from older servers.
  * @property {{message: string, code: string | null} | null} error
+ *
+ * @typedef {object} SchemaProperty One field of an edit.
+ * @property {string} [type]
+ * @property {string} description
+ * @property {string[]} [enum]
+ * @property {number} [minimum]
+ * @property {number} [maximum]
+ * @property {{type: string}} [items]
+ * @property {string | null} [x-flag] Its option on the command line; null where it is an argument.
+ *
+ * @typedef {object} Schema
+ * @property {Record<string, SchemaProperty>} properties
+ * @typedef {Record<Kind, Schema>} Schemas By kind of edit.
  *
  * @typedef {object} JobEvent
  * @property {JobState} state
