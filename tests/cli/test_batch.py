@@ -52,7 +52,7 @@ def report_of(output: Path) -> list[dict[str, Any]]:
 
 
 def written_at(output: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in output.glob("0*.png")}
+    return {path.name: path.stat().st_mtime_ns for path in output.glob("*.png") if path.name != "contact.png"}
 
 
 def test_folder_when_run_then_every_picture_and_contact_sheets(
@@ -61,12 +61,15 @@ def test_folder_when_run_then_every_picture_and_contact_sheets(
     outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 0
-    assert sorted(written_at(tmp_path / "out")) == [f"0000{n + 1}-picture-{n}.png" for n in range(3)]
+    assert sorted(written_at(tmp_path / "out")) == [f"picture-{n}.png" for n in range(3)]
     page = (tmp_path / "out" / "contact.html").read_text()
     assert page.count("<figure>") == 3
     assert page.count("data:image/jpeg;base64,") == 6
     assert Image.open(tmp_path / "out" / "contact.png").width > 384
-    assert [line["made"] for line in report_of(tmp_path / "out")] == [True] * 3
+    *lines, left_out = report_of(tmp_path / "out")
+    assert [line["made"] for line in lines] == [True] * 3
+    assert left_out == {"file": "notes.txt", "left_out": "no image file by its suffix"}
+    assert "notes.txt" in outcome.err
 
 
 def test_batch_when_run_again_then_nothing_is_made_twice(
@@ -78,7 +81,7 @@ def test_batch_when_run_again_then_nothing_is_made_twice(
     outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert written_at(tmp_path / "out") == before
-    assert "0 made, 3 there already" in outcome.err
+    assert "0 made, 3 already there" in outcome.err
 
 
 def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
@@ -94,9 +97,9 @@ def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
 
     after = written_at(tmp_path / "out")
     assert [before[name] == after[name] for name in sorted(before)] == [True, False, False]
-    recipe = read_metadata(tmp_path / "out" / "00002-picture-1.png")
+    recipe = read_metadata(tmp_path / "out" / "picture-1.png")
     assert recipe is not None
-    assert recipe["guidance"] == 3
+    assert recipe["guidance_scale"] == 3
 
 
 def test_csv_when_run_then_fields_of_the_row_count(
@@ -111,11 +114,9 @@ def test_csv_when_run_then_fields_of_the_row_count(
     outcome = joyimage("batch", pictures_path / "rows.csv", PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 0
-    first, second = (
-        read_metadata(tmp_path / "out" / name) or {} for name in ("a.png", "00003-picture-1.png")
-    )
+    first, second = (read_metadata(tmp_path / "out" / name) or {} for name in ("a.png", "picture-1.png"))
     assert (first["prompt"], first["seed"]) == ("blue", 5)
-    assert (second["prompt"], second["negative"]) == (PROMPT, "dark")
+    assert (second["prompt"], second["negative_prompt"]) == (PROMPT, "dark")
 
 
 def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
@@ -130,7 +131,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
         {"image": "picture-1.png"},
         {"image": "picture-1.png", "prompt": PROMPT, "seed": "many"},
         {"image": "picture-1.png", "prompt": PROMPT, "output": "../out.png"},
-        {"image": "picture-1.png", "prompt": PROMPT, "output": "00001-picture-0.png"},
+        {"image": "picture-1.png", "prompt": PROMPT, "output": "picture-0.png"},
         {"image": "picture-1.png", "prompt": PROMPT, "colour": "red"},
         {"image": "picture-1.png", "prompt": PROMPT, "steps": 0},
         [1, 2],
@@ -140,7 +141,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
     outcome = joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 1
-    assert sorted(written_at(tmp_path / "out")) == ["00001-picture-0.png", "00012-picture-2.png"]
+    assert sorted(written_at(tmp_path / "out")) == ["picture-0.png", "picture-2.png"]
     report = report_of(tmp_path / "out")
     assert [line["row"] for line in report] == list(range(1, 13))
     wrong = {line["row"]: line["error"] for line in report if "error" in line}
@@ -166,7 +167,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
     ("arguments", "words"),
     [
         (["missing.jsonl"], ["missing.jsonl", "no such file"]),
-        (["pictures"], ["`prompt`", "folder"]),
+        (["pictures"], ["`PROMPT`", "folder"]),
         (["empty.jsonl"], ["empty.jsonl", "no row"]),
         (["pictures/notes.txt", "blue"], ["notes.txt", ".jsonl"]),
         (["pictures", "blue", "-o", "empty.jsonl"], ["`--output`", "a file"]),
@@ -240,9 +241,8 @@ def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition
     assert len(final) == num_rows
     assert {name: final[name] for name in first_seen} == first_seen
     assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
-    assert [(read_metadata(output / name) or {})["prompt"] for name in sorted(final)] == [
-        row["prompt"] for row in rows
-    ]
+    prompts = {str((read_metadata(output / name) or {})["prompt"]) for name in final}
+    assert prompts == {row["prompt"] for row in rows}
 
 
 def test_rows_when_they_hold_spatial_edits_then_these_are_run(
@@ -260,7 +260,7 @@ def test_rows_when_they_hold_spatial_edits_then_these_are_run(
     assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
 
     records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
-    assert [record and record["command"] for record in records] == ["move", "rotate", "camera"]
+    assert [record and record["kind"] for record in records] == ["move", "rotate", "camera"]
     assert records[0]
     assert records[0]["prompt"].startswith("Move the car into the red box")
     assert records[1]
@@ -281,15 +281,15 @@ def test_csv_when_a_box_is_text_then_it_is_read(
     assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
 
     records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
-    assert [record and record["command"] for record in records] == ["move", "camera"]
+    assert [record and record["kind"] for record in records] == ["move", "camera"]
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"object": "car"}, "expected object and box"),
+        ({"object": "car"}, "expected `box` (a move) or `view`"),
         ({"object": "car", "box": [4, 4, 40, 40], "view": "left"}, "expected object and box"),
-        ({"yaw": 45, "prompt": "Turn it."}, "both `prompt` and `yaw`"),
+        ({"yaw": 45, "prompt": "Turn it."}, "the fields `yaw`, `prompt`"),
         ({"yaw": "far"}, "its `yaw` is 'far'"),
         ({"object": "car", "view": "above"}, "`view` is 'above'"),
         ({"object": "car", "box": [4, 4, 400, 40]}, "`box`"),

@@ -48,7 +48,7 @@ def test_edit_when_defaults_then_those_of_the_checkpoint(
 
     recipe = read_metadata(tmp_path / "out.png")
     assert recipe is not None
-    assert (recipe["steps"], recipe["guidance"], recipe["base_size"]) == (4, 1.0, 96)
+    assert (recipe["num_inference_steps"], recipe["guidance_scale"], recipe["base_size"]) == (4, 1.0, 96)
 
 
 def test_edit_when_repeated_from_its_metadata_then_same_picture(
@@ -62,8 +62,22 @@ def test_edit_when_repeated_from_its_metadata_then_same_picture(
 
     joyimage(
         *("edit", picture_path, recipe["prompt"], "-o", tmp_path / "b.png"),
-        *("--model", recipe["model"], "--steps", recipe["steps"], "--guidance", recipe["guidance"]),
-        *("--negative", recipe["negative"], "--seed", recipe["seed"], "--base-size", recipe["base_size"]),
+        *(
+            "--model",
+            recipe["model"],
+            "--steps",
+            recipe["num_inference_steps"],
+            "--guidance",
+            recipe["guidance_scale"],
+        ),
+        *(
+            "--negative",
+            recipe["negative_prompt"],
+            "--seed",
+            recipe["seed"],
+            "--base-size",
+            recipe["base_size"],
+        ),
         *("--size", f"{recipe['width']}x{recipe['height']}"),
         *("--device", recipe["device"], "--dtype", recipe["dtype"]),
     )
@@ -179,7 +193,7 @@ def test_generate_when_called_then_a_picture_from_text_alone(joyimage: Joyimage,
     assert Image.open(tmp_path / "out.png").size == (64, 128)
     recipe = read_metadata(tmp_path / "out.png")
     assert recipe is not None
-    assert (recipe["command"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
+    assert (recipe["kind"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
 
 
 def test_generate_when_framed_then_refused(joyimage: Joyimage, tmp_path: Path) -> None:
@@ -233,7 +247,7 @@ def test_edit_when_picture_is_bad_then_one_sentence_and_exit_2(
         (["-o", "out.gif"], ["out.gif", ".png"]),
         (["-o", "missing/out.png"], ["missing", "doesn't exist"]),
         (["-o", "out.png", "--size", "big"], ["--size", "big", "WIDTHxHEIGHT"]),
-        (["-o", "out.png", "--steps", "0"], ["num_inference_steps", "0"]),
+        (["-o", "out.png", "--steps", "0"], ["--steps", "0"]),
         (["-o", "out.png", "--steps", "many"], ["many"]),
         (["-o", "out.png", "--num", "0"], ["--num", "0"]),
         (["-o", "out.png", "--base-size", "100"], ["base_size", "100", "1024"]),

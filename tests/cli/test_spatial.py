@@ -50,7 +50,7 @@ def test_spatial_command_when_called_then_trained_words_recorded_and_checked(
     assert report["checks"][0]["summary"]
     recipe = read_metadata(tmp_path / "out.png")
     assert recipe is not None
-    assert (recipe["command"], recipe["prompt"]) == (arguments[0], prompt)
+    assert (recipe["kind"], recipe["prompt"]) == (arguments[0], prompt)
     assert Image.open(tmp_path / "out.png").size == (64, 64)
 
 
@@ -66,15 +66,15 @@ def test_spatial_command_when_no_json_then_check_in_words(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["move", "heart", "10,20,60"], ["`box`", "four"]),
-        (["move", "heart", "here"], ["`box`", "here"]),
+        (["move", "heart", "10,20,60"], ["`BOX`", "four"]),
+        (["move", "heart", "here"], ["`BOX`", "here"]),
         (["move", "heart", "10,20,600,80"], ["`box`", "96 x 96"]),
-        (["move", "", "10,20,60,80"], ["`object`"]),
-        (["rotate", "car", "upper"], ["`view`", "front right"]),
-        (["rotate", "car", "left", "--style", "loud"], ["`style`", "benchmark"]),
-        (["camera", "--zoom", "closer"], ["`zoom`", "unchanged"]),
+        (["move", "", "10,20,60,80"], ["`OBJECT`"]),
+        (["rotate", "car", "upper"], ["`VIEW`", "front right"]),
+        (["rotate", "car", "left", "--style", "loud"], ["--prompt-style loud", "benchmark"]),
+        (["camera", "--zoom", "closer"], ["--zoom closer", "unchanged"]),
         (["camera", "--yaw", "much"], ["much"]),
-        (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "never"]),
+        (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "no effect"]),
     ],
 )
 def test_spatial_command_when_wrong_then_one_sentence_before_loading(

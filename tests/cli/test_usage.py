@@ -36,7 +36,10 @@ if TYPE_CHECKING:
             "move a.png car -0.1,0,1,1 -o b.png",
             "`-0.1,0,1,1` is read as an option because it starts with a minus",
         ),
-        ("edit a.png b -o b.png --steps many", "`--steps many` is not valid: expected a whole number."),
+        (
+            "edit a.png b -o b.png --steps many",
+            "`--steps many` is not valid: expected a whole number from 1 to 1000.",
+        ),
         ("edit a.png b -o b.png --steps", "`--steps` has no value; write it after the option."),
         (
             "edit a.png b -o b.png --stepz 3",

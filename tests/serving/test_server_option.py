@@ -48,7 +48,12 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     )
     made = np.asarray(Image.open(tmp_path / "b.png"), dtype=int)
     assert np.abs(made - np.asarray(direct, dtype=int)).max() <= 1
-    assert (report["seed"], report["steps"], report["model"], report["base_size"]) == (3, 2, "tiny", SIDE)
+    assert (report["seed"], report["num_inference_steps"], report["model"], report["base_size"]) == (
+        3,
+        2,
+        "tiny",
+        SIDE,
+    )
     again = np.asarray(Image.open(tmp_path / "e.png"), dtype=int)
     assert np.abs(made - again).max() <= 1
     assert "Check:" in capsys.readouterr().err
@@ -101,7 +106,7 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
     assert np.abs(styled - plain).max() > 5
     assert np.array_equal(again, styled)
     assert refused == 2
-    assert f"`--lora` is 'other'; {server.url} has style." in capsys.readouterr().err
+    assert "`--lora` is 'other'; the server offers style." in capsys.readouterr().err
 
 
 def test_commands_when_the_server_can_not_help_then_one_sentence(
@@ -110,7 +115,7 @@ def test_commands_when_the_server_can_not_help_then_one_sentence(
     for arguments, words in (
         (["--server", server.url, "--device", "cpu"], "give it to `joyimage serve`"),
         (["--server", server.url, "--model", "other"], "has tiny"),
-        (["--server", server.url, "--lora", "other"], "has none"),
+        (["--server", server.url, "--lora", "other"], "offers none"),
         (["--server", server.url, "--steps", "101"], "expected at most 100"),
         (["--server", "127.0.0.1"], "expected an address"),
     ):

@@ -260,7 +260,7 @@ def test_result_when_copied_and_downloaded_then_made_again_elsewhere_to_the_pixe
 
     record = read_metadata(tmp_path / "made.png")
     assert record is not None
-    assert (record["command"], record["object"], record["steps"]) == ("move", "black heart", 4)
+    assert (record["kind"], record["object"], record["num_inference_steps"]) == ("move", "black heart", 4)
     left, top, width, height = visitor.box()
     assert record["box"] == [left, top, left + width, top + height]
     assert record["seed"] == server.jobs()[0]["seed"]

@@ -23,6 +23,11 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
     return code
 
 
+def warn(sentence: str) -> None:
+    """Print one warning on stderr."""
+    note(f"Warning: {sentence}")
+
+
 def note(sentence: str) -> None:
     """Print one line on stderr; stdout belongs to results."""
     print(sentence, file=sys.stderr)

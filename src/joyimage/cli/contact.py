@@ -6,13 +6,14 @@ import base64
 import html
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from joyimage.cli.pictures import read_picture, write_picture, write_text
+from joyimage.cli.pictures import read_picture, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _SIDE = 192
@@ -26,46 +27,58 @@ _STYLE = (
     "figure{margin:0}img{width:49%;height:auto}figcaption{white-space:pre-wrap}"
 )
 
+Pair = tuple[str, "Path | None", "Path"]
+"""Prompt, file before (None where there is none), file after."""
 
-def write_contact_sheets(folder: Path, edits: list[tuple[str, Path, Path]]) -> None:
-    """Write contact.html, which holds its pictures, and contact.png with the first 200 edits.
+
+def write_contact_sheets(folder: Path, edits: Sequence[Pair]) -> None:
+    """Write contact.html, which holds its images, and contact.png with the first 200 edits.
 
     Args:
-        folder: Where they go.
-        edits: Prompt, file before, file after.
+        folder: Where the two files go.
+        edits: The edits in their order. One is in memory at a time.
 
     Raises:
-        ImageError: A file can't be read or written.
+        ImageError: A file cannot be read or written.
     """
-    figures = []
     sheet = _empty_sheet(min(len(edits), _MOST_ON_PNG))
-    for number, (prompt, *paths) in enumerate(edits):
-        thumbnails = [_thumbnail(path) for path in paths]
-        text = html.escape(prompt, quote=True)
-        pictures = "".join(
-            f'<img alt="{label}: {text}" src="data:image/jpeg;base64,{_encode(thumbnail)}">'
-            for label, thumbnail in zip(("before", "after"), thumbnails, strict=True)
-        )
-        name = html.escape(paths[1].name)
-        figures.append(
-            f'<figure>{pictures}<figcaption><a href="{name}">{name}</a>\n{text}</figcaption></figure>'
-        )
-        if number < _MOST_ON_PNG:
-            _draw_pair(sheet, number, prompt, thumbnails)
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Edits</title><style>{_STYLE}</style>'
-    write_text(folder / "contact.html", f"{page}<main>{''.join(figures)}</main></html>\n")
-    write_picture(sheet, folder / "contact.png")
+
+    def write_page(file: IO[bytes]) -> None:
+        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Edits</title>'
+        file.write(f"{head}<style>{_STYLE}</style><main>".encode())
+        for number, edit in enumerate(edits):
+            thumbnails = [None if path is None else _thumbnail(path) for path in edit[1:]]
+            file.write(_figure(edit, thumbnails).encode())
+            if number < _MOST_ON_PNG:
+                _draw_pair(sheet, number, edit[0], thumbnails)
+        file.write(b"</main></html>\n")
+
+    write_whole(folder / "contact.html", write_page)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("joyimage-contact", "1")  # so that a batch over this folder leaves it out
+    write_whole(folder / "contact.png", lambda file: sheet.save(file, "PNG", pnginfo=info))
+
+
+def _figure(edit: Pair, thumbnails: list[Image.Image | None]) -> str:
+    prompt, _, path = edit
+    text, name = html.escape(prompt, quote=True), html.escape(path.name)
+    images = "".join(
+        f'<img alt="{label}: {text}" src="data:image/jpeg;base64,{_encode(thumbnail)}">'
+        for label, thumbnail in zip(("before", "after"), thumbnails, strict=True)
+        if thumbnail is not None
+    )
+    return f'<figure>{images}<figcaption><a href="{name}">{name}</a>\n{text}</figcaption></figure>'
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    picture = read_picture(path).convert("RGB")
-    picture.thumbnail((_SIDE, _SIDE))
-    return picture
+    image = read_picture(path).convert("RGB")
+    image.thumbnail((_SIDE, _SIDE))
+    return image
 
 
-def _encode(picture: Image.Image) -> str:
+def _encode(image: Image.Image) -> str:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88)
+    image.save(file, "JPEG", quality=88)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
@@ -75,10 +88,11 @@ def _empty_sheet(num: int) -> Image.Image:
     return Image.new("RGB", size, "white")
 
 
-def _draw_pair(sheet: Image.Image, number: int, prompt: str, thumbnails: list[Image.Image]) -> None:
+def _draw_pair(sheet: Image.Image, number: int, prompt: str, thumbnails: list[Image.Image | None]) -> None:
     left = _GAP + number % _COLUMNS * (2 * _SIDE + 2 * _GAP)
     top = _GAP + number // _COLUMNS * (_SIDE + _LINE + _GAP)
     first_line = prompt.splitlines()[0] if prompt else ""
     ImageDraw.Draw(sheet).text((left, top), first_line[:60], fill="black", font=ImageFont.load_default(12))
     for place, thumbnail in enumerate(thumbnails):
-        sheet.paste(thumbnail, (left + place * (_SIDE + _GAP // 2), top + _LINE))
+        if thumbnail is not None:
+            sheet.paste(thumbnail, (left + place * (_SIDE + _GAP // 2), top + _LINE))

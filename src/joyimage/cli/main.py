@@ -16,7 +16,7 @@ from joyimage.errors import JoyImageError
 
 app = App(
     name="joyimage",
-    help="Edit pictures by instruction with JoyAI-Image-Edit.",
+    help="Edit images by instruction with JoyAI-Image-Edit.",
     version=__version__,
     version_flags=["--version", "-V"],
     help_epilogue="Add --debug to any command to see the traceback of an error.",
@@ -25,14 +25,20 @@ app = App(
 # These texts are the first lines of the functions' docstrings. `joyimage --help` shows them without importing
 # the functions.
 COMMANDS = {
-    "edit": ("edit:edit", "Edit a picture as the prompt says."),
-    "move": ("spatial:move", "Move an object to a place, with the size that it shall have there."),
-    "rotate": ("spatial:rotate", "Turn an object to one of eight views; camera and background stay."),
-    "camera": ("spatial:camera", "Move the camera on its orbit around the object in focus."),
-    "generate": ("edit:generate", "Make a picture from text alone."),
-    "describe": ("describe:describe", "Answer a question about a picture, with the checkpoint's Qwen3-VL."),
-    "rewrite": ("rewrite:rewrite", "Put a prompt into fuller words; those of spatial edits stay."),
-    "batch": ("batch:batch", "Run many edits; after an interruption it goes on where it was."),
+    "edit": ("edit:edit", "Edit an image as the prompt says."),
+    "move": ("spatial:move", "Move an object into a box; the box also sets its size."),
+    "rotate": ("spatial:rotate", "Rotate an object to one of eight views; camera and background stay."),
+    "camera": (
+        "spatial:camera",
+        "Move the camera on its orbit around the object in focus, or toward and away from it.",
+    ),
+    "generate": ("edit:generate", "Make an image from text alone."),
+    "describe": ("describe:describe", "Answer a question about an image, with the checkpoint's Qwen3-VL."),
+    "rewrite": ("rewrite:rewrite", "Rewrite a prompt in more detail; spatial prompts are left unchanged."),
+    "batch": (
+        "batch:batch",
+        "Run many edits; resumable: interrupt it at any point and rerun the same command.",
+    ),
     "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
     "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
     "info": ("info:info", "Show the edit that is recorded in an image."),

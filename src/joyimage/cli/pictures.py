@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
 import tempfile
@@ -22,11 +23,12 @@ METADATA_KEY = "joyimage"
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path | IO[bytes], name: str | None = None) -> Image.Image:
     """Read a picture, upright.
 
     Args:
-        path: File of any format that Pillow reads.
+        path: File of any format that Pillow reads, or an open one.
+        name: What messages call the file; its path if None.
 
     Returns:
         The picture in its own mode, EXIF rotation applied.
@@ -34,28 +36,29 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         ImageError: It can't be read, is broken, or is larger than `MAX_PIXELS`.
     """
+    name = name or str(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise ImageError(
-                        f"{path} has {picture.width} x {picture.height} pixels; "
+                        f"{name} has {picture.width} x {picture.height} pixels; "
                         f"at most {MAX_PIXELS:,} are read."
                     )
                 picture.load()
                 return ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} is too large a picture; at most {MAX_PIXELS:,} pixels are read.") from None
+        raise ImageError(f"{name} is too large a picture; at most {MAX_PIXELS:,} pixels are read.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not a picture that can be read.") from None
+        raise ImageError(f"{name} is not a picture that can be read.") from None
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = (
             error.strerror if isinstance(error, OSError) and error.strerror else f"it is broken ({error})"
         )
-        raise ImageError(f"{path} can't be read: {reason}.") from None
+        raise ImageError(f"{name} can't be read: {reason}.") from None
 
 
 def check_output(path: Path) -> None:
@@ -84,8 +87,19 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
         ImageError: The file can't be written; nothing is left behind.
     """
     check_output(path)
+    content = encode_image(picture, _SUFFIXES[path.suffix.lower()], metadata)
+    write_whole(path, lambda file: file.write(content))
+
+
+def encode_image(picture: Image.Image, kind: str, metadata: dict[str, Any] | None = None) -> bytes:
+    """Return the content of an image file.
+
+    Args:
+        picture: RGB, or RGBA; in a JPEG that is laid on white.
+        kind: Pillow's name of the format.
+        metadata: Stored as JSON, in PNG files only.
+    """
     options: dict[str, Any] = {}
-    kind = _SUFFIXES[path.suffix.lower()]
     if metadata is not None and kind == "PNG":
         info = PngImagePlugin.PngInfo()
         info.add_itxt(METADATA_KEY, json.dumps(metadata, ensure_ascii=False))
@@ -94,7 +108,9 @@ def write_picture(picture: Image.Image, path: Path, metadata: dict[str, Any] | N
         options["quality"] = 95
     if kind == "JPEG" and picture.mode == "RGBA":  # which has no transparency
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    _write_whole(path, lambda file: picture.save(file, kind, **options))
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ImageError: The file can't be written; nothing is left behind.
     """
-    _write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def clear_partial(path: Path) -> None:
@@ -112,7 +128,7 @@ def clear_partial(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write beside `path`, then put the file in its place in one go.
 
     Raises:
@@ -135,6 +151,18 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """Return the edit recorded in a PNG, or None where there is none."""
+    """Return the edit recorded in a PNG, or None where there is none.
+
+    Raises:
+        ImageError: The file can't be read, or what is recorded is no JSON object.
+    """
     text = read_picture(path).info.get(METADATA_KEY)
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"The record in {path} can't be read: it is no JSON ({error}).") from None
+    if not isinstance(record, dict):
+        raise ImageError(f"The record in {path} can't be read: it is no JSON object.")
+    return record

@@ -1,19 +1,21 @@
-"""`joyimage batch --ray`: the rows of a batch shared out to workers on Ray Data.
+"""`joyimage batch --ray`: the rows of a batch, distributed to workers with Ray Data.
 
-A row is done when its picture, with the row's key in it, is there. So it doesn't matter which worker does it,
-whether that dies on the way, or how often the row is tried: it is the same picture, written whole.
+A row is done when its image, with the row's key in it, is there. So it does not matter which worker runs it,
+whether the worker dies, or how often the row is tried: it is the same image, written whole.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from joyimage.serving.workers.ray_cluster import start_ray
 
 if TYPE_CHECKING:
-    from joyimage.cli.options import EditOptions
+    from joyimage.cli.options import RunOptions
     from joyimage.cli.rows import Row
+    from joyimage.cli.runners import Runner
 
 _ROWS_A_TASK = 4
 
@@ -22,47 +24,45 @@ class RowWorker:
     """Runs rows with a pipeline that is loaded once, when the first row needs it.
 
     Args:
-        options: Of the command.
+        options: Options of the command.
     """
 
-    def __init__(self, options: EditOptions) -> None:
+    def __init__(self, options: RunOptions) -> None:
         self._options = options
-        self._loaded: Any = None
+        self._runner: Runner | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run some rows; give back what the report says of them."""
+        """Run some rows; return their part of the report."""
         from joyimage.cli.commands.batch import run_rows
-        from joyimage.cli.options import load
+        from joyimage.cli.runners import load_runner
 
-        if self._loaded is None:
-            self._loaded = load(self._options)
-            self._loaded.pipe.set_progress_bar_config(disable=True)
+        if self._runner is None:
+            self._runner = load_runner(self._options)
         rows: list[Row] = list(batch["row"])
         problems: dict[int, str] = {}
-        reports = run_rows(rows, self._options, problems, self._loaded)
+        reports = run_rows(rows, self._options, problems, self._runner)
         return {
             "number": [row.number for row in rows],
             "worker": [os.getpid()] * len(rows),
-            "output": [reports.get(row.number, {}).get("output", "") for row in rows],
-            "made": [bool(reports.get(row.number, {}).get("made")) for row in rows],
+            "report": [json.dumps(reports.get(row.number)) for row in rows],
             "problem": [problems.get(row.number, "") for row in rows],
         }
 
 
 def run_rows_on_ray(
-    rows: list[Row], options: EditOptions, problems: dict[int, str], *, workers: int, address: str | None
+    rows: list[Row], options: RunOptions, problems: dict[int, str], *, workers: int, address: str | None
 ) -> dict[int, dict[str, Any]]:
-    """Run the rows that aren't done, on Ray.
+    """Run the rows that are not done, on Ray.
 
     Args:
-        rows: Checked.
-        options: Of the command.
+        rows: Checked rows.
+        options: Options of the command.
         problems: What goes wrong is put here, by row number.
         workers: Most workers.
-        address: Of a Ray cluster; None starts one here, on loopback.
+        address: Address of a Ray cluster; None starts one here, on loopback.
 
     Returns:
-        By row number: the file, and whether it was made now.
+        By row number: the files, and whether they were made now.
 
     Raises:
         ValueError: Ray isn't installed.
@@ -90,8 +90,4 @@ def run_rows_on_ray(
         if is_own:
             ray.shutdown()
     problems.update({entry["number"]: entry["problem"] for entry in found if entry["problem"]})
-    return {
-        entry["number"]: {"output": entry["output"], "made": entry["made"]}
-        for entry in found
-        if not entry["problem"]
-    }
+    return {entry["number"]: json.loads(entry["report"]) for entry in found if not entry["problem"]}

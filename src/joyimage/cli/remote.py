@@ -1,162 +1,137 @@
-"""`--server`: what the commands call is a server instead of a pipeline."""
+"""`--server`: a server runs the edits. Nothing here needs torch or diffusers."""
 
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
+
+from joyimage.cli.console import note
+from joyimage.cli.pictures import read_picture
+from joyimage.cli.runners import RunResult
+from joyimage.client import Client
+from joyimage.edits import SPATIAL_KINDS, Defaults, Describe
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from joyimage.cli.options import EditOptions
-    from joyimage.client import Client, Progress
+    from collections.abc import Sequence
 
-ELSEWHERE = ("device", "dtype", "base_size")
-"""Options that belong to the server."""
-
-
-def check_for_server(options: EditOptions) -> None:
-    """Refuse what only the server itself can be told.
-
-    Raises:
-        ValueError: Such an option is given.
-    """
-    for name in ELSEWHERE:
-        if getattr(options, name) is not None:
-            raise ValueError(
-                f"`--{name.replace('_', '-')}` has no meaning with `--server`; give it to `joyimage serve`."
-            )
-    if options.rewrite == "local":
-        raise ValueError("`--rewrite local` needs a model here; leave out `--server`, or name an endpoint.")
+    from joyimage.client import Progress
+    from joyimage.edits import AnyEdit
 
 
-def connect(url: str, model: str | None, lora: str | None = None) -> RemotePipeline:
-    """Connect to a server.
+class RemoteRunner:
+    """Has a server run edits.
 
     Args:
-        url: Of the server.
-        model: Its model's name; the first it has if None.
-        lora: Name of one of its adapters.
-
-    Returns:
-        What stands in for the pipeline.
-
-    Raises:
-        ValueError: There is no such server, model or adapter.
-    """
-    from joyimage.client import Client
-
-    client = Client(url)
-    models = {entry["id"]: entry for entry in client.models()}
-    name = model or next(iter(models))
-    if name not in models:
-        raise ValueError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
-    if "default_steps" not in models[name]:
-        raise ValueError(f"{url} is still loading its model; try again in a moment.")
-    offered = models[name]["loras"]
-    if lora is not None and lora not in offered:
-        raise ValueError(f"`--lora` is {lora!r}; {url} has {', '.join(offered) or 'none'}.")
-    return RemotePipeline(client, models[name], lora)
-
-
-class RemotePipeline:
-    """Takes a pipeline's calls and has a server do the work.
-
-    Args:
-        client: Connected.
-        model: The server's description of its model.
-        lora: Name of the adapter that all edits take.
+        client: Connected to the server.
+        entry: The server's description of its model.
+        load_seconds: Time that connecting took.
     """
 
-    def __init__(self, client: Client, model: dict[str, Any], lora: str | None = None) -> None:
+    def __init__(self, client: Client, entry: dict[str, Any], load_seconds: float) -> None:
         self._client = client
-        self._lora = lora
-        self._is_quiet = False
-        self.model: str = model["id"]
-        self.where: str = model["device"]
-        self.dtype: str = model["dtype"]
-        self.config = SimpleNamespace(
-            base_size=model["base_size"],
-            default_num_inference_steps=model["default_steps"],
-            default_guidance_scale=model["default_guidance"],
+        self._loras: list[str] = entry["loras"]
+        self.model: str = entry["id"]
+        self.device: str = entry["device"]
+        self.dtype: str = entry["dtype"]
+        self.base_size: int = entry["base_size"]
+        self.defaults = Defaults(
+            num_inference_steps=entry["default_steps"], guidance_scale=entry["default_guidance"]
         )
+        self.load_seconds = load_seconds
 
-    def set_progress_bar_config(self, *, disable: bool = False) -> None:
-        """Show the steps of an edit, or don't."""
-        self._is_quiet = disable
+    @classmethod
+    def connect(cls, url: str, model: str | None) -> RemoteRunner:
+        """Connect to a server, and print its model on stderr.
 
-    def __call__(self, *, image: Any = None, **call: Any) -> Any:
-        """Edit a picture, or make one."""
-        return self._run("generate" if image is None else "edit", image, call)
+        Args:
+            url: Address of the server.
+            model: Name of one of its models; the first one if None.
 
-    def move(self, image: Any, object: str, box: Any, **call: Any) -> Any:
-        """Move an object."""
-        return self._run("move", image, {**call, "object": object, "box": tuple(box)})
+        Raises:
+            InvalidInputError: The server has no such model, or is still loading it.
+            ServerError: The server cannot be reached.
+        """
+        started = time.perf_counter()
+        client = Client(url)
+        models = {entry["id"]: entry for entry in client.models()}
+        name = model or next(iter(models))
+        if name not in models:
+            raise InvalidInputError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
+        if "default_steps" not in models[name]:
+            raise InvalidInputError(f"{url} is still loading its model; try again in a moment.")
+        note(f"Model {name} on {url}.")
+        return cls(client, models[name], time.perf_counter() - started)
 
-    def rotate(self, image: Any, object: str, view: Any, **call: Any) -> Any:
-        """Turn an object."""
-        return self._run(
-            "rotate", image, {**call, "object": object, "view": str(getattr(view, "value", view))}
-        )
+    def run(self, edit: AnyEdit, images: Sequence[Image.Image], *, quiet: bool = False) -> RunResult:
+        """Send a resolved edit with its images and wait for the result.
 
-    def camera(
-        self, image: Any, yaw: float = 0, pitch: float = 0, zoom: str = "unchanged", **call: Any
-    ) -> Any:
-        """Move the camera."""
-        return self._run("camera", image, {**call, "yaw": yaw, "pitch": pitch, "zoom": zoom})
-
-    def describe(self, image: Any, question: str, *, max_new_tokens: int = 256) -> str:
-        """Answer a question about a picture."""
-        return self._client.describe(image, question, max_new_tokens=max_new_tokens)
-
-    def _run(self, kind: str, image: Any, call: dict[str, Any]) -> Any:
+        Raises:
+            InvalidInputError: The server does not offer an adapter of the edit.
+            ServerError: The job was rejected or failed, or the server is gone.
+        """
         from tqdm import tqdm
 
-        from joyimage.pipeline.output import JoyImageEditPipelineOutput
-        from joyimage.spatial.checks import SpatialChecks
-
-        width, height = call.pop("width", None), call.pop("height", None)
-        region = call.pop("region", None)
-        generators = call.pop("generator")
-        fields = {
-            "steps": call.pop("num_inference_steps"),
-            "guidance": call.pop("guidance_scale"),
-            "n": call.pop("num_images_per_prompt"),
-            "seed": generators[0].initial_seed(),
-            "size": None if width is None else f"{width}x{height}",
-            "wording": call.pop("style", None),
-            "lora": self._lora,
-            "mask": None if region is None else _to_mask(region, image.size),
-            **call,
-        }
-        with tqdm(total=fields["steps"], leave=False, disable=self._is_quiet or None) as bar:
+        given = edit.given()
+        for name in given.get("loras", ()):
+            if name not in self._loras:
+                offered = ", ".join(self._loras) or "none"
+                raise InvalidInputError(f"`--lora` is {name!r}; the server offers {offered}.")
+        region, mask = given.get("region"), None
+        if region is not None:
+            mask, edit = to_mask(region, images[0].size), edit.replace(region=None)
+        is_hidden = quiet or not sys.stderr.isatty()
+        with tqdm(total=given["num_inference_steps"], leave=False, disable=is_hidden) as bar:
 
             def show(progress: Progress) -> None:
                 bar.update(progress.step - bar.n)
 
-            job = self._client.run(kind, [] if image is None else [image], progress=show, **fields)
-        images: list[Image.Image] = [Image.open(io.BytesIO(file)) for file in self._client.images(job)]
-        masks: list[Image.Image] = [Image.open(io.BytesIO(file)) for file in self._client.masks(job)]
-        checks = [
-            SpatialChecks(**{name: value for name, value in one.items() if name != "summary"})
-            for one in job.checks or []
-        ]
-        prompt = job.prompt if kind in {"move", "rotate", "camera"} else None
-        return JoyImageEditPipelineOutput(
-            images=images,
-            width=job.width,
-            height=job.height,
-            checks=checks or None,
-            masks=masks or None,
-            prompt=prompt,
+            job = self._client.run(edit, list(images), mask=mask, progress=show)
+        return RunResult(
+            images=[Image.open(io.BytesIO(file)) for file in self._client.images(job)],
+            width=job.width or 0,
+            height=job.height or 0,
+            prompt=job.prompt if edit.kind in SPATIAL_KINDS else None,
+            checks=job.checks,
         )
 
+    def describe(self, edit: Describe, image: Image.Image) -> str:
+        """Answer a question about an image."""
+        return self._client.run(edit, [image]).text or ""
 
-def _to_mask(region: Any, size: tuple[int, int]) -> Image.Image:
-    """Turn a region into the server's mask: transparent where the picture may change."""
-    from joyimage.pipeline.framing import region_mask
+    def rewrite(self, prompt: str, image: Image.Image | None, how: str) -> str:
+        """Rewrite a prompt with the endpoint at the address `how`."""
+        from joyimage.understanding.rewrite import rewrite
 
+        return rewrite(prompt, image, how)
+
+
+def to_mask(region: Sequence[float] | str, size: tuple[int, int]) -> Image.Image:
+    """Turn a region into the server's mask: transparent where the image may change.
+
+    Args:
+        region: A box in pixels of the image, or the file of a mask whose white may change.
+        size: Width and height of the image in pixels.
+
+    Raises:
+        InvalidInputError: The mask's file has another size than the image.
+    """
+    if isinstance(region, str):
+        allowed = read_picture(Path(region)).convert("L")
+        if allowed.size != size:
+            raise InvalidInputError(
+                f"The mask {region} has {allowed.width}x{allowed.height} pixels; expected {size[0]}x{size[1]}, "
+                "as the image has."
+            )
+    else:
+        left, top, right, bottom = (round(number) for number in region)
+        allowed = Image.new("L", size)
+        ImageDraw.Draw(allowed).rectangle((left, top, right - 1, bottom - 1), fill=255)
     mask = Image.new("RGBA", size)
-    mask.putalpha(ImageChops.invert(region_mask(region, size)))
+    mask.putalpha(ImageChops.invert(allowed))
     return mask

@@ -1,31 +1,27 @@
-"""The rows of a batch: what a manifest or a folder asks for, checked one by one."""
+"""The rows of a batch, checked one by one before the model is loaded."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json as json_format
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from joyimage.cli.commands.spatial import check_record
-from joyimage.cli.options import parse_box
-from joyimage.cli.pictures import read_picture
-from joyimage.errors import ImageError
+from joyimage.cli.run import Source, check_edit, output_paths
+from joyimage.edits import KINDS, Defaults, Edit, FieldError, kind_of
+from joyimage.errors import ImageError, InvalidInputError
+from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
-    from joyimage.cli.options import EditOptions
+    from joyimage.cli.manifests import Entry
+    from joyimage.cli.options import RunOptions
+    from joyimage.edits import AnyEdit
 
-_SPATIAL_FIELDS = ("object", "box", "view", "yaw", "pitch", "zoom")
-FIELDS = ("image", "prompt", "output", "negative", "seed", "steps", "guidance", "size", *_SPATIAL_FIELDS)
-_NUMBERS = {"seed": int, "steps": int, "guidance": float, "yaw": float, "pitch": float}
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_SETTINGS = (
-    *("model", "steps", "guidance", "negative", "seed", "size", "base_size", "fit", "restore", "preserve"),
-    *("region", "rewrite"),
-    *("device", "dtype", "lora"),
-)
+OWN_FIELDS = ("kind", "image", "refs", "output")
+"""Fields of a row that are no fields of an edit."""
+
+_MADE_WITH = ("model", "device", "dtype", "base_size", "offload", "rewrite", "server")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,144 +29,217 @@ class Row:
     """One edit of a batch.
 
     Attributes:
-        number: Its line in the manifest, or place in the folder, from 1.
-        image: Picture file.
-        prompt: What to do; of a spatial edit, its name.
-        output: File to write.
-        options: The command's options with the row's own in their place.
-        spatial: A spatial edit as the commands record it; None for an edit by prompt.
+        number: Line of the row in its file, or its place in the folder, from 1.
+        images: Image files: the one to edit, then further references.
+        edit: The edit, as given by the row and by the command's options.
+        output: File to write; several images get "-1", "-2", ... behind the stem.
+        options: Options of the command.
     """
 
     number: int
-    image: Path
-    prompt: str
+    images: tuple[Path, ...]
+    edit: AnyEdit
     output: Path
-    options: EditOptions
-    spatial: dict[str, Any] | None = None
+    options: RunOptions
 
-    def key(self) -> str:
-        """Return what tells this edit from any other: the picture, the prompt and all settings.
+    @property
+    def title(self) -> str:
+        """What contact sheets show: the prompt, or what a spatial edit does."""
+        given = self.edit.given()
+        return str(given.get("prompt") or getattr(self.edit, "prompt", None) or self.edit.kind)
+
+    @property
+    def outputs(self) -> list[Path]:
+        """Every file that the row writes."""
+        return output_paths(self.output, self.edit.given().get("num_images", 1))
+
+    def read(self) -> list[Source]:
+        """Read the images, and check the edit against the first one.
 
         Raises:
-            OSError: The picture can't be read.
+            ImageError: An image cannot be read.
+            InvalidInputError: The edit does not fit on the image.
         """
-        settings = {name: str(getattr(self.options, name)) for name in _SETTINGS}
-        content = hashlib.sha256(self.image.read_bytes()).hexdigest()
-        what = self.prompt if self.spatial is None else self.spatial
-        text = json_format.dumps([content, what, settings], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        sources = [Source.read(path) for path in self.images]
+        self.edit.resolve(Defaults(), ImageSize.of(sources[0].image) if sources else None)
+        return sources
 
-
-def read_entries(source: Path, prompt: str | None) -> list[tuple[int, Any]]:
-    """Return number and content of every row.
-
-    Raises:
-        ValueError: The source is missing, of another kind or empty.
-    """
-    if source.is_dir():
-        if prompt is None:
-            raise ValueError(
-                f"`prompt` is missing; {source} is a folder, so one prompt goes for all its pictures."
-            )
-        files = sorted(file for file in source.iterdir() if file.suffix.lower() in _PICTURES)
-        entries: list[tuple[int, Any]] = [(n, {"image": file.name}) for n, file in enumerate(files, start=1)]
-    elif not source.is_file():
-        raise ValueError(f"`source` is {source}; there is no such file or folder.")
-    elif source.suffix == ".jsonl":
-        lines = source.read_text(encoding="utf-8").splitlines()
-        entries = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    elif source.suffix == ".csv":
-        with source.open(encoding="utf-8", newline="") as file:
-            entries = list(enumerate(csv.DictReader(file), start=2))
-    else:
-        raise ValueError(f"`source` is {source}; expected a folder, a .jsonl or a .csv file.")
-    if not entries:
-        raise ValueError(f"`source` is {source}; it holds no row and no picture.")
-    return entries
+    def key(self, sources: list[Source]) -> str:
+        """Return what tells this edit from any other: content of images and adapters, edit, model, settings."""
+        edit = self.edit.to_dict()
+        edit.pop("loras", None)
+        settings = {name: getattr(self.options, name) for name in _MADE_WITH}
+        what = [
+            [source.sha256 for source in sources],
+            edit,
+            settings,
+            _identify_folder(self.options.model),
+            [_identify_adapter(text) for text in self.edit.given().get("loras", ())],
+        ]
+        return hashlib.sha256(json_format.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def read_row(
-    number: int,
-    entry: Any,
-    source: Path,
-    output: Path,
-    prompt: str | None,
-    options: EditOptions,
-    taken: set[Path],
+    entry: Entry, source: Path, output: Path, common: Edit, options: RunOptions, taken: set[Path]
 ) -> Row:
     """Check one row.
 
+    Args:
+        entry: The row, as it was read.
+        source: Folder or file of the batch.
+        output: Folder for the results.
+        common: Prompt and settings of the command, for what the row does not give.
+        options: Options of the command.
+        taken: Files that earlier rows write.
+
+    Returns:
+        The row. Its images exist, but are not read yet.
+
     Raises:
-        ValueError: What is wrong with it.
-        ImageError: Its picture isn't there.
+        ImageError: An image does not exist.
+        InvalidInputError: Something else is wrong with it.
     """
-    if isinstance(entry, str):
-        try:
-            entry = json_format.loads(entry)
-        except ValueError as error:
-            raise ValueError(f"it is no JSON: {error}.") from None
-    if not isinstance(entry, dict):
-        raise ValueError(f"it is {entry!r}; expected an object with the fields {', '.join(FIELDS)}.")
-    entry = {name: value for name, value in entry.items() if value not in (None, "")}
-    unknown = [str(name) for name in entry if name not in FIELDS]
-    if unknown:
-        raise ValueError(f"it has the field {unknown[0]!r}; expected some of {', '.join(FIELDS)}.")
-    for name, kind in _NUMBERS.items():
-        if name in entry:
-            try:
-                entry[name] = kind(entry[name])
-            except (TypeError, ValueError):
-                raise ValueError(f"its `{name}` is {entry[name]!r}; expected a number.") from None
-    spatial = _read_spatial(entry)
-    if "image" not in entry or not (spatial or entry.get("prompt") or prompt):
-        raise ValueError("it lacks the field `image` or `prompt`.")
-    own: dict[str, Any] = {name: entry[name] for name in _SETTINGS if name in entry}
-    image = (source if source.is_dir() else source.parent) / str(entry["image"])
-    name = Path(str(entry.get("output", f"{number:05d}-{image.stem}.png")))
-    if name.is_absolute() or len(name.parts) != 1 or name.suffix.lower() != ".png":
-        raise ValueError(f"its `output` is {str(name)!r}; expected the name of a .png file without a folder.")
-    if output / name in taken:
-        raise ValueError(f"its `output` is {str(name)!r}, which an earlier row has.")
-    if not image.is_file():
-        raise ImageError(f"{image} can't be read: there is no such file.")
-    row_options = replace(options, **own)
-    row_options.check()
-    if spatial is not None:
-        if options.rewrite != "none":
-            raise ValueError("it is a spatial edit, whose words `--rewrite` never changes.")
-        check_record(spatial, read_picture(image).size)
-    return Row(
-        number=number,
-        image=image,
-        prompt=str(entry.get("prompt") or prompt) if spatial is None else spatial["command"],
-        output=output / name,
-        options=row_options,
-        spatial=spatial,
+    if entry.fields is None:
+        raise InvalidInputError(entry.problem or "it can't be read.")
+    fields = dict(entry.fields)
+    own = {name: fields.pop(name) for name in OWN_FIELDS if name in fields}
+    edit = _read_edit(own.get("kind"), fields, is_text=entry.is_text)
+    edit = edit.filled_from(common)
+    try:
+        edit.check_complete()
+    except FieldError as error:
+        raise InvalidInputError(f"it lacks the field `{error.name}`; expected {error.expected}.") from None
+    check_edit(edit, options)
+    folder = source if source.is_dir() else source.parent
+    images = [folder / one for one in _image_names(own, is_text=entry.is_text)]
+    if not images and edit.needs_image:
+        raise InvalidInputError("it lacks the field `image`; expected the path of an image file.")
+    for image in images:
+        if not image.is_file():
+            raise ImageError(f"{image} can't be read: there is no such file.")
+    row = Row(
+        number=entry.number,
+        images=tuple(images),
+        edit=edit,
+        output=output / _output_name(own.get("output"), images, edit),
+        options=options,
     )
+    if taken.intersection(row.outputs):
+        if "output" in own:
+            raise InvalidInputError(f"its `output` is {own['output']!r}, which an earlier row has.")
+        row = replace(row, output=row.output.with_stem(f"{row.output.stem}-{_identify_edit(edit)}"))
+        if taken.intersection(row.outputs):
+            raise InvalidInputError("an earlier row asks for the same edit of the same image.")
+    return row
 
 
-def _read_spatial(entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the spatial edit that a row's fields make, None where they make none.
+def _read_edit(kind: Any, fields: dict[str, Any], *, is_text: bool) -> AnyEdit:
+    """Return the edit that a row asks for.
 
     Raises:
-        ValueError: They make no whole edit, or more than one.
+        InvalidInputError: The fields make no edit, or more than one, or have values that are not accepted.
     """
-    given = {name: entry[name] for name in _SPATIAL_FIELDS if name in entry}
-    if not given:
-        return None
-    if "prompt" in entry:
-        raise ValueError(f"it has both `prompt` and `{next(iter(given))}`; expected one of them.")
-    if isinstance(given.get("box"), str):
-        given["box"] = parse_box(given["box"])
-    command = {
-        frozenset({"object", "box"}): "move",
-        frozenset({"object", "view"}): "rotate",
-    }.get(frozenset(given))
-    if command is None and not {"object", "box", "view"}.intersection(given):
-        command = "camera"
-    if command is None:
-        raise ValueError(
-            f"it has the fields {', '.join(given)}; expected object and box (a move), object and view"
-            " (a rotation), or some of yaw, pitch and zoom (a camera move)."
+    cls = _find_kind(fields) if kind is None else kind_of(kind)
+    read = cls.from_text if is_text else cls.from_dict
+    try:
+        return read(fields)
+    except FieldError as error:
+        raise InvalidInputError(f"its {error}") from None
+
+
+def _find_kind(fields: dict[str, Any]) -> type[AnyEdit]:
+    """Return the kind of edit that the fields belong to; rows without a kind are edits by prompt.
+
+    Raises:
+        InvalidInputError: The fields belong to more than one kind.
+    """
+    marks = {
+        "box": "move",
+        "box_form": "move",
+        "view": "rotate",
+        "yaw": "camera",
+        "pitch": "camera",
+        "zoom": "camera",
+    }
+    kinds = {marks[name]: name for name in fields if name in marks}
+    if len(kinds) > 1 or (kinds and "prompt" in fields):
+        names = [*kinds.values(), *(["prompt"] if "prompt" in fields else [])]
+        raise InvalidInputError(
+            f"it has the fields {', '.join(f'`{name}`' for name in names)}; expected object and box (a move), "
+            "object and view (a rotation), some of yaw, pitch and zoom (a camera move), or a prompt."
         )
-    return {"command": command, **given}
+    if not kinds and "object" in fields:
+        raise InvalidInputError(
+            "it has the field `object`; expected `box` (a move) or `view` (a rotation) too."
+        )
+    return KINDS[next(iter(kinds), Edit.kind)]
+
+
+def _image_names(own: dict[str, Any], *, is_text: bool) -> list[str]:
+    """Return the names of a row's image files.
+
+    Raises:
+        InvalidInputError: A name is no text.
+    """
+    names: list[Any] = [own["image"]] if "image" in own else []
+    refs = own.get("refs", [])
+    if is_text and isinstance(refs, str):
+        refs = [part.strip() for part in refs.split("|") if part.strip()]
+    names += refs if isinstance(refs, list) else [refs]
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InvalidInputError(f"its `image` is {name!r}; expected the path of an image file.")
+    return names
+
+
+def _output_name(given: Any, images: list[Path], edit: AnyEdit) -> Path:
+    """Return the name of a row's file: what it asks for, or one made of the image's own name.
+
+    Raises:
+        InvalidInputError: The name is no .png file, or has a folder.
+    """
+    if given is None:
+        if not images:
+            return Path(f"{edit.kind}-{_identify_edit(edit)}.png")
+        suffix = images[0].suffix.lower()
+        # Of a.jpg and a.png both results have a name of their own, whichever came first.
+        return Path(images[0].stem + ("" if suffix == ".png" else f"-{suffix[1:]}") + ".png")
+    name = Path(given) if isinstance(given, str) else None
+    if name is None or name.is_absolute() or len(name.parts) != 1 or name.suffix.lower() != ".png":
+        raise InvalidInputError(
+            f"its `output` is {given!r}; expected the name of a .png file without a folder."
+        )
+    return name
+
+
+def _identify_edit(edit: AnyEdit) -> str:
+    return hashlib.sha256(json_format.dumps(edit.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _identify_adapter(text: str) -> list[Any]:
+    """Return what tells an adapter from others: the content of its files, and its scale."""
+    from joyimage.loading import Adapter
+
+    adapter = Adapter.parse(text)
+    if not adapter.path.exists():  # the name of a server's adapter
+        return [text]
+    files = sorted(adapter.path.rglob("*")) if adapter.path.is_dir() else [adapter.path]
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    return [hashes, adapter.scale]
+
+
+def _identify_folder(model: str | None) -> list[Any]:
+    """Return what tells a checkpoint's folder from what it was before: names, sizes and times of its files."""
+    folder = None if model is None else Path(model)
+    if folder is None or not folder.is_dir():
+        return []
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [
+        [file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files
+    ]
+
+
+def known_fields() -> tuple[str, ...]:
+    """Return every field that a row may have, aliases left out."""
+    names = [name for kind in KINDS.values() if kind.kind != "describe" for name in kind.settings()]
+    return tuple(dict.fromkeys((*OWN_FIELDS, *names)))

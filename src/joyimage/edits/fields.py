@@ -72,6 +72,7 @@ class Setting:
         help: One or two sentences for people, the same on every surface.
         aliases: Other names that are accepted: older ones, and those of OpenAI, vLLM-Omni and SGLang.
         flag: Option of the command line; None for "--" and the field's name.
+        old_flags: Options of older versions that are still accepted.
         group: Where help texts list it.
         is_required: Whether an edit cannot run without it.
         is_positional: Whether the command line takes it as an argument, in the order of the fields.
@@ -81,6 +82,7 @@ class Setting:
     help: str
     aliases: tuple[str, ...] = ()
     flag: str | None = None
+    old_flags: tuple[str, ...] = ()
     group: Group = "Advanced"
     is_required: bool = False
     is_positional: bool = False
@@ -112,7 +114,7 @@ class Setting:
     def flags(self, name: str) -> tuple[str, ...]:
         """Return every option of the command line that sets this field, the usual one first."""
         usual = self.flag or _flag(name)
-        return tuple(dict.fromkeys((usual, _flag(name), *map(_flag, self.aliases))))
+        return tuple(dict.fromkeys((usual, _flag(name), *self.old_flags)))
 
 
 def setting(
@@ -121,6 +123,7 @@ def setting(
     *,
     aliases: tuple[str, ...] = (),
     flag: str | None = None,
+    old_flags: tuple[str, ...] = (),
     group: Group | None = None,
     is_required: bool = False,
     is_positional: bool = False,
@@ -131,6 +134,7 @@ def setting(
         help=help,
         aliases=aliases,
         flag=flag,
+        old_flags=old_flags,
         group=group or ("Edit" if is_positional else "Advanced"),
         is_required=is_required,
         is_positional=is_positional,

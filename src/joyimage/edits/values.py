@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from joyimage.edits.fields import FieldError, Setting, own_settings, read_fields, setting
 from joyimage.edits.forms import Box, Choice, Flag, Integer, Number, Region, Size, Text, Texts
 from joyimage.errors import InvalidInputError
-from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View, resolve_box
-from joyimage.spatial.box import FORMS
-from joyimage.spatial.camera import ZOOMS
+from joyimage.spatial.box import FORMS, resolve_box
+from joyimage.spatial.camera import ZOOMS, CameraMove
 from joyimage.spatial.frame import FITS
+from joyimage.spatial.move import ObjectMove
 from joyimage.spatial.prompts import STYLES
+from joyimage.spatial.rotation import ObjectRotation, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -343,6 +344,7 @@ def _prompt_style() -> Any:
         Choice(STYLES),
         'Prompt template: "documented", or "benchmark" as in SpatialEdit-Bench. Default: documented.',
         aliases=("style", "wording"),
+        old_flags=("--style",),
     )
 
 

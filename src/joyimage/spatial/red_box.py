@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -37,12 +36,16 @@ def find_red_boxes(image: Image.Image) -> list[Box]:
     Returns:
         Outer edges, (left, top, right, bottom) in pixels, right and bottom exclusive.
     """
+    import numpy as np  # reading an edit needs none of it
+
     red = is_red(np.asarray(image.convert("RGB")))
     boxes = [box for box in _components(red) if _is_frame(red, box)]
     return sorted(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), reverse=True)
 
 
 def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
+    import numpy as np  # reading an edit needs none of it
+
     left, top, right, bottom = box
     if min(right - left, bottom - top) < _SMALLEST_PX:
         return False
@@ -65,6 +68,8 @@ def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
 
 def _components(mask: NDArray[np.bool_]) -> list[Box]:
     """Return the bounding boxes of the 8-connected components of a mask."""
+    import numpy as np  # reading an edit needs none of it
+
     parents: list[int] = []
     boxes: list[list[int]] = []
 

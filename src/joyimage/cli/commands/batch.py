@@ -1,143 +1,259 @@
-"""`joyimage batch`: many edits, one after the other; stopped at any moment, it goes on where it was.
+"""`joyimage batch`: many edits, one after the other; resumable at any point.
 
-A picture is written in one go and carries the key of its row, so its being there says that the row is done.
+An image is written in one go and carries the key of its row, so its being there says that the row is done.
 """
 
 from __future__ import annotations
 
 import json as json_format
-from dataclasses import replace
-from functools import partial
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from tqdm import tqdm
 
-from joyimage.cli.commands.spatial import bind_record
-from joyimage.cli.console import fail, note
+from joyimage.cli.console import fail, note, warn
 from joyimage.cli.contact import write_contact_sheets
-from joyimage.cli.options import EditOptions, Loaded, load, run_edit, word_prompt
-from joyimage.cli.pictures import clear_partial, read_metadata, read_picture, write_text
-from joyimage.cli.rows import Row, read_entries, read_row
+from joyimage.cli.manifests import Manifest, read_manifest
+from joyimage.cli.options import RunOptions
+from joyimage.cli.pictures import clear_partial, read_metadata, write_text
+from joyimage.cli.rows import Row, read_row
+from joyimage.cli.run import run_and_write
+from joyimage.cli.runners import load_runner
+from joyimage.cli.scope import scope_warning
+from joyimage.cli.surface import GROUPS, edit_command
+from joyimage.edits import Edit
+from joyimage.errors import ImageError, InvalidInputError
+
+if TYPE_CHECKING:
+    from joyimage.cli.run import Source
+    from joyimage.cli.runners import Runner
+
+_Output = Annotated[
+    Path,
+    Parameter(
+        name=["--output", "-o"],
+        help="Folder for the images (PNG), report.jsonl, contact.html and contact.png; created if missing.",
+        group=GROUPS["Output"],
+    ),
+]
+_Ray = Annotated[bool, Parameter(help="Run rows on Ray workers, each with its own pipeline.", negative=[])]
 
 
+@edit_command(Edit)
 def batch(
-    source: Path,
-    prompt: str | None = None,
+    source: Annotated[
+        Path,
+        Parameter(
+            help="A folder of images, or a .jsonl, .json, .csv or .tsv file: `image`, optionally `output`, and "
+            "the fields of an edit under the names of its options.",
+            group=GROUPS["Input"],
+        ),
+    ],
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    ray: bool = False,
-    ray_address: str | None = None,
-    workers: int = 1,
-    options: EditOptions | None = None,
+    edit: Edit,
+    output: _Output,
+    ray: _Ray = False,
+    ray_address: Annotated[
+        str | None,
+        Parameter(help="Address of a running Ray cluster whose machines see the same folders."),
+    ] = None,
+    workers: Annotated[int, Parameter(help="Most workers with --ray.")] = 1,
+    options: RunOptions | None = None,
 ) -> int:
-    """Run many edits; after an interruption it goes on where it was.
+    """Run many edits; resumable: interrupt it at any point and rerun the same command.
 
-    Args:
-        source: A .jsonl or .csv file with the fields image and prompt and, if wished, output, negative, seed,
-            steps, guidance and size; in place of prompt a row may have object and box (a move), object and
-            view (a rotation), or some of yaw, pitch and zoom (a camera move). Or a folder of pictures.
-        prompt: What to do with every picture of a folder, or in rows without a prompt.
-        output: Folder for the pictures (PNG), report.jsonl, contact.html and contact.png; made where missing.
-        ray: Share the rows out to workers on Ray, a pipeline each.
-        ray_address: Of a running Ray cluster, whose machines see the same folders; else Ray is started here.
-        workers: Most workers with --ray.
-        options: What all editing commands have in common.
+    A row with object and box is a move, with object and view a rotation, with yaw, pitch or zoom a camera move, and
+    an edit by prompt otherwise. What a row gives wins over the options here.
 
-    Returns:
-        Exit code: 0, or 1 where rows were skipped.
+    Examples:
+        joyimage batch edits.jsonl -o results
+
+        joyimage batch photos "Remove the heart." -o results --seed 1
 
     Raises:
-        ValueError: The source can't be read as a whole, or an option is out of range.
+        InvalidInputError: An option has a value that is not accepted, or the source cannot be read as a whole.
+        KeyboardInterrupt: The batch was interrupted.
     """
-    options = replace(options or EditOptions(), num=1, metadata=True)
+    options = options or RunOptions()
     options.check()
+    if not options.metadata:
+        raise InvalidInputError(
+            "`--no-metadata` has no effect on `joyimage batch`: the record in each image says which rows are "
+            "done. Leave it out."
+        )
     if workers < 1 or (not ray and (workers > 1 or ray_address is not None)):
-        raise ValueError("`--workers` (1 or more) and `--ray-address` go with `--ray`; give it too.")
-    entries = read_entries(source, prompt)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"`--output` is {output}, a file; expected a folder.")
+        raise InvalidInputError("`--workers` (1 or more) and `--ray-address` need `--ray`; give it too.")
+    manifest = read_manifest(source)
+    if source.is_dir() and edit.prompt is None:
+        raise InvalidInputError(
+            f"`PROMPT` is missing; {source} is a folder: one prompt is for all its images."
+        )
+    check_output_folder(output, source)
     output.mkdir(parents=True, exist_ok=True)
 
-    rows: list[Row] = []
     problems: dict[int, str] = {}
-    for number, entry in entries:
+    rows = check_rows(manifest, source, output, edit, options, problems)
+    try:
+        if ray:
+            from joyimage.cli.ray_batch import run_rows_on_ray
+
+            reports = run_rows_on_ray(rows, options, problems, workers=workers, address=ray_address)
+        else:
+            reports = run_rows(rows, options, problems)
+    except KeyboardInterrupt:
+        note("Interrupted; run the same command again to continue.")
+        raise
+    return write_report(output, manifest, rows, reports, problems, json=options.json)
+
+
+def check_output_folder(output: Path, source: Path) -> None:
+    """Reject an output that is a file, or the folder that the images come from.
+
+    Raises:
+        InvalidInputError: It is.
+    """
+    if output.exists() and not output.is_dir():
+        raise InvalidInputError(f"`--output` is {output}, a file; expected a folder.")
+    if source.is_dir() and output.exists() and output.samefile(source):
+        raise InvalidInputError(
+            f"`--output` is {output}, the folder of the images; the next run would edit the results. Name another."
+        )
+
+
+def check_rows(
+    manifest: Manifest,
+    source: Path,
+    output: Path,
+    common: Edit,
+    options: RunOptions,
+    problems: dict[int, str],
+) -> list[Row]:
+    """Return the rows that can run; what is wrong with the others is put into `problems` by row number."""
+    rows: list[Row] = []
+    taken: set[Path] = set()
+    for entry in manifest.entries:
         try:
-            rows.append(
-                read_row(number, entry, source, output, prompt, options, {row.output for row in rows})
-            )
-        except ValueError as error:
-            problems[number] = str(error)
-    if ray:
-        from joyimage.cli.ray_batch import run_rows_on_ray
+            row = read_row(entry, source, output, common, options, taken)
+        except Exception as error:  # noqa: BLE001 - a row can be wrong in any way; the others go on
+            problems[entry.number] = _reason(error)
+        else:
+            rows.append(row)
+            taken.update(row.outputs)
+    return rows
 
-        reports = run_rows_on_ray(rows, options, problems, workers=workers, address=ray_address)
-    else:
-        reports = run_rows(rows, options, problems)
 
-    lines = [
-        {"row": number, **({"error": problems[number]} if number in problems else reports[number])}
-        for number, _ in entries
+def run_rows(
+    rows: list[Row], options: RunOptions, problems: dict[int, str], runner: Runner | None = None
+) -> dict[int, dict[str, Any]]:
+    """Run the rows that are not done.
+
+    Args:
+        rows: Checked rows.
+        options: Options of the command.
+        problems: What goes wrong is put here, by row number.
+        runner: What runs the edits; None loads it when the first row needs it.
+
+    Returns:
+        By row number: the files, and whether they were made now.
+    """
+    reports: dict[int, dict[str, Any]] = {}
+    is_cautioned = False
+    with tqdm(rows, unit="edit", disable=not sys.stderr.isatty()) as bar:
+        for row in bar:
+            bar.set_description(row.images[0].name if row.images else row.edit.kind)
+            try:
+                sources = row.read()
+                key = row.key(sources)
+                if is_done(row, key):
+                    reports[row.number] = _row_report(row, is_made=False)
+                    continue
+                if runner is None:
+                    runner = load_runner(options)
+                if not is_cautioned:
+                    caution = scope_warning(row.edit, options, runner, [one.image for one in sources])
+                    is_cautioned = caution is not None
+                    if caution is not None:
+                        warn(f"row {row.number}: {caution}")
+                reports[row.number] = _run_row(runner, row, key, sources)
+            except Exception as error:
+                if runner is None and not isinstance(error, ImageError | InvalidInputError):
+                    raise  # the model cannot be loaded: no row can run
+                problems[row.number] = _reason(error)
+    return reports
+
+
+def is_done(row: Row, key: str) -> bool:
+    """Tell whether every file of a row is there and was made of this very row."""
+    for path in row.outputs:
+        clear_partial(path)
+        if not path.exists():
+            return False
+        try:
+            record = read_metadata(path)
+        except ImageError:  # another program's file, or a broken one
+            return False
+        if (record or {}).get("key") != key:
+            return False
+    return True
+
+
+def _run_row(runner: Runner, row: Row, key: str, sources: list[Source]) -> dict[str, Any]:
+    edit = row.edit
+    # Without a seed of its own a row's comes from its key: the same after an interruption.
+    if edit.given().get("seed") is None:
+        edit = edit.replace(seed=int(key[:7], 16))
+    written = run_and_write(runner, edit, row.options, row.output, sources, extra={"key": key}, quiet=True)
+    report = _row_report(row, is_made=True)
+    if written.report.get("checks"):
+        report["checks"] = written.report["checks"]
+    return report
+
+
+def _row_report(row: Row, *, is_made: bool) -> dict[str, Any]:
+    outputs = [str(path) for path in row.outputs]
+    return {"output": outputs[0], **({"outputs": outputs} if len(outputs) > 1 else {}), "made": is_made}
+
+
+def write_report(
+    output: Path,
+    manifest: Manifest,
+    rows: list[Row],
+    reports: dict[int, dict[str, Any]],
+    problems: dict[int, str],
+    *,
+    json: bool,
+) -> int:
+    """Write report.jsonl and the contact sheets, print what happened, and return the exit code."""
+    lines: list[dict[str, Any]] = [
+        {
+            "row": one.number,
+            **({"error": problems[one.number]} if one.number in problems else reports[one.number]),
+        }
+        for one in manifest.entries
     ]
-    write_text(
-        output / "report.jsonl", "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    )
+    lines += [{"file": name, "left_out": reason} for name, reason in manifest.left_out.items()]
+    text = "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(output / "report.jsonl", text)
     done = [row for row in rows if row.number in reports]
-    write_contact_sheets(output, [(row.prompt, row.image, row.output) for row in done])
+    write_contact_sheets(
+        output,
+        [(row.title, row.images[0] if row.images else None, path) for row in done for path in row.outputs],
+    )
     made = sum(report["made"] for report in reports.values())
     for number, problem in sorted(problems.items()):
         fail(f"Row {number}: {problem}")
-    note(f"{made} made, {len(reports) - made} there already, {len(problems)} skipped.")
-    if options.json:
-        print(
-            json_format.dumps({"made": made, "done": len(reports), "skipped": len(problems), "rows": lines})
-        )
+    for name, reason in manifest.left_out.items():
+        note(f"Left out {name}: {reason}.")
+    note(f"{made} made, {len(reports) - made} already there, {len(problems)} failed.")
+    if json:
+        report = {"made": made, "done": len(reports), "failed": len(problems), "rows": lines}
+        print(json_format.dumps(report, ensure_ascii=False))
     else:
         print(output / "contact.html")
     return 1 if problems else 0
 
 
-def run_rows(
-    rows: list[Row], options: EditOptions, problems: dict[int, str], loaded: Loaded | None = None
-) -> dict[int, dict[str, Any]]:
-    """Run the rows that aren't done.
-
-    Args:
-        rows: Checked.
-        options: Of the command.
-        problems: What goes wrong is put here, by row number.
-        loaded: A pipeline that is there already; None has it loaded when the first row needs it.
-
-    Returns:
-        By row number: the file, and whether it was made now.
-    """
-    reports: dict[int, dict[str, Any]] = {}
-    with tqdm(rows, unit="edit", disable=None) as bar:
-        for row in bar:
-            bar.set_description(row.image.name)
-            try:
-                clear_partial(row.output)
-                key = row.key()
-                is_done = row.output.exists() and (read_metadata(row.output) or {}).get("key") == key
-                if not is_done:
-                    picture = read_picture(row.image)
-                    if loaded is None:
-                        loaded = load(options)
-                        loaded.pipe.set_progress_bar_config(disable=True)
-                    if row.spatial is not None:
-                        record = {**row.spatial, "key": key}
-                        call = bind_record(row.spatial, loaded.pipe, picture)
-                    else:
-                        worded = word_prompt(loaded, row.options, row.prompt, picture)
-                        record = {"command": "edit", "key": key, **worded}
-                        call = partial(loaded.pipe, image=picture, prompt=worded["prompt"])
-                    # Without a seed of its own a row's comes from its key: the same after an interruption.
-                    seed = int(key[:7], 16) if row.options.seed is None else row.options.seed
-                    run_edit(
-                        loaded, replace(row.options, seed=seed), row.output, call, record, source=row.image
-                    )
-                reports[row.number] = {"output": str(row.output), "made": not is_done}
-            except (ValueError, TypeError, OSError) as error:
-                problems[row.number] = str(error)
-    return reports
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,77 +1,55 @@
-"""`joyimage edit` and `joyimage generate`: a picture by instruction, or from text alone."""
+"""`joyimage edit` and `joyimage generate`: an image by instruction, or from text alone."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.options import EditOptions, load, print_report, run_edit, word_prompt
-from joyimage.cli.pictures import check_output, read_metadata, read_picture
-from joyimage.errors import ImageError
+from joyimage.cli.options import ImagePath, Like, Output, RunOptions
+from joyimage.cli.run import run_command
+from joyimage.cli.surface import GROUPS, edit_command
+from joyimage.edits import Edit, Generate
 
-Output = Annotated[Path, Parameter(name=["--output", "-o"])]
+References = Annotated[
+    list[Path] | None,
+    Parameter(
+        name="--ref",
+        help="Further reference image, for Edit-Plus checkpoints; may be given several times.",
+        group=GROUPS["Image"],
+        negative=[],
+    ),
+]
 
 
+@edit_command(Edit)
 def edit(
-    image: Path,
-    prompt: str | None = None,
+    image: ImagePath,
     *,
+    edit: Edit,
     output: Output,
-    like: Path | None = None,
-    options: EditOptions | None = None,
+    like: Like = None,
+    ref: References = None,
+    options: RunOptions | None = None,
 ) -> None:
-    """Edit a picture as the prompt says.
+    """Edit an image as the prompt says.
 
-    Args:
-        image: Picture file.
-        prompt: What to do, such as "Recolor the heart orange."
-        output: File to write; PNG, JPEG or WebP by its ending.
-        like: A PNG that `joyimage edit` wrote: its prompt and settings count where none are given.
-        options: What all editing commands have in common.
+    Examples:
+        joyimage edit shapes.png "Recolor the heart orange." -o orange.png
 
-    Raises:
-        ValueError: There is no prompt.
-        ImageError: `like` records no edit.
+        joyimage edit other.png --like orange.png -o other-orange.png
     """
-    options = options or EditOptions()
-    if like is not None:
-        recipe = read_metadata(like)
-        if recipe is None or recipe.get("command") != "edit":
-            raise ImageError(f"{like} holds no record of a `joyimage edit`.")
-        prompt = recipe["prompt"] if prompt is None else prompt
-        options = options.filled_from(recipe)
-    if prompt is None:
-        raise ValueError("`PROMPT` is missing; give what to do, or `--like` a picture that records it.")
-    options.check()
-    check_output(output)
-    picture = read_picture(image)
-    loaded = load(options)
-    record = {"command": "edit", **word_prompt(loaded, options, prompt, picture)}
-    call = partial(loaded.pipe, image=picture, prompt=record["prompt"])
-    report = run_edit(loaded, options, output, call, record, source=image)
-    print_report(report, json=options.json)
+    run_command(edit, options, output, images=[image, *(ref or [])], like=like)
 
 
-def generate(prompt: str, *, output: Output, options: EditOptions | None = None) -> None:
-    """Make a picture from text alone.
+@edit_command(Generate)
+def generate(*, edit: Generate, output: Output, like: Like = None, options: RunOptions | None = None) -> None:
+    """Make an image from text alone.
 
-    Args:
-        prompt: What it shows.
-        output: File to write; PNG, JPEG or WebP by its ending.
-        options: What all editing commands have in common.
+    Examples:
+        joyimage generate "Draw a blue heart in the center on a white background." -o heart.png
 
-    Raises:
-        ValueError: An option has no meaning without a picture.
+        joyimage generate "Draw a red circle on the left on a white background." --num 4 -o circle.png
     """
-    options = options or EditOptions()
-    if options.framing() != EditOptions().framing():
-        raise ValueError("`--fit`, `--restore`, `--preserve` and `--region` need a picture; leave them out.")
-    options.check()
-    check_output(output)
-    loaded = load(options)
-    record = {"command": "generate", **word_prompt(loaded, options, prompt)}
-    report = run_edit(loaded, options, output, partial(loaded.pipe, prompt=record["prompt"]), record)
-    print_report(report, json=options.json)
+    run_command(edit, options, output, like=like)

@@ -1,12 +1,17 @@
-"""`joyimage rewrite`: a prompt in fuller words."""
+"""`joyimage rewrite`: a prompt in more detail."""
 
 from __future__ import annotations
 
 import json as json_format
 from pathlib import Path
+from typing import Annotated
 
-from joyimage.cli.options import EditOptions, load
-from joyimage.cli.pictures import read_picture
+from cyclopts import Parameter
+
+from joyimage.cli.options import RunOptions
+from joyimage.cli.run import Source
+from joyimage.cli.runners import load_runner
+from joyimage.errors import InvalidInputError
 
 
 def rewrite(
@@ -17,32 +22,39 @@ def rewrite(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
-    """Put a prompt into fuller words; those of spatial edits stay.
+    """Rewrite a prompt in more detail; spatial prompts are left unchanged.
+
+    Examples:
+        joyimage rewrite "make it night" photo.jpg --how http://localhost:8000/v1
+
+        joyimage rewrite "make it night" photo.jpg --model FOLDER
 
     Args:
-        prompt: What to do, in short.
-        image: The picture that it is about; "local" needs it.
-        how: "local", or the address of an OpenAI-compatible endpoint such as http://localhost:8000/v1, with
-            its key in OPENAI_API_KEY.
+        prompt: The prompt to rewrite.
+        image: The image that it is about; "local" needs it.
+        how: "local", or the address of an OpenAI-compatible endpoint, with its key in OPENAI_API_KEY.
         model: Checkpoint for "local", as in `joyimage edit`; name of the endpoint's model otherwise.
         device: Such as "cuda", "mps" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
         json: Print both prompts as JSON.
 
     Raises:
-        ValueError: "local" lacks a picture.
+        InvalidInputError: "local" lacks an image, or an option has a value that is not accepted.
     """
-    options = EditOptions(model=model, device=device, dtype=dtype)
+    is_local = how == "local"
+    options = RunOptions(model=model if is_local else None, device=device, dtype=dtype, rewrite=how)
     options.check()
-    picture = None if image is None else read_picture(image)
-    from joyimage.understanding import rewrite as rewriting
-
-    if how == "local":
-        if picture is None:
-            raise ValueError("`IMAGE` is missing; a local rewrite looks at the picture.")
-        text = rewriting.rewrite(prompt, picture, how, pipe=load(options).pipe)
+    if not prompt.strip():
+        raise InvalidInputError("`PROMPT` is empty; expected the prompt to rewrite.")
+    if is_local and image is None:
+        raise InvalidInputError("`IMAGE` is missing; a local rewrite looks at the image.")
+    picture = None if image is None else Source.read(image).image
+    if is_local:
+        text = load_runner(options).rewrite(prompt, picture, how)
     else:
-        text = rewriting.rewrite(prompt, picture, how, model=model)
+        from joyimage.understanding.rewrite import rewrite as rewrite_prompt
+
+        text = rewrite_prompt(prompt, picture, how, model=model)
     print(json_format.dumps({"prompt": prompt, "rewritten": text}, ensure_ascii=False) if json else text)

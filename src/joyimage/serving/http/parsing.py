@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 Body = TypeVar("Body", bound=BaseModel)
 
 _PICTURE_FIELDS = ("image", "images")
+_SHORT_NAMES = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "true_cfg_scale": "guidance",
+    "num_images": "n",
+    "loras": "lora",
+    "prompt_style": "wording",
+}
+"""Field names of `joyimage.edits` by those of the bodies; clients send either."""
 _MOST_FIELDS = 64
 _LONGEST_FIELD = 4 * 2**20
 
@@ -88,6 +97,9 @@ def check(body_class: type[Body], fields: dict[str, Any]) -> Body:
     Raises:
         ApiError: The first thing that is wrong.
     """
+    known = body_class.model_fields
+    named = {_SHORT_NAMES.get(name, name): value for name, value in fields.items()}
+    fields = named if len(named) == len(fields) and known.keys() >= named.keys() else fields
     try:
         return body_class.model_validate(fields)
     except ValidationError as error:

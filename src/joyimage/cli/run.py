@@ -1,0 +1,309 @@
+"""Run one edit from the command line: read, resolve, run, write, report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json as json_format
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from joyimage import __version__
+from joyimage.cli.console import note, warn
+from joyimage.cli.pictures import check_output, encode_image, read_metadata, read_picture, write_picture
+from joyimage.cli.runners import load_runner, timed
+from joyimage.cli.scope import scope_warning
+from joyimage.cli.surface import describe_error
+from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
+from joyimage.errors import ImageError, InvalidInputError
+from joyimage.types import ImageSize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from joyimage.cli.options import RunOptions
+    from joyimage.cli.runners import Runner
+    from joyimage.edits import AnyEdit
+
+STANDARD_STREAM = Path("-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An input image, read once: what happens to its file afterwards does not matter.
+
+    Attributes:
+        path: File that it was read from; "-" for standard input.
+        image: The image.
+        sha256: Hash of the file's content.
+    """
+
+    path: Path
+    image: Image
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> Source:
+        """Read an image file, or standard input where the path is "-".
+
+        Raises:
+            ImageError: The file cannot be read.
+        """
+        try:
+            content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{path} can't be read: {error.strerror or error}.") from None
+        image = read_picture(io.BytesIO(content), name=str(path))
+        return cls(path=path, image=image, sha256=hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What one edit made.
+
+    Attributes:
+        paths: Files that were written.
+        report: Paths, seconds, seed and the record of the edit.
+    """
+
+    paths: list[Path]
+    report: dict[str, Any]
+
+
+def run_command(
+    edit: AnyEdit,
+    options: RunOptions | None,
+    output: Path,
+    *,
+    images: Sequence[Path] = (),
+    like: Path | None = None,
+) -> None:
+    """Run one edit as a command does: everything is checked before the model is loaded.
+
+    Args:
+        edit: The edit, as given.
+        options: Options of the command.
+        output: File to write; "-" for standard output.
+        images: Input images: the one to edit, then further references.
+        like: An image whose recorded edit fills in what is not given.
+
+    Raises:
+        ImageError: A file cannot be read or written.
+        InvalidInputError: An option has a value that is not accepted.
+    """
+    from joyimage.cli.options import RunOptions
+
+    options = options or RunOptions()
+    sha256 = None
+    if like is not None:
+        edit, options, sha256 = fill_from_record(like, edit, options)
+    options.check()
+    check_edit(edit, options)
+    check_output_path(output, images, is_overwritten=options.overwrite)
+    sources = [Source.read(path) for path in images]
+    if sources:
+        size = ImageSize.of(sources[0].image)
+        edit.resolve(Defaults(), size)  # rejects boxes outside of the image
+        for sentence in edit.advice(size):
+            warn(sentence)
+        if sha256 is not None and sources[0].sha256 != sha256:
+            note(f"{images[0]} is another image than the one that {like} was made from.")
+    runner = load_runner(options)
+    caution = scope_warning(edit, options, runner, [source.image for source in sources])
+    if caution is not None:
+        warn(caution)
+    written = run_and_write(runner, edit, options, output, sources)
+    print_report(written.report, json=options.json, is_stream=output == STANDARD_STREAM)
+    if caution is not None:
+        warn(caution)
+
+
+def check_edit(edit: AnyEdit, options: RunOptions) -> None:
+    """Reject an edit that cannot run, before anything is loaded.
+
+    Raises:
+        InvalidInputError: Something is missing, or does not fit together.
+    """
+    try:
+        edit.check_complete()
+    except FieldError as error:
+        raise InvalidInputError(describe_error(type(edit), error)) from None
+    if options.rewrite != "none" and not isinstance(edit, (Edit, Generate)):
+        raise InvalidInputError(
+            f"`--rewrite` has no effect on `joyimage {edit.kind}`, whose prompt is a trained template; leave "
+            "it out."
+        )
+    given = edit.given()
+    region = given.get("region")
+    if isinstance(region, str) and not Path(region).is_file():
+        raise InvalidInputError(
+            f"`--region` is {region!r}; expected four numbers such as 120,80,360,300, or the file of a mask."
+        )
+    if options.server is not None:
+        return
+    from joyimage.loading import Adapter
+
+    for text in given.get("loras", ()):
+        if not Adapter.parse(text).path.exists():
+            raise InvalidInputError(f"`--lora` is {text!r}; there is no such file or folder.")
+
+
+def check_output_path(output: Path, inputs: Sequence[Path], *, is_overwritten: bool) -> None:
+    """Reject an output that cannot be written, or that would replace an input.
+
+    Raises:
+        ImageError: The path cannot be written.
+        InvalidInputError: The output is one of the inputs.
+    """
+    if output == STANDARD_STREAM:
+        return
+    check_output(output)
+    for path in inputs:
+        if not is_overwritten and output.exists() and path.exists() and output.samefile(path):
+            raise InvalidInputError(
+                f"`--output` is {output}, the input file; name another file, or give `--overwrite`."
+            )
+
+
+def fill_from_record(
+    like: Path, edit: AnyEdit, options: RunOptions
+) -> tuple[AnyEdit, RunOptions, str | None]:
+    """Return edit and options with the recorded ones where none are given, and the recorded input's hash.
+
+    Raises:
+        ImageError: The file holds no record of an edit of this kind.
+    """
+    data = read_metadata(like)
+    if data is None:
+        raise ImageError(f"{like} holds no record of an edit by joyimage.")
+    try:
+        record = Record.from_dict(data)
+    except InvalidInputError as error:
+        raise ImageError(f"The record in {like} can't be read: {error}") from None
+    if record.edit.kind != edit.kind:
+        raise ImageError(
+            f"{like} records a `joyimage {record.edit.kind}`; expected one of `joyimage {edit.kind}`."
+        )
+    made_with = record.made_with
+    names = ("model",) if options.server is not None else ("model", "base_size", "dtype")
+    missing = {
+        name: made_with[name]
+        for name in names
+        if getattr(options, name) is None and made_with.get(name) is not None
+    }
+    return edit.filled_from(record.edit), replace(options, **missing), made_with.get("input_sha256")
+
+
+def run_and_write(
+    runner: Runner,
+    edit: AnyEdit,
+    options: RunOptions,
+    output: Path,
+    sources: Sequence[Source],
+    *,
+    extra: dict[str, Any] | None = None,
+    quiet: bool = False,
+) -> Written:
+    """Resolve an edit, run it, and write each of its images whole.
+
+    Args:
+        runner: What runs the edit.
+        edit: The edit, as given.
+        options: Options of the command.
+        output: File to write; several images get "-1", "-2", ... behind the stem.
+        sources: Input images.
+        extra: Further entries of the record.
+        quiet: Whether to show no progress bar.
+
+    Returns:
+        The files and the report.
+
+    Raises:
+        ImageError: A file cannot be written.
+        InvalidInputError: The model does not accept the edit.
+    """
+    extra = dict(extra or {})
+    images = [source.image for source in sources]
+    prompt = edit.given().get("prompt")
+    if options.rewrite != "none" and isinstance(edit, (Edit, Generate)):
+        rewritten = runner.rewrite(str(prompt), images[0] if images else None, options.rewrite)
+        note(f"Prompt: {rewritten}")
+        edit, extra["asked"] = edit.replace(prompt=rewritten), prompt
+    resolved = edit.resolve(runner.defaults, ImageSize.of(images[0]) if images else None)
+    result, seconds = timed(runner, resolved, images, quiet=quiet)
+    made_with = {
+        **extra,
+        **({} if result.prompt is None else {"prompt": result.prompt}),
+        "model": runner.model,
+        "version": __version__,
+        "width": result.width,
+        "height": result.height,
+        "base_size": runner.base_size,
+        "device": runner.device,
+        "dtype": runner.dtype,
+        "input_sha256": sources[0].sha256 if sources else None,
+    }
+    if len(sources) > 1:
+        made_with["references_sha256"] = [source.sha256 for source in sources[1:]]
+    seed = resolved.given()["seed"]
+    paths = output_paths(output, len(result.images))
+    for number, (path, image) in enumerate(zip(paths, result.images, strict=True)):
+        one = resolved.replace(seed=seed + number, num_images=1)
+        record = Record(edit=one, made_with=made_with).to_dict() if options.metadata else None
+        if output == STANDARD_STREAM:
+            sys.stdout.buffer.write(encode_image(image, "PNG", record))
+            sys.stdout.buffer.flush()
+        else:
+            write_picture(image, path, record)
+    report: dict[str, Any] = {
+        "outputs": [str(path) for path in paths],
+        "output_sizes": [str(ImageSize.of(image)) for image in result.images],
+        "seconds": round(seconds, 3),
+        "load_seconds": round(runner.load_seconds, 3),
+        **Record(edit=resolved, made_with=made_with).to_dict(),
+    }
+    if result.checks is not None:
+        report["checks"] = result.checks
+    return Written(paths=paths, report=report)
+
+
+def output_paths(output: Path, num: int) -> list[Path]:
+    """Return a file for each of several images.
+
+    Raises:
+        InvalidInputError: Several images cannot go to standard output.
+    """
+    if num == 1:
+        return [output]
+    if output == STANDARD_STREAM:
+        raise InvalidInputError("`--num` is more than 1; standard output takes one image. Name a file.")
+    return [output.with_stem(f"{output.stem}-{number + 1}") for number in range(num)]
+
+
+def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None:
+    """Print paths or the whole report on stdout, and what was measured on stderr.
+
+    Args:
+        report: From `run_and_write`.
+        json: Whether to print the whole report as JSON.
+        is_stream: Whether stdout holds the image itself; then nothing else goes there.
+    """
+    if json and not is_stream:
+        print(json_format.dumps(report, ensure_ascii=False))
+        return
+    for number, path in enumerate(report["outputs"]):
+        if not is_stream:
+            print(path)
+        if report.get("checks"):
+            note(f"Check: {report['checks'][number]['summary']}")
+    worked = f"{report['width']}x{report['height']}"
+    size = report["output_sizes"][0]
+    shown = f"{size} pixels" if size == worked else f"{size} pixels (edited at {worked})"
+    note(
+        f"{shown} in {report['seconds']:.1f} s after {report['load_seconds']:.1f} s of loading, "
+        f"seed {report['seed']}."
+    )

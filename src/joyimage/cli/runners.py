@@ -1,0 +1,247 @@
+"""What runs an edit: a pipeline on this machine, or a server. Commands know only `Runner`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from joyimage.cli.console import note
+from joyimage.cli.pictures import read_picture
+from joyimage.edits import Defaults, Describe, Edit, Generate
+from joyimage.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from joyimage.cli.options import RunOptions
+    from joyimage.edits import AnyEdit
+    from joyimage.loading import LoadedPipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What an edit made.
+
+    Attributes:
+        images: One image per requested image.
+        width: Width in pixels at which the model worked.
+        height: Height in pixels at which the model worked.
+        prompt: Prompt that a spatial edit sent; None for other edits.
+        checks: One entry per image of a spatial edit: what was measured, with its `summary`.
+    """
+
+    images: list[Image]
+    width: int
+    height: int
+    prompt: str | None = None
+    checks: list[dict[str, Any]] | None = None
+
+
+class Runner(Protocol):
+    """Runs edits.
+
+    Attributes:
+        model: Name of the checkpoint.
+        device: Where it runs.
+        dtype: Its precision.
+        base_size: Side of its square size in pixels.
+        defaults: What it uses where nothing is given.
+        load_seconds: Time that loading took.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    base_size: int
+    defaults: Defaults
+    load_seconds: float
+
+    def run(self, edit: AnyEdit, images: Sequence[Image], *, quiet: bool = False) -> RunResult:
+        """Run a resolved edit on images; `quiet` shows no progress bar."""
+        ...
+
+    def describe(self, edit: Describe, image: Image) -> str:
+        """Answer a question about an image."""
+        ...
+
+    def rewrite(self, prompt: str, image: Image | None, how: str) -> str:
+        """Rewrite a prompt in more detail."""
+        ...
+
+
+def load_runner(options: RunOptions) -> Runner:
+    """Return what runs edits with these options, and print which one on stderr.
+
+    Args:
+        options: Options of the command, checked.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        InvalidInputError: An option has a value that is not accepted.
+        ServerError: The server cannot be reached.
+    """
+    if options.server is not None:
+        from joyimage.cli.remote import RemoteRunner
+
+        return RemoteRunner.connect(options.server, options.model)
+    from joyimage.compat.deferred_imports import collection_paused
+    from joyimage.devices import choose_device, choose_dtype
+    from joyimage.loading import default_model, load_pipeline
+
+    note(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
+    with collection_paused():
+        _hide_loading_bars()
+        device = choose_device(options.device)
+        model = options.model or default_model(device)
+        dtype = choose_dtype(options.dtype, device)
+        note(f"Model {model} on {device} in {dtype}.")
+        loaded = load_pipeline(
+            model, device=device, dtype=dtype, base_size=options.base_size, offload=options.offload
+        )
+    return LocalRunner(loaded)
+
+
+@dataclass
+class LocalRunner:
+    """Runs edits with a pipeline on this machine.
+
+    Args:
+        loaded: The pipeline.
+    """
+
+    loaded: LoadedPipeline
+    _adapters: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take over what the pipeline knows of itself."""
+        config: Any = self.loaded.pipe.config
+        self.model = self.loaded.model
+        self.device = self.loaded.device
+        self.dtype = self.loaded.dtype
+        self.base_size: int = config["base_size"]
+        self.defaults = Defaults(
+            num_inference_steps=config["default_num_inference_steps"],
+            guidance_scale=config["default_guidance_scale"],
+        )
+        self.load_seconds = self.loaded.seconds
+
+    def run(self, edit: AnyEdit, images: Sequence[Image], *, quiet: bool = False) -> RunResult:
+        """Run a resolved edit on images.
+
+        Raises:
+            InvalidInputError: The model does not take these images or this framing.
+        """
+        import torch
+
+        from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
+
+        pipe: Any = self.loaded.pipe
+        given = edit.given()
+        self._use_adapters(given.pop("loras", ()))
+        num_images, seed = given.pop("num_images"), given.pop("seed")
+        size = given.pop("size", None)
+        if isinstance(given.get("region"), str):
+            given["region"] = read_picture(Path(given["region"])).convert("L")
+        given["style"] = given.pop("prompt_style", None)
+        takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
+        inputs = self._inputs(edit, images, given, takes_several=takes_several)
+        pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())
+        call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
+        result = call(
+            **inputs,
+            **{name: value for name, value in given.items() if value is not None},
+            **({} if size is None else {"width": size.width, "height": size.height}),
+            num_images_per_prompt=num_images,
+            generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+        )
+        checks = result.checks and [{**asdict(one), "summary": one.summary} for one in result.checks]
+        return RunResult(
+            images=result.images,
+            width=result.width,
+            height=result.height,
+            prompt=result.prompt,
+            checks=checks,
+        )
+
+    def describe(self, edit: Describe, image: Image) -> str:
+        """Answer a question about an image."""
+        from joyimage.pipeline.describe import QUESTION
+
+        question = edit.question or QUESTION
+        return self.loaded.pipe.describe(image, question, max_new_tokens=edit.max_new_tokens or 256)
+
+    def rewrite(self, prompt: str, image: Image | None, how: str) -> str:
+        """Rewrite a prompt in more detail."""
+        from joyimage.understanding.rewrite import rewrite
+
+        return rewrite(prompt, image, how, pipe=self.loaded.pipe)
+
+    def _inputs(
+        self, edit: AnyEdit, images: Sequence[Image], given: dict[str, Any], *, takes_several: bool
+    ) -> dict[str, Any]:
+        """Return the arguments that hold the images.
+
+        Raises:
+            InvalidInputError: The model does not take these images or this framing.
+        """
+        if not isinstance(edit, Edit):
+            if len(images) > 1:
+                raise InvalidInputError(f"`joyimage {edit.kind}` takes one image; leave out `--ref`.")
+            return {"image": images[0]} if images else {}
+        if not takes_several:
+            if len(images) > 1:
+                raise InvalidInputError(
+                    f"{self.model} takes one image; leave out `--ref`, or give an Edit-Plus checkpoint."
+                )
+            return {"image": images[0]}
+        framing = {
+            name: given.pop(name) for name in ("fit", "restore", "preserve", "region") if name in given
+        }
+        if framing != {"fit": "crop", "restore": False, "preserve": False}:
+            raise InvalidInputError(
+                f"{self.model} takes several images, each at its own size; leave out `--fit`, `--restore`, "
+                "`--preserve` and `--region`."
+            )
+        return {"images": list(images)}
+
+    def _use_adapters(self, loras: Sequence[str]) -> None:
+        """Activate these adapters and no others, loading those that are new."""
+        from joyimage.loading import Adapter
+
+        transformer: Any = self.loaded.pipe.transformer
+        adapters = [Adapter.parse(text) for text in loras]
+        for adapter in adapters:
+            path = str(adapter.path)
+            if path not in self._adapters:
+                name = f"adapter_{len(self._adapters)}"
+                self.loaded.pipe.load_lora_weights(path, adapter_name=name)
+                self._adapters[path] = name
+        if not self._adapters:
+            return
+        if adapters:
+            names = [self._adapters[str(adapter.path)] for adapter in adapters]
+            transformer.enable_lora()
+            transformer.set_adapters(names, [adapter.scale for adapter in adapters])
+        else:
+            transformer.disable_lora()
+
+
+def _hide_loading_bars() -> None:
+    """Hide the libraries' bars: what takes time is the loop, which has its own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def timed(runner: Runner, edit: AnyEdit, images: Sequence[Image], *, quiet: bool) -> tuple[RunResult, float]:
+    """Run an edit and return its result with the seconds it took."""
+    started = time.perf_counter()
+    result = runner.run(edit, images, quiet=quiet)
+    return result, time.perf_counter() - started

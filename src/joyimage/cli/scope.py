@@ -1,0 +1,40 @@
+"""The warning where the embedded model was chosen by default and cannot do what is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from joyimage.edits import SPATIAL_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from joyimage.cli.options import RunOptions
+    from joyimage.cli.runners import Runner
+    from joyimage.edits import AnyEdit
+
+
+def scope_warning(edit: AnyEdit, options: RunOptions, runner: Runner, images: Sequence[Image]) -> str | None:
+    """Return one sentence where nobody chose the embedded model and the edit is out of its scope.
+
+    Args:
+        edit: The edit, as given.
+        options: Options of the command.
+        runner: What runs the edit.
+        images: Input images.
+    """
+    if options.model is not None or options.server is not None or runner.model != "tiny":
+        return None
+    from joyimage.tiny.scope import out_of_scope
+
+    given = edit.given()
+    prompt = str(given.get("object", "")) if edit.kind in SPATIAL_KINDS else str(given.get("prompt", ""))
+    found = out_of_scope(prompt, images)
+    if not found:
+        return None
+    return (
+        f"the embedded tiny model edits small drawn scenes only: {'; '.join(found)}. For photographs, give "
+        "`--model` a published checkpoint (docs/tiny.md)."
+    )

@@ -1,0 +1,66 @@
+"""What the embedded model can be asked for: drawn scenes at about its own size, in the words of its training."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLORS, PLACES, SHAPES
+from joyimage.tiny.worlds.vehicle import VEHICLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SIDE = 96
+"""Side in pixels of the scenes that the model was trained on."""
+
+_LARGEST_SIDE = 4 * SIDE
+# Of a 96 x 96 sample with 16 levels per channel. Drawn scenes, solids with shading included, have at most 130;
+# the photographs that were tried have 160 to 860.
+_MOST_COLORS = 150
+_TEMPLATE_WORDS = (
+    "a add an and at background bottom camera center change color draw erase finally front in into "
+    "keep left move of on only out paint pitch put rear recolor red remove replace "
+    "right rotate rotation scene show side static the to top turn unchanged view viewpoint with yaw zoom box d 3d"
+)
+
+
+def vocabulary() -> frozenset[str]:
+    """Return every word that training prompts hold, in lower case."""
+    names = (*SHAPES, *COLORS, *BACKGROUNDS, *PLACES, *VEHICLES)
+    return frozenset(word for text in (*names, _TEMPLATE_WORDS) for word in _words(text))
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """Return the words of a prompt that training never showed, in their order."""
+    known = vocabulary()
+    return [word for word in dict.fromkeys(_words(prompt)) if word not in known]
+
+
+def is_drawn(image: Image.Image) -> bool:
+    """Tell whether an image has as few colors as a drawn scene; photographs have many more."""
+    sample = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    colors = sample.point([level & 0xF0 for level in range(256)] * 3).getcolors(SIDE * SIDE)
+    return colors is not None and len(colors) <= _MOST_COLORS
+
+
+def out_of_scope(prompt: str, images: Iterable[Image.Image]) -> list[str]:
+    """Return what the embedded model cannot handle, one phrase each; an empty list if nothing was found."""
+    found = []
+    for image in images:
+        if max(image.size) > _LARGEST_SIDE:
+            found.append(
+                f"the image has {image.width}x{image.height} pixels, and the model works at {SIDE}x{SIDE}"
+            )
+        if not is_drawn(image):
+            found.append("the image has the colors of a photograph")
+    words = unknown_words(prompt)
+    if words:
+        found.append("it never learned the word" + ("s " if len(words) > 1 else " ") + ", ".join(words[:5]))
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())

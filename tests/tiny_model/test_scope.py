@@ -1,0 +1,54 @@
+"""What the embedded model can be asked for: no scene of its own is out of scope, photographs and new words are."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from joyimage.tiny.scope import is_drawn, out_of_scope, unknown_words, vocabulary
+from joyimage.tiny.worlds.scenes import TASKS, generate
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scene_when_drawn_then_in_scope(task: str) -> None:
+    for seed in range(20):
+        case = generate(task, seed)
+        images = [one for one in (case.source_image, case.target_image) if one is not None]
+
+        assert out_of_scope(case.prompt, images) == []
+
+
+def test_vocabulary_when_compared_with_prompts_then_no_word_that_training_never_showed() -> None:
+    flat = [task for task in TASKS if task not in {"rotate", "camera"}]
+    prompts = [generate(task, seed).prompt for task in flat for seed in range(150)]
+    prompts += [generate(task, seed).prompt for task in ("rotate", "camera") for seed in range(60)]
+
+    used = {word for prompt in prompts for word in re.findall(r"[^\W\d_]+", prompt.lower())}
+
+    assert used == vocabulary()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("Give it a vintage look", ["give", "it", "vintage", "look"]),
+        ("Remove the elephant.", ["elephant"]),
+        ("Remove the green heart.", []),
+        ("", []),
+    ],
+)
+def test_words_when_unknown_then_named(prompt: str, unknown: list[str]) -> None:
+    assert unknown_words(prompt) == unknown
+
+
+def test_image_when_large_or_photographic_then_out_of_scope() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8))
+    gradient = Image.radial_gradient("L").resize((300, 200)).convert("RGB")
+
+    assert not is_drawn(noise)
+    assert "photograph" in out_of_scope("", [noise])[0]
+    assert is_drawn(gradient)
+    assert "1024x768" in out_of_scope("", [Image.new("RGB", (1024, 768))])[0]
