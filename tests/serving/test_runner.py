@@ -13,7 +13,6 @@ import torch
 from joyimage.pipeline import edit as edit_module
 from joyimage.serving.http.schemas import Task
 from joyimage.serving.workers import preview as preview_module
-from joyimage.serving.workers.local import LocalRunner
 from joyimage.serving.workers.preview import Previewer
 from tests import random_models
 from tests.serving.parts import (
@@ -21,6 +20,7 @@ from tests.serving.parts import (
     Workshop,
     difference,
     make_runner,
+    make_settings,
     opened,
     png,
     run_on,
@@ -29,6 +29,8 @@ from tests.serving.parts import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from joyimage.serving.workers.local import LocalRunner
 
     Open = Callable[..., Workshop]
 
@@ -300,18 +302,21 @@ def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> No
     assert np.corrcoef(drawn.ravel(), wanted.ravel())[0, 1] > 0.9
 
 
-def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(tmp_path: Path) -> None:
+def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     from peft import LoraConfig
 
-    from joyimage.serving.workers.loading import load_adapters
+    from joyimage.serving.workers.loading import load_runner
 
     source = random_models.make_pipeline()
     source.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
     source.transformer.save_lora_adapter(tmp_path / "style")
-    runner = make_runner()
-    plain = run_on(runner, (Task(kind="generate", prompt="x"), None))
-    load_adapters(runner.pipe, {"style": tmp_path / "style"})
-    runner = LocalRunner(runner.pipe, loras=("style",))
+    settings = {"model": str(checkpoint), "device": "cpu", "base_size": SIDE}
+    plain = run_on(
+        load_runner(make_settings(tmp_path, **settings)), (Task(kind="generate", prompt="x"), None)
+    )
+    runner = load_runner(make_settings(tmp_path, **settings, loras={"style": tmp_path / "style"}))
 
     def run(lora: str | None) -> bytes:
         return run_on(runner, (Task(kind="generate", prompt="x", lora=lora), None))[0].images[0]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from joyimage.loading import Adapter, load_pipeline
 from joyimage.serving.workers.local import LocalRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from joyimage.serving.settings import ServerSettings
 
 
@@ -47,11 +44,3 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         preview=settings.preview,
         session_bytes=settings.session_bytes,
     )
-
-
-def load_adapters(pipe: Any, loras: Mapping[str, Path]) -> None:
-    """Give a pipeline the adapters that requests may name, all switched off."""
-    for name, path in loras.items():
-        pipe.load_lora_weights(path, adapter_name=name)
-    if loras:
-        pipe.transformer.disable_adapters()
