@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from joyimage.benchmark.models import SCALED, build, make_picture
+from joyimage.benchmark.models import SCALED, build, make_image
 from joyimage.benchmark.op_counter import Counts, Tally
 from joyimage.benchmark.stages import STAGES, STEP, watch
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 MINUTE = replace(SCALED, base_size=256, num_layers=2)
-SQUARE, WIDE = make_picture(256), make_picture(256).resize((512, 128))
+SQUARE, WIDE = make_image(256), make_picture(256).resize((512, 128))
 
 
 @pytest.fixture(scope="module")

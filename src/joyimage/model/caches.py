@@ -18,6 +18,8 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.utils import logging
 from torch import Tensor, nn
 
+from joyimage.errors import InvalidInputError
+
 _OUR_NAME = "double_blocks"
 _THEIR_NAME = "transformer_blocks"
 _SHARED_STATES = (PyramidAttentionBroadcastState, FasterCacheBlockState)
@@ -42,10 +44,10 @@ class StepCacheMixin(CacheMixin):
                 PyramidAttentionBroadcastConfig or FasterCacheConfig. Its patterns may say "double_blocks".
 
         Raises:
-            ValueError: A cache that has nothing to hold on this model, or another one is on already.
+            InvalidInputError: A cache that has nothing to hold on this model, or another one is on already.
         """
         if isinstance(config, TextKVCacheConfig):
-            raise ValueError(
+            raise InvalidInputError(
                 "TextKVCacheConfig can't be used with this model: its text tokens change with the picture in"
                 " every block: take another cache, such as FirstBlockCacheConfig."
             )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from joyimage.errors import CheckpointError
+from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.rope import Grid
 
 _LEGACY_NAMES = {
@@ -66,7 +66,7 @@ class TransformerConfig:
             The resolved settings.
 
         Raises:
-            ValueError: A value that can't be; the sentence names the key and the value.
+            InvalidInputError: A value that can't be; the sentence names the key and the value.
         """
         for name in ("in_channels", "hidden_size", "num_attention_heads", "text_dim", "num_layers"):
             _require(_is_count(settings[name]), name, settings[name], "a whole number above 0")
@@ -81,7 +81,7 @@ class TransformerConfig:
 
         hidden_size, num_heads = settings["hidden_size"], settings["num_attention_heads"]
         if hidden_size % num_heads:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`hidden_size` {hidden_size} must be divisible by `num_attention_heads` {num_heads}."
             )
         head_dim = hidden_size // num_heads
@@ -90,7 +90,7 @@ class TransformerConfig:
             axis_dims = [head_dim // 3] * 3
         _require(_is_triple(axis_dims), "rope_dim_list", axis_dims, "three whole numbers above 0")
         if sum(axis_dims) != head_dim or any(dim % 2 for dim in axis_dims):
-            raise ValueError(
+            raise InvalidInputError(
                 f"`rope_dim_list` {list(axis_dims)} must be three even numbers that sum to the head width"
                 f" {head_dim} (`hidden_size` {hidden_size} / `num_attention_heads` {num_heads})."
             )
@@ -150,7 +150,7 @@ def modernise(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
-        raise ValueError(f"`{name}` of the transformer must be {expected}: got {value!r}.")
+        raise InvalidInputError(f"`{name}` of the transformer must be {expected}: got {value!r}.")
 
 
 def _is_count(value: object) -> bool:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from joyimage.errors import InvalidInputError
 from joyimage.model.rope import RotaryTables
 
 _HEADS_PER_PROGRAM = 8
@@ -134,11 +135,11 @@ def norm_rotate_(heads: Tensor, weight: Tensor, eps: float, tables: RotaryTables
     """Run `elementwise.norm_rotate_` on a view `[B, L, N, H]` whose last axis is dense.
 
     Raises:
-        ValueError: The last axis has gaps.
+        InvalidInputError: The last axis has gaps.
     """
     batch_size, tokens, num_heads, width = heads.shape
     if heads.stride(3) != 1:
-        raise ValueError(f"`heads` has strides {heads.stride()}; expected a dense last axis.")
+        raise InvalidInputError(f"`heads` has strides {heads.stride()}; expected a dense last axis.")
     pairs = width // 2
     cos, sin = (weight, weight) if tables is None else (table.contiguous() for table in tables)
     heads_per_program = min(_HEADS_PER_PROGRAM, triton.next_power_of_2(num_heads))

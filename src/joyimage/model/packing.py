@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from joyimage.errors import InvalidInputError
 from joyimage.model.rope import Grid
 
 Items = Tensor | Sequence[Tensor]
@@ -28,11 +29,12 @@ def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> lis
         Latents `[B, C, T, H, W]` each.
 
     Raises:
-        ValueError: Wrong axes or channels, sizes that the patch doesn't divide, unequal batch sizes, no item.
+        InvalidInputError: Wrong axes or channels, sizes that the patch does not divide, unequal batch sizes,
+            or no item.
     """
     if isinstance(hidden_states, Tensor):
         if hidden_states.ndim not in {5, 6}:
-            raise ValueError(
+            raise InvalidInputError(
                 "`hidden_states` must be [B, C, T, H, W], [B, items, C, T, H, W] or a list of the former:"
                 f" got shape {tuple(hidden_states.shape)}."
             )
@@ -40,19 +42,19 @@ def split_items(hidden_states: Items, in_channels: int, patch_size: Grid) -> lis
     else:
         items = list(hidden_states)
     if not items:
-        raise ValueError("`hidden_states` holds no item: give at least the target's latents.")
+        raise InvalidInputError("`hidden_states` holds no item: give at least the target's latents.")
     for item in items:
         if item.ndim != 5 or item.shape[1] != in_channels or item.shape[0] != items[0].shape[0]:
-            raise ValueError(
+            raise InvalidInputError(
                 f"Each item of `hidden_states` must be [{items[0].shape[0]}, {in_channels}, T, H, W]:"
                 f" got shape {tuple(item.shape)}."
             )
         if any(size == 0 or size % patch for size, patch in zip(item.shape[2:], patch_size, strict=True)):
-            raise ValueError(
+            raise InvalidInputError(
                 f"Latents (T, H, W) must be multiples of the patch {patch_size}: got {tuple(item.shape[2:])}."
             )
     if len(items) > 1 and patch_size[0] != 1:
-        raise ValueError(f"Several items need a patch of one frame: got `patch_size`={patch_size}.")
+        raise InvalidInputError(f"Several items need a patch of one frame: got `patch_size`={patch_size}.")
     return [items[-1], *items[:-1]]
 
 
@@ -123,12 +125,12 @@ def pack_text(states: Tensor, mask: Tensor | None = None) -> PackedText:
         The states to attend to.
 
     Raises:
-        ValueError: The mask's shape isn't that of the states.
+        InvalidInputError: The mask's shape isn't that of the states.
     """
     if mask is None:
         return PackedText(states=states, mask=None)
     if mask.shape != states.shape[:2]:
-        raise ValueError(
+        raise InvalidInputError(
             "`encoder_hidden_states_mask` must be [B, L] like `encoder_hidden_states`:"
             f" got {tuple(mask.shape)} for {tuple(states.shape)}."
         )

@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
+from joyimage.errors import InvalidInputError
 from joyimage.model import packing
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.caches import StepCacheMixin
@@ -53,7 +54,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         theta: Base of the rotary frequencies.
 
     Raises:
-        ValueError: A setting that can't be; the sentence names it.
+        InvalidInputError: A setting that can't be; the sentence names it.
 
     Source: JoyAI-Image, arXiv 2605.04128.
     """
@@ -173,7 +174,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             `[B, C, T, H, W]`.
 
         Raises:
-            ValueError: A shape that doesn't fit, or no text.
+            InvalidInputError: A shape that doesn't fit, or no text.
         """
         patch_size = self.settings.patch_size
         items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
@@ -184,12 +185,12 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             or len(encoder_hidden_states) != batch_size
         ):
             got = None if encoder_hidden_states is None else tuple(encoder_hidden_states.shape)
-            raise ValueError(
+            raise InvalidInputError(
                 "`encoder_hidden_states` must be the text encoder's states,"
                 f" [{batch_size}, L, {self.settings.text_dim}]: got {got}."
             )
         if timestep.numel() not in {1, batch_size}:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}."
             )
         timestep = timestep.reshape(-1).expand(batch_size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 
+from joyimage.errors import InvalidInputError
+
 _GENERATED_BASES = (64, 96, 128, 256)
 _MULTIPLES = {512: 2, 768: 3, 1024: 4}
 BASE_SIZES = (*_GENERATED_BASES, *_MULTIPLES)
@@ -22,12 +24,14 @@ def bucket_sizes(base_size: int) -> tuple[tuple[int, int], ...]:
         Sizes from wide to tall.
 
     Raises:
-        ValueError: There is no such base.
+        InvalidInputError: There is no such base.
 
     Source: JoyAI-Image-Edit (arXiv 2605.04128) generates base 256 and multiplies it for 512, 768 and 1024.
     """
     if base_size not in BASE_SIZES:
-        raise ValueError(f"`base_size` is {base_size!r}; expected one of {', '.join(map(str, BASE_SIZES))}.")
+        raise InvalidInputError(
+            f"`base_size` is {base_size!r}; expected one of {', '.join(map(str, BASE_SIZES))}."
+        )
     if base_size in _MULTIPLES:
         factor = _MULTIPLES[base_size]
         return tuple((factor * height, factor * width) for height, width in bucket_sizes(256))

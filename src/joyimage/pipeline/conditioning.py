@@ -9,6 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.feature_cache import EditMemory
 from joyimage.pipeline.images import group_pictures, is_nested, to_pictures
 from joyimage.pipeline.text_encoder import encode
@@ -48,7 +49,7 @@ class PromptEncodingMixin(DiffusionPipeline):
             Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
 
         Raises:
-            ValueError: `template_type` is another.
+            InvalidInputError: `template_type` is another.
         """
         _check_template(template_type, "image")
         if prompt_embeds is None or prompt_embeds_mask is None:
@@ -86,7 +87,7 @@ class PromptEncodingMixin(DiffusionPipeline):
             Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
 
         Raises:
-            ValueError: `template_type` is another, or pictures and prompts don't match.
+            InvalidInputError: `template_type` is another, or pictures and prompts don't match.
         """
         _check_template(template_type, "multiple_images")
         if prompt_embeds is None or prompt_embeds_mask is None:
@@ -189,4 +190,4 @@ def _per_output(embeds: Tensor, mask: Tensor, num_images_per_prompt: int) -> tup
 
 def _check_template(came: str, expected: str) -> None:
     if came != expected:
-        raise ValueError(f"`template_type` is {came!r}; expected {expected!r}.")
+        raise InvalidInputError(f"`template_type` is {came!r}; expected {expected!r}.")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.images import to_pictures
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.text_encoder import count_tokens, prepare_pictures
@@ -35,12 +36,12 @@ class DescriptionMixin(DiffusionPipeline):
 
         Raises:
             TypeError: A picture is none.
-            ValueError: The question is empty or `max_new_tokens` isn't positive.
+            InvalidInputError: The question is empty or `max_new_tokens` isn't positive.
         """
         if not question.strip():
-            raise ValueError("`question` is empty; expected a question about the picture.")
+            raise InvalidInputError("`question` is empty; expected a question about the picture.")
         if max_new_tokens < 1:
-            raise ValueError(f"`max_new_tokens` is {max_new_tokens}; expected 1 or more.")
+            raise InvalidInputError(f"`max_new_tokens` is {max_new_tokens}; expected 1 or more.")
         pictures = to_pictures(image)
         device = self._execution_device
         vision = prepare_pictures(self.text_encoder, self.processor, pictures, device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.errors import InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
@@ -198,7 +199,7 @@ class JoyImageEditPipeline(
 
         Raises:
             TypeError: An argument is of a wrong type.
-            ValueError: An argument is out of range or doesn't fit another.
+            InvalidInputError: An argument is out of range or doesn't fit another.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -341,7 +342,7 @@ class JoyImageEditPipeline(
 
         Raises:
             TypeError: A prompt is no string.
-            ValueError: An argument is out of range or doesn't fit another.
+            InvalidInputError: An argument is out of range or doesn't fit another.
         """
         check_callback(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         return check_call(
@@ -402,7 +403,7 @@ class JoyImageEditPipeline(
             Noise `[B, 1, C, T, H/8, W/8]` and references `[B, 1, C, T, H/8, W/8]`, None without pictures.
 
         Raises:
-            ValueError: A list of generators or the pictures don't match B.
+            InvalidInputError: A list of generators or the pictures don't match B.
         """
         scale = self.vae_scale_factor_spatial
         frames = (video_length - 1) // self.vae.config.scale_factor_temporal + 1
@@ -416,7 +417,7 @@ class JoyImageEditPipeline(
             return noise, None
         pictures = to_pictures(image)
         if batch_size % len(pictures):
-            raise ValueError(
+            raise InvalidInputError(
                 f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs."
             )
         each = batch_size // len(pictures)

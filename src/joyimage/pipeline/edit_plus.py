@@ -10,6 +10,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL.Image import Image
 from torch import Tensor
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.images import is_nested, to_pictures
@@ -96,7 +97,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
 
         Raises:
             TypeError: An argument is of a wrong type.
-            ValueError: An argument is out of range or doesn't fit another.
+            InvalidInputError: An argument is out of range or doesn't fit another.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -234,12 +235,12 @@ def _share_out(images: Any, num_prompts: int) -> list[list[Image]]:
 
     Raises:
         TypeError: A picture is none.
-        ValueError: There are lists for another number of prompts, or an empty one.
+        InvalidInputError: There are lists for another number of prompts, or an empty one.
     """
     if not is_nested(images):
         return [to_pictures(images, "images")] * num_prompts
     if len(images) != num_prompts:
-        raise ValueError(
+        raise InvalidInputError(
             f"`images` holds {len(images)} lists for {num_prompts} prompts; expected one list for each, "
             "or one flat list for all."
         )

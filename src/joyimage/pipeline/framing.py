@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.inputs import check_divisible
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.frame import FITS, STEP, Placement, Size, exact_size
@@ -58,19 +59,19 @@ class Framing:
         """Refuse what doesn't go together.
 
         Raises:
-            ValueError: What is wrong.
+            InvalidInputError: What is wrong.
         """
         if self.fit not in FITS:
-            raise ValueError(f"`fit` is {self.fit!r}; expected one of {', '.join(FITS)}.")
+            raise InvalidInputError(f"`fit` is {self.fit!r}; expected one of {', '.join(FITS)}.")
         for name in ("restore", "preserve"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
+                raise InvalidInputError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
         if self.is_plain and self.fit == "crop":
             return
         if not has_image:
-            raise ValueError("`fit`, `restore`, `preserve` and `region` need an image; there is none.")
+            raise InvalidInputError("`fit`, `restore`, `preserve` and `region` need an image; there is none.")
         if output_type != "pil" and not self.is_plain:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`output_type` is {output_type!r}; expected 'pil' where `fit` is 'pad' or "
                 "`restore`, `preserve` or `region` is given."
             )
@@ -81,7 +82,7 @@ class Framing:
         """Return the canvas's size (height, width) for pictures.
 
         Raises:
-            ValueError: They need different ones, or the wish isn't divisible.
+            InvalidInputError: They need different ones, or the wish isn't divisible.
         """
         if self.fit != "exact":
             return processor.choose_size(pictures, height, width)
@@ -99,7 +100,7 @@ class Framing:
             return height, width
         sizes = {exact_size(picture.size, processor.config["base_size"]) for picture in pictures}
         if len(sizes) > 1:
-            raise ValueError("`image` holds pictures of unlike shape; edit them in separate calls.")
+            raise InvalidInputError("`image` holds pictures of unlike shape; edit them in separate calls.")
         exact_width, exact_height = sizes.pop()
         return exact_height, exact_width
 
@@ -114,14 +115,14 @@ class Framing:
             The canvas, and how the picture lies on it.
 
         Raises:
-            ValueError: The canvas shows nothing of the region.
+            InvalidInputError: The canvas shows nothing of the region.
         """
         make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[self.fit]
         placement = make(picture.size, (size[1], size[0]))
         if self.region is not None:
             seen = lay(region_mask(self.region, picture.size), placement).crop(placement.on_canvas)
             if seen.getbbox() is None:
-                raise ValueError(
+                raise InvalidInputError(
                     "`region` is empty or lies where the picture is cropped, so nothing could be edited; "
                     "use fit='pad' or fit='exact', which show the model the whole picture."
                 )
@@ -131,7 +132,7 @@ class Framing:
         """Refuse a region that isn't one of a picture of this size.
 
         Raises:
-            ValueError: What is wrong with it.
+            InvalidInputError: What is wrong with it.
         """
         region_mask(self.region, size)
 
@@ -381,17 +382,17 @@ def region_mask(region: Any, size: Size) -> Image.Image:
     """Return a region as a mask of a picture's size, 255 inside.
 
     Raises:
-        ValueError: It is neither a box nor a mask of that size.
+        InvalidInputError: It is neither a box nor a mask of that size.
     """
     if isinstance(region, (Image.Image, np.ndarray)):
         mask = region if isinstance(region, Image.Image) else Image.fromarray(_to_bytes(region))
         if mask.size != size:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`region` is a mask of {mask.size} pixels; expected {size}, as the picture has."
             )
         return mask.convert("L")
     if not isinstance(region, Sequence):
-        raise ValueError(
+        raise InvalidInputError(
             f"`region` is of type {type(region).__name__}; expected a box of four numbers or a mask."
         )
     with warnings.catch_warnings():
@@ -399,7 +400,7 @@ def region_mask(region: Any, size: Size) -> Image.Image:
         try:
             box = resolve_box(region, size)
         except ValueError as error:
-            raise ValueError(str(error).replace("`box`", "`region`")) from None
+            raise InvalidInputError(str(error).replace("`box`", "`region`")) from None
     mask = Image.new("L", size)
     mask.paste(255, box)
     return mask
@@ -407,5 +408,5 @@ def region_mask(region: Any, size: Size) -> Image.Image:
 
 def _to_bytes(mask: np.ndarray) -> np.ndarray:
     if mask.ndim != 2:
-        raise ValueError(f"`region` is an array of shape {list(mask.shape)}; expected [H, W].")
+        raise InvalidInputError(f"`region` is an array of shape {list(mask.shape)}; expected [H, W].")
     return mask if mask.dtype == np.uint8 else ((np.asarray(mask) > 0.5) * 255).astype(np.uint8)

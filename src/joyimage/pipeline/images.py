@@ -9,6 +9,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageOps
 
+from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.pipeline.buckets import bucket_sizes, nearest_bucket
 from joyimage.pipeline.framing import lay
 from joyimage.spatial.frame import Placement
@@ -33,7 +34,7 @@ class JoyImageEditImageProcessor(VaeImageProcessor):
         """Return the size (height, width) for the wish, the pictures, or nothing, which is the square.
 
         Raises:
-            ValueError: The pictures need different sizes.
+            InvalidInputError: The pictures need different sizes.
         """
         return choose_size(pictures, height, width, self.config["base_size"])
 
@@ -61,12 +62,14 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
         RGB pictures; transparent ones on white, EXIF rotation applied.
 
     Raises:
-        TypeError: The picture is of another type.
-        ValueError: Its shape or values don't fit, or the list is empty.
+        InvalidTypeError: The picture is of another type.
+        InvalidInputError: Its shape or values don't fit, or the list is empty.
     """
     if isinstance(image, (list, tuple)):
         if not image:
-            raise ValueError(f"`{name}` is an empty list; expected at least one picture, or None for none.")
+            raise InvalidInputError(
+                f"`{name}` is an empty list; expected at least one picture, or None for none."
+            )
         return [picture for one in image for picture in to_pictures(one, name)]
     if isinstance(image, Image.Image):
         return [_from_pil(image, name)]
@@ -74,7 +77,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
         array = image.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
         if array.ndim not in {3, 4}:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W]."
             )
         return to_pictures(np.moveaxis(array, -3, -1), name)
@@ -82,7 +85,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
         if image.ndim == 4:
             return [picture for one in image for picture in to_pictures(one, name)]
         return [_from_array(image, name)]
-    raise TypeError(
+    raise InvalidTypeError(
         f"`{name}` is of type {type(image).__name__}; "
         "expected a PIL image, a numpy array, a torch tensor or a list of these."
     )
@@ -99,7 +102,7 @@ def choose_size(
     """Return the bucket (height, width) of the wish, the pictures, or the square.
 
     Raises:
-        ValueError: The pictures of one batch need different buckets.
+        InvalidInputError: The pictures of one batch need different buckets.
     """
     if height is not None and width is not None:
         return nearest_bucket(height, width, base_size)
@@ -108,7 +111,7 @@ def choose_size(
     sizes = {nearest_bucket(picture.height, picture.width, base_size) for picture in pictures}
     if len(sizes) > 1:
         named = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
-        raise ValueError(
+        raise InvalidInputError(
             f"`image` holds pictures of unlike shape, which would become {named}; "
             "edit them in separate calls, or give `height` and `width` for all."
         )
@@ -126,12 +129,12 @@ def group_pictures(pictures: list[Image.Image], num_prompts: int) -> list[list[I
     """Give each prompt its pictures: one for all, or the same number for each in turn.
 
     Raises:
-        ValueError: The pictures can't be shared out evenly.
+        InvalidInputError: The pictures can't be shared out evenly.
     """
     if len(pictures) == 1:
         return [pictures] * num_prompts
     if len(pictures) % num_prompts:
-        raise ValueError(
+        raise InvalidInputError(
             f"`images` holds {len(pictures)} pictures for {num_prompts} prompts; expected as many for each."
         )
     each = len(pictures) // num_prompts
@@ -145,7 +148,9 @@ def is_nested(images: Any) -> bool:
 
 def _from_pil(picture: Image.Image, name: str) -> Image.Image:
     if min(picture.size) < 1:
-        raise ValueError(f"`{name}` has {picture.width} x {picture.height} pixels; expected at least one.")
+        raise InvalidInputError(
+            f"`{name}` has {picture.width} x {picture.height} pixels; expected at least one."
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
@@ -163,7 +168,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[-1] not in {1, 3, 4} or array.size == 0:
-        raise ValueError(
+        raise InvalidInputError(
             f"`{name}` is an array of shape {list(array.shape)}; expected [H, W], [H, W, C] or [B, H, W, C] "
             "with 1, 3 or 4 channels."
         )
@@ -171,8 +176,12 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = (array / 257).round().astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError(f"`{name}` has float values outside [0, 1]; expected [0, 1], or 8-bit integers.")
+            raise InvalidInputError(
+                f"`{name}` has float values outside [0, 1]; expected [0, 1], or 8-bit integers."
+            )
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ValueError(f"`{name}` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1].")
+        raise InvalidInputError(
+            f"`{name}` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1]."
+        )
     return _from_pil(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array), name)

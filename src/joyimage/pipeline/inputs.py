@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.pipeline.schedule import SCHEDULES
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def check_call(
         Number of prompts.
 
     Raises:
-        TypeError: A prompt is no string.
-        ValueError: An argument is out of range or doesn't fit another.
+        InvalidTypeError: A prompt is no string.
+        InvalidInputError: An argument is out of range or doesn't fit another.
     """
     num_prompts = _check_prompt("prompt", prompt, prompt_embeds, prompt_embeds_mask, text_dim)
     if negative_prompt is not None or negative_prompt_embeds is not None:
@@ -51,34 +52,34 @@ def check_call(
             "negative_prompt", negative_prompt, negative_prompt_embeds, negative_prompt_embeds_mask, text_dim
         )
         if num_negative != num_prompts and not isinstance(negative_prompt, str):
-            raise ValueError(
+            raise InvalidInputError(
                 f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
                 "give one string, or one each."
             )
     if (height is None) != (width is None):
-        raise ValueError(
+        raise InvalidInputError(
             f"`height` and `width` go together: got height={height}, width={width}. "
             "Give both, or neither to follow the image."
         )
     for name, number in (("height", height), ("width", width)):
         if number is not None and (not isinstance(number, int) or number < 1):
-            raise ValueError(f"`{name}` is {number!r}; expected a positive number of pixels.")
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
     for name, number in (
         ("num_inference_steps", num_inference_steps),
         ("num_images_per_prompt", num_images_per_prompt),
     ):
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
     if timesteps is not None and sigmas is not None:
-        raise ValueError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
+        raise InvalidInputError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
     for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
         if values is not None and len(values) == 0:
-            raise ValueError(f"`{name}` is empty; expected one value per step.")
+            raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
     if not math.isfinite(guidance_scale):
-        raise ValueError(f"`guidance_scale` is {guidance_scale}; expected a finite number.")
+        raise InvalidInputError(f"`guidance_scale` is {guidance_scale}; expected a finite number.")
     num_outputs = num_prompts * num_images_per_prompt
     if isinstance(generator, list) and len(generator) != num_outputs:
-        raise ValueError(
+        raise InvalidInputError(
             f"`generator` is a list of {len(generator)}; expected {num_outputs}, one per output."
         )
     for name, value, allowed in (
@@ -87,7 +88,7 @@ def check_call(
         ("reference_latents", reference_latents, ("sample", "mode")),
     ):
         if value not in allowed:
-            raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
+            raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
     return num_prompts
 
 
@@ -95,10 +96,10 @@ def check_pictures(pictures: Sequence[Any] | None, num_prompts: int) -> None:
     """Check that there is one picture for all prompts, or one each.
 
     Raises:
-        ValueError: There are more or fewer.
+        InvalidInputError: There are more or fewer.
     """
     if pictures is not None and len(pictures) not in {1, num_prompts}:
-        raise ValueError(
+        raise InvalidInputError(
             f"`image` holds {len(pictures)} pictures for {num_prompts} prompts; "
             "expected one, or one per prompt."
         )
@@ -108,22 +109,22 @@ def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     """Check the shape of given noise.
 
     Raises:
-        ValueError: It has another shape than `shape`.
+        InvalidInputError: It has another shape than `shape`.
     """
     if latents is not None and tuple(latents.shape) != shape:
-        raise ValueError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
+        raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
 
 
 def check_divisible(height: int | None, width: int | None, divisor: int) -> None:
     """Check that patches cover the output.
 
     Raises:
-        ValueError: A side isn't divisible.
+        InvalidInputError: A side isn't divisible.
     """
     for name, pixels in (("height", height), ("width", width)):
         if pixels is not None and pixels % divisor:
             below, above = pixels - pixels % divisor, pixels - pixels % divisor + divisor
-            raise ValueError(
+            raise InvalidInputError(
                 f"`{name}` is {pixels}; "
                 f"expected a multiple of {divisor}, such as {below or divisor} or {above}."
             )
@@ -133,11 +134,11 @@ def check_callback(names: Sequence[str] | None, allowed: Sequence[str]) -> None:
     """Check the tensors that a callback asks for.
 
     Raises:
-        ValueError: One of them can't be given.
+        InvalidInputError: One of them can't be given.
     """
     for name in names or ():
         if name not in allowed:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`callback_on_step_end_tensor_inputs` has {name!r}; expected some of {', '.join(allowed)}."
             )
 
@@ -152,22 +153,22 @@ def _check_prompt(
     embeds_name = f"{name}_embeds"
     if (prompt is None) == (embeds is None):
         came = "neither" if prompt is None else "both"
-        raise ValueError(f"`{name}` and `{embeds_name}`: {came} given; expected exactly one of them.")
+        raise InvalidInputError(f"`{name}` and `{embeds_name}`: {came} given; expected exactly one of them.")
     if embeds is not None:
         if embeds.ndim != 3 or embeds.shape[-1] != text_dim:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`{embeds_name}` has shape {list(embeds.shape)}; expected [prompts, tokens, {text_dim}]."
             )
         if mask is None or tuple(mask.shape) != tuple(embeds.shape[:2]):
             came = "nothing" if mask is None else f"shape {list(mask.shape)}"
-            raise ValueError(
+            raise InvalidInputError(
                 f"`{embeds_name}_mask` goes with `{embeds_name}`: "
                 f"expected {list(embeds.shape[:2])}, got {came}."
             )
         return len(embeds)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
-        raise TypeError(f"`{name}` is {prompt!r}; expected a string or a list of strings.")
+        raise InvalidTypeError(f"`{name}` is {prompt!r}; expected a string or a list of strings.")
     if not prompts:
-        raise ValueError(f"`{name}` is an empty list; expected at least one string.")
+        raise InvalidInputError(f"`{name}` is an empty list; expected at least one string.")
     return len(prompts)

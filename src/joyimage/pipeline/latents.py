@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from joyimage.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,10 +23,12 @@ def draw_noise(
     """Draw the target's starting noise, `[B, 1, C, T, H, W]`.
 
     Raises:
-        ValueError: The list of generators has another length than the batch.
+        InvalidInputError: The list of generators has another length than the batch.
     """
     if isinstance(generator, list) and len(generator) != shape[0]:
-        raise ValueError(f"`generator` is a list of {len(generator)}; expected {shape[0]}, one per output.")
+        raise InvalidInputError(
+            f"`generator` is a list of {len(generator)}; expected {shape[0]}, one per output."
+        )
     return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
 
 
@@ -53,13 +57,15 @@ def resolve_dtype(dtype: str | torch.dtype | None, embeds: Tensor) -> torch.dtyp
     """Return the precision of the latents between steps: the wished one, or that of the embeddings.
 
     Raises:
-        ValueError: It is no floating dtype.
+        InvalidInputError: It is no floating dtype.
     """
     if dtype is None:
         return embeds.dtype
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-        raise ValueError(f"`latents_dtype` is {dtype!r}; expected a floating dtype, such as 'float32'.")
+        raise InvalidInputError(
+            f"`latents_dtype` is {dtype!r}; expected a floating dtype, such as 'float32'."
+        )
     return resolved
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from joyimage.errors import InvalidInputError
+
 # As trained: the blank, the backslash and the letter n after the first line break are literal.
 SYSTEM_MESSAGE = (
     "<|im_start|>system\n \\nDescribe the image by detailing the color, shape, size, texture, quantity, "
@@ -36,12 +38,12 @@ def tokenize_conversation(
         Token ids of the whole conversation.
 
     Raises:
-        ValueError: There is another number of placeholders than of pictures, or no room for any word.
+        InvalidInputError: There is another number of placeholders than of pictures, or no room for any word.
     """
     pieces = prompt.split(IMAGE_PLACEHOLDER) if placeholders else [prompt]
     leading = len(image_tokens) - (len(pieces) - 1)
     if leading < 0:
-        raise ValueError(
+        raise InvalidInputError(
             f"`prompt` has {len(pieces) - 1} `<image>` placeholders for {len(image_tokens)} pictures; "
             "give one picture for each."
         )
@@ -61,7 +63,7 @@ def tokenize_conversation(
     excess = sum(map(len, words)) - room
     if excess > 0:
         if room < 1:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`max_sequence_length` is {max_tokens}; expected more than the pictures' tokens."
             )
         warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=3)

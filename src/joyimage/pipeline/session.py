@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.feature_cache import EditMemory
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.rotation import View
@@ -29,12 +30,12 @@ class EditSession:
         max_bytes: Most bytes kept, on the pipeline's device; the least recently used go first.
 
     Raises:
-        ValueError: `max_bytes` is negative.
+        InvalidInputError: `max_bytes` is negative.
     """
 
     def __init__(self, pipe: Any, image: Any = None, max_bytes: int = DEFAULT_SESSION_BYTES) -> None:
         if max_bytes < 0:
-            raise ValueError(f"`max_bytes` is {max_bytes}; expected 0 or more.")
+            raise InvalidInputError(f"`max_bytes` is {max_bytes}; expected 0 or more.")
         self.pipe = pipe
         self.image = image
         self.memory = EditMemory(max_bytes)
@@ -97,7 +98,7 @@ class SessionMixin(DiffusionPipeline):
             What edits, by a call or by `move`, `rotate` and `camera`.
 
         Raises:
-            ValueError: `max_bytes` is negative.
+            InvalidInputError: `max_bytes` is negative.
         """
         return EditSession(self, image, max_bytes)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL.Image import Image
 
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import to_pictures
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
@@ -61,7 +62,7 @@ class SpatialEditingMixin(DiffusionPipeline):
 
         Raises:
             TypeError: The picture is none.
-            ValueError: The box doesn't fit on the picture.
+            InvalidInputError: The box doesn't fit on the picture.
         """
         framing = _take_framing(call)
         plan = plan_move(image, object, box, framing, self._chooser(call), box_form=box_form, style=style)
@@ -84,7 +85,7 @@ class SpatialEditingMixin(DiffusionPipeline):
 
         Raises:
             TypeError: The picture is none.
-            ValueError: There is no such view.
+            InvalidInputError: There is no such view.
         """
         prompt = ObjectRotation(object, view).prompt_in(style)
         return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
@@ -114,7 +115,7 @@ class SpatialEditingMixin(DiffusionPipeline):
 
         Raises:
             TypeError: The picture is none.
-            ValueError: An angle is not finite or the zoom is unknown.
+            InvalidInputError: An angle is not finite or the zoom is unknown.
         """
         prompt = CameraMove(yaw, pitch, zoom).prompt_in(style)
         return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
@@ -131,10 +132,12 @@ class SpatialEditingMixin(DiffusionPipeline):
             call: Arguments of the pipeline's call.
 
         Raises:
-            ValueError: `call` asks for a tuple, or for what doesn't go with the framing.
+            InvalidInputError: `call` asks for a tuple, or for what doesn't go with the framing.
         """
         if call.get("return_dict", True) is False:
-            raise ValueError("`return_dict` is False; expected True: the checks have no place in a tuple.")
+            raise InvalidInputError(
+                "`return_dict` is False; expected True: the checks have no place in a tuple."
+            )
         is_pil = call.get("output_type", "pil") == "pil"
         plan.framing.check(has_image=True, output_type=call.get("output_type", "pil"))
         if plan.framing.region is not None:
@@ -222,7 +225,7 @@ def plan_move(
 
     Raises:
         TypeError: The picture is none.
-        ValueError: The box doesn't fit on the picture.
+        InvalidInputError: The box doesn't fit on the picture.
     """
     picture = _one_picture(image)
     pixels = resolve_box(box, picture.size, box_form)
@@ -264,7 +267,7 @@ def plan_words(image: Any, prompt: str, framing: Framing, choose_size: ChooseSiz
 
     Raises:
         TypeError: The picture is none.
-        ValueError: There are several.
+        InvalidInputError: There are several.
     """
     picture = _one_picture(image)
     canvas, placement = framing.place(picture, choose_size(framing, picture))
@@ -290,9 +293,9 @@ def _one_picture(image: Any) -> Image:
     """Return the picture.
 
     Raises:
-        ValueError: There are several.
+        InvalidInputError: There are several.
     """
     pictures = to_pictures(image)
     if len(pictures) != 1:
-        raise ValueError(f"`image` holds {len(pictures)} pictures; expected one.")
+        raise InvalidInputError(f"`image` holds {len(pictures)} pictures; expected one.")
     return pictures[0]

@@ -6,6 +6,8 @@ import math
 import warnings
 from typing import TYPE_CHECKING
 
+from joyimage.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,13 +31,13 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         The box, rounded to whole pixels.
 
     Raises:
-        ValueError: It isn't four finite numbers, has no area, or reaches over the picture's edge.
+        InvalidInputError: It isn't four finite numbers, has no area, or reaches over the picture's edge.
     """
     if form not in FORMS:
-        raise ValueError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
+        raise InvalidInputError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
     values = [float(value) for value in box]
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"`box` is {tuple(box)}; expected four finite numbers.")
+        raise InvalidInputError(f"`box` is {tuple(box)}; expected four finite numbers.")
     if form == "xywh":
         values[2:] = values[0] + values[2], values[1] + values[3]
     width, height = size
@@ -43,12 +45,12 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         values = [value * side for value, side in zip(values, (width, height, width, height), strict=True)]
     left, top, right, bottom = (round(value) for value in values)
     if right <= left or bottom <= top:
-        raise ValueError(
+        raise InvalidInputError(
             f"`box` is {tuple(box)} ({form}); expected one with an area, "
             "its right side right of its left one and its bottom below its top."
         )
     if left < 0 or top < 0 or right > width or bottom > height:
-        raise ValueError(
+        raise InvalidInputError(
             f"`box` is {tuple(box)} ({form}); expected one inside the picture of {width} x {height} pixels."
         )
     if min((right - left) / width, (bottom - top) / height) < SMALLEST_SHARE:

@@ -6,6 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial.prompts import check_style
 
 ZOOMS = ("in", "out", "unchanged")
@@ -23,7 +24,7 @@ class CameraMove:
         zoom: "in", "out" or "unchanged"; changes the distance by no stated amount.
 
     Raises:
-        ValueError: An angle is not finite or `zoom` is another word.
+        InvalidInputError: An angle is not finite or `zoom` is another word.
 
     Source: SpatialEdit, arXiv 2604.04911; the trained grid is yaw in steps of 45° from -135° to 180°, and
     pitch in steps of 15° within ±75°.
@@ -37,13 +38,13 @@ class CameraMove:
         """Refuse what has no wording, and warn about what was not trained.
 
         Raises:
-            ValueError: An angle is not finite, or the zoom is unknown.
+            InvalidInputError: An angle is not finite, or the zoom is unknown.
         """
         for name, angle in (("yaw", self.yaw), ("pitch", self.pitch)):
             if not math.isfinite(angle):
-                raise ValueError(f"`{name}` is {angle}; expected a finite number of degrees.")
+                raise InvalidInputError(f"`{name}` is {angle}; expected a finite number of degrees.")
         if self.zoom not in ZOOMS:
-            raise ValueError(f"`zoom` is {self.zoom!r}; expected one of {', '.join(ZOOMS)}.")
+            raise InvalidInputError(f"`zoom` is {self.zoom!r}; expected one of {', '.join(ZOOMS)}.")
         if self.yaw not in TRAINED_YAWS_DEGREES or self.pitch not in TRAINED_PITCHES_DEGREES:
             warnings.warn(
                 f"Yaw {self.yaw:g}° with pitch {self.pitch:g}° is off the trained grid (yaw in steps of 45° "
@@ -66,7 +67,7 @@ class CameraMove:
             The prompt.
 
         Raises:
-            ValueError: There is no such style.
+            InvalidInputError: There is no such style.
         """
         check_style(style)
         decimals = 0 if style == "documented" else 1

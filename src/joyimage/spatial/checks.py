@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial.move import line_width
 from joyimage.spatial.red_box import is_red
 
@@ -89,10 +90,10 @@ def check_edit(before: Image.Image, after: Image.Image, box: Box | None = None) 
         Shares of what changed.
 
     Raises:
-        ValueError: The sizes differ.
+        InvalidInputError: The sizes differ.
     """
     if before.size != after.size:
-        raise ValueError(f"`after` has {after.size} pixels; expected {before.size}, as `before` has.")
+        raise InvalidInputError(f"`after` has {after.size} pixels; expected {before.size}, as `before` has.")
     changed = changed_pixels(before, after)
     if box is None:
         return SpatialChecks(changed=float(changed.mean()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial.prompts import check_name, check_style, without_article
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ObjectMove:
         box: Where it shall end, (left, top, right, bottom) in pixels; None where only the prompt is known.
 
     Raises:
-        ValueError: `object` is empty or the box has no area.
+        InvalidInputError: `object` is empty or the box has no area.
     """
 
     object: str
@@ -34,7 +35,7 @@ class ObjectMove:
         """Refuse an empty object or box.
 
         Raises:
-            ValueError: One of them is.
+            InvalidInputError: One of them is.
         """
         object.__setattr__(self, "object", check_name(self.object))
         if self.box is not None:
@@ -56,7 +57,7 @@ class ObjectMove:
             The prompt.
 
         Raises:
-            ValueError: There is no such style.
+            InvalidInputError: There is no such style.
         """
         check_style(style)
         what = f"the {without_article(self.object)}" if style == "documented" else self.object
@@ -82,12 +83,12 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
         A copy with the box.
 
     Raises:
-        ValueError: The box has no area or reaches over the picture's edge.
+        InvalidInputError: The box has no area or reaches over the picture's edge.
     """
     _check_box(box)
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
-        raise ValueError(
+        raise InvalidInputError(
             f"`box` is {tuple(box)}; "
             f"expected one inside the picture of {image.width} x {image.height} pixels."
         )
@@ -100,6 +101,6 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
 
 def _check_box(box: Box) -> None:
     if len(box) != 4 or box[2] <= box[0] or box[3] <= box[1]:
-        raise ValueError(
+        raise InvalidInputError(
             f"`box` is {tuple(box)}; expected (left, top, right, bottom) with right > left, bottom > top."
         )

@@ -6,6 +6,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial.camera import ZOOMS, CameraMove
 from joyimage.spatial.move import ObjectMove
 from joyimage.spatial.red_box import find_red_boxes
@@ -40,7 +41,7 @@ def parse(prompt: str, image: Image.Image | None = None) -> SpatialEdit | None:
         The edit; None where the prompt is no template and doesn't nearly look like one.
 
     Raises:
-        ValueError: It nearly is a template; the sentence says what keeps it from being one.
+        InvalidInputError: It nearly is a template; the sentence says what keeps it from being one.
     """
     start = prompt.lstrip().lower()
     if start.startswith("move the camera") or "camera rotation" in start or "camera zoom" in start:
@@ -55,7 +56,7 @@ def parse(prompt: str, image: Image.Image | None = None) -> SpatialEdit | None:
 def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
     match = _MOVE.fullmatch(prompt)
     if match is None:
-        raise ValueError(
+        raise InvalidInputError(
             "`prompt` nearly words a move; expected exactly "
             "'Move the <object> into the red box and finally remove the red box.'"
         )
@@ -63,7 +64,7 @@ def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
     if image is not None:
         boxes = find_red_boxes(image)
         if not boxes:
-            raise ValueError(
+            raise InvalidInputError(
                 "`prompt` words a move, but `image` shows no red box; draw one where the object shall end."
             )
         box = boxes[0]
@@ -73,15 +74,17 @@ def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
 def _parse_rotation(prompt: str) -> ObjectRotation:
     match = _ROTATE.fullmatch(prompt)
     if match is None:
-        raise ValueError(
+        raise InvalidInputError(
             "`prompt` nearly words a rotation; expected exactly "
             "'Rotate the <object> to show the <view> side view.'"
         )
     names = [view.value for view in View]
     if match["view"] not in names:
-        raise ValueError(f"`prompt` asks for the view {match['view']!r}; expected one of {', '.join(names)}.")
+        raise InvalidInputError(
+            f"`prompt` asks for the view {match['view']!r}; expected one of {', '.join(names)}."
+        )
     if match["side"] is None and match["view"] not in {"front", "rear"}:
-        raise ValueError(
+        raise InvalidInputError(
             f"`prompt` says 'the {match['view']} view'; expected 'the {match['view']} side view'."
         )
     return ObjectRotation(_strip_the(match["object"]), match["view"])
@@ -92,18 +95,22 @@ def _parse_camera(prompt: str) -> CameraMove:
     if len(lines) != len(_CAMERA_LINES):
         missing = [line for line in _CAMERA_LINES if not any(own.startswith(line[:15]) for own in lines)]
         what = f"; the line {missing[0]!r} is missing" if missing else ""
-        raise ValueError(f"`prompt` nearly words a camera move, in {len(lines)} lines; expected 4{what}.")
+        raise InvalidInputError(
+            f"`prompt` nearly words a camera move, in {len(lines)} lines; expected 4{what}."
+        )
     rotation, zoom = _ROTATION_LINE.fullmatch(lines[1]), _ZOOM_LINE.fullmatch(lines[2])
     is_right = (lines[0] == _CAMERA_LINES[0], rotation, zoom, lines[3] == _CAMERA_LINES[3])
     for line, right, expected in zip(lines, is_right, _CAMERA_LINES, strict=True):
         if not right:
-            raise ValueError(
+            raise InvalidInputError(
                 f"`prompt` nearly words a camera move, but has the line {line!r}; expected {expected!r}."
             )
     assert rotation is not None
     assert zoom is not None
     if zoom["zoom"] not in ZOOMS:
-        raise ValueError(f"`prompt` asks for the zoom {zoom['zoom']!r}; expected one of {', '.join(ZOOMS)}.")
+        raise InvalidInputError(
+            f"`prompt` asks for the zoom {zoom['zoom']!r}; expected one of {', '.join(ZOOMS)}."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # to recognise an edit is not to advise for it
         return CameraMove(float(rotation["yaw"]), float(rotation["pitch"]), zoom["zoom"])

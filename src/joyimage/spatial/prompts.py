@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from joyimage.errors import InvalidInputError
+
 STYLES = ("documented", "benchmark")
 
 
@@ -9,11 +11,11 @@ def check_name(name: str) -> str:
     """Return the name of an object without blanks around it.
 
     Raises:
-        ValueError: It is empty, only an article, or has a line break.
+        InvalidInputError: It is empty, only an article, or has a line break.
     """
     stripped = name.strip()
     if not without_article(stripped) or "\n" in stripped:
-        raise ValueError(f"`object` is {name!r}; expected the name of one object, such as 'blue car'.")
+        raise InvalidInputError(f"`object` is {name!r}; expected the name of one object, such as 'blue car'.")
     return stripped
 
 
@@ -29,7 +31,7 @@ def check_style(style: str) -> None:
     """Refuse a wording that doesn't exist.
 
     Raises:
-        ValueError: `style` is none of `STYLES`.
+        InvalidInputError: `style` is none of `STYLES`.
     """
     if style not in STYLES:
-        raise ValueError(f"`style` is {style!r}; expected {' or '.join(STYLES)}.")
+        raise InvalidInputError(f"`style` is {style!r}; expected {' or '.join(STYLES)}.")

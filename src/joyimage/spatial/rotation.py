@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from joyimage.errors import InvalidInputError
 from joyimage.spatial.prompts import check_name, check_style, without_article
 
 
@@ -49,7 +50,7 @@ class ObjectRotation:
         view: The view wanted, a `View` or one of its usual spellings.
 
     Raises:
-        ValueError: `object` is empty or `view` is none of the eight.
+        InvalidInputError: `object` is empty or `view` is none of the eight.
     """
 
     object: str
@@ -59,14 +60,14 @@ class ObjectRotation:
         """Bring both fields to their canonical form.
 
         Raises:
-            ValueError: The object has no name, or the view is unknown.
+            InvalidInputError: The object has no name, or the view is unknown.
         """
         object.__setattr__(self, "object", check_name(self.object))
         try:
             object.__setattr__(self, "view", View(self.view))
         except ValueError:
             names = ", ".join(view.value for view in View)
-            raise ValueError(f"`view` is {self.view!r}; expected one of {names}.") from None
+            raise InvalidInputError(f"`view` is {self.view!r}; expected one of {names}.") from None
 
     @property
     def prompt(self) -> str:
@@ -83,7 +84,7 @@ class ObjectRotation:
             The prompt.
 
         Raises:
-            ValueError: There is no such style.
+            InvalidInputError: There is no such style.
         """
         check_style(style)
         view = View(self.view)

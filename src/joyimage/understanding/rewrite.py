@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from joyimage.errors import RewriteError
+from joyimage.errors import InvalidInputError, RewriteError
 from joyimage.pipeline.images import to_pictures
 from joyimage.spatial.parse import parse
 
@@ -46,7 +46,7 @@ def rewrite(
         The new prompt, or the old one where nothing is to be rewritten.
 
     Raises:
-        ValueError: `how` is unknown, or "local" lacks pipe or picture.
+        InvalidInputError: `how` is unknown, or "local" lacks pipe or picture.
         RewriteError: The endpoint can't be reached or doesn't answer as it should.
     """
     if how == "none" or _is_template(prompt):
@@ -54,7 +54,7 @@ def rewrite(
     question = INSTRUCTION.format(prompt=prompt)
     if how == "local":
         if pipe is None or image is None:
-            raise ValueError(
+            raise InvalidInputError(
                 "`how` is 'local', which needs a pipeline and a picture; give `pipe` and `image`."
             )
         answer = pipe.describe(image, question, max_new_tokens=_MAX_TOKENS)
@@ -62,7 +62,7 @@ def rewrite(
         pictures = [] if image is None else to_pictures(image)
         answer = _ask(how.rstrip("/"), question, pictures, model)
     else:
-        raise ValueError(f"`how` is {how!r}; expected 'none', 'local' or the address of an endpoint.")
+        raise InvalidInputError(f"`how` is {how!r}; expected 'none', 'local' or the address of an endpoint.")
     return " ".join(answer.split()).strip('"') or prompt
 
 
