@@ -14,7 +14,7 @@ from joyimage.benchmark.stages import STAGES, STEP, watch
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
 MINUTE = replace(SCALED, base_size=256, num_layers=2)
-SQUARE, WIDE = make_image(256), make_picture(256).resize((512, 128))
+SQUARE, WIDE = make_image(256), make_image(256).resize((512, 128))
 
 
 @pytest.fixture(scope="module")
