@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from joyimage.tiny.worlds import drawing
 from joyimage.tiny.worlds.scenes import CAMERA_MOVES, TASKS, EditCase, generate, render_objects
 from joyimage.tiny.worlds.scores import nearest_shape, psnr, score
 
@@ -200,3 +201,47 @@ def test_psnr_when_every_value_is_off_by_one_then_is_48_13():
 def test_score_when_the_size_is_wrong_then_names_both():
     with pytest.raises(ValueError, match=r"48 x 48 x 3; expected 96 x 96 x 3"):
         score(generate("add", 0), Image.new("RGB", (48, 48)))
+
+
+def partly(case: EditCase, item, share: float, wrong) -> np.ndarray:
+    """Return the target with `wrong` in the upper share of the pixels of an object's old place."""
+    rows, columns = np.nonzero(item.mask)
+    number = round(share * len(rows))
+    result = case.target.copy()
+    result[rows[:number], columns[:number]] = wrong
+    return result
+
+
+def test_score_when_a_third_of_the_object_stays_at_its_old_place_then_is_not_done():
+    for seed in SEEDS:
+        case = generate("move", seed)
+        stays = partly(case, case.subject, 0.3, drawing.COLORS[case.subject.color])
+
+        result = score(case, stays)
+
+        assert not result.done
+        assert "old place not empty" in result.faults
+
+
+@pytest.mark.parametrize("task", ["recolor", "replace"])
+def test_score_when_a_third_of_the_old_color_is_left_then_is_not_done(task):
+    for seed in SEEDS:
+        case = generate(task, seed)
+
+        result = score(case, partly(case, case.subject, 0.3, drawing.COLORS[case.subject.color]))
+
+        assert not result.done
+        assert f"{case.subject.color} left over" in result.faults
+
+
+@pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "move"])
+def test_score_when_a_bystander_is_shifted_a_little_then_is_done_but_not_strict(task):
+    case = case_with_bystanders(task)
+    item = case.bystanders[0]
+    shifted = replace(item, center=(item.center[0] + 1.5, item.center[1]))
+
+    result = score(case, drawn(case, *(shifted if other == item else other for other in case.after)))
+
+    assert result.done
+    assert not result.strict
+    assert f"{item.name} touched" in result.faults

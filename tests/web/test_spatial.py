@@ -79,6 +79,19 @@ def test_box_when_dragged_resized_and_nudged_then_numbers_follow_in_the_pictures
     assert visitor.see("#box-add")
 
 
+def test_box_when_the_image_is_not_square_then_both_axes_are_in_its_pixels(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    Image.new("RGB", (960, 480), "white").save(tmp_path / "wide.png")
+    visitor = visit()
+    visitor.choose_file(tmp_path / "wide.png")
+    visitor.choose_mode("move")
+
+    visitor.draw(0.25, 0.25, 0.5, 0.75)
+
+    assert visitor.box() == pytest.approx([240, 120, 240, 240], abs=3)
+
+
 def test_box_when_zoomed_and_name_beside_it_edited_then_still_exact_and_in_the_words(
     visit: Callable[..., Visitor],
 ) -> None:
