@@ -73,13 +73,23 @@ def test_command_when_run_then_works(code: str, tmp_path: Path) -> None:
 def test_make_targets_when_named_then_exist() -> None:
     makefile = (ROOT_PATH / "Makefile").read_text("utf-8")
 
-    for page in PAGES:
-        for target in re.findall(r"^make ([a-z-]+)", page.read_text("utf-8"), re.M):
-            assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
+    found = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"^make ([a-z-]+)", page.read_text("utf-8"), re.M)
+    ]
+    assert found
+    for page, target in found:
+        assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
 
 
 def test_links_when_they_point_into_the_project_then_the_file_is_there() -> None:
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
-            if not link.startswith("http"):
-                assert (page.parent / link).exists(), f"{page}: {link}"
+    found = [
+        (page, link)
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        if not link.startswith("http")
+    ]
+    assert found
+    for page, link in found:
+        assert (page.parent / link).exists(), f"{page}: {link}"

@@ -109,7 +109,9 @@ def test_page_when_written_then_both_sides_versions_and_the_command(
 
 
 def test_files_when_written_then_no_host_name_and_no_path(written: Path) -> None:
-    for path in written.iterdir():
+    paths = list(written.iterdir())
+    assert paths
+    for path in paths:
         text = path.read_text() + path.name
         assert not re.search(rf"(?<!\w){re.escape(platform.node() or 'no name')}(?!\w)", text)
         assert str(Path.home()) not in text

@@ -65,9 +65,9 @@ def test_from_pretrained_when_weights_are_sharded_then_shards_are_read_side_by_s
 
 @pytest.mark.parametrize("name", ["config.json", "config.legacy.json"])
 def test_build_empty_when_config_is_published_gives_the_published_size(
-    published_layout: Path, name: str
+    published_configs: Path, name: str
 ) -> None:
-    config = json.loads((published_layout / "transformer" / name).read_text(encoding="utf-8"))
+    config = json.loads((published_configs / "transformer" / name).read_text(encoding="utf-8"))
 
     model = JoyImageEditTransformer3DModel.build_empty(config, name)
 

@@ -73,9 +73,9 @@ def test_prefix_when_tiny_tokenizer_then_34_tokens(padding_side: str) -> None:
 
 @pytest.mark.parametrize("config_name", ["config.json", "config.legacy.json"])
 def test_transformer_when_published_config_file_then_same_settings(
-    published_layout: Path, config_name: str
+    published_configs: Path, config_name: str
 ) -> None:
-    config = json.loads((published_layout / "transformer" / config_name).read_text())
+    config = json.loads((published_configs / "transformer" / config_name).read_text())
 
     with torch.device("meta"):
         transformer = JoyImageEditTransformer3DModel.from_config(config)
