@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from joyimage.cli.main import main
@@ -15,8 +18,6 @@ from tests.serving.parts import SIDE, LiveServer, make_runner, make_settings, pn
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
@@ -121,3 +122,29 @@ def test_commands_when_the_server_can_not_help_then_one_sentence(
     ):
         assert main(["generate", "x", "-o", str(tmp_path / "x.png"), *arguments]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["edit", "PICTURE", "red"], ["move", "PICTURE", "heart", "0,0,0.5,0.5"], ["generate", "red"]]
+)
+def test_commands_when_a_server_edits_then_neither_torch_nor_diffusers_is_imported(
+    server: LiveServer, tmp_path: Path, command: list[str]
+) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(png(1))
+    program = (
+        "import sys; from joyimage.cli.main import main; code = main();"
+        " heavy = {'torch', 'diffusers', 'transformers', 'accelerate', 'peft', 'scipy'} & set(sys.modules);"
+        " sys.exit(code or ', '.join(sorted(heavy)) or 0)"
+    )
+    arguments = [str(picture) if word == "PICTURE" else word for word in command]
+
+    run = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "-o", str(tmp_path / "out.png"), "--server", server.url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out.png").is_file()
