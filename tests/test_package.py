@@ -95,3 +95,23 @@ def test_images_when_listed_then_only_our_own_are_shipped() -> None:
 
     page = {f"web/static/examples/{name}.png" for name in ("car", "shapes", "turntable")}
     assert images == page | {f"tiny/examples/{name}.png" for name in NAMES}
+
+
+def raised_names(path: Path) -> set[str]:
+    raised = (
+        node.exc
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise)
+    )
+    return {one.func.id for one in raised if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)}
+
+
+def test_source_when_searched_then_rejected_input_raises_typed_errors() -> None:
+    # Inside of a server these become HTTP answers or pydantic's errors before anyone sees them.
+    untyped = {
+        path.relative_to(SOURCE_PATH).as_posix()
+        for path in SOURCE_PATH.rglob("*.py")
+        if raised_names(path) & {"ValueError", "TypeError", "Exception"}
+    }
+
+    assert {name for name in untyped if not name.startswith("serving/")} == set()

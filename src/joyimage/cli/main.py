@@ -105,7 +105,7 @@ def _report(error: Exception) -> int:
     """Print one line for an error that ended a command, and return the exit code."""
     if isinstance(error, CycloptsError):
         return fail(usage_message(error, app))
-    if isinstance(error, JoyImageError | ValueError | TypeError):
+    if isinstance(error, JoyImageError):
         return fail(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"{error.filename}: {error.strerror or error}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.console import note
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,7 @@ def serve(
         verbose: Log every request.
 
     Raises:
-        ValueError: An option is out of range, or the server's own packages are missing.
+        InvalidInputError: An option is out of range, or the server's own packages are missing.
     """
     check_packages()
     given = {
@@ -98,7 +99,7 @@ def serve(
     }
     settings = make_settings({name: value for name, value in given.items() if value is not None})
     if ray_address is not None and not ray:
-        raise ValueError("`--ray-address` has no meaning without `--ray`; give both, or neither.")
+        raise InvalidInputError("`--ray-address` has no meaning without `--ray`; give both, or neither.")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -109,18 +110,18 @@ def check_packages() -> None:
     """Refuse to serve where the server's own packages are missing.
 
     Raises:
-        ValueError: They are.
+        InvalidInputError: They are.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f'The server needs {", ".join(missing)}: pip install "joyimage[serve]".')
+        raise InvalidInputError(f'The server needs {", ".join(missing)}: pip install "joyimage[serve]".')
 
 
 def make_settings(given: dict[str, Any]) -> ServerSettings:
     """Put options over the environment, and the environment over the defaults.
 
     Raises:
-        ValueError: One of them can't be.
+        InvalidInputError: One of them can't be.
     """
     import os
 
@@ -138,7 +139,9 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
         name = ".".join(str(part) for part in first["loc"])
         sentence = first["msg"].removeprefix("Value error, ")
         # pydantic's own sentences don't name the setting; ours do.
-        raise ValueError(sentence if not name else f"`{name}` is {first['input']!r}: {sentence}.") from None
+        raise InvalidInputError(
+            sentence if not name else f"`{name}` is {first['input']!r}: {sentence}."
+        ) from None
 
 
 def run_server(
@@ -157,7 +160,7 @@ def run_server(
         listening_on: Called with the server's address once it listens.
 
     Raises:
-        ValueError: The address is taken, or the keys can't be read.
+        InvalidInputError: The address is taken, or the keys can't be read.
     """
     import socket
 
@@ -177,7 +180,9 @@ def run_server(
         listening.listen(_BACKLOG)  # who comes between the line below and the first accept waits
     except OSError as error:
         listening.close()
-        raise ValueError(f"{settings.host}:{settings.port} can't be listened on: {error.strerror}.") from None
+        raise InvalidInputError(
+            f"{settings.host}:{settings.port} can't be listened on: {error.strerror}."
+        ) from None
     if ray:
         from joyimage.serving.workers.ray_serve import RayReplicas
 
@@ -208,14 +213,14 @@ def parse_loras(entries: list[str]) -> dict[str, Path]:
     """Read NAME=PATH.
 
     Raises:
-        ValueError: It isn't that, or there is no such file.
+        InvalidInputError: It isn't that, or there is no such file.
     """
     loras: dict[str, Path] = {}
     for entry in entries:
         name, equals, path = entry.partition("=")
         if not (name and equals and path):
-            raise ValueError(f"`--lora` is {entry!r}; expected NAME=PATH.")
+            raise InvalidInputError(f"`--lora` is {entry!r}; expected NAME=PATH.")
         if not Path(path).exists():
-            raise ValueError(f"`--lora` is {entry!r}; there is no such file or folder.")
+            raise InvalidInputError(f"`--lora` is {entry!r}; there is no such file or folder.")
         loras[name] = Path(path)
     return loras

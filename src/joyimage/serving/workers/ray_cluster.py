@@ -7,6 +7,8 @@ import logging
 import os
 from typing import Any
 
+from joyimage.errors import InvalidInputError
+
 
 def start_ray(num_workers: int, address: str | None = None) -> bool:
     """Start Ray here, or join a cluster, unless this process has one.
@@ -19,14 +21,14 @@ def start_ray(num_workers: int, address: str | None = None) -> bool:
         Whether it was started or joined now, and has to be shut down.
 
     Raises:
-        ValueError: Ray isn't installed.
+        InvalidInputError: Ray isn't installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         from ray._private import ray_constants
     except ImportError as error:
-        raise ValueError('`--ray` needs Ray: pip install "joyimage[ray]".') from error
+        raise InvalidInputError('`--ray` needs Ray: pip install "joyimage[ray]".') from error
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"address": address}
