@@ -281,6 +281,31 @@ def test_from_pretrained_loads_the_published_tokenizer_and_processor(
     assert pipe.processor.image_processor.size["shortest_edge"] == 65536
 
 
+@pytest.mark.parametrize("part", MODELS)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_pipeline_when_one_part_has_another_dtype_then_edits_almost_as_in_float32(
+    checkpoint: Path, part: str, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    def edit(dtype: object) -> torch.Tensor:
+        pipe = JoyImageEditPipeline.from_pretrained(
+            checkpoint, **{**OWN_SETTINGS, "base_size": 64}, dtype=dtype
+        )
+        return pipe(
+            image=random_models.make_picture(0, 64, 64),
+            prompt="blue",
+            negative_prompt="red",
+            num_inference_steps=2,
+            guidance_scale=2.0,
+            output_type="pt",
+            generator=torch.Generator().manual_seed(0),
+        ).images
+
+    mixed = edit({part: dtypes[0], "default": dtypes[1]})
+
+    assert mixed.isfinite().all()
+    assert (mixed - edit(torch.float32)).abs().mean() < 0.05
+
+
 def saved_json(folder: Path) -> dict[str, object]:
     """Return the JSON files below a folder, by their path in it."""
     return {

@@ -99,7 +99,8 @@ def denoise(
     scheduler = pipe.scheduler
     timesteps = scheduler.timesteps
     scheduler.set_begin_index(0)  # so that it needn't search its list, which waits for the device
-    dtype = next(embed.dtype for embed in embeds.values() if embed is not None)
+    dtype = pipe.transformer.dtype  # the parts may have unlike precisions
+    embeds = {name: None if embed is None else embed.to(dtype) for name, embed in embeds.items()}
     references = [group.to(dtype) for group in references]
     together = _run_together(pipe.transformer, latents[:, 0], references)
     num_passes = 1 if together else sum(embed is not None for embed in embeds.values())
