@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from joyimage.cli.console import fail
-from joyimage.cli.pictures import write_picture
 from joyimage.errors import JoyImageError
+from joyimage.imaging import write_image
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation
 from joyimage.tiny.examples import load_example
 from joyimage.tiny.worlds.instructions import expected_edit
@@ -47,12 +47,12 @@ def main(folder: Path = Path("demo-output"), names: tuple[str, ...] = tuple(PROM
         ).images[0]
         seconds = time.perf_counter() - started
         faults = score(expected_edit(example.scene, prompt, example.box), after).faults
-        write_picture(example.image, folder / f"before-{name}.png")
-        write_picture(after, folder / f"after-{name}.png")
+        write_image(example.image, folder / f"before-{name}.png")
+        write_image(after, folder / f"after-{name}.png")
         verdict = f"not as requested: {', '.join(faults)}" if faults else "as requested"
         print(f"{folder / f'after-{name}.png'}  {seconds:.2f} s  {verdict}  {prompt.splitlines()[0]}")
         rows.append((prompt, example.image, after))
-    write_picture(draw_sheet(rows), folder / "sheet.png")
+    write_image(draw_sheet(rows), folder / "sheet.png")
     print(folder / "sheet.png")
     return 0
 

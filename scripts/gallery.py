@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from joyimage.cli.console import fail
-from joyimage.cli.pictures import write_picture, write_text
 from joyimage.errors import JoyImageError
+from joyimage.imaging import write_image, write_text
 from joyimage.tiny.worlds.scenes import EVALUATION_SEEDS_START, TASKS, generate
 from joyimage.tiny.worlds.scores import score
 from scripts.demo import draw_sheet
@@ -45,7 +45,7 @@ def main(folder: Path = Path("docs/gallery")) -> int:
             done += score(case, after).done
             blank = case.target_image.point(lambda _: 255)
             edits.append((case.prompt, case.source_image or blank, after))
-        write_picture(draw_sheet(edits), folder / f"{task}.png")
+        write_image(draw_sheet(edits), folder / f"{task}.png")
         title = task.capitalize()
         page += ["", f"## {title}", "", f"{done} of {_COLUMNS} done.", "", f"![{title}]({task}.png)"]
     write_text(folder / "index.md", "\n".join(page) + "\n")

@@ -158,9 +158,9 @@ class Scorer:
         source = _open(Path(command.positional[0]))
         if command.name == "edit":
             if "like" in command.options:
-                from joyimage.cli.pictures import read_metadata
+                from joyimage.imaging import read_record
 
-                return source, (read_metadata(Path(command.options["like"])) or {})["prompt"]
+                return source, (read_record(Path(command.options["like"])) or {})["prompt"]
             return source, command.positional[1]
         if command.name == "move":
             return source, ObjectMove(command.positional[1], None).prompt

@@ -18,11 +18,11 @@ from PIL import Image
 from joyimage.cli.main import app
 from joyimage.cli.manifests import read_manifest
 from joyimage.cli.options import RunOptions
-from joyimage.cli.pictures import read_metadata, write_picture
 from joyimage.cli.rows import read_row
 from joyimage.client.protocol import as_edit, make_form
 from joyimage.edits import KINDS, Describe, Edit, Record, from_dict, json_schemas
 from joyimage.edits.forms import Flag, Texts
+from joyimage.imaging import read_record, write_image
 from tests.web.test_recipe import example
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def _row(folder: Path, name: str, text: str) -> AnyEdit:
 def image_record(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
     """The record in a PNG file, as `--like` reads it."""
     path = folder / "made.png"
-    write_picture(Image.new("RGB", (8, 8)), path, Record(edit=edit, made_with={"model": "tiny"}).to_dict())
-    return Record.from_dict(read_metadata(path)).edit
+    write_image(Image.new("RGB", (8, 8)), path, Record(edit=edit, made_with={"model": "tiny"}).to_dict())
+    return Record.from_dict(read_record(path)).edit
 
 
 def client_form(edit: AnyEdit, _folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from joyimage.cli.pictures import read_metadata
+from joyimage.imaging import read_record
 from tests import random_models
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
 
     after = written_at(tmp_path / "out")
     assert [before[name] == after[name] for name in sorted(before)] == [True, False, False]
-    recipe = read_metadata(tmp_path / "out" / "picture-1.png")
+    recipe = read_record(tmp_path / "out" / "picture-1.png")
     assert recipe is not None
     assert recipe["guidance_scale"] == 3
 
@@ -114,7 +114,7 @@ def test_csv_when_run_then_fields_of_the_row_count(
     outcome = joyimage("batch", pictures_path / "rows.csv", PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 0
-    first, second = (read_metadata(tmp_path / "out" / name) or {} for name in ("a.png", "picture-1.png"))
+    first, second = (read_record(tmp_path / "out" / name) or {} for name in ("a.png", "picture-1.png"))
     assert (first["prompt"], first["seed"]) == ("blue", 5)
     assert (second["prompt"], second["negative_prompt"]) == (PROMPT, "dark")
 
@@ -241,7 +241,7 @@ def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition
     assert len(final) == num_rows
     assert {name: final[name] for name in first_seen} == first_seen
     assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
-    prompts = {str((read_metadata(output / name) or {})["prompt"]) for name in final}
+    prompts = {str((read_record(output / name) or {})["prompt"]) for name in final}
     assert prompts == {row["prompt"] for row in rows}
 
 
@@ -259,7 +259,7 @@ def test_rows_when_they_hold_spatial_edits_then_these_are_run(
 
     assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
 
-    records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
+    records = [read_record(Path(line["output"])) for line in report_of(tmp_path / "out")]
     assert [record and record["kind"] for record in records] == ["move", "rotate", "camera"]
     assert records[0]
     assert records[0]["prompt"].startswith("Move the car into the red box")
@@ -280,7 +280,7 @@ def test_csv_when_a_box_is_text_then_it_is_read(
 
     assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
 
-    records = [read_metadata(Path(line["output"])) for line in report_of(tmp_path / "out")]
+    records = [read_record(Path(line["output"])) for line in report_of(tmp_path / "out")]
     assert [record and record["kind"] for record in records] == ["move", "camera"]
 
 

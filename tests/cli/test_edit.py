@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from joyimage.cli.pictures import read_metadata
+from joyimage.imaging import read_record
 from tests import random_models
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_edit_when_defaults_then_those_of_the_checkpoint(
 ) -> None:
     joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", "--model", "tiny")
 
-    recipe = read_metadata(tmp_path / "out.png")
+    recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert (recipe["num_inference_steps"], recipe["guidance_scale"], recipe["base_size"]) == (4, 1.0, 96)
 
@@ -57,7 +57,7 @@ def test_edit_when_repeated_from_its_metadata_then_same_picture(
     joyimage(
         "edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--guidance", 2, "--negative", "dark"
     )
-    recipe = read_metadata(tmp_path / "a.png")
+    recipe = read_record(tmp_path / "a.png")
     assert recipe is not None
 
     joyimage(
@@ -119,7 +119,7 @@ def test_edit_when_no_metadata_then_none_is_written(
 ) -> None:
     joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--no-metadata")
 
-    assert read_metadata(tmp_path / "out.png") is None
+    assert read_record(tmp_path / "out.png") is None
     assert joyimage("info", tmp_path / "out.png").code == 2
 
 
@@ -191,7 +191,7 @@ def test_generate_when_called_then_a_picture_from_text_alone(joyimage: Joyimage,
 
     assert outcome.code == 0
     assert Image.open(tmp_path / "out.png").size == (64, 128)
-    recipe = read_metadata(tmp_path / "out.png")
+    recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert (recipe["kind"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
 
@@ -204,7 +204,7 @@ def test_generate_when_framed_then_refused(joyimage: Joyimage, tmp_path: Path) -
 
 
 def make_bad_files(folder: Path) -> None:
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"not a picture" * 9)
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"not an image file" * 9)
     (folder / "text.jpg").write_text("hello")
     whole = folder / "whole.jpg"
     random_models.make_picture(0, 200, 200).save(whole)
@@ -219,8 +219,8 @@ def make_bad_files(folder: Path) -> None:
     [
         ("missing.png", ["missing.png", "No such file"]),
         ("broken.png", ["broken.png"]),
-        ("text.jpg", ["text.jpg", "not a picture"]),
-        ("cut.jpg", ["cut.jpg", "broken"]),
+        ("text.jpg", ["text.jpg", "not an image file"]),
+        ("cut.jpg", ["cut.jpg", "damaged"]),
         ("huge.png", ["huge.png", "too large", "at most"]),
         ("folder.png", ["folder.png", "directory"]),
     ],
@@ -341,7 +341,7 @@ def test_edit_when_like_and_a_framing_of_ones_own_then_ones_own(
         "edit", picture_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST, "--fit", "pad"
     )
 
-    recipe = read_metadata(tmp_path / "b.png")
+    recipe = read_record(tmp_path / "b.png")
     assert recipe is not None
     assert (recipe["fit"], recipe["restore"]) == ("pad", True)
 

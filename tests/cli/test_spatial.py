@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from joyimage.cli.pictures import read_metadata
+from joyimage.imaging import read_record
 from joyimage.spatial import CameraMove, ObjectRotation
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_spatial_command_when_called_then_trained_words_recorded_and_checked(
     report = json.loads(outcome.out)
     assert report["prompt"] == prompt
     assert report["checks"][0]["summary"]
-    recipe = read_metadata(tmp_path / "out.png")
+    recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert (recipe["kind"], recipe["prompt"]) == (arguments[0], prompt)
     assert Image.open(tmp_path / "out.png").size == (64, 64)

@@ -84,7 +84,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr(info, "read_metadata", fail)
+    monkeypatch.setattr(info, "read_record", fail)
 
 
 def test_command_when_a_bug_then_one_line_with_exit_1_and_traceback_only_with_debug(

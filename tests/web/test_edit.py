@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from joyimage.cli.main import main
-from joyimage.cli.pictures import read_metadata
+from joyimage.imaging import read_record
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_settings, png
@@ -258,7 +258,7 @@ def test_result_when_copied_and_downloaded_then_made_again_elsewhere_to_the_pixe
     visitor.run()
     made = np.asarray(visitor.download(tmp_path / "made.png"))
 
-    record = read_metadata(tmp_path / "made.png")
+    record = read_record(tmp_path / "made.png")
     assert record is not None
     assert (record["kind"], record["object"], record["num_inference_steps"]) == ("move", "black heart", 4)
     left, top, width, height = visitor.box()
@@ -391,7 +391,7 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     visitor.run()
     whole = visitor.download(tmp_path / "whole.png")
     assert whole.width == whole.height
-    record = read_metadata(tmp_path / "whole.png")
+    record = read_record(tmp_path / "whole.png")
     assert record is not None
     assert (record["fit"], record["restore"]) == ("pad", False)
 

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from joyimage.cli.pictures import read_picture, write_whole
+from joyimage.imaging import read_image, to_rgb, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def _figure(edit: Pair, thumbnails: list[Image.Image | None]) -> str:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    image = read_picture(path).convert("RGB")
+    image = to_rgb(read_image(path).image)
     image.thumbnail((_SIDE, _SIDE))
     return image
 

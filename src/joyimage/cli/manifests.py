@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from joyimage.cli.pictures import METADATA_KEY
 from joyimage.errors import InvalidInputError
+from joyimage.imaging import RECORD_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +110,7 @@ def _is_own_result(path: Path) -> bool:
     """Tell whether a batch made an image, without decoding its pixels."""
     try:
         with Image.open(path) as image:
-            return '"key"' in str(image.info.get(METADATA_KEY, "")) or "joyimage-contact" in image.info
+            return '"key"' in str(image.info.get(RECORD_KEY, "")) or "joyimage-contact" in image.info
     except Exception:  # noqa: BLE001 - a broken file is reported where the row is read
         return False
 

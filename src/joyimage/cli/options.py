@@ -22,7 +22,8 @@ Output = Annotated[
     Path,
     Parameter(
         name=["--output", "-o"],
-        help="File to write; the suffix sets the format (.png, .jpg, .webp). - writes PNG to standard output.",
+        help="File to write; the suffix sets the format (.png, .jpg, .webp, .avif, .tiff, .bmp). - writes PNG to "
+        "standard output.",
         group=GROUPS["Output"],
     ),
 ]
@@ -108,7 +109,7 @@ class RunOptions:
     metadata: Annotated[
         bool,
         Parameter(
-            help="Record the edit in the PNG, so that `joyimage info` and `--like` can read it. Default: yes.",
+            help="Record the edit in the image file, so that `joyimage info` and `--like` can read it. Default: yes.",
             group=GROUPS["Output"],
             show_default=False,
         ),

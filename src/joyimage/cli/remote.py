@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageChops, ImageDraw
 
 from joyimage.cli.console import note
-from joyimage.cli.pictures import read_picture
 from joyimage.cli.runners import RunResult
 from joyimage.client import Client
 from joyimage.edits import SPATIAL_KINDS, Defaults, Describe
 from joyimage.errors import InvalidInputError
+from joyimage.imaging import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ def to_mask(region: Sequence[float] | str, size: tuple[int, int]) -> Image.Image
         InvalidInputError: The mask's file has another size than the image.
     """
     if isinstance(region, str):
-        allowed = read_picture(Path(region)).convert("L")
+        allowed = read_image(Path(region)).image.convert("L")
         if allowed.size != size:
             raise InvalidInputError(
                 f"The mask {region} has {allowed.width}x{allowed.height} pixels; expected {size[0]}x{size[1]}, "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json as json_format
 import sys
 from dataclasses import dataclass, replace
@@ -12,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
 from joyimage.cli.console import note, warn
-from joyimage.cli.pictures import check_output, encode_image, read_metadata, read_picture, write_picture
 from joyimage.cli.runners import load_runner, timed
 from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import describe_error
 from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
 from joyimage.errors import ImageError, InvalidInputError
+from joyimage.imaging import check_output, decode, encode, read_record, write_image
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from joyimage.cli.options import RunOptions
     from joyimage.cli.runners import Runner
     from joyimage.edits import AnyEdit
+    from joyimage.imaging import DecodedImage
 
 STANDARD_STREAM = Path("-")
 
@@ -38,13 +37,21 @@ class Source:
 
     Attributes:
         path: File that it was read from; "-" for standard input.
-        image: The image.
-        sha256: Hash of the file's content.
+        decoded: The image, and what its file says of it.
     """
 
     path: Path
-    image: Image
-    sha256: str
+    decoded: DecodedImage
+
+    @property
+    def image(self) -> Image:
+        """The image, upright and in sRGB."""
+        return self.decoded.image
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file's content."""
+        return self.decoded.sha256
 
     @classmethod
     def read(cls, path: Path) -> Source:
@@ -57,8 +64,10 @@ class Source:
             content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
         except OSError as error:
             raise ImageError(f"{path} can't be read: {error.strerror or error}.") from None
-        image = read_picture(io.BytesIO(content), name=str(path))
-        return cls(path=path, image=image, sha256=hashlib.sha256(content).hexdigest())
+        decoded = decode(content, str(path))
+        for sentence in decoded.notes:
+            warn(f"{path}: {sentence}.")
+        return cls(path=path, decoded=decoded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +186,7 @@ def fill_from_record(
     Raises:
         ImageError: The file holds no record of an edit of this kind.
     """
-    data = read_metadata(like)
+    data = read_record(like)
     if data is None:
         raise ImageError(f"{like} holds no record of an edit by joyimage.")
     try:
@@ -249,16 +258,19 @@ def run_and_write(
     }
     if len(sources) > 1:
         made_with["references_sha256"] = [source.sha256 for source in sources[1:]]
+    # A result on the input's own canvas stays the photo that it was: its resolution, and when it was taken.
+    is_mapped_back = bool(sources) and resolved.given().get("restore", False)
+    kept = {"dpi": sources[0].decoded.dpi, "date": sources[0].decoded.date} if is_mapped_back else {}
     seed = resolved.given()["seed"]
     paths = output_paths(output, len(result.images))
     for number, (path, image) in enumerate(zip(paths, result.images, strict=True)):
         one = resolved.replace(seed=seed + number, num_images=1)
         record = Record(edit=one, made_with=made_with).to_dict() if options.metadata else None
         if output == STANDARD_STREAM:
-            sys.stdout.buffer.write(encode_image(image, "PNG", record))
+            sys.stdout.buffer.write(encode(image, "PNG", record, **kept))
             sys.stdout.buffer.flush()
         else:
-            write_picture(image, path, record)
+            write_image(image, path, record, **kept)
     report: dict[str, Any] = {
         "outputs": [str(path) for path in paths],
         "output_sizes": [str(ImageSize.of(image)) for image in result.images],

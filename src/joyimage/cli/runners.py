@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from joyimage.cli.console import note
-from joyimage.cli.pictures import read_picture
 from joyimage.edits import Defaults, Describe, Edit, Generate
 from joyimage.errors import InvalidInputError
+from joyimage.imaging import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,7 @@ class LocalRunner:
         num_images, seed = given.pop("num_images"), given.pop("seed")
         size = given.pop("size", None)
         if isinstance(given.get("region"), str):
-            given["region"] = read_picture(Path(given["region"])).convert("L")
+            given["region"] = read_image(Path(given["region"])).image.convert("L")
         given["style"] = given.pop("prompt_style", None)
         takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
         inputs = self._inputs(edit, images, given, takes_several=takes_several)

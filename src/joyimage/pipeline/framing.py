@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter
 
 from joyimage.errors import InvalidInputError
+from joyimage.imaging.pixels import srgb, to_8_bit, upright
 from joyimage.pipeline.inputs import check_divisible
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.frame import FITS, STEP, Placement, Size, exact_size
@@ -281,9 +282,9 @@ def layer_of(image: Any) -> Image.Image | None:
     """Return a PIL picture with its transparency, upright RGBA; None where it has none."""
     if not isinstance(image, Image.Image):
         return None
-    if image.mode not in {"RGBA", "LA", "PA"} and "transparency" not in image.info:
+    if image.mode not in {"RGBA", "LA", "PA", "La", "RGBa"} and "transparency" not in image.info:
         return None
-    return ImageOps.exif_transpose(image).convert("RGBA")
+    return srgb(to_8_bit(upright(image)))[0].convert("RGBA")
 
 
 def _common_shift(difference: np.ndarray) -> float:

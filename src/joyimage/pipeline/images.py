@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL import Image, ImageOps
+from PIL import Image
 
 from joyimage.errors import InvalidInputError, InvalidTypeError
+from joyimage.imaging import to_rgb
 from joyimage.pipeline.buckets import bucket_sizes, nearest_bucket
 from joyimage.pipeline.framing import lay
 from joyimage.spatial.frame import Placement
@@ -59,7 +60,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
         name: Of the argument, for the error's sentence.
 
     Returns:
-        RGB pictures; transparent ones on white, EXIF rotation applied.
+        RGB images in sRGB; transparent ones on white, EXIF rotation and color profile applied.
 
     Raises:
         InvalidTypeError: The picture is of another type.
@@ -72,7 +73,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
             )
         return [picture for one in image for picture in to_pictures(one, name)]
     if isinstance(image, Image.Image):
-        return [_from_pil(image, name)]
+        return [to_rgb(image, name)]
     if isinstance(image, torch.Tensor):
         array = image.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
@@ -146,24 +147,6 @@ def is_nested(images: Any) -> bool:
     return isinstance(images, (list, tuple)) and any(isinstance(group, (list, tuple)) for group in images)
 
 
-def _from_pil(picture: Image.Image, name: str) -> Image.Image:
-    if min(picture.size) < 1:
-        raise InvalidInputError(
-            f"`{name}` has {picture.width} x {picture.height} pixels; expected at least one."
-        )
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        # 16-bit grey is named so; the 32-bit modes don't say what range they hold.
-        is_16_bit = picture.mode.startswith("I;16") or values.max() > 255
-        values = (values / (257 if is_16_bit else 1)).round().clip(0, 255).astype(np.uint8)
-        return Image.fromarray(values).convert("RGB")
-    if picture.mode in {"RGBA", "LA", "PA"} or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
-
-
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 2:
         array = array[:, :, None]
@@ -184,4 +167,4 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         raise InvalidInputError(
             f"`{name}` is an array of {array.dtype}; expected uint8, uint16 or float in [0, 1]."
         )
-    return _from_pil(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array), name)
+    return to_rgb(Image.fromarray(array[:, :, 0] if array.shape[-1] == 1 else array), name)

@@ -17,7 +17,6 @@ from joyimage.cli.console import fail, note, warn
 from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.manifests import Manifest, read_manifest
 from joyimage.cli.options import RunOptions
-from joyimage.cli.pictures import clear_partial, read_metadata, write_text
 from joyimage.cli.rows import Row, read_row
 from joyimage.cli.run import run_and_write
 from joyimage.cli.runners import load_runner
@@ -25,6 +24,7 @@ from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import GROUPS, edit_command
 from joyimage.edits import Edit
 from joyimage.errors import ImageError, InvalidInputError
+from joyimage.imaging import clear_partial, read_record, write_text
 
 if TYPE_CHECKING:
     from joyimage.cli.run import Source
@@ -191,7 +191,7 @@ def is_done(row: Row, key: str) -> bool:
         if not path.exists():
             return False
         try:
-            record = read_metadata(path)
+            record = read_record(path)
         except ImageError:  # another program's file, or a broken one
             return False
         if (record or {}).get("key") != key:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json as json_format
 from pathlib import Path
 
-from joyimage.cli.pictures import read_metadata
 from joyimage.errors import ImageError
+from joyimage.imaging import read_record
 
 
 def info(image: Path, *, json: bool = False) -> None:
@@ -19,7 +19,7 @@ def info(image: Path, *, json: bool = False) -> None:
     Raises:
         ImageError: The file cannot be read, or no edit is recorded in it.
     """
-    recipe = read_metadata(image)
+    recipe = read_record(image)
     if recipe is None:
         hint = "" if image.suffix.lower() == ".png" else " Edits are recorded in PNG files only."
         raise ImageError(f"{image} holds no record of an edit by joyimage.{hint}")

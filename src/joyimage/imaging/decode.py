@@ -1,0 +1,187 @@
+"""Read an image file: checked against limits before it is decoded, upright and in sRGB afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from joyimage.errors import ImageError
+from joyimage.imaging.pixels import srgb, upright
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is too large to decode.
+
+    Attributes:
+        max_bytes: Size of the file.
+        max_pixels: Width times height of any frame.
+        max_jpeg_scans: Scans of a JPEG. Each is a pass over all pixels; cameras and encoders write up to about 20.
+    """
+
+    max_bytes: int = 2**30
+    max_pixels: int = 128_000_000
+    max_jpeg_scans: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """An image that was read.
+
+    Attributes:
+        image: The image, upright and in sRGB, in its own mode.
+        sha256: Hash of the file's content.
+        format: Pillow's name of the file's format.
+        notes: What a user should know: an unusable color profile, an animation of which one frame is used.
+        dpi: Resolution in dots per inch, horizontally and vertically; None where the file says nothing.
+        date: When the image was taken, as EXIF writes it ("2026:01:31 12:00:00"); None where the file says nothing.
+    """
+
+    image: Image.Image
+    sha256: str
+    format: str
+    notes: tuple[str, ...] = ()
+    dpi: tuple[float, float] | None = None
+    date: str | None = field(default=None)
+
+
+def read_image(path: Path, limits: Limits | None = None) -> DecodedImage:
+    """Read an image file.
+
+    Args:
+        path: The file, in any format that Pillow reads; HEIC with the extra `heif`.
+        limits: What is too large.
+
+    Raises:
+        ImageError: The file cannot be read, is damaged, or is too large.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} can't be read: {(error.strerror or str(error)).lower()}.") from None
+    return decode(content, str(path), limits)
+
+
+def decode(
+    content: bytes, name: str, limits: Limits | None = None, formats: tuple[str, ...] | None = None
+) -> DecodedImage:
+    """Decode the content of an image file.
+
+    Args:
+        content: The file.
+        name: What messages call it.
+        limits: What is too large.
+        formats: Pillow's names of the formats that are accepted; None for all.
+
+    Raises:
+        ImageError: The content is no image, is damaged, or is too large.
+    """
+    limits = limits or Limits()
+    if len(content) > limits.max_bytes:
+        raise ImageError(f"{name} has {len(content):,} bytes; at most {limits.max_bytes:,} are read.")
+    _check_scans(content, name, limits)
+    _register_heif(content, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=formats) as opened:
+                _check_pixels(opened, name, limits)
+                frames = getattr(opened, "n_frames", 1)
+                opened.load()
+                metadata = _read_metadata(opened)
+                image, problem = srgb(upright(opened))
+                kind = opened.format or ""
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} is too large; at most {limits.max_pixels:,} pixels are read.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not an image file that can be read.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
+        reason = str(error)[:200] or type(error).__name__
+        raise ImageError(f"{name} can't be read: it is damaged ({reason}).") from None
+    notes = [] if problem is None else [problem]
+    if frames > 1 and kind in _ANIMATED:
+        notes.append(f"it has {frames} {_ANIMATED[kind]}; the first one is used")
+    return DecodedImage(
+        image=image,
+        sha256=hashlib.sha256(content).hexdigest(),
+        format=kind,
+        notes=tuple(notes),
+        **metadata,
+    )
+
+
+def _check_scans(content: bytes, name: str, limits: Limits) -> None:
+    """Reject a JPEG with so many scans that decoding it takes minutes.
+
+    Raises:
+        ImageError: It has.
+    """
+    if content[:2] != b"\xff\xd8":
+        return
+    # In coded data a byte 0xFF is followed by 0x00: this marker is a scan, or one of a small embedded preview.
+    scans = content.count(b"\xff\xda")
+    if scans > limits.max_jpeg_scans:
+        raise ImageError(f"{name} is a JPEG with {scans} scans; at most {limits.max_jpeg_scans} are read.")
+
+
+def _check_pixels(image: Image.Image, name: str, limits: Limits) -> None:
+    """Reject an image by the size that its header tells.
+
+    Raises:
+        ImageError: It has no pixels, or too many.
+    """
+    if min(image.size) < 1:
+        raise ImageError(f"{name} has {image.width}x{image.height} pixels; expected at least one.")
+    if image.width * image.height > limits.max_pixels:
+        raise ImageError(
+            f"{name} has {image.width}x{image.height} pixels; at most {limits.max_pixels:,} are read."
+        )
+
+
+def _register_heif(content: bytes, name: str) -> None:
+    """Teach Pillow to read HEIC, which needs a package of its own.
+
+    Raises:
+        ImageError: The content is HEIC, and the package is missing.
+    """
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIF_BRANDS:
+        return
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+    except ImportError:
+        raise ImageError(
+            f'{name} is a HEIC file, which needs pillow-heif: pip install "joyimage[heif]", or save it as JPEG.'
+        ) from None
+    pillow_heif.register_heif_opener()
+
+
+def _read_metadata(image: Image.Image) -> dict[str, Any]:
+    """Return resolution and date, as far as undamaged metadata tells them."""
+    found: dict[str, Any] = {}
+    try:
+        horizontal, vertical = (float(number) for number in image.info.get("dpi", ()))
+        if 0 < horizontal < 1e5 and 0 < vertical < 1e5:
+            found["dpi"] = (horizontal, vertical)
+    except Exception:  # noqa: BLE001 - damaged metadata is none
+        pass
+    try:
+        exif = image.getexif()
+        date = exif.get_ifd(0x8769).get(36867) or exif.get(306)
+        if isinstance(date, str) and date.strip("\0 "):
+            found["date"] = date.strip("\0 ")[:19]
+    except Exception:  # noqa: BLE001 - damaged metadata is none
+        pass
+    return found
