@@ -19,23 +19,27 @@ import uvicorn
 from PIL import Image
 
 from joyimage.cli.main import main
+from joyimage.edits import Defaults, kind_of
 from joyimage.serving.app import create_app
-from joyimage.serving.http.schemas import Task
 from joyimage.serving.jobs.clock import SteadyClock
-from joyimage.serving.jobs.dispatcher import Engine
+from joyimage.serving.jobs.dispatcher import Dispatcher
 from joyimage.serving.jobs.events import EventLog
 from joyimage.serving.jobs.files import JobFiles
+from joyimage.serving.jobs.limits import QueueLimits
 from joyimage.serving.jobs.liveness import Liveness
 from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.store import JobStore
+from joyimage.serving.jobs.task import Task
 from joyimage.serving.metrics import Metrics
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.local import LocalRunner
-from joyimage.serving.workers.preparation import Outcome, prepare
+from joyimage.serving.workers.preparation import JobResult, prepare
 from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from joyimage.types import ImageSize
 
 SIDE = 64
 
@@ -47,14 +51,45 @@ def make_runner(**settings: Any) -> LocalRunner:
     return LocalRunner(pipe, preview_px=32, **settings)
 
 
+ROOM = QueueLimits(queue_size=10_000, client_jobs=10_000)
+
+
+def make_task(
+    kind: str = "generate",
+    *,
+    output_format: str = "png",
+    num_inputs: int = 0,
+    has_mask: bool = False,
+    has_previews: bool = True,
+    target_size: ImageSize | None = None,
+    **fields: Any,
+) -> Task:
+    """A task whose edit has these fields, and two steps and the seed 0 where they are not given."""
+    defaults = Defaults(num_inference_steps=2, guidance_scale=1.0)
+    if kind != "describe":
+        fields = {"seed": 0, **fields}
+    if kind in {"generate", "edit"}:
+        fields = {"prompt": "x", **fields}
+    edit = kind_of(kind).from_dict(fields)
+    return Task(
+        edit=edit.resolve(defaults),
+        given=edit.to_dict(),
+        output_format=output_format,
+        num_inputs=num_inputs,
+        has_mask=has_mask,
+        has_previews=has_previews,
+        target_size=target_size,
+    )
+
+
 def run_on(
     runner: Any, *tasks: tuple[Task, bytes | None], report: Callable[..., None] = lambda *_: None
-) -> list[Outcome]:
+) -> list[JobResult]:
     """Run tasks, of a picture each or of none, in one pass and without an engine."""
     prepared = [
         prepare(task, [] if picture is None else [picture], None, runner.info) for task, picture in tasks
     ]
-    made = runner.run([one.work for one in prepared], report, lambda: False)
+    made = runner.run([one.item for one in prepared], report, lambda: False)
     assert made is not None
     return [one.finish(own) for one, own in zip(prepared, made, strict=True)]
 
@@ -121,7 +156,7 @@ def find_descendants() -> set[int]:
 
 
 class Workshop:
-    """An engine with its store, without HTTP."""
+    """A dispatcher with its store, without HTTP."""
 
     def __init__(self, folder: Path, runner: Any, *, is_started: bool = True, **values: Any) -> None:
         self.settings = make_settings(folder, **values)
@@ -130,40 +165,53 @@ class Workshop:
         self.events = EventLog()
         self.metrics = Metrics()
         self.liveness = Liveness(folder / "servers")
-        self.engine = Engine(self.settings, self.store, self.files, self.events, self.metrics, self.liveness)
+        self.fatal: list[str] = []
+        self.dispatcher = Dispatcher(
+            self.settings,
+            self.store,
+            self.files,
+            self.events,
+            self.metrics,
+            self.liveness,
+            self.fatal.append,
+        )
         self.runner = runner
         if is_started:
             self.start()
 
     def start(self) -> None:
-        self.engine.start(lambda _: self.runner)
+        self.dispatcher.start(lambda _: self.runner)
 
     def submit(
         self, *, client: str = "a", batch_key: str | None = None, picture: bytes | None = None, **task: Any
     ) -> Job:
         """Queue an edit, or a generation where no picture is given."""
         job_id = self.files.new_id()
-        settings: dict[str, Any] = {
-            "kind": "generate",
-            "prompt": "blue",
-            "steps": 2,
-            "previews": False,
-            **task,
-        }
+        settings: dict[str, Any] = {"prompt": "blue", "has_previews": False, **task}
         if picture is not None:
             self.files.write(job_id, "input-0", picture)
-            settings |= {"kind": "edit", "num_images": 1}
-        job = Job(
-            id=job_id,
-            client=client,
-            kind=settings["kind"],
-            task=Task(**settings).model_dump(),
-            request_hash="",
-            batch_key=batch_key,
+            settings = {"kind": "edit", "num_inputs": 1, **settings}
+        made = make_task(**settings)
+        return self.put(
+            Job(
+                id=job_id,
+                client=client,
+                kind=made.kind,
+                task=made.to_dict(),
+                request_hash="",
+                batch_key=batch_key,
+            )
         )
-        stored, _ = self.store.submit(job, queue_size=10_000, client_jobs=10_000)
-        self.engine.wake()
+
+    def put(self, job: Job) -> Job:
+        """Queue a record."""
+        stored, _ = self.store.submit(job, ROOM)
+        self.dispatcher.wake()
         return stored
+
+    def has(self, job: Job, name: str) -> bool:
+        """Whether a job has a file of this name."""
+        return (self.settings.data_dir / "jobs" / job.id / name).exists()
 
     def ended(self, job: Job, timeout_s: float = 30.0) -> Job:
         """Wait for a job's end."""
@@ -176,7 +224,7 @@ class Workshop:
         return wait_for(look, timeout_s)
 
     def close(self) -> None:
-        self.engine.stop()
+        self.dispatcher.stop()
         self.liveness.close()
         self.store.close()
 
@@ -191,8 +239,8 @@ class Gate:
         self.steps = 0
         self.batches: list[int] = []
 
-    def run(self, works: Any, report: Any, is_stopped: Any) -> Any:
-        self.batches.append(len(works))
+    def run(self, items: Any, report: Any, is_stopped: Any) -> Any:
+        self.batches.append(len(items))
 
         def stop() -> bool:
             self.steps += 1
@@ -201,7 +249,7 @@ class Gate:
                     return True
             return is_stopped()
 
-        return self._runner.run(works, report, stop)
+        return self._runner.run(items, report, stop)
 
 
 class LiveServer:
@@ -216,7 +264,7 @@ class LiveServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        wait_for(lambda: self._server.started and self.service.engine.info)
+        wait_for(lambda: self._server.started and self.service.dispatcher.info)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 

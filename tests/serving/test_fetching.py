@@ -12,8 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from joyimage.serving.app import create_app
-from joyimage.serving.http.errors import ApiError
 from joyimage.serving.security import fetching
+from joyimage.serving.security.errors import UploadError
 from tests.serving.parts import LiveServer, make_settings, png, wait_for
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def test_image_url_when_switched_on_then_fetched_through_redirects(
     site = Site(redirect("/b.png?x=1"), ok(png(1)))
     site.stand_in(monkeypatch, "pictures.example")
 
-    data = fetching.fetch_picture("http://pictures.example/a.png", make_settings(tmp_path))
+    data = fetching.fetch_image("http://pictures.example/a.png", make_settings(tmp_path))
 
     assert data == png(1)
     assert site.asked == [b"GET /a.png HTTP/1.1", b"GET /b.png?x=1 HTTP/1.1"]
@@ -146,8 +146,8 @@ def test_image_url_when_an_edit_names_one_then_as_if_the_picture_had_been_sent(
     ],
 )
 def test_image_url_when_it_leads_inside_then_refused(url: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ApiError, match=words):
-        fetching.fetch_picture(url, make_settings(tmp_path))
+    with pytest.raises(UploadError, match=words):
+        fetching.fetch_image(url, make_settings(tmp_path))
 
 
 def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_refused(
@@ -164,8 +164,8 @@ def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_refused(
     ):
         with monkeypatch.context() as patch:
             site.stand_in(patch, "pictures.example")
-            with pytest.raises(ApiError, match=words):
-                fetching.fetch_picture("http://pictures.example/", settings)
+            with pytest.raises(UploadError, match=words):
+                fetching.fetch_image("http://pictures.example/", settings)
 
 
 def test_image_url_when_its_host_sends_a_byte_now_and_then_then_refused_in_time(
@@ -177,8 +177,8 @@ def test_image_url_when_its_host_sends_a_byte_now_and_then_then_refused_in_time(
         with monkeypatch.context() as patch:
             Site(answer, pause_s=0.05, part_bytes=1).stand_in(patch, "pictures.example")
             started = time.monotonic()
-            with pytest.raises(ApiError, match="takes too long"):
-                fetching.fetch_picture("http://pictures.example/", settings)
+            with pytest.raises(UploadError, match="takes too long"):
+                fetching.fetch_image("http://pictures.example/", settings)
             assert time.monotonic() - started < 2
 
 
@@ -188,8 +188,8 @@ def test_image_url_when_its_name_servers_are_silent_then_refused_in_time(
     is_over = threading.Event()
     monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: is_over.wait(30) and [])
 
-    with pytest.raises(ApiError, match="takes too long"):
-        fetching.fetch_picture("http://pictures.example/", make_settings(tmp_path, url_timeout_s=0.1))
+    with pytest.raises(UploadError, match="takes too long"):
+        fetching.fetch_image("http://pictures.example/", make_settings(tmp_path, url_timeout_s=0.1))
     is_over.set()
 
 
@@ -203,8 +203,8 @@ def test_image_url_when_one_of_its_hosts_addresses_is_private_then_refused(
 
     monkeypatch.setattr(fetching.socket, "getaddrinfo", look_up)
 
-    with pytest.raises(ApiError, match="not on the public internet"):
-        fetching.fetch_picture("http://pictures.example/", make_settings(tmp_path))
+    with pytest.raises(UploadError, match="not on the public internet"):
+        fetching.fetch_image("http://pictures.example/", make_settings(tmp_path))
 
 
 def test_image_url_when_its_name_changes_after_the_check_then_the_checked_address_is_asked(
@@ -222,5 +222,5 @@ def test_image_url_when_its_name_changes_after_the_check_then_the_checked_addres
     monkeypatch.setattr(fetching.socket, "getaddrinfo", rebind)
 
     # The site refuses a connection to any address but the first.
-    assert fetching.fetch_picture("http://pictures.example/a.png", make_settings(tmp_path)) == png(1)
+    assert fetching.fetch_image("http://pictures.example/a.png", make_settings(tmp_path)) == png(1)
     assert answers[0] == "pictures.example"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from joyimage.serving.http.errors import ApiError
+from joyimage.errors import IdempotencyConflictError
+from joyimage.serving.jobs.limits import LimitError, QueueLimits
 from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.store import JobStore
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ROOM = {"queue_size": 1000, "client_jobs": 1000}
+ROOM = QueueLimits(queue_size=1000, client_jobs=1000)
 
 
 class Time:
@@ -53,7 +54,7 @@ def make_job(name: str, client: str = "a", **values: Any) -> Job:
 
 
 def submit(store: JobStore, *names: str, client: str = "a", **values: Any) -> list[Job]:
-    return [store.submit(make_job(name, client, **values), **ROOM)[0] for name in names]
+    return [store.submit(make_job(name, client, **values), ROOM)[0] for name in names]
 
 
 def run_all(store: JobStore) -> str:
@@ -90,40 +91,38 @@ def test_clients_when_one_has_many_jobs_then_they_take_turns(store: JobStore) ->
 
 def test_queue_when_full_then_429_and_a_place_when_one_is_claimed(store: JobStore) -> None:
     for name in "ab":
-        store.submit(make_job(name), queue_size=2, client_jobs=9)
+        store.submit(make_job(name), QueueLimits(queue_size=2, client_jobs=9))
 
-    with pytest.raises(ApiError, match="queue is full") as refusal:
-        store.submit(make_job("c"), queue_size=2, client_jobs=9)
+    with pytest.raises(LimitError, match="queue is full") as refusal:
+        store.submit(make_job("c"), QueueLimits(queue_size=2, client_jobs=9))
     store.claim("me")
-    store.submit(make_job("d"), queue_size=2, client_jobs=9)
+    store.submit(make_job("d"), QueueLimits(queue_size=2, client_jobs=9))
 
-    assert refusal.value.status == 429
     assert refusal.value.code == "queue_full"
 
 
 def test_client_when_it_has_its_share_then_429_for_it_alone(store: JobStore) -> None:
-    store.submit(make_job("a"), queue_size=9, client_jobs=1)
+    store.submit(make_job("a"), QueueLimits(queue_size=9, client_jobs=1))
     store.claim("me")
 
-    with pytest.raises(ApiError) as refusal:
-        store.submit(make_job("b"), queue_size=9, client_jobs=1)
+    with pytest.raises(LimitError) as refusal:
+        store.submit(make_job("b"), QueueLimits(queue_size=9, client_jobs=1))
 
     assert refusal.value.code == "too_many_jobs"
-    store.submit(make_job("c", "b"), queue_size=9, client_jobs=1)
+    store.submit(make_job("c", "b"), QueueLimits(queue_size=9, client_jobs=1))
 
 
 def test_idempotency_key_when_used_again_then_the_same_job_and_another_request_is_refused(
     store: JobStore,
 ) -> None:
-    first, is_new = store.submit(make_job("a", idempotency_key="k"), **ROOM)
-    again, is_again_new = store.submit(make_job("b", idempotency_key="k", request_hash="a"), **ROOM)
+    first, is_new = store.submit(make_job("a", idempotency_key="k"), ROOM)
+    again, is_again_new = store.submit(make_job("b", idempotency_key="k", request_hash="a"), ROOM)
 
     assert (is_new, is_again_new) == (True, False)
     assert again == first
-    with pytest.raises(ApiError) as refusal:
-        store.submit(make_job("c", idempotency_key="k"), **ROOM)
-    assert refusal.value.status == 422
-    assert store.submit(make_job("d", "b", idempotency_key="k"), **ROOM)[1]
+    with pytest.raises(IdempotencyConflictError):
+        store.submit(make_job("c", idempotency_key="k"), ROOM)
+    assert store.submit(make_job("d", "b", idempotency_key="k"), ROOM)[1]
 
 
 def test_claim_when_many_threads_then_each_job_once(store: JobStore) -> None:
@@ -157,11 +156,11 @@ def test_job_when_its_server_dies_then_run_again_once_and_failed_the_second_time
     (job,) = submit(store, "a")
     store.claim("first")
 
-    (again,) = store.put_back("first")
+    (again,) = store.requeue("first")
     assert (again.state, again.restarted) == ("queued", 1)
-    assert store.put_back("first") == []
+    assert store.requeue("first") == []
     store.claim("second")
-    (failed,) = store.put_back("second")
+    (failed,) = store.requeue("second")
 
     assert (failed.state, failed.restarted) == ("failed", 1)
     assert "died twice" in (failed.error or {})["message"]
@@ -175,7 +174,7 @@ def test_job_when_its_server_dies_and_nobody_wants_it_then_it_is_not_run(store: 
     store.claim("me")
     store.cancel(cancelled.id)
 
-    assert sorted(job.state for job in store.put_back("me")) == ["cancelled", "failed"]
+    assert sorted(job.state for job in store.requeue("me")) == ["cancelled", "failed"]
     assert store.claim("me") == []
 
 
@@ -183,7 +182,7 @@ def test_job_when_server_stops_in_order_then_it_does_not_count(store: JobStore) 
     submit(store, "a")
     for _ in range(3):
         store.claim("me")
-        (job,) = store.put_back("me", is_counted=False)
+        (job,) = store.requeue("me", is_counted=False)
 
     assert (job.state, job.restarted) == ("queued", 0)
 

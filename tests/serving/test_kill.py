@@ -101,7 +101,7 @@ def test_server_on_postgresql_when_killed_then_every_job_ends_once(tmp_path: Pat
         (["--host", "0.0.0.0"], "there are no API keys"),
         (["--port", "99999"], "`port` is 99999"),
         (["--lora", "style"], "expected NAME=PATH"),
-        (["--api-keys-file", "/nowhere"], "can't be read"),
+        (["--api-keys-file", "/nowhere"], "cannot be read"),
         (["--ray-address", "auto"], "without `--ray`"),
     ],
 )

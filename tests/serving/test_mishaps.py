@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from joyimage.serving.jobs import dispatcher as engine_module
+from joyimage.serving.jobs import dispatcher as dispatcher_module
 from tests.serving.parts import Gate, LiveServer, create, ended, png, wait_for
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def test_stream_when_its_client_goes_away_then_its_edit_ends(serve: Serve, runne
 def test_clock_when_set_forward_or_back_then_nothing_expires_and_jobs_run(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_TICK_S", 0.05)
+    monkeypatch.setattr(dispatcher_module, "_TICK_S", 0.05)
     server = serve(keep_s=60, queue_timeout_s=30, job_timeout_s=30)
     store = server.service.store
     rounds: list[list[str]] = []
@@ -180,7 +180,7 @@ def test_database_when_its_disk_is_full_then_503_and_jobs_that_run_end_when_ther
         event.listen(connections, "before_cursor_execute", refuse)
         refused = create(client)
         gate.is_open.set()
-        wait_for(lambda: server.service.engine._ledger._unsettled)
+        wait_for(lambda: server.service.dispatcher._completion._unsettled)
         is_full = False
 
         assert ended(client, job)["state"] == "succeeded"
@@ -215,7 +215,7 @@ def test_stream_when_its_reader_is_slow_then_others_are_served_and_the_reader_ge
 def test_results_when_their_time_is_over_then_gone_with_their_record(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_TICK_S", 0.05)
+    monkeypatch.setattr(dispatcher_module, "_TICK_S", 0.05)
     server = serve(keep_s=0.2)
     with server.client() as client:
         job = create(client).json()
@@ -234,10 +234,10 @@ def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(tmp_pa
     settings = make_settings(tmp_path, model=str(tmp_path / "nothing"), allowed_hosts=("testserver",))
     with TestClient(create_app(settings)) as client:
         service = client.app.state.service  # type: ignore[attr-defined]
-        wait_for(lambda: service.engine.problem)
+        wait_for(lambda: service.dispatcher.problem)
         assert client.get("/healthz").status_code == 200
         answers = [client.get("/readyz"), client.post("/v1/images/generations", json={"prompt": "x"})]
 
     for answer in answers:
         assert answer.status_code == 503
-        assert "can't be loaded" in answer.json()["error"]["message"]
+        assert "cannot be loaded" in answer.json()["error"]["message"]

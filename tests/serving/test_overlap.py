@@ -10,14 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from joyimage.serving.http.schemas import Task
-from joyimage.serving.jobs import dispatcher as engine_module
-from joyimage.serving.jobs.execution import Run
+from joyimage.serving.jobs import dispatcher as dispatcher_module
+from joyimage.serving.jobs.execution import BatchRun
 from joyimage.serving.workers.local import LocalRunner
 from joyimage.serving.workers.preparation import prepare
-from joyimage.serving.workers.protocol import Made
+from joyimage.serving.workers.protocol import ModelOutput
 from tests import random_models
-from tests.serving.parts import SIDE, Gate, Workshop, make_runner, opened, png, run_on, wait_for
+from tests.serving.parts import SIDE, Gate, Workshop, make_runner, make_task, opened, png, run_on, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,12 +71,12 @@ def test_pipelines_when_many_jobs_wait_then_each_has_one_run_in_flight(
             self.most = max(self.most, self.now)
             threading.Event().wait(0.02)
             self.now -= 1
-            return [Made(images=(Image.new("RGB", (8, 8)),), facts={})]
+            return [ModelOutput(images=(Image.new("RGB", (8, 8)),), metadata={})]
 
     pipelines = [Watched(runner), Watched(runner)]
     shop = Workshop(tmp_path, None, is_started=False, replicas=2)
     jobs = [shop.submit() for _ in range(16)]
-    shop.engine.start(lambda number: pipelines[number])
+    shop.dispatcher.start(lambda number: pipelines[number])
     states = {shop.ended(job).state for job in jobs}
     shop.close()
 
@@ -120,13 +119,13 @@ def test_next_job_when_one_runs_then_its_pictures_are_prepared_beside(
         return prepare_job(job, *arguments)
 
     def note_late(self: Any, job: Any) -> Any:
-        if job.id not in self._ahead:
+        if job.id not in self._prefetched:
             late.append(job.id)
         return prepare_in_run(self, job)
 
-    prepare_job, prepare_in_run = engine_module.prepare_job, Run._prepare
-    monkeypatch.setattr(engine_module, "prepare_job", note)
-    monkeypatch.setattr(Run, "_prepare", note_late)
+    prepare_job, prepare_in_run = dispatcher_module.prepare_job, BatchRun._prepare
+    monkeypatch.setattr(dispatcher_module, "prepare_job", note)
+    monkeypatch.setattr(BatchRun, "_prepare", note_late)
     shop.runner.is_open.clear()
     first, second = shop.submit(picture=png(1)), shop.submit(picture=png(2))
     wait_for(lambda: prepared)
@@ -143,9 +142,9 @@ def test_next_job_when_one_runs_then_its_pictures_are_prepared_beside(
 def test_next_job_when_cancelled_after_it_was_prepared_then_the_one_behind_it_runs(shop: Workshop) -> None:
     shop.runner.is_open.clear()
     jobs = [shop.submit(picture=png(number)) for number in range(3)]
-    wait_for(lambda: shop.engine._ahead._work_queue.empty() and shop.runner.steps)
+    wait_for(lambda: shop.dispatcher._prefetch_pool._work_queue.empty() and shop.runner.steps)
 
-    cancelled = shop.engine.cancel(jobs[1].id)
+    cancelled = shop.dispatcher.cancel(jobs[1].id)
     shop.runner.is_open.set()
 
     assert cancelled is not None
@@ -160,20 +159,23 @@ def own() -> LocalRunner:
     return make_runner()
 
 
-def direct(runner: LocalRunner, task: Task, picture: Any, region: Any = None) -> Any:
+def direct(runner: LocalRunner, task: Any, picture: Any, region: Any = None) -> Any:
     """The same with the pipeline's own methods."""
+    edit, sampling, framing = task.edit, task.edit.sampling, task.edit.framing
     call: dict[str, Any] = {
-        "num_inference_steps": task.steps,
-        "guidance_scale": task.guidance,
-        "num_images_per_prompt": task.num_outputs,
-        "generator": [torch.Generator().manual_seed(task.seed + n) for n in range(task.num_outputs)],
-        **task.framing,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "num_images_per_prompt": sampling.num_images,
+        "generator": [torch.Generator().manual_seed(sampling.seed + n) for n in range(sampling.num_images)],
+        "fit": framing.fit,
+        "restore": framing.restore,
+        "preserve": framing.preserve,
     }
-    if task.width is not None:
-        call |= {"width": task.width, "height": task.height}
+    if sampling.size is not None:
+        call |= {"width": sampling.size.width, "height": sampling.size.height}
     if task.kind == "edit":
-        return runner.pipe(image=picture, prompt=task.prompt, region=region, **call)
-    return getattr(runner.pipe, task.kind)(picture, **task.spatial, **call)
+        return runner.pipe(image=picture, prompt=edit.prompt, region=region, **call)
+    return getattr(runner.pipe, task.kind)(picture, **SPATIAL[task.kind], **call)
 
 
 SPATIAL: dict[str, dict[str, Any]] = {
@@ -189,32 +191,34 @@ SPATIAL: dict[str, dict[str, Any]] = {
     "settings",
     [
         {},
-        {"framing": {"fit": "crop", "restore": True, "preserve": True}},
-        {"framing": {"fit": "pad", "restore": True, "preserve": False}, "num_outputs": 2},
-        {"framing": {"fit": "exact", "restore": False, "preserve": True}},
-        {"framing": {"fit": "exact", "restore": True, "preserve": False}, "width": 96, "height": 64},
-        {"width": 80, "height": 50},
+        {"fit": "crop", "restore": True, "preserve": True},
+        {"fit": "pad", "restore": True, "preserve": False, "num_images": 2},
+        {"fit": "exact", "restore": False, "preserve": True},
+        {"fit": "exact", "restore": True, "preserve": False, "size": "96x64"},
+        {"size": "80x50"},
     ],
 )
 def test_edit_when_prepared_and_finished_apart_then_bitwise_the_pipelines_own(
     own: LocalRunner, kind: str, settings: dict[str, Any]
 ) -> None:
-    spatial = SPATIAL.get(kind, {})
-    task = Task(kind=kind, prompt="red", seed=3, num_images=1, spatial=spatial, **settings)
+    fields = SPATIAL.get(kind, {"prompt": "red"})
+    task = make_task(kind=kind, seed=3, num_inputs=1, **fields, **settings)
 
     (outcome,) = run_on(own, (task, png(1, 97, 71)))
     expected = direct(own, task, opened(png(1, 97, 71)))
 
-    assert len(outcome.images) == task.num_outputs
+    assert len(outcome.images) == task.num_images
     for file, image in zip(outcome.images, expected.images, strict=True):
         assert np.array_equal(np.asarray(opened(file)), np.asarray(image))
     assert len(outcome.masks) == len(expected.masks or [])
     for file, mask in zip(outcome.masks, expected.masks or [], strict=True):
         assert np.array_equal(np.asarray(opened(file)), np.asarray(mask))
-    assert (outcome.facts["width"], outcome.facts["height"]) == expected.images[0].size
+    assert (outcome.metadata["width"], outcome.metadata["height"]) == expected.images[0].size
     if kind != "edit":
-        assert outcome.facts["prompt"] == expected.prompt
-        assert [one["summary"] for one in outcome.facts["checks"]] == [one.summary for one in expected.checks]
+        assert outcome.metadata["prompt"] == expected.prompt
+        assert [one["summary"] for one in outcome.metadata["checks"]] == [
+            one.summary for one in expected.checks
+        ]
 
 
 def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelines_own(
@@ -232,10 +236,10 @@ def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelin
         one.save(file, "PNG")
         files.append(file.getvalue())
     framing = {"fit": "crop", "restore": True, "preserve": False}
-    task = Task(kind="edit", prompt="red", num_images=1, has_mask=True, framing=framing)
+    task = make_task(kind="edit", prompt="red", num_inputs=1, has_mask=True, **framing)
 
     prepared = prepare(task, [files[0]], files[1], own.info)
-    made = own.run([prepared.work], lambda *_: None, lambda: False)
+    made = own.run([prepared.item], lambda *_: None, lambda: False)
     assert made is not None
     outcome = prepared.finish(made[0])
     region = mask.getchannel("A").point([255] + [0] * 255)
@@ -251,7 +255,7 @@ def test_spatial_edit_when_on_a_model_of_several_pictures_then_bitwise_the_pipel
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     runner = LocalRunner(pipe, preview_px=32)
     framing = {"fit": "pad", "restore": True, "preserve": False}
-    task = Task(kind="move", seed=3, steps=2, num_images=1, spatial=SPATIAL["move"], framing=framing)
+    task = make_task(kind="move", seed=3, steps=2, num_inputs=1, **SPATIAL["move"], **framing)
 
     (outcome,) = run_on(runner, (task, png(1, 97, 71)))
     expected = direct(runner, task, opened(png(1, 97, 71)))

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 from starlette.requests import Request
 
-from joyimage.serving.http.errors import ApiError
-from joyimage.serving.security.middleware import ApiKeys, UrlSigner
-from joyimage.serving.security.uploads import check_upload, measure
+from joyimage.serving.security.errors import TooLargeError, UploadError
+from joyimage.serving.security.keys import ApiKeys
+from joyimage.serving.security.signing import UrlSigner
+from joyimage.serving.security.uploads import PixelBudget, check_upload, measure
 from joyimage.serving.settings import ServerSettings
 from tests.serving.parts import LiveServer, make_settings, png
 
@@ -72,11 +73,8 @@ def test_picture_when_huge_then_refused_before_a_decoder_sees_it(
 
     monkeypatch.setattr(Image, "open", decode)
 
-    with pytest.raises(ApiError) as refusal:
-        check_upload(data, make_settings(tmp_path))
-
-    assert refusal.value.status == 413
-    assert "pixels" in refusal.value.message
+    with pytest.raises(TooLargeError, match="pixels"):
+        check_upload(data, make_settings(tmp_path), PixelBudget(10**8))
 
 
 def test_picture_when_its_data_expands_without_end_then_refused(tmp_path: Path) -> None:
@@ -88,22 +86,38 @@ def test_picture_when_its_data_expands_without_end_then_refused(tmp_path: Path) 
         bomb += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     started = time.perf_counter()
 
-    with pytest.raises(ApiError) as refusal:
-        check_upload(bomb, make_settings(tmp_path))
+    with pytest.raises(UploadError):
+        check_upload(bomb, make_settings(tmp_path), PixelBudget(10**8))
 
-    assert refusal.value.status == 400
     assert time.perf_counter() - started < 5
 
 
-def test_picture_when_of_another_format_then_refused(tmp_path: Path) -> None:
-    for data in (
-        file_of(Image.new("RGB", (4, 4)), "GIF"),
-        file_of(Image.new("RGB", (4, 4)), "TIFF"),
-        b"",
-        b"%PDF-1.7",
-    ):
-        with pytest.raises(ApiError, match="no PNG, JPEG or WebP"):
-            check_upload(data, make_settings(tmp_path))
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "AVIF"])
+def test_picture_when_of_a_format_that_pillow_reads_then_accepted(kind: str, tmp_path: Path) -> None:
+    upload = check_upload(
+        file_of(Image.new("RGB", (6, 4), "red"), kind), make_settings(tmp_path), PixelBudget(100)
+    )
+
+    assert upload.size == (6, 4)
+
+
+@pytest.mark.parametrize("data", [b"", b"%PDF-1.7", b"P6 1 1 255 abc", b"<svg/>"])
+def test_file_when_no_image_of_an_accepted_format_then_rejected(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UploadError, match="expected PNG, JPEG"):
+        check_upload(data, make_settings(tmp_path), PixelBudget(100))
+
+
+def test_jpeg_when_it_has_hundreds_of_scans_then_rejected_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = file_of(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    last = plain.rindex(b"\xff\xda")
+    bomb = plain[:last] + plain[last:-2] * 400 + b"\xff\xd9"
+    assert check_upload(plain, make_settings(tmp_path), PixelBudget(10**6)).size == (64, 64)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
+
+    with pytest.raises(UploadError, match="scans"):
+        check_upload(bomb, make_settings(tmp_path), PixelBudget(10**6))
 
 
 def test_body_when_too_large_then_413_with_and_without_a_length(serve: Serve) -> None:
@@ -127,7 +141,7 @@ def test_file_when_too_large_then_413(serve: Serve) -> None:
         answer = client.post("/v1/images/edits", data={"prompt": "x"}, files=[("image", bytes(2000))])
 
     assert answer.status_code == 413
-    assert "at most 1,000 are taken" in answer.json()["error"]["message"]
+    assert "at most 1,000 are accepted" in answer.json()["error"]["message"]
 
 
 def test_body_when_it_comes_too_slowly_then_408_and_others_are_served(serve: Serve) -> None:
@@ -162,7 +176,10 @@ def test_key_when_missing_or_wrong_then_401_on_every_route_but_health(serve: Ser
                     {"Authorization": KEY},
                 ):
                     status = client.request(method, url, headers=header).status_code
-                    assert status == (200 if path in {"/healthz", "/readyz"} else 401), (method, path)
+                    assert status == (200 if path in {"/healthz", "/livez", "/readyz"} else 401), (
+                        method,
+                        path,
+                    )
         assert client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 

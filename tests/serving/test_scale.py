@@ -16,6 +16,7 @@ from tests.serving.parts import (
     LiveServer,
     find_descendants,
     make_settings,
+    make_task,
     opened,
     png,
     run_on,
@@ -46,7 +47,6 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
 
 @pytest.mark.timeout(600)
 def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[LiveServer, Any]) -> None:
-    from joyimage.serving.http.schemas import Task
     from joyimage.serving.workers.loading import load_runner
 
     server, _ = scaled
@@ -65,7 +65,7 @@ def test_edits_when_on_ray_then_as_here_with_progress_and_cancel(scaled: tuple[L
             )
 
     local = load_runner(make_settings(server.settings.data_dir, model="tiny", device="cpu", base_size=SIDE))
-    task = Task(kind="edit", prompt="red", seed=1, steps=3, guidance=local.info.guidance, num_images=1)
+    task = make_task(kind="edit", prompt="red", seed=1, steps=3, guidance=local.info.guidance, num_inputs=1)
     here = run_on(local, (task, png(1)))
     difference = np.asarray(opened(made), dtype=int) - np.asarray(opened(here[0].images[0]), dtype=int)
     assert np.abs(difference).max() <= 1
@@ -103,9 +103,9 @@ def test_job_when_cancelled_before_a_replica_is_free_then_it_ends_at_once(
             return [client.get(f"/v1/jobs/{job['id']}").json()["state"] for job in jobs]
 
         wait_for(lambda: states() == ["running"] * 2)
-        wait_for(lambda: any(server.service.engine.progress(job["id"]) for job in jobs))
+        wait_for(lambda: any(server.service.dispatcher.progress(job["id"]) for job in jobs))
         # With one replica, that which waits for it; with two, both have begun.
-        jobs.sort(key=lambda job: server.service.engine.progress(job["id"]) is None)
+        jobs.sort(key=lambda job: server.service.dispatcher.progress(job["id"]) is None)
         client.delete(f"/v1/jobs/{jobs[1]['id']}")
         wait_for(lambda: states() == ["running", "cancelled"])
         client.delete(f"/v1/jobs/{jobs[0]['id']}")
@@ -177,7 +177,7 @@ def test_replica_when_killed_in_the_middle_then_no_job_is_lost(scaled: tuple[Liv
     with server.client() as client:
 
         def both_are_busy() -> bool:
-            steps = [server.service.engine.progress(job) for job in jobs]
+            steps = [server.service.dispatcher.progress(job) for job in jobs]
             return sum(step is not None and step[0] < 50 for step in steps) == 2
 
         jobs = submit(client, 12)

@@ -37,7 +37,7 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     assert main([*like, "--server", server.url]) == 0
 
     direct = (
-        server.service.engine._runners[0]
+        server.service.dispatcher._runners[0]
         .pipe(
             image=random_models.make_picture(1, SIDE, SIDE),
             prompt="red",

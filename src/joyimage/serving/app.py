@@ -14,15 +14,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 
+from joyimage.errors import JoyImageError
 from joyimage.serving.http import edits, jobs, openai, spatial, status
-from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.errors import ApiError, to_response
 from joyimage.serving.http.openapi import add_document, new_document_fields
 from joyimage.serving.http.page import add_page
 from joyimage.serving.http.service import Service
 from joyimage.serving.metrics import Metrics
-from joyimage.serving.security.middleware import ApiKeys, Guard
+from joyimage.serving.security.keys import ApiKeys
+from joyimage.serving.security.middleware import SecurityMiddleware
 from joyimage.serving.workers.loading import load_runner
 
 if TYPE_CHECKING:
@@ -39,27 +40,33 @@ logger = logging.getLogger(__name__)
 _PAGE = Path(__file__).parents[1] / "web" / "static"
 
 
-def create_app(settings: ServerSettings, load: Callable[[int], Runner] | None = None) -> FastAPI:
-    """Make the application.
+def create_app(
+    settings: ServerSettings,
+    load: Callable[[int], Runner] | None = None,
+    *,
+    on_fatal: Callable[[str], None] = lambda _: None,
+) -> FastAPI:
+    """Create the application.
 
     Nothing is opened or loaded before the application starts; then the model is loaded beside it, and
-    `/readyz` says when it is there.
+    `/readyz` reports when it is there.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
         load: Makes the pipeline of a number; the settings' checkpoint if None.
+        on_fatal: Called where only a restart of the process helps, with the reason.
 
     Returns:
         An ASGI application.
 
     Raises:
-        ValueError: The API keys can't be read.
+        InvalidInputError: The API keys cannot be read, or there are none although some were given.
     """
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(settings, metrics, load or partial(load_runner, settings))
+        app.state.service = Service(settings, metrics, load or partial(load_runner, settings), on_fatal)
         try:
             yield
         finally:
@@ -84,53 +91,44 @@ def create_app(settings: ServerSettings, load: Callable[[int], Runner] | None = 
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Retry-After", "X-Job-Id", "X-Job-Is-New", "Location"],
+            expose_headers=["Retry-After", "X-Job-Id", "X-Job-Is-New", "X-Request-Id", "Location"],
         )
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(SecurityMiddleware, settings=settings, metrics=metrics, respond=to_response)
     return app
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     """Answer every error in OpenAI's shape."""
 
-    async def api_error(_: Request, error: Any) -> Response:
-        # OpenAI's clients send a request again after any 5xx; a job that failed would only fail again.
-        is_final = error.status >= 500 and error.retry_after_s is None
-        headers = {**error.headers, **({"x-should-retry": "false"} if is_final else {})}
-        return JSONResponse(error.body, error.status, headers)
+    async def known(_: Request, error: Any) -> Response:
+        return to_response(error)
 
-    async def invalid(request: Request, error: Any) -> Response:
+    async def invalid(_: Request, error: Any) -> Response:
         first = error.errors()[0]
         param = str(first["loc"][-1])
-        status_code = 404 if first["loc"][0] == "path" else 400
-        sentence = (
-            "There is no such thing." if status_code == 404 else f"`{param}` can't be taken: {first['msg']}."
-        )
-        return await api_error(request, ApiError(status_code, sentence, code="invalid_value", param=param))
+        if first["loc"][0] == "path":
+            return to_response(ApiError(404, "Not found.", code="not_found", param=param))
+        message = f"Invalid value for `{param}`: {first['msg']}."
+        return to_response(ApiError(400, message, code="invalid_value", param=param))
 
-    async def http(request: Request, error: Any) -> Response:
-        sentence = {404: "There is no such address.", 405: "This address doesn't take that method."}
-        return await api_error(
-            request, ApiError(error.status_code, sentence.get(error.status_code, str(error.detail)))
-        )
+    async def http(_: Request, error: Any) -> Response:
+        messages = {404: "Not found.", 405: "This address does not accept that method."}
+        return to_response(ApiError(error.status_code, messages.get(error.status_code, str(error.detail))))
 
-    async def database(request: Request, error: Any) -> Response:
+    async def database(_: Request, error: Any) -> Response:
         logger.error("The database failed.", exc_info=error)
-        failure = ApiError(
-            503, "The records can't be reached or written at the moment.", code="database", retry_after_s=10
-        )
-        return await api_error(request, failure)
+        return to_response(error)
 
-    async def gone(request: Request, _: Any) -> Response:
-        return await api_error(request, ApiError(499, "The client went away.", code="client_gone"))
+    async def gone(_: Request, __: Any) -> Response:
+        return to_response(ApiError(499, "The client went away.", code="client_gone"))
 
-    async def mistake(request: Request, error: Any) -> Response:
+    async def bug(_: Request, error: Any) -> Response:
         logger.error("A route failed.", exc_info=error)
-        return await api_error(request, ApiError(500, "The server made a mistake; its log says which."))
+        return to_response(error)
 
-    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(JoyImageError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(SQLAlchemyError, database)
     app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, mistake)
+    app.add_exception_handler(Exception, bug)

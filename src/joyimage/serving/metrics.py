@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The numbers that Prometheus scrapes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,28 @@ class Metrics:
             ["route", "method", "status"],
             registry=self._registry,
         )
+        self.request_seconds = Histogram(
+            "joyimage_http_request_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route", "method"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self.ended = Counter(
             "joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"], registry=self._registry
         )
-        self.refused = Counter("joyimage_jobs_refused", "Jobs refused.", ["code"], registry=self._registry)
+        self.refused = Counter(
+            "joyimage_jobs_refused", "Requests rejected by a limit.", ["code"], registry=self._registry
+        )
         self.restarted = Counter(
-            "joyimage_jobs_restarted", "Jobs put back after a server died.", registry=self._registry
+            "joyimage_jobs_restarted", "Jobs requeued after a server died.", registry=self._registry
         )
         self.low_memory = Counter(
             "joyimage_low_memory_runs", "Runs that fitted only with less memory.", registry=self._registry
         )
         self.reused = Counter(
             "joyimage_reused_pictures",
-            "Edits of pictures that had been read before.",
+            "Edits of images that had been encoded before.",
             registry=self._registry,
         )
         self.run_seconds = Histogram(
@@ -52,21 +61,26 @@ class Metrics:
             "joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8), registry=self._registry
         )
         self._jobs = Gauge("joyimage_jobs", "Jobs in each state.", ["state"], registry=self._registry)
+        self._oldest = Gauge(
+            "joyimage_oldest_job_seconds", "Wait of the oldest queued job.", registry=self._registry
+        )
         self._replicas = Gauge("joyimage_replicas", "Pipelines.", ["state"], registry=self._registry)
 
-    def page(self, jobs: Mapping[str, int], *, idle: int, busy: int) -> bytes:
+    def page(self, jobs: Mapping[str, int], *, idle: int, busy: int, oldest_wait_s: float = 0.0) -> bytes:
         """Return the page that is scraped.
 
         Args:
             jobs: Number of jobs in each state.
             idle: Pipelines that wait.
             busy: Pipelines that run.
+            oldest_wait_s: Seconds for which the oldest queued job has waited.
 
         Returns:
             Text.
         """
         for state, number in jobs.items():
             self._jobs.labels(state).set(number)
+        self._oldest.set(oldest_wait_s)
         self._replicas.labels("idle").set(idle)
         self._replicas.labels("busy").set(busy)
         return generate_latest(self._registry)

@@ -3,12 +3,26 @@
 # Annotations are real types here: pydantic reads them.
 
 import ipaddress
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from joyimage.serving.security.keys import read_keys
+
+
+def _split_names(value: Any) -> Any:
+    """Read "a,b" and '["a", "b"]', as the environment and the command line have them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -27,6 +41,7 @@ class ServerSettings(BaseSettings):
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         allowed_hosts: Names that a request's Host may have; on loopback only loopback's, else any if empty.
+        trusted_proxies: Addresses of proxies whose X-Forwarded-For is believed.
         cors_origins: Web pages of these origins may call; none by default.
         public_url: How clients reach the server, for addresses of results; as the request came if None.
         data_dir: Where records, pictures and results are kept.
@@ -43,6 +58,16 @@ class ServerSettings(BaseSettings):
         queue_timeout_s: Longest wait of a job.
         upload_timeout_s: Longest time that a request's body may take to arrive.
         shutdown_grace_s: How long a running job may go on when the server is asked to stop.
+        hang_timeout_s: How long a device call may go on after a job's time limit before the server ends.
+        write_timeout_s: Longest time that a client may take to read a part of an answer.
+        header_timeout_s: Longest time from a connection to the end of a request's headers.
+        max_connections: Most open connections.
+        client_streams: Most streams of events of one client.
+        client_requests_per_minute: Most requests of one client in a minute; None for no limit.
+        client_bytes: Most bytes that images of one client take on disk; None for no limit.
+        stored_bytes: Most bytes that all images take on disk; None for no limit.
+        client_device_s: Most seconds that one client has a device within an hour; None for no limit.
+        max_pending_uploads: Most requests whose images are parsed and decoded, or wait for it.
         max_body_bytes: Largest request.
         max_image_bytes: Largest picture file.
         max_image_pixels: Most pixels of a picture, checked before it is decoded.
@@ -50,6 +75,7 @@ class ServerSettings(BaseSettings):
         max_images: Most pictures of a request.
         max_outputs: Most outputs of a request.
         max_steps: Most steps of an edit.
+        max_new_tokens: Most tokens of a description.
         max_prompt_chars: Longest prompt.
         keep_s: How long records and results of finished jobs are kept.
         image_urls: Whether pictures are fetched from addresses that a request names.
@@ -63,7 +89,7 @@ class ServerSettings(BaseSettings):
 
     model: str = "tiny"
     model_name: str | None = None
-    model_aliases: tuple[str, ...] = ()
+    model_aliases: Names = ()
     loras: dict[str, Path] = Field(default_factory=dict)
     device: str | None = None
     dtype: str | None = None
@@ -72,8 +98,9 @@ class ServerSettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8600, ge=0, le=65535)
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: Names = ()
+    cors_origins: Names = ()
+    trusted_proxies: Names = ()
     public_url: str | None = None
 
     data_dir: Path = Path.home() / ".local" / "share" / "joyimage"
@@ -94,13 +121,25 @@ class ServerSettings(BaseSettings):
     upload_timeout_s: float = Field(default=60, gt=0)
     shutdown_grace_s: float = Field(default=20, ge=0)
 
+    hang_timeout_s: float = Field(default=300, gt=0)
+    write_timeout_s: float = Field(default=60, gt=0)
+    header_timeout_s: float = Field(default=20, gt=0)
+    max_connections: int = Field(default=2000, ge=1)
+    client_streams: int = Field(default=100, ge=1)
+    client_requests_per_minute: int | None = Field(default=None, ge=1)
+    client_bytes: int | None = Field(default=None, ge=1)
+    stored_bytes: int | None = Field(default=None, ge=1)
+    client_device_s: float | None = Field(default=None, gt=0)
+    max_pending_uploads: int = Field(default=64, ge=1)
+
     max_body_bytes: int = Field(default=120 * 2**20, ge=1)
     max_image_bytes: int = Field(default=50 * 2**20, ge=1)
     max_image_pixels: int = Field(default=64_000_000, ge=1)
     max_output_pixels: int = Field(default=2048 * 2048, ge=1)
     max_images: int = Field(default=16, ge=1)
-    max_outputs: int = Field(default=10, ge=1)
-    max_steps: int = Field(default=100, ge=1)
+    max_outputs: int = Field(default=10, ge=1, le=1000)
+    max_steps: int = Field(default=100, ge=1, le=1000)
+    max_new_tokens: int = Field(default=1024, ge=1, le=4096)
     max_prompt_chars: int = Field(default=32_000, ge=1)
     keep_s: float = Field(default=24 * 3600, gt=0)
 
@@ -110,9 +149,17 @@ class ServerSettings(BaseSettings):
     preview_px: int = Field(default=256, ge=16)
     web_dir: Path | None = None
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ipaddress.ip_network(one, strict=False)
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> "ServerSettings":
-        if not self.is_loopback and not (self.api_keys or self.api_keys_file or self.allow_anonymous):
+        is_open = not self.is_loopback and not self.allow_anonymous
+        if is_open and not read_keys(self.api_keys, self.api_keys_file):
             raise ValueError(
                 f"`host` is {self.host}, which others can reach, and there are no API keys; give "
                 "`api_keys_file`, or `allow_anonymous` where something else keeps strangers out."

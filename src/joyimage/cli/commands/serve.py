@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings
 
 _BACKLOG = 2048
-_NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client", "pydantic_settings", "python_multipart")
+_NEEDED = (
+    "fastapi",
+    "uvicorn",
+    "sqlalchemy",
+    "alembic",
+    "prometheus_client",
+    "pydantic_settings",
+    "python_multipart",
+)
 
 
 def serve(

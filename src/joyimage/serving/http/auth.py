@@ -1,4 +1,4 @@
-"""What every route is given: the server's parts, and whose request it is."""
+"""Whose request it is: every route depends on it, before any of a body is read."""
 
 # Annotations are real types here: FastAPI reads them.
 
@@ -10,17 +10,17 @@ from starlette.requests import Request
 from joyimage.serving.http.service import Service
 
 if TYPE_CHECKING:
-    from joyimage.serving.security.middleware import ApiKeys
+    from joyimage.serving.security.keys import ApiKeys
 
 
 @dataclass(frozen=True, kw_only=True)
-class Access:
-    """A client that may come in.
+class RequestContext:
+    """A client that is let in.
 
     Attributes:
         service: The server's parts.
-        client: Its name, for its share of the queue.
-        sees_only: Whose jobs it sees; None for all, where there are no keys to tell clients apart.
+        client: Name of the client, for its share of the queue.
+        sees_only: Name of the client whose jobs it sees; None for all, where there are no keys.
     """
 
     service: Service
@@ -28,8 +28,15 @@ class Access:
     sees_only: str | None
 
 
-def find_access(request: Request) -> Access:
-    """Find out whose request it is, before any of its body is read."""
+def find_context(request: Request) -> RequestContext:
+    """Find out whose request it is.
+
+    Raises:
+        UnauthorizedError: The key is missing or wrong.
+        RateLimitError: The client has sent too many requests.
+    """
     keys: ApiKeys = request.app.state.keys
     client = keys.client_of(request)
-    return Access(service=request.app.state.service, client=client, sees_only=client if keys else None)
+    service: Service = request.app.state.service
+    service.rates.check(client)
+    return RequestContext(service=service, client=client, sees_only=client if keys else None)

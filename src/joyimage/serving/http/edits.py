@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from joyimage.edits import json_schemas
-from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.openapi import ERRORS
 
 router = APIRouter(tags=["edits"])
 
 
 @router.get("/v1/edits/schema", responses=ERRORS)
-def schema(_: Annotated[Access, Depends(find_access)]) -> dict[str, Any]:
+def schema(_: Annotated[RequestContext, Depends(find_context)]) -> dict[str, Any]:
     """Return the JSON Schema of every kind of edit by its name."""
     return json_schemas()

@@ -1,19 +1,66 @@
-"""What a client is told when something can't be done."""
+"""How errors become answers: the one table of HTTP status codes, and OpenAI's shape of an error."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import JSONResponse
 
-class ApiError(Exception):
-    """A refusal, in the shape that OpenAI's clients know.
+from joyimage.edits import FieldError
+from joyimage.errors import (
+    IdempotencyConflictError,
+    InvalidInputError,
+    JoyImageError,
+    OutOfMemoryError,
+    QueueFullError,
+)
+from joyimage.serving.security import errors as security
+
+STATUS: tuple[tuple[type[BaseException], int, str | None], ...] = (
+    (security.UnauthorizedError, 401, None),
+    (security.ForbiddenError, 403, None),
+    (security.TooLargeError, 413, None),
+    (security.TooSlowError, 408, None),
+    (security.RejectedError, 400, None),
+    (QueueFullError, 429, "queue_full"),
+    (IdempotencyConflictError, 422, "idempotency_key_reused"),
+    (OutOfMemoryError, 503, "out_of_memory"),
+    (InvalidInputError, 400, "invalid_value"),
+    (SQLAlchemyError, 503, "database"),
+)
+"""Status and code of each class of errors; the first class that fits counts."""
+
+JOB_STATUS = {
+    "invalid_value": 400,
+    "invalid_image": 400,
+    "internal_error": 500,
+    "invalid_result": 500,
+    "unreadable_job": 500,
+    "server_died_twice": 500,
+    "server_stopped": 503,
+    "out_of_memory": 503,
+    "storage_full": 503,
+    "queue_timeout": 503,
+    "job_timeout": 504,
+}
+"""Status of a request whose job has failed, by the code of the job's error."""
+
+_RETRY_AFTER_S = {"server_stopped": 5.0, "database": 10.0, "storage_full": 30.0}
+_OTHER_STATUS = {"host_not_allowed": 400}
+_PARAM = re.compile(r"`(\w{1,40})` ")
+
+
+class ApiError(JoyImageError):
+    """An error, in the shape that OpenAI's clients know.
 
     Args:
         status: HTTP status.
-        message: One sentence.
-        code: For programs, such as "queue_full".
-        param: Which field of the request it is about.
-        retry_after_s: When to come back.
+        message: What is wrong, what is accepted, and what to do.
+        code: Name of the reason for programs, such as "queue_full".
+        param: Field of the request that it is about.
+        retry_after_s: When to try again.
     """
 
     def __init__(
@@ -48,20 +95,49 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """The answer's extra headers."""
+        # OpenAI's clients send a request again after any 5xx; a job that failed would only fail again.
         if self.retry_after_s is None:
-            return {}
+            return {"x-should-retry": "false"} if self.status >= 500 else {}
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
 
 
+def to_api_error(error: BaseException) -> ApiError:
+    """Return the answer to an error; what is no error of ours is answered without its message."""
+    if isinstance(error, ApiError):
+        return error
+    found_row = next((row for row in STATUS if isinstance(error, row[0])), None)
+    if found_row is None:
+        return ApiError(500, "Internal server error; see the server log.", code="internal_error")
+    _, status, code = found_row
+    if isinstance(error, SQLAlchemyError):  # its own message and code are for the log
+        message = "The records cannot be read or written at the moment; try again."
+    else:
+        message = str(error)
+        code = getattr(error, "code", None) or code
+    found = _PARAM.match(message)
+    param = getattr(error, "param", None) or (found[1] if found else None)
+    if isinstance(error, FieldError):
+        param = error.name
+    retry_after_s = getattr(error, "retry_after_s", None) or _RETRY_AFTER_S.get(code or "")
+    return ApiError(
+        _OTHER_STATUS.get(code or "", status), message, code=code, param=param, retry_after_s=retry_after_s
+    )
+
+
+def to_response(error: BaseException) -> JSONResponse:
+    """Return the answer to an error."""
+    answer = to_api_error(error)
+    return JSONResponse(answer.body, answer.status, answer.headers)
+
+
+def job_error(error: dict[str, Any]) -> ApiError:
+    """Return the answer to a request whose job has failed."""
+    code = error.get("code")
+    status = JOB_STATUS.get(code or "", error.get("status", 500))
+    return ApiError(status, error["message"], code=code, retry_after_s=_RETRY_AFTER_S.get(code or ""))
+
+
 def storage_full(what: str, error: OSError) -> ApiError:
-    """Return the refusal of what can't be written."""
+    """Return the error of what cannot be written."""
     message = f"{what}: {error.strerror or error}."
     return ApiError(503, message, code="storage_full", retry_after_s=30)
-
-
-class OutOfMemoryError(RuntimeError):
-    """An edit that does not fit, whatever is moved out of the way."""
-
-
-class ReplicaLostError(RuntimeError):
-    """The process that ran a job has died; the job can run elsewhere."""

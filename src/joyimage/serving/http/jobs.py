@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openai import STREAM_HEADERS
 from joyimage.serving.http.openapi import ERRORS, describe_route
@@ -24,18 +23,18 @@ router = APIRouter(tags=["jobs"])
 _LAST = 999_999  # number of a final event that had to be made up after a restart
 _KEEPALIVE_S = 10.0
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
-Known = Annotated[Access, Depends(find_access)]
-Number = Annotated[int, Path(ge=0, le=99)]
+Known = Annotated[RequestContext, Depends(find_context)]
+Number = Annotated[int, Path(ge=0, le=9999)]
 Expires = Annotated[str, Query(max_length=20)]
 Signature = Annotated[str, Query(max_length=100)]
 
 
 @router.post("/v1/jobs", status_code=202, **describe_route("job"))
-async def create(request: Request, access: Known) -> Response:
+async def create(request: Request, context: Known) -> Response:
     """Queue a job and answer at once with its record."""
-    service = access.service
-    job, _, is_new = await service.admit(request, access.client, None, is_awaited=False)
-    record = await run_in_threadpool(service.public, job, str(request.base_url))
+    service = context.service
+    job, _, is_new = await service.admit(request, context.client, None, is_awaited=False)
+    record = await service.call(service.public, job, str(request.base_url))
     headers = {"Location": f"/v1/jobs/{job.id}", "X-Job-Is-New": str(is_new).lower()}
     return JSONResponse(record, status_code=202, headers=headers)
 
@@ -43,36 +42,38 @@ async def create(request: Request, access: Known) -> Response:
 @router.get("/v1/jobs", responses=ERRORS)
 async def list_jobs(
     request: Request,
-    access: Known,
+    context: Known,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     state: Annotated[str | None, Query(pattern="^(queued|running|succeeded|failed|cancelled)$")] = None,
     after: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
 ) -> dict[str, Any]:
-    """List one's jobs, newest first."""
-    service = access.service
+    """List your jobs, newest first."""
+    service = context.service
 
     def read() -> dict[str, Any]:
-        jobs = service.store.list(access.sees_only, state=state, limit=limit + 1, after=after)
+        jobs = service.store.list(context.sees_only, state=state, limit=limit + 1, after=after)
         records = [service.public(job, str(request.base_url)) for job in jobs[:limit]]
         return {"object": "list", "data": records, "has_more": len(jobs) > limit}
 
-    return await run_in_threadpool(read)
+    return await service.call(read)
 
 
 @router.get("/v1/jobs/{job_id}", responses=ERRORS)
-async def show(request: Request, job_id: JobId, access: Known) -> dict[str, Any]:
+async def show(request: Request, job_id: JobId, context: Known) -> dict[str, Any]:
     """Return a job's record."""
-    job = await _find(access, job_id)
-    return await run_in_threadpool(access.service.public, job, str(request.base_url))
+    job = await _find(context, job_id)
+    return await context.service.call(context.service.public, job, str(request.base_url))
 
 
 @router.delete("/v1/jobs/{job_id}", responses=ERRORS)
-async def cancel(request: Request, job_id: JobId, access: Known) -> dict[str, Any]:
-    """Cancel a job: at once where it waits, at its next step where it runs; one that has ended stays."""
-    job = await _find(access, job_id)
-    if not job.is_finished:
-        job = await run_in_threadpool(access.service.engine.cancel, job.id) or job
-    return await run_in_threadpool(access.service.public, job, str(request.base_url))
+async def cancel(request: Request, job_id: JobId, context: Known) -> dict[str, Any]:
+    """Cancel a job, at its next step where it runs; of a job that has ended, remove the results."""
+    job = await _find(context, job_id)
+    if job.is_finished:
+        job = await context.service.call(context.service.delete_results, job)
+    else:
+        job = await context.service.call(context.service.dispatcher.cancel, job.id) or job
+    return await context.service.call(context.service.public, job, str(request.base_url))
 
 
 @router.get(
@@ -80,18 +81,21 @@ async def cancel(request: Request, job_id: JobId, access: Known) -> dict[str, An
     responses={
         **ERRORS,
         200: {"content": {"text/event-stream": {}}},
-        204: {"description": "Nothing more comes."},
+        204: {"description": "The job has ended, and its last event is known."},
     },
     response_class=Response,
 )
-async def events(request: Request, job_id: JobId, access: Known) -> Response:
+async def events(request: Request, job_id: JobId, context: Known) -> Response:
     """Follow a job: queued, running, progress with a preview, its end. Resumes after Last-Event-ID."""
-    job = await _find(access, job_id)
+    job = await _find(context, job_id)
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
     if job.is_finished and after and after >= _made_up(job).id:
         return Response(status_code=204)
-    stream = _follow(access.service, job, after, str(request.base_url))
+    if request.scope.get("is_head"):
+        return Response(media_type="text/event-stream")
+    context.service.check_streams(context.client)
+    stream = _follow(context, job, after, str(request.base_url))
     return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
@@ -115,7 +119,7 @@ async def image(
 async def mask(
     request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
 ) -> Response:
-    """Return a result's mask: 255 where it is the edit's, 0 where it is the given picture's."""
+    """Return a result's mask: 255 where a pixel is the edit's, 0 where it is the input image's."""
     return await _open(request, "masks", job_id, number, expires, signature)
 
 
@@ -125,33 +129,36 @@ async def _open(
     """Return a file of a job's "images" or "masks".
 
     Raises:
-        ApiError: There is no such result, or no longer.
+        ApiError: There is no such result, or it has been removed.
     """
     service: Service = request.app.state.service
     path = f"/v1/jobs/{job_id}/{which}/{number}"
     if service.signer.opens(path, expires, signature, service.clock()):
-        job = await run_in_threadpool(service.store.get, job_id)
+        job = await service.call(service.store.get, job_id)
     else:
-        job = await _find(find_access(request), job_id)
-    if job is None or number >= (job.result or {}).get(f"num_{which}", 0):
-        raise ApiError(404, "There is no such picture.", code="not_found")
+        job = await _find(find_context(request), job_id)
+    result = {} if job is None or job.result is None else job.result
+    if result.get("is_deleted"):
+        raise ApiError(410, "The job's results have been removed.", code="gone")
+    if job is None or number >= result.get(f"num_{which}", 0):
+        raise ApiError(404, "There is no such image.", code="not_found")
     try:
         # The path is made of the record's own id, not of what came in the request.
-        data = await run_in_threadpool(service.files.read, job.id, f"{RESULTS[which]}-{number}")
+        data = await service.call(service.files.read, job.id, f"{RESULTS[which]}-{number}")
     except FileNotFoundError:
-        raise ApiError(410, "The job's results have gone.", code="gone") from None
+        raise ApiError(410, "The job's results have been removed.", code="gone") from None
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
-    kind = job.task["output_format"] if which == "images" else "png"
+    kind = job.task.get("output_format", "png") if which == "images" else "png"
     return Response(data, media_type=MEDIA_TYPES[kind], headers=headers)
 
 
-async def _find(access: Access, job_id: str) -> Job:
+async def _find(context: RequestContext, job_id: str) -> Job:
     """Return a client's job.
 
     Raises:
-        ApiError: There is none.
+        ApiError: There is none that the client may see.
     """
-    job = await run_in_threadpool(access.service.store.get, job_id, access.sees_only)
+    job = await context.service.call(context.service.store.get, job_id, context.sees_only)
     if job is None:
         raise ApiError(404, "There is no such job.", code="not_found")
     return job
@@ -162,38 +169,89 @@ def _made_up(job: Job) -> Event:
     return Event(job.restarted * (_LAST + 1) + _LAST, job.state, {})
 
 
-async def _follow(service: Service, job: Job, after: int, base_url: str) -> AsyncIterator[bytes]:
-    """Give a job's events up to its end; its last one carries the record."""
-    idle_s = 0.0
-    async for event in service.events.follow(job.id, after):
-        shown = event
-        if event is None:
-            found = await run_in_threadpool(service.store.get, job.id)
-            if found is None:
-                return
-            if not found.is_finished:
-                idle_s += 1.0
-                if idle_s >= _KEEPALIVE_S:
-                    idle_s = 0.0
+async def _follow(context: RequestContext, job: Job, after: int, base_url: str) -> AsyncIterator[bytes]:
+    """Yield a job's events up to its end; its last one carries the record."""
+    service = context.service
+    shown = _Shown(after)
+    with service.streaming(context.client):
+        async for event in service.events.follow(job.id, after):
+            if event is None:
+                found = await service.call(service.store.get, job.id)
+                if found is None:
+                    return
+                if found.is_finished:
+                    yield await _send(service, job, _made_up(found), base_url)
+                    return
+                if service.is_left_behind(job.id):
+                    return  # the client follows it on at the next server
+                elsewhere = shown.news_of(found, runs_here=service.dispatcher.runs_here(job.id))
+                if elsewhere is not None:
+                    yield await _send(service, job, elsewhere, base_url)
+                elif shown.is_quiet():
                     yield b": waiting\n\n"
                 continue
-            shown = _made_up(found)
-        assert shown is not None
-        number = shown.id
-        data = {
-            "job_id": job.id,
-            "state": "running" if shown.type == "progress" else shown.type,
-            **shown.data,
-        }
-        if shown.preview is not None:
-            file = base64.b64encode(shown.preview.file).decode("ascii")
-            data |= {"preview": f"data:image/webp;base64,{file}", "preview_kind": shown.preview.kind}
-        if shown.is_last:
-            found = await run_in_threadpool(service.store.get, job.id)
-            if found is not None:
-                data["job"] = await run_in_threadpool(service.public, found, base_url)
-                # The last number is the same whether the event is told as it happens or made up later.
-                number = _made_up(found).id
-        yield sse(shown.type, data, number)
-        if shown.is_last:
-            return
+            shown.note(event)
+            yield await _send(service, job, event, base_url)
+            if event.is_last:
+                return
+
+
+class _Shown:
+    """What a client has been told of a job, to add what another server records of it.
+
+    Args:
+        after: Number of the last event that the client knows.
+    """
+
+    def __init__(self, after: int) -> None:
+        self._last_id = after
+        self._state = ""
+        self._step = 0
+        self._idle_s = 0.0
+
+    def note(self, event: Event) -> None:
+        """Remember an event that is sent."""
+        self._last_id = max(self._last_id, event.id)
+        self._state = event.type
+        self._step = event.data.get("step", self._step)
+
+    def news_of(self, job: Job, *, runs_here: bool) -> Event | None:
+        """Return an event for what has changed in the record of a job that another server runs."""
+        if runs_here or job.state != "running":
+            return None
+        if self._state not in {"running", "progress"}:
+            event = Event(self._last_id + 1, "running", {"restarted": job.restarted})
+        elif job.step is not None and job.step > self._step:
+            event = Event(self._last_id + 1, "progress", {"step": job.step, "steps": job.num_steps})
+        else:
+            return None
+        self.note(event)
+        return event
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing was sent for long, so that a comment keeps the connection."""
+        self._idle_s += 1.0
+        if self._idle_s < _KEEPALIVE_S:
+            return False
+        self._idle_s = 0.0
+        return True
+
+
+async def _send(service: Service, job: Job, event: Event, base_url: str) -> bytes:
+    """Return an event as it is sent."""
+    number = event.id
+    data = {
+        "job_id": job.id,
+        "state": "running" if event.type == "progress" else event.type,
+        **event.data,
+    }
+    if event.preview is not None:
+        file = base64.b64encode(event.preview.file).decode("ascii")
+        data |= {"preview": f"data:image/webp;base64,{file}", "preview_kind": event.preview.kind}
+    if event.is_last:
+        found = await service.call(service.store.get, job.id)
+        if found is not None:
+            data["job"] = await service.call(service.public, found, base_url)
+            # The last number is the same whether the event is told as it happens or made up later.
+            number = _made_up(found).id
+    return sse(event.type, data, number)

@@ -6,7 +6,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
-from joyimage.serving.http.schemas import BODIES, ParseBody
+from joyimage.edits import KINDS
+from joyimage.serving.http.bodies import ParseBody, body_schema
 from joyimage.serving.jobs.records import STATES
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "move": {"image": _SQUARE, "object": "blue car", "box": [0.1, 0.2, 0.5, 0.8]},
     "rotate": {"image": _SQUARE, "object": "car", "view": "front left"},
     "camera": {"image": _SQUARE, "yaw": 45, "pitch": 0, "zoom": "unchanged"},
-    "describe": {"image": _SQUARE, "question": "What is in the picture?", "max_new_tokens": 16},
+    "describe": {"image": _SQUARE, "question": "What is in the image?", "max_new_tokens": 16},
     "parse": {"prompt": "Rotate the car to show the front left side view."},
     "job": {"kind": "edit", "image": _SQUARE, "prompt": "Make the sky pink.", "restore": True},
 }
@@ -38,7 +39,7 @@ _CHECKS = {
 }
 _REUSED = {
     "type": ["boolean", "null"],
-    "description": "Whether its pictures had been read for an earlier edit.",
+    "description": "Whether its images had been encoded for an earlier edit of the same client.",
 }
 
 _SCHEMAS: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
                 "type": "object",
                 "required": ["message", "type", "param", "code"],
                 "properties": {
-                    "message": {"type": "string", "description": "One sentence."},
+                    "message": {"type": "string", "description": "What is wrong, and what to do."},
                     "type": {"type": "string"},
                     "param": _WORDS,
                     "code": _WORDS,
@@ -83,10 +84,10 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "guidance": {"type": "number"},
             "prompt": {
                 "type": "string",
-                "description": "Of a spatial edit, the words that the model was told.",
+                "description": "Prompt that the model was given for a spatial edit.",
             },
             "checks": _CHECKS,
-            "memory": {"type": "string", "description": "How memory was saved, where it ran out."},
+            "memory": {"type": "string", "description": "Which setting saved memory, where it ran out."},
             "reused": _REUSED,
         },
     },
@@ -96,11 +97,12 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
         "properties": {
             "id": {"type": "string"},
             "object": {"const": "job"},
-            "kind": {"enum": list(BODIES)},
+            "kind": {"enum": list(KINDS)},
             "state": {"enum": list(STATES)},
             "position": {"type": ["integer", "null"], "description": "Jobs that run before it."},
             "progress": {"type": ["object", "null"]},
-            "restarted": {"type": "integer", "description": "1 where its server died and it was run again."},
+            "edit": {"type": ["object", "null"], "description": "The edit as it was given."},
+            "restarted": {"type": "integer", "description": "1 where its server died and it ran again."},
             **dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), _NUMBER),
             **dict.fromkeys(("seed", "steps", "width", "height"), _INTEGER),
             "guidance": _NUMBER,
@@ -130,19 +132,19 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
 _ANSWERS = {"describe": "Description", "parse": "Parsed", "job": "Job"}
 _ERROR = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
 _REASONS = {
-    400: "Something in the request can't be.",
+    400: "Invalid request.",
     401: "The API key is missing or wrong.",
-    403: "A page from elsewhere calls.",
-    404: "There is no such thing, or it isn't yours.",
-    408: "The body took too long.",
+    403: "A page of another site calls.",
+    404: "Not found, or not yours.",
+    408: "The body took too long to arrive.",
     409: "The job was cancelled.",
-    410: "The results have gone.",
-    413: "The body, or a picture in it, is too large.",
-    415: "The body is neither form nor JSON.",
+    410: "The results have been removed.",
+    413: "The body, or an image in it, is too large.",
+    415: "The body is neither a form nor JSON.",
     422: "The idempotency key was used for another request.",
-    429: "The queue is full, or you have your share of it; come back after Retry-After.",
-    500: "The server made a mistake.",
-    503: "The model isn't ready, or memory or disk are full.",
+    429: "A limit of the queue or of your share is reached; try again after Retry-After.",
+    500: "Internal server error.",
+    503: "The model is not ready, or memory or disk is full.",
     504: "The job ran for too long.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -152,7 +154,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def describe_route(name: str) -> dict[str, Any]:
-    """Return what FastAPI can't know of a route that reads its own body.
+    """Return what FastAPI cannot know of a route that reads its own body.
 
     Args:
         name: A kind of job, "job" or "parse".
@@ -218,29 +220,27 @@ def add_document(app: FastAPI) -> None:
 
 
 def new_document_fields() -> dict[str, Any]:
-    """Return the title and the like."""
+    """Return title, version and description."""
     return {
         "title": "joyimage",
         "version": __version__,
-        "description": "Edit pictures by instruction with JoyAI-Image-Edit. Fields and errors are OpenAI's.",
+        "description": "Edit images by instruction with JoyAI-Image-Edit. Fields and errors are OpenAI's.",
     }
 
 
 def _body_schema(name: str) -> dict[str, Any]:
-    """Return the JSON schema of a body, nothing referred to."""
+    """Return the JSON Schema of a body."""
     if name == "job":
-        kinds = [{**_body_schema(kind), "title": kind} for kind in BODIES]
-        for kind, schema in zip(BODIES, kinds, strict=True):
+        kinds = [{**_body_schema(kind), "title": kind} for kind in KINDS]
+        for kind, schema in zip(KINDS, kinds, strict=True):
             schema["properties"] = {"kind": {"const": kind}, **schema["properties"]}
             schema["required"] = ["kind", *schema.get("required", [])]
         return {"oneOf": kinds}
-    model = ParseBody if name == "parse" else BODIES[name]
-    schema = model.model_json_schema()
-    return _inline(schema, schema.pop("$defs", {}))
+    return ParseBody.model_json_schema() if name == "parse" else body_schema(name)
 
 
 def _form_schema(name: str) -> dict[str, Any]:
-    """Return the schema of the same body as a form: pictures are files."""
+    """Return the schema of a body as a form: images are files."""
     if name == "job":
         return {"oneOf": [_as_form(schema) for schema in _body_schema("job")["oneOf"]]}
     return _as_form(_body_schema(name))
@@ -256,14 +256,3 @@ def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
         if "mask" in schema["properties"]:
             properties["mask"] = file
     return {**schema, "properties": properties, "required": required}
-
-
-def _inline(part: Any, definitions: dict[str, Any]) -> Any:
-    """Put definitions in the places that refer to them."""
-    if isinstance(part, dict):
-        if "$ref" in part:
-            return _inline(definitions[part["$ref"].rpartition("/")[2]], definitions)
-        return {key: _inline(value, definitions) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_inline(one, definitions) for one in part]
-    return part

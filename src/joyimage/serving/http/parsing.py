@@ -1,68 +1,67 @@
-"""Read a request's body, form or JSON, into a checked model and the pictures that came with it."""
+"""Read a request's body, form or JSON, into its fields and the images that came with it."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from joyimage.serving.http.errors import ApiError, storage_full
-from joyimage.serving.security.fetching import fetch_picture
+from joyimage.serving.security.errors import TooLargeError
+from joyimage.serving.security.fetching import fetch_image
 from joyimage.serving.security.uploads import decode_base64
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from joyimage.serving.http.budgets import Budgets
     from joyimage.serving.settings import ServerSettings
 
-Body = TypeVar("Body", bound=BaseModel)
-
-_PICTURE_FIELDS = ("image", "images")
-_SHORT_NAMES = {
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "true_cfg_scale": "guidance",
-    "num_images": "n",
-    "loras": "lora",
-    "prompt_style": "wording",
-}
-"""Field names of `joyimage.edits` by those of the bodies; clients send either."""
+_IMAGE_FIELDS = ("image", "images", "url")
 _MOST_FIELDS = 64
 _LONGEST_FIELD = 4 * 2**20
+_INDEX = re.compile(r"\[\d{0,3}\]$")
+# Each value of a JSON body becomes objects in memory and time; images and prompts are few long texts.
+_MOST_VALUES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Received:
+class ParsedRequest:
     """A request's content.
 
     Attributes:
-        fields: Everything but the pictures.
-        pictures: Files, not yet looked at.
-        mask: The same.
+        fields: Everything but the images.
+        images: Image files, not yet looked at.
+        mask: File of the mask, not yet looked at.
+        is_form: Whether all fields are text.
     """
 
     fields: dict[str, Any]
-    pictures: list[bytes]
+    images: list[bytes]
     mask: bytes | None
+    is_form: bool
 
 
-async def receive(request: Request, settings: ServerSettings) -> Received:
+async def parse_request(
+    request: Request, settings: ServerSettings, budgets: Budgets, client: str
+) -> ParsedRequest:
     """Read a body.
 
     Args:
         request: With a form or JSON.
-        settings: Hold the limits.
+        settings: Limits.
+        budgets: Threads for work on bytes.
+        client: Name of the client.
 
     Returns:
-        Its content.
+        The request's content.
 
     Raises:
-        ApiError: It can't be read, or is too large.
+        ApiError: The body cannot be read.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in {"multipart/form-data", "application/x-www-form-urlencoded"}:
@@ -70,166 +69,142 @@ async def receive(request: Request, settings: ServerSettings) -> Received:
             async with request.form(
                 max_files=settings.max_images + 1, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD
             ) as form:
-                return await _from_form(form, settings)
+                fields, values = await _sort_form(form, settings)
         except HTTPException as error:
-            raise ApiError(400, f"The form can't be read: {error.detail}", code="invalid_form") from None
+            raise ApiError(400, f"The form cannot be read: {error.detail}", code="invalid_form") from None
         except OSError as error:  # large parts wait in temporary files
-            refusal = storage_full("The form can't be stored", error)
+            refusal = storage_full("The form cannot be stored", error)
             raise refusal from None
-    if kind not in {"", "application/json"} and not kind.endswith("+json"):
+        is_form = True
+    elif kind in {"", "application/json"} or kind.endswith("+json"):
+        body = await request.body()
+        fields, values = await budgets.parsing.run(client, _parse_json, body)
+        is_form = False
+    else:
         raise ApiError(
             415,
             f"The body is {kind[:100]!r}; expected multipart/form-data or application/json.",
             code="invalid_type",
         )
+    if len(values) - sum(name == "mask" for name, _ in values) > settings.max_images:
+        raise ApiError(
+            400,
+            f"`image` holds {len(values)} images; at most {settings.max_images} are accepted.",
+            code="too_many_images",
+            param="image",
+        )
+    images: list[bytes] = []
+    mask: bytes | None = None
+    for name, value in values:
+        data = value if isinstance(value, bytes) else await _resolve(value, settings, budgets, client, name)
+        if name == "mask":
+            mask = data
+        else:
+            images.append(data)
+    return ParsedRequest(fields=fields, images=images, mask=mask, is_form=is_form)
+
+
+async def _sort_form(
+    form: FormData, settings: ServerSettings
+) -> tuple[dict[str, Any], list[tuple[str, bytes | str]]]:
+    """Return a form's fields, and its images as files or text.
+
+    Raises:
+        ApiError: A part does not belong here.
+    """
+    fields: dict[str, Any] = {}
+    values: list[tuple[str, bytes | str]] = []
+    for name, value in form.multi_items():
+        plain = _INDEX.sub("", name)
+        if isinstance(value, UploadFile):
+            if plain not in {*_IMAGE_FIELDS, "mask"}:
+                raise ApiError(400, f"`{plain[:100]}` is a file; expected text.", param=plain[:100])
+            _check_length(value.size or 0, settings, plain)
+            values.append((plain, await value.read()))
+        elif plain not in {*_IMAGE_FIELDS, "mask"}:
+            fields[name] = value
+        elif value.strip():
+            values.append((plain, value))
+    return fields, values
+
+
+def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | str]]]:
+    """Return a JSON object's fields, and its images as text.
+
+    Raises:
+        ApiError: The body is no JSON object, or has too many values.
+    """
+    if sum(body.count(sign) for sign in (b",", b"[", b"{", b":")) > _MOST_VALUES:
+        raise ApiError(
+            413, f"The body has more than {_MOST_VALUES:,} values; send fewer.", code="body_too_large"
+        )
     try:
-        content = json.loads(await request.body(), parse_constant=_refuse_constant)
+        content = json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is no valid JSON.", code="invalid_json") from None
     if not isinstance(content, dict):
         raise ApiError(400, "The body is no JSON object.", code="invalid_json")
-    return await _from_json(content, settings)
-
-
-def check(body_class: type[Body], fields: dict[str, Any]) -> Body:
-    """Check fields against a model.
-
-    Raises:
-        ApiError: The first thing that is wrong.
-    """
-    known = body_class.model_fields
-    named = {_SHORT_NAMES.get(name, name): value for name, value in fields.items()}
-    fields = named if len(named) == len(fields) and known.keys() >= named.keys() else fields
-    try:
-        return body_class.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
-        raise ApiError(400, _sentence(first, param), code="invalid_value", param=param) from None
-
-
-async def _from_form(form: FormData, settings: ServerSettings) -> Received:
-    """Sort a form's parts.
-
-    Raises:
-        ApiError: A part doesn't belong here.
-    """
-    fields: dict[str, Any] = {}
-    pictures: list[bytes] = []
-    mask: bytes | None = None
-    for name, value in form.multi_items():
-        plain = name.removesuffix("[]")
-        if isinstance(value, UploadFile):
-            if plain not in {*_PICTURE_FIELDS, "mask"}:
-                raise ApiError(400, f"`{plain[:100]}` is a file; expected text.", param=plain[:100])
-            _check_length(value.size or 0, settings, plain)
-            data = await value.read()
-        elif plain in {*_PICTURE_FIELDS, "mask"}:
-            if not value.strip():
-                continue
-            data = await _resolve(value, settings, plain)
-        else:
-            fields[name] = value
-            continue
-        if plain == "mask":
-            mask = data
-        else:
-            pictures.append(data)
-            _check_number(pictures, settings)
-    return Received(fields=fields, pictures=pictures, mask=mask)
-
-
-async def _from_json(content: dict[str, Any], settings: ServerSettings) -> Received:
-    """Take the pictures out of a JSON object.
-
-    Raises:
-        ApiError: A picture is none.
-    """
-    fields = {name: value for name, value in content.items() if name not in {*_PICTURE_FIELDS, "mask"}}
-    given: list[Any] = []
-    for name in _PICTURE_FIELDS:
+    fields = {name: value for name, value in content.items() if name not in {*_IMAGE_FIELDS, "mask"}}
+    values: list[tuple[str, bytes | str]] = []
+    for name in (*_IMAGE_FIELDS, "mask"):
         value = content.get(name)
-        if value is not None:
-            given += value if isinstance(value, list) else [value]
-    _check_number(given, settings)
-    pictures = [await _resolve(_address(one, "image"), settings, "image") for one in given]
-    mask = content.get("mask")
-    return Received(
-        fields=fields,
-        pictures=pictures,
-        mask=None if mask is None else await _resolve(_address(mask, "mask"), settings, "mask"),
-    )
+        given = [] if value is None else value if isinstance(value, list) and name != "mask" else [value]
+        values += [("mask" if name == "mask" else "image", _address(one, name)) for one in given]
+    return fields, values
 
 
 def _address(value: Any, param: str) -> str:
-    """Return the text of a picture given as text or as {"image_url": text}.
+    """Return the text of an image given as text, as {"image_url": text}, or as a part of a chat message.
 
     Raises:
-        ApiError: It is something else.
+        ApiError: The value is something else.
     """
-    if isinstance(value, dict) and set(value) == {"image_url"}:
-        value = value["image_url"]
+    for _ in range(2):  # {"type": "image_url", "image_url": {"url": text}}
+        if isinstance(value, dict):
+            value = value.get("image_url", value.get("url"))
     if not isinstance(value, str):
-        raise ApiError(400, f"`{param}` is no text and has no `image_url`; expected a data URL.", param=param)
+        raise ApiError(
+            400,
+            f"`{param}` is not accepted; expected a data URL, base64, or an object with `image_url`. Files "
+            "go into a form.",
+            code="invalid_image",
+            param=param,
+        )
     return value
 
 
-async def _resolve(text: str, settings: ServerSettings, param: str) -> bytes:
+async def _resolve(text: str, settings: ServerSettings, budgets: Budgets, client: str, param: str) -> bytes:
     """Return the file that a data URL, base64 or an address stands for.
 
     Raises:
-        ApiError: There is none.
+        ApiError: Addresses are not fetched here.
     """
     if text.lower().startswith(("http://", "https://")):
         if not settings.image_urls:
             raise ApiError(
                 400,
-                f"`{param}` is an address, and this server fetches none; send the picture itself.",
+                f"`{param}` is an address, and this server fetches none; send the image itself.",
                 code="image_urls_disabled",
                 param=param,
             )
-        return await run_in_threadpool(fetch_picture, text, settings, param)
+        return await budgets.fetching.run(client, fetch_image, text, settings, param)
     _check_length(len(text) * 3 // 4, settings, param)
-    return decode_base64(text, param)
+    return await budgets.parsing.run(client, decode_base64, text, param)
 
 
 def _check_length(num_bytes: int, settings: ServerSettings, param: str) -> None:
-    """Refuse a picture that is too long a file.
+    """Reject an image file that is too large.
 
     Raises:
-        ApiError: It is.
+        TooLargeError: The file is too large.
     """
     if num_bytes > settings.max_image_bytes:
-        raise ApiError(
-            413,
-            f"`{param}` has {num_bytes:,} bytes; at most {settings.max_image_bytes:,} are taken.",
+        raise TooLargeError(
+            f"`{param}` has {num_bytes:,} bytes; at most {settings.max_image_bytes:,} are accepted.",
             code="image_too_large",
             param=param,
         )
 
 
-def _check_number(pictures: list[Any], settings: ServerSettings) -> None:
-    """Refuse too many pictures.
-
-    Raises:
-        ApiError: There are.
-    """
-    if len(pictures) > settings.max_images:
-        raise ApiError(
-            400,
-            f"`image` holds {len(pictures)} pictures; at most {settings.max_images} are taken.",
-            code="too_many_images",
-            param="image",
-        )
-
-
-def _refuse_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(name)
-
-
-def _sentence(error: Any, param: str | None) -> str:
-    if error["type"] == "missing":
-        return f"`{param}` is missing."
-    if error["type"] == "extra_forbidden":
-        return f"`{param}` is unknown here."
-    return f"`{param}` can't be taken: {error['msg']}."

@@ -6,69 +6,102 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import threading
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
-
-from joyimage.serving.http.errors import ApiError, storage_full
-from joyimage.serving.http.parsing import check, receive
-from joyimage.serving.http.schemas import BODIES
-from joyimage.serving.http.tasks import batch_key, make_task
+from joyimage.edits import Describe, kind_of
+from joyimage.errors import QueueFullError
+from joyimage.serving.http.admission import batch_key, make_task
+from joyimage.serving.http.bodies import read_body
+from joyimage.serving.http.budgets import Budgets
+from joyimage.serving.http.errors import ApiError, job_error, storage_full
+from joyimage.serving.http.parsing import parse_request
 from joyimage.serving.jobs.clock import SteadyClock
-from joyimage.serving.jobs.dispatcher import Engine
+from joyimage.serving.jobs.dispatcher import Dispatcher
 from joyimage.serving.jobs.events import EventLog
 from joyimage.serving.jobs.files import RESULTS, JobFiles
+from joyimage.serving.jobs.limits import QueueLimits
 from joyimage.serving.jobs.liveness import Liveness
 from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.store import JobStore
-from joyimage.serving.security.middleware import UrlSigner
-from joyimage.serving.security.uploads import check_upload, mask_to_region, open_picture
+from joyimage.serving.jobs.task import Task, UnreadableJobError
+from joyimage.serving.security.errors import RateLimitError
+from joyimage.serving.security.keys import RequestRates
+from joyimage.serving.security.signing import UrlSigner
+from joyimage.serving.security.uploads import PixelBudget, check_upload, mask_to_region, open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
 
-    from joyimage.serving.http.parsing import Received
+    from joyimage.serving.http.bodies import Body
+    from joyimage.serving.http.parsing import ParsedRequest
     from joyimage.serving.metrics import Metrics
+    from joyimage.serving.security.uploads import Upload
     from joyimage.serving.settings import ServerSettings
     from joyimage.serving.workers.protocol import ModelInfo, Runner
 
+Result = TypeVar("Result")
+
 _IDLE_S = 2.0
-_DECODERS = 2  # pictures decoded at a time: each may take 4 bytes a pixel
 _LONGEST_KEY = 255
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class Service:
-    """One server's parts.
+    """The parts of one server.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
         metrics: Where things are counted.
         load: Makes the pipeline of a number.
+        on_fatal: Called where the process has to end, with the reason.
     """
 
-    def __init__(self, settings: ServerSettings, metrics: Metrics, load: Callable[[int], Runner]) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        metrics: Metrics,
+        load: Callable[[int], Runner],
+        on_fatal: Callable[[str], None] = lambda _: None,
+    ) -> None:
         folder = settings.data_dir
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings
         self.metrics = metrics
+        self.budgets = Budgets(settings)
+        self.rates = RequestRates(settings.client_requests_per_minute)
         self.clock = SteadyClock()
         self.store = JobStore(settings.database_url, self.clock, settings.keep_s)
         self.files = JobFiles(folder / "jobs")
-        self.files.remove_all_but(self.store.ids(self.files.ids()))
         self.events = EventLog()
         self.signer = UrlSigner(folder / "signing-secret")
         self._liveness = Liveness(folder / "servers")
-        self.engine = Engine(settings, self.store, self.files, self.events, metrics, self._liveness)
-        self._decoding = threading.Semaphore(_DECODERS)
-        self.engine.start(load)
+        self.dispatcher = Dispatcher(
+            settings, self.store, self.files, self.events, metrics, self._liveness, on_fatal
+        )
+        self.limits = QueueLimits(
+            queue_size=settings.queue_size,
+            client_jobs=settings.client_jobs,
+            client_bytes=settings.client_bytes,
+            stored_bytes=settings.stored_bytes,
+            client_device_s=settings.client_device_s,
+        )
+        self.pixels = PixelBudget(settings.max_image_pixels)
+        self._streams: Counter[str] = Counter()
+        self._cancelling: set[asyncio.Future[Any]] = set()
+        self.dispatcher.start(load)
+
+    def begin_close(self) -> None:
+        """Take no further jobs; those that run go on."""
+        self.dispatcher.begin_stop()
 
     def close(self) -> None:
-        """End in order."""
-        self.engine.stop()
+        """Stop everything, in order."""
+        self.dispatcher.stop()
         self._liveness.close()
         self.store.close()
 
@@ -77,127 +110,156 @@ class Service:
         """What is known of the model.
 
         Raises:
-            ApiError: It isn't loaded.
+            ApiError: No jobs can be run.
         """
-        if self.engine.info is None:
-            sentence = self.engine.problem or "The model is being loaded. Try again in a moment."
-            raise ApiError(503, sentence, code="model_not_ready", retry_after_s=5)
-        return self.engine.info
+        problem = self.dispatcher.problem
+        if problem is not None or self.dispatcher.is_stopping:
+            raise ApiError(
+                503,
+                problem or "The server is stopping.",
+                code="model_not_ready",
+                retry_after_s=5,
+            )
+        if self.dispatcher.info is None:
+            raise ApiError(
+                503,
+                "The model is being loaded. Try again in a moment.",
+                code="model_not_ready",
+                retry_after_s=5,
+            )
+        return self.dispatcher.info
+
+    async def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call what asks the database or the disk, in a thread."""
+        return await self.budgets.storage.run("", function, *arguments)
 
     async def admit(
         self, request: Request, client: str, kind: str | None, *, is_awaited: bool
-    ) -> tuple[Job, Any, bool]:
+    ) -> tuple[Job, Body, bool]:
         """Read a request and queue its job.
 
         Args:
             request: Not yet read.
-            client: Whose it is.
-            kind: Of the job; None where the body says it.
+            client: Name of the client.
+            kind: Kind of the job; None where the body says it.
             is_awaited: Whether the answer is the result itself.
 
         Returns:
             The job, the body, and whether the job is new.
 
         Raises:
-            ApiError: It is refused.
+            ApiError: The request is rejected.
+            QueueFullError: There is no room for the job.
         """
-        _ = self.info
+        info = self.info
         key = request.headers.get("idempotency-key") or None
         if key is not None and len(key) > _LONGEST_KEY:
             raise ApiError(400, f"The Idempotency-Key is longer than {_LONGEST_KEY} characters.")
         try:
             if key is None:  # with one, it may be a job that is there already
-                await run_in_threadpool(self.store.check_room, client, **self._room)
-            received = await receive(request, self.settings)
+                await self.call(self.store.check_room, client, self.limits)
+            parsed = await parse_request(request, self.settings, self.budgets, client)
             if kind is None:
-                kind = received.fields.pop("kind", "edit")
-                if not isinstance(kind, str) or kind not in BODIES:
-                    raise ApiError(
-                        400, f"`kind` is unknown; expected one of {', '.join(BODIES)}.", param="kind"
-                    )
-            body = check(BODIES[kind], received.fields)
-            job, is_new = await run_in_threadpool(
-                self._queue, kind, body, received, client, key, is_awaited=is_awaited
+                kind = kind_of(parsed.fields.pop("kind", "edit")).kind
+            body = read_body(kind, parsed.fields, is_form=parsed.is_form)
+            images, mask = await self.budgets.decoding.run(client, self._check_images, parsed)
+            is_stream = bool(getattr(body.options, "stream", None))
+            task = make_task(
+                body,
+                images,
+                mask,
+                settings=self.settings,
+                info=info,
+                has_previews=not is_awaited or (is_stream and bool(body.options.partial_images)),
             )
-        except ApiError as error:
-            if error.status == 429:
-                self.metrics.refused.labels(error.code or "").inc()
-                waiting = (await run_in_threadpool(self.store.counts))["queued"]
-                error.retry_after_s = self.engine.wait_s(min(waiting, self.settings.queue_size) // 4)
+            job = self._make_job(task, body, images, mask, client, key, is_awaited=is_awaited)
+            job, is_new = await self.call(self._queue, job, images, mask)
+        except QueueFullError as error:
+            code = getattr(error, "code", "queue_full")
+            self.metrics.refused.labels(code).inc()
+            if getattr(error, "retry_after_s", None) is None:
+                waiting = (await self.call(self.store.counts))["queued"]
+                error.retry_after_s = self.dispatcher.wait_s(min(waiting, self.settings.queue_size) // 4)  # pyright: ignore[reportAttributeAccessIssue]
             raise
         return job, body, is_new
 
-    @property
-    def _room(self) -> dict[str, int]:
-        return {"queue_size": self.settings.queue_size, "client_jobs": self.settings.client_jobs}
+    def _check_images(self, parsed: ParsedRequest) -> tuple[list[Upload], Upload | None]:
+        """Check the files that came with a request, one after the other."""
+        images = [check_upload(data, self.settings, self.pixels) for data in parsed.images]
+        mask = None
+        if parsed.mask is not None:
+            mask = check_upload(parsed.mask, self.settings, self.pixels, "mask")
+            with self.pixels.reserve(mask.size[0] * mask.size[1]):
+                mask_to_region(open_image(mask.data, self.settings, "mask"))  # rejects one that is none
+        return images, mask
 
-    def _queue(
-        self, kind: str, body: Any, received: Received, client: str, key: str | None, *, is_awaited: bool
-    ) -> tuple[Job, bool]:
-        """Check pictures, write them, and queue the job.
-
-        Raises:
-            ApiError: It is refused.
-        """
-        with self._decoding:
-            pictures = [check_upload(data, self.settings) for data in received.pictures]
-            mask = None if received.mask is None else check_upload(received.mask, self.settings, "mask")
-            if mask is not None:
-                mask_to_region(open_picture(mask.data, self.settings, "mask"))  # refuses one that is none
-        is_stream = bool(getattr(body, "stream", None))
-        task = make_task(
-            kind,
-            body,
-            pictures,
-            mask,
-            settings=self.settings,
-            info=self.info,
-            has_previews=not is_awaited or (is_stream and bool(body.partial_images)),
-        )
-        digests = [hashlib.sha256(picture.data).hexdigest() for picture in pictures]
+    def _make_job(
+        self,
+        task: Task,
+        body: Body,
+        images: list[Upload],
+        mask: Upload | None,
+        client: str,
+        key: str | None,
+        *,
+        is_awaited: bool,
+    ) -> Job:
+        digests = [hashlib.sha256(image.data).hexdigest() for image in images]
         mask_digest = None if mask is None else hashlib.sha256(mask.data).hexdigest()
-        request = json.dumps([kind, body.model_dump(mode="json"), digests, mask_digest], sort_keys=True)
-        job = Job(
+        parts = [body.edit.to_dict(), body.options.model_dump(mode="json"), digests, mask_digest]
+        text = json.dumps(parts, sort_keys=True)
+        is_awaited = is_awaited and key is None
+        return Job(
             id=self.files.new_id(),
             client=client,
-            kind=kind,
-            task=task.model_dump(mode="json"),
-            request_hash=hashlib.sha256(request.encode("utf-8", "replace")).hexdigest(),
+            kind=task.kind,
+            task=task.to_dict(),
+            cost=task.cost,
+            request_hash=hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(),
             batch_key=batch_key(task, self.settings),
-            picture_hash=digests[0] if digests else None,
+            image_hash=digests[0] if digests else None,
             idempotency_key=key,
-            is_awaited=is_awaited and key is None,
+            is_awaited=is_awaited,
+            awaited_by=self._liveness.name if is_awaited else None,
+            stored_bytes=sum(len(one.data) for one in (*images, *([mask] if mask else []))),
         )
+
+    def _queue(self, job: Job, images: list[Upload], mask: Upload | None) -> tuple[Job, bool]:
+        """Write a job's images, and queue it.
+
+        Raises:
+            ApiError: The images cannot be stored.
+        """
         is_new = False
         try:
-            for number, picture in enumerate(pictures):
-                self.files.write(job.id, f"input-{number}", picture.data)
+            for number, image in enumerate(images):
+                self.files.write(job.id, f"input-{number}", image.data)
             if mask is not None:
                 self.files.write(job.id, "mask", mask.data)
-            stored, is_new = self.store.submit(job, **self._room)
+            stored, is_new = self.store.submit(job, self.limits)
         except OSError as error:
-            refusal = storage_full("The picture can't be stored", error)
+            refusal = storage_full("The image cannot be stored", error)
             raise refusal from None
         finally:
             if not is_new:
                 self.files.remove(job.id)
         if is_new:
             self.events.publish(stored.id, "queued", {"restarted": 0})
-            self.engine.wake()
+            self.dispatcher.wake()
         return stored, is_new
 
     async def result(self, request: Request, job: Job) -> Job:
-        """Wait for a job's end; a client that goes away takes its job with it.
+        """Wait for a job's end; the job of a client that goes away is cancelled.
 
         Args:
-            request: Read already.
-            job: Queued.
+            request: The request, which has been read.
+            job: The queued job.
 
         Returns:
             The finished job.
 
         Raises:
-            ApiError: It failed.
+            ApiError: The job failed.
         """
         waiting = asyncio.ensure_future(self._end(job.id))
         leaving = asyncio.ensure_future(_disconnect(request))
@@ -214,64 +276,114 @@ class Service:
                     await task
 
     def abandon(self, job: Job) -> None:
-        """Cancel a job that nobody waits for any more; one with an idempotency key may be asked for again.
+        """Cancel a job whose client has gone; one with an idempotency key may be asked for again.
 
-        Not awaited: who is cancelled because its client went away can't wait for anything.
+        Not awaited: a request that is cancelled because its client has gone cannot wait for anything.
         """
         if job.is_awaited:
-            asyncio.get_running_loop().run_in_executor(None, self.engine.cancel, job.id)
+            work = asyncio.ensure_future(self.call(self.dispatcher.cancel, job.id))
+            self._cancelling.add(work)
+            work.add_done_callback(self._cancelling.discard)
+
+    def check_streams(self, client: str) -> None:
+        """Reject a further stream of events of a client that follows many jobs.
+
+        Raises:
+            RateLimitError: The client has too many.
+        """
+        if self._streams[client] >= self.settings.client_streams:
+            raise RateLimitError(
+                f"You follow {self._streams[client]} jobs, the most that are accepted; close some.",
+                "too_many_streams",
+                5.0,
+            )
+
+    @contextmanager
+    def streaming(self, client: str) -> Iterator[None]:
+        """Count an open stream of events."""
+        self._streams[client] += 1
+        try:
+            yield
+        finally:
+            self._streams[client] -= 1
+            if not self._streams[client]:
+                del self._streams[client]
+
+    def is_left_behind(self, job_id: str) -> bool:
+        """Return whether the server stops and a job waits for the next one."""
+        return self.dispatcher.is_stopping and not self.dispatcher.runs_here(job_id)
 
     async def _end(self, job_id: str) -> Job:
         """Wait until a job has ended.
 
         Raises:
-            ApiError: Its record has gone.
+            ApiError: The job's record has expired, or the server stops before it ran.
         """
         async for event in self.events.follow(job_id, idle_s=_IDLE_S):
             if event is None or event.is_last:
-                job = await run_in_threadpool(self.store.get, job_id)
+                job = await self.call(self.store.get, job_id)
                 if job is None:
                     raise ApiError(404, "The job's record has expired.", code="not_found")
                 if job.is_finished:
                     return job
-        assert False, "a job's events end with its end"  # noqa: B011, PT015
+                if self.is_left_behind(job_id):
+                    break
+        raise ApiError(
+            503,
+            "The server stops; send the request again, with the same Idempotency-Key.",
+            code="server_stopped",
+            retry_after_s=5,
+        )
 
     def public(self, job: Job, base_url: str) -> dict[str, Any]:
         """Return a job's record as clients see it."""
         result = job.result or {}
-        progress = self.engine.progress(job.id)
-        steps = None if progress is None else {"step": progress[0], "steps": progress[1]}
+        try:
+            task: Task | None = Task.from_dict(job.task)
+        except UnreadableJobError:
+            task = None
+        edit = None if task is None else task.edit
+        sampling = None if edit is None or isinstance(edit, Describe) else edit.sampling
+        given_prompt = None if edit is None else edit.given().get("prompt")
+        progress = self.dispatcher.progress(job.id)
+        if progress is None and job.state == "running" and job.step is not None:
+            progress = (job.step, job.num_steps or job.step)
+        address = partial(self.result_url, job, base_url=base_url)
         return {
             "id": job.id,
             "object": "job",
             "kind": job.kind,
             "state": job.state,
             "position": self.store.position(job) if job.state == "queued" else None,
-            "progress": steps,
+            "progress": None if progress is None else {"step": progress[0], "steps": progress[1]},
             "restarted": job.restarted,
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
             "expires_at": job.expires_at,
-            "seed": job.task["seed"] if job.kind != "describe" else None,
-            "steps": job.task["steps"] if job.kind != "describe" else None,
-            "guidance": job.task["guidance"] if job.kind != "describe" else None,
+            "edit": None if task is None else task.given,
+            "seed": None if sampling is None else sampling.seed,
+            "steps": None if sampling is None else sampling.num_inference_steps,
+            "guidance": None if sampling is None else sampling.guidance_scale,
             "width": result.get("width"),
             "height": result.get("height"),
-            "prompt": result.get("prompt") or job.task["prompt"] or None,
+            "prompt": result.get("prompt") or given_prompt,
             "text": result.get("text"),
             "checks": result.get("checks"),
             "memory": result.get("memory"),
             "reused": result.get("reused"),
-            "images": [
-                self.result_url(job, "images", n, base_url) for n in range(result.get("num_images", 0))
-            ],
-            "masks": [self.result_url(job, "masks", n, base_url) for n in range(result.get("num_masks", 0))],
-            "error": job.error and {"message": job.error["message"], "code": job.error["code"]},
+            "images": [address("images", n) for n in range(result.get("num_images", 0))],
+            "masks": [address("masks", n) for n in range(result.get("num_masks", 0))],
+            "error": job.error and {"message": job.error.get("message"), "code": job.error.get("code")},
         }
 
+    def delete_results(self, job: Job) -> Job:
+        """Remove the files of a finished job; its record stays until it expires."""
+        self.files.remove(job.id)
+        return self.store.drop_results(job.id) or job
+
     def result_url(self, job: Job, which: str, number: int, base_url: str) -> str:
-        """Return the address of one of a job's "images" or "masks", open without a key until it goes."""
+        """Return the address of one of a job's "images" or "masks", which opens without a key."""
         path = f"/v1/jobs/{job.id}/{which}/{number}"
         base = (self.settings.public_url or base_url).rstrip("/")
         return f"{base}{path}?{self.signer.sign(path, int(job.expires_at or 0))}"
@@ -280,25 +392,29 @@ class Service:
         """Return a finished job's "images" or "masks".
 
         Raises:
-            ApiError: They have gone.
+            ApiError: They have been removed.
         """
-        count = (job.result or {}).get(f"num_{which}", 0)
+        result = job.result or {}
+        if result.get("is_deleted"):
+            raise ApiError(410, "The job's results have been removed.", code="gone")
+        count = result.get(f"num_{which}", 0)
         try:
             return [self.files.read(job.id, f"{RESULTS[which]}-{n}") for n in range(count)]
         except FileNotFoundError:
-            raise ApiError(410, "The job's results have gone.", code="gone") from None
+            raise ApiError(410, "The job's results have been removed.", code="gone") from None
 
 
 def raise_for(job: Job) -> Job:
     """Return a job that succeeded.
 
     Raises:
-        ApiError: It didn't.
+        ApiError: The job failed or was cancelled.
     """
     if job.state == "cancelled":
         raise ApiError(409, "The job was cancelled.", code="cancelled")
     if job.error is not None:
-        raise ApiError(job.error["status"], job.error["message"], code=job.error["code"])
+        failure = job_error(job.error)
+        raise failure
     return job
 
 

@@ -1,91 +1,136 @@
-"""`/v1/models`, `/healthz`, `/readyz`, `/metrics`: what is served, and how it is."""
+"""`/v1/models`, `/healthz`, `/livez`, `/readyz`, `/metrics`: what is served, and whether it works."""
 
 # Annotations are real types here: FastAPI reads them.
 
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Depends
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from joyimage import __version__
 from joyimage.pipeline.buckets import bucket_sizes
-from joyimage.serving.http.auth import Access, find_access
+from joyimage.serving.http.admission import check_model
+from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openapi import ERRORS
 from joyimage.serving.http.service import Service
-from joyimage.serving.http.tasks import check_model
 
 router = APIRouter(tags=["status"])
-# What a client can refuse itself, before it sends megabytes.
+_PATIENCE_S = 5.0  # of who asks for readiness
+# What a client can reject itself, before it sends megabytes.
 _LIMITS = (
     "max_image_bytes",
     "max_image_pixels",
     "max_output_pixels",
     "max_images",
     "max_outputs",
+    "max_new_tokens",
     "max_steps",
     "max_prompt_chars",
 )
-Known = Annotated[Access, Depends(find_access)]
+Known = Annotated[RequestContext, Depends(find_context)]
 
 
 @router.get("/v1/models", responses=ERRORS)
-def models(access: Known) -> dict[str, Any]:
+def models(context: Known) -> dict[str, Any]:
     """List the model that is served, under all its names."""
-    settings = access.service.settings
+    settings = context.service.settings
     names = (settings.served_name, *settings.model_aliases)
-    return {"object": "list", "data": [_model(access.service, name) for name in names]}
+    return {"object": "list", "data": [_model(context.service, name) for name in names]}
 
 
 @router.get("/v1/models/{name}", responses=ERRORS)
-def model(name: str, access: Known) -> dict[str, Any]:
+def model(name: str, context: Known) -> dict[str, Any]:
     """Return one model."""
-    check_model(name, access.service.settings)
-    return _model(access.service, name)
+    check_model(name, context.service.settings)
+    return _model(context.service, name)
 
 
 @router.get("/healthz")
 async def health(request: Request) -> dict[str, Any]:
-    """Say that the process lives, and what a page has to know before it may ask for more."""
-    engine = request.app.state.service.engine
+    """Report that the process is alive, and what a page has to know before it may ask for more."""
+    dispatcher = request.app.state.service.dispatcher
+    problem = dispatcher.problem
+    keys = request.app.state.keys
     return {
         "status": "alive",
-        "is_ready": engine.info is not None,
-        "problem": engine.problem if engine.info is None else None,
-        "needs_key": bool(request.app.state.keys),
+        "is_ready": dispatcher.info is not None and problem is None and not dispatcher.is_stopping,
+        "problem": _shown(problem, has_keys=bool(keys)),
+        "needs_key": bool(keys),
     }
+
+
+@router.get("/livez", responses={503: ERRORS[503]})
+async def live(request: Request) -> dict[str, Any]:
+    """Report whether the process works; where it does not, only a restart helps.
+
+    Raises:
+        ApiError: It does not.
+    """
+    problem = request.app.state.service.dispatcher.problem
+    if problem is not None:
+        raise ApiError(
+            503,
+            _shown(problem, has_keys=bool(request.app.state.keys)) or "",
+            code="not_working",
+        )
+    return {"status": "alive"}
 
 
 @router.get("/readyz", responses={503: ERRORS[503]})
-def ready(request: Request) -> Response:
-    """Say whether jobs can be run."""
+async def ready(request: Request) -> Response:
+    """Report whether jobs can be run.
+
+    Raises:
+        ApiError: They cannot.
+    """
     service: Service = request.app.state.service
+    problem = service.dispatcher.problem
+    if problem is not None:
+        shown = _shown(problem, has_keys=bool(request.app.state.keys)) or ""
+        raise ApiError(503, shown, code="model_not_ready", retry_after_s=5)
     info = service.info
-    engine = service.engine
-    answer = {
-        "status": "ready",
-        "model": service.settings.served_name,
-        "device": info.device,
-        "dtype": info.dtype,
-    }
-    return JSONResponse(
-        answer | {"replicas": engine.idle + engine.busy, "queued": service.store.counts()["queued"]}
-    )
+    with anyio.move_on_after(_PATIENCE_S):
+        await service.budgets.status.run("", service.store.check)
+        queued = (await service.budgets.status.run("", service.store.counts))["queued"]
+        return JSONResponse(
+            {
+                "status": "ready",
+                "model": service.settings.served_name,
+                "device": info.device,
+                "dtype": info.dtype,
+                "replicas": service.dispatcher.idle + service.dispatcher.busy,
+                "queued": queued,
+            }
+        )
+    raise ApiError(503, "The database does not answer in time.", code="database", retry_after_s=10)
 
 
 @router.get("/metrics", responses={**ERRORS, 200: {"content": {"text/plain": {}}}}, response_class=Response)
-async def metrics(access: Known) -> Response:
+async def metrics(context: Known) -> Response:
     """Return Prometheus' page."""
-    service = access.service
-    jobs = await run_in_threadpool(service.store.counts)
-    page = service.metrics.page(jobs, idle=service.engine.idle, busy=service.engine.busy)
+    service = context.service
+
+    def read() -> tuple[dict[str, int], float]:
+        return service.store.counts(), service.store.oldest_wait_s()
+
+    jobs, oldest_s = await service.budgets.status.run("", read)
+    dispatcher = service.dispatcher
+    page = service.metrics.page(jobs, idle=dispatcher.idle, busy=dispatcher.busy, oldest_wait_s=oldest_s)
     return Response(page, media_type="text/plain; version=0.0.4")
 
 
+def _shown(problem: str | None, *, has_keys: bool) -> str | None:
+    """Return what is said of a problem to anybody; paths in it are for the log, where strangers may ask."""
+    if problem is None or not has_keys:
+        return problem
+    return "The server cannot run jobs; see its log."
+
+
 def _model(service: Service, name: str) -> dict[str, Any]:
-    """Return a model as OpenAI's clients know it, and what else there is to know."""
+    """Return a model as OpenAI's clients know it, and its defaults, sizes and limits."""
     settings = service.settings
     limits = {name: getattr(settings, name) for name in _LIMITS}
     answer: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "joyimage"}

@@ -1,8 +1,9 @@
-"""How jobs end: recorded, told and counted, once each, also where the database is away for a while."""
+"""How jobs end: recorded, published and counted, once each, also where the database is away for a while."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Ledger:
-    """Keeps the books of the jobs that run here.
+class JobCompletion:
+    """Records the beginning, the progress and the end of the jobs that run here.
 
     Args:
         store: The records.
-        files: Pictures and results.
-        events: Where progress is told.
+        files: Input images and results.
+        events: Where progress is published.
         metrics: Where it is counted.
         owner: This server's name.
     """
@@ -39,18 +40,26 @@ class Ledger:
         self.events = events
         self.metrics = metrics
         self.owner = owner
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
         self._cancelled: set[str] = set()
         self._progress: dict[str, tuple[int, int]] = {}
+        self._unrecorded: dict[str, tuple[int, int]] = {}
         self._unsettled: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def begin(self, job: Job) -> None:
-        """Tell that a job runs."""
-        self.metrics.wait_seconds.observe(max(0.0, (job.started_at or 0) - job.created_at))
+        """Publish that a job runs."""
+        with self._lock:
+            self._running.add(job.id)
+        self.metrics.wait_seconds.observe(max(0.0, (job.started_at or 0) - job.queued_at))
         self.events.publish(job.id, "running", {"restarted": job.restarted}, restarted=job.restarted)
 
     def report(self, job: Job, step: int, steps: int, preview: Preview | None) -> None:
-        """Tell how far a job is."""
-        self._progress[job.id] = (step, steps)
+        """Publish how far a job is."""
+        with self._lock:
+            if job.id not in self._running:  # it has been ended meanwhile
+                return
+            self._progress[job.id] = self._unrecorded[job.id] = (step, steps)
         data = {"step": step, "steps": steps}
         self.events.publish(job.id, "progress", data, restarted=job.restarted, preview=preview)
 
@@ -58,26 +67,43 @@ class Ledger:
         """Return step and number of steps of a job that runs here."""
         return self._progress.get(job_id)
 
+    def runs_here(self, job_id: str) -> bool:
+        """Return whether a job runs on this server."""
+        return job_id in self._running
+
+    def record_progress(self) -> None:
+        """Record how far the jobs are, for the clients of other servers."""
+        with self._lock:
+            new, self._unrecorded = self._unrecorded, {}
+        if new:
+            self.store.record_progress((job_id, *steps) for job_id, steps in new.items())
+
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job: at once where it waits, at the next step where it runs."""
-        self._cancelled.add(job_id)
         job = self.store.cancel(job_id)
-        if job is None or job.state != "running":
-            self._cancelled.discard(job_id)
-        if job is not None and job.state == "cancelled":
-            self.tell_end(job)
+        if job is None:
+            return None
+        if job.state == "running":
+            with self._lock:
+                if job_id in self._running:  # another server asks the database
+                    self._cancelled.add(job_id)
+        elif job.state == "cancelled":
+            self.publish_end(job)
         return job
 
     def is_cancelled(self, job_id: str) -> bool:
-        """Tell whether a running job shall end."""
+        """Return whether a running job is to end."""
         return job_id in self._cancelled
 
     def look_for_cancelled(self, job_ids: Sequence[str]) -> None:
         """Learn which jobs another server was asked to cancel."""
         try:
-            self._cancelled |= self.store.cancelled_among(job_ids)
+            asked = self.store.cancelled_among(job_ids)
         except SQLAlchemyError:
-            logger.exception("The database can't be asked for cancelled jobs.")
+            logger.exception("The database cannot be asked for cancelled jobs.")
+            return
+        with self._lock:
+            self._cancelled |= asked & self._running
 
     def settle(
         self,
@@ -86,17 +112,19 @@ class Ledger:
         *,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
+        stored_bytes: int = 0,
+        device_s: float | None = None,
     ) -> None:
-        """End a job; where the database can't take it now, later."""
-        self._progress.pop(job.id, None)
-        self._cancelled.discard(job.id)
-        self._unsettled[job.id] = (state, {"result": result, "error": error})
+        """End a job; where the database cannot record it now, it is recorded later."""
+        self._forget(job.id)
+        values = {"result": result, "error": error, "stored_bytes": stored_bytes, "device_s": device_s}
+        self._unsettled[job.id] = (state, values)
         self.settle_rest()
 
-    def fail(self, jobs: Sequence[Job], status: int, message: str, code: str | None = None) -> None:
+    def fail(self, jobs: Sequence[Job], code: str, message: str, *, device_s: float | None = None) -> None:
         """End jobs with an error."""
         for job in jobs:
-            self.settle(job, "failed", error={"status": status, "message": message, "code": code})
+            self.settle(job, "failed", error={"message": message, "code": code}, device_s=device_s)
 
     def settle_rest(self) -> None:
         """Record the ends that are not recorded yet."""
@@ -104,27 +132,37 @@ class Ledger:
             try:
                 job = self.store.finish(job_id, self.owner, state, **values)
             except SQLAlchemyError:
-                logger.exception("A job's end can't be recorded; trying again.")
+                logger.exception("A job's end cannot be recorded; trying again.")
                 continue
             self._unsettled.pop(job_id, None)
             if job is not None:
-                self.files.remove_inputs(job.id)
-                self.tell_end(job)
+                self.publish_end(job)
 
-    def put_back(self, owner: str, *, job_ids: Sequence[str] = (), is_counted: bool = True) -> None:
-        """Put running jobs back into the queue, or end those that nobody wants or that did that before."""
-        for job in self.store.put_back(owner, job_ids=job_ids, is_counted=is_counted):
-            self._progress.pop(job.id, None)
+    def requeue(
+        self, owner: str, *, job_ids: Sequence[str] = (), is_counted: bool = True, **values: Any
+    ) -> None:
+        """Requeue running jobs, or end those that no client wants or that did that before."""
+        for job in self.store.requeue(owner, job_ids=job_ids, is_counted=is_counted, **values):
+            self._forget(job.id)
             if job.is_finished:
-                self.tell_end(job)
+                self.publish_end(job)
                 continue
             if is_counted:
                 self.metrics.restarted.inc()
             self.events.publish(job.id, "queued", {"restarted": job.restarted}, restarted=job.restarted)
 
-    def tell_end(self, job: Job) -> None:
-        """Tell and count that a job has ended."""
+    def publish_end(self, job: Job) -> None:
+        """Remove the inputs of a job that has ended, publish the end and count it."""
+        self._forget(job.id)
+        self.files.remove_inputs(job.id)
         self.metrics.ended.labels(job.kind, job.state).inc()
         self.events.publish(
             job.id, job.state, {"error": job.error} if job.error else {}, restarted=job.restarted
         )
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            self._running.discard(job_id)
+            self._cancelled.discard(job_id)
+            self._progress.pop(job_id, None)
+            self._unrecorded.pop(job_id, None)

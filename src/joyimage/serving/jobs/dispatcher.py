@@ -1,8 +1,8 @@
-"""The engine: takes jobs whose turn it is, runs them on pipelines, and sees to it that each of them ends.
+"""The dispatcher: takes jobs whose turn it is, runs them on pipelines, and makes each of them end.
 
-It knows nothing of HTTP. One thread hands out work and has the next job prepared while all pipelines are
-busy, one keeps house, and each pipeline has one run in flight: as soon as its pictures are decoded the next
-begins, while another thread makes files of them.
+It knows nothing of HTTP. One loop dispatches work and has the next job prepared while all pipelines are busy,
+one does the housekeeping, and each pipeline has one batch in flight: as soon as its images are decoded the
+next batch begins, while another thread makes files of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from joyimage.serving.jobs.completion import Ledger
-from joyimage.serving.jobs.execution import Run, prepare_job
+from joyimage.serving.jobs.completion import JobCompletion
+from joyimage.serving.jobs.execution import BatchRun, prepare_job
+from joyimage.serving.jobs.housekeeping import Housekeeping
+from joyimage.serving.jobs.loops import GuardedLoop
+from joyimage.serving.jobs.task import Task, UnreadableJobError
+from joyimage.serving.workers.protocol import DeviceFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,25 +35,26 @@ if TYPE_CHECKING:
     from joyimage.serving.jobs.store import JobStore
     from joyimage.serving.metrics import Metrics
     from joyimage.serving.settings import ServerSettings
-    from joyimage.serving.workers.preparation import Prepared
+    from joyimage.serving.workers.preparation import PreparedTask
     from joyimage.serving.workers.protocol import ModelInfo, Runner
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_HOMES = 1024  # pictures whose replica is remembered
+_AFFINITIES = 1024  # images whose replica is remembered
 
 
-class Engine:
+class Dispatcher:
     """Runs jobs.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
         store: The queue.
-        files: Pictures and results.
-        events: Where progress is told.
+        files: Input images and results.
+        events: Where progress is published.
         metrics: Where it is counted.
-        liveness: This server's name and sign of life.
+        liveness: This server's name and heartbeat.
+        on_fatal: Called once where the device is broken or hangs, so that the process ends and is restarted.
     """
 
     def __init__(
@@ -60,29 +65,51 @@ class Engine:
         events: EventLog,
         metrics: Metrics,
         liveness: Liveness,
+        on_fatal: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._store = store
         self._files = files
         self._liveness = liveness
-        self._ledger = Ledger(store, files, events, metrics, liveness.name)
+        self._on_fatal = on_fatal
+        self._completion = JobCompletion(store, files, events, metrics, liveness.name)
         self._runners: list[Runner] = []
         self._free: list[int] = []
-        self._homes: OrderedDict[str, int] = OrderedDict()
+        self._affinity: OrderedDict[str, int] = OrderedDict()
+        self._prefetched: dict[str, Future[PreparedTask]] = {}
+        self._batches: set[BatchRun] = set()
         self._changed = threading.Condition()
-        self._is_stopping = False
-        self._is_interrupting = threading.Event()
+        self._stopping = threading.Event()
+        self._interrupting = threading.Event()
         self._run_s = 1.0
-        self._threads: list[threading.Thread] = []
-        # For each pipeline a thread whose job runs, and one whose results are written meanwhile.
+        # For each pipeline a thread whose batch runs, and one whose results are written meanwhile.
         self._pool = ThreadPoolExecutor(2 * settings.replicas, "joyimage-run")
-        self._ahead = ThreadPoolExecutor(1, "joyimage-ahead")
-        self.problem: str | None = None
+        self._prefetch_pool = ThreadPoolExecutor(1, "joyimage-prefetch")
+        self._housekeeping = Housekeeping(
+            settings, store, files, events, liveness, self._completion, self.wake, self._watch_batches
+        )
+        self._loops = [
+            GuardedLoop("dispatch", self._dispatch, self._stopping),
+            GuardedLoop("housekeeping", self._keep_house, self._interrupting),
+        ]
+        self._load_problem: str | None = None
+        self._device_problem: str | None = None
 
     @property
     def info(self) -> ModelInfo | None:
         """What is known of the model; None while it is loaded."""
         return self._runners[0].info if self._runners else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why no jobs can run; None where they can, or the model is still being loaded."""
+        loops = [loop.problem for loop in self._loops if loop.problem is not None]
+        return self._device_problem or self._load_problem or (loops[0] if loops else None)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further jobs are taken."""
+        return self._stopping.is_set()
 
     @property
     def idle(self) -> int:
@@ -100,41 +127,53 @@ class Engine:
         Args:
             load: Makes the pipeline of a number.
         """
-        self._recover()
-        targets: list[Callable[[], None]] = [lambda: self._load(load), self._hand_out, self._keep_house]
-        for target in targets:
-            thread = threading.Thread(target=target, name="joyimage-engine", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._housekeeping.begin()
+        threading.Thread(target=self._load, args=(load,), name="joyimage-load", daemon=True).start()
+        for loop in self._loops:
+            loop.start()
+
+    def begin_stop(self) -> None:
+        """Take no further jobs, and end those that wait for this server's own clients."""
+        with self._changed:
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
+            self._changed.notify_all()
+        try:
+            self._housekeeping.end_awaited(self._liveness.name)
+        except SQLAlchemyError:
+            logger.exception("Waiting jobs cannot be ended; the next server does it.")
 
     def stop(self) -> None:
-        """Take no further jobs; what runs may end within the time of grace, or goes back."""
-        with self._changed:
-            self._is_stopping = True
-            self._changed.notify_all()
-        timer = threading.Timer(self._settings.shutdown_grace_s, self._is_interrupting.set)
+        """Take no further jobs; what runs may end within the time of grace, or is queued again."""
+        self.begin_stop()
+        timer = threading.Timer(self._settings.shutdown_grace_s, self._interrupting.set)
         timer.daemon = True
         timer.start()
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown(wait=self._device_problem is None, cancel_futures=False)
         timer.cancel()
-        self._is_interrupting.set()
-        for thread in self._threads:
-            thread.join(timeout=2 * _TICK_S)
-        self._ahead.shutdown(wait=True, cancel_futures=True)
-        self._ledger.settle_rest()
+        self._interrupting.set()
+        for loop in self._loops:
+            loop.join(2 * _TICK_S)
+        self._prefetch_pool.shutdown(wait=True, cancel_futures=True)
+        self._completion.settle_rest()
 
     def wake(self) -> None:
-        """Say that there is a new job."""
+        """Notify the dispatcher of a new job."""
         with self._changed:
             self._changed.notify_all()
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job: at once where it waits, at the next step where it runs."""
-        return self._ledger.cancel(job_id)
+        return self._completion.cancel(job_id)
 
     def progress(self, job_id: str) -> tuple[int, int] | None:
         """Return step and number of steps of a job that runs here."""
-        return self._ledger.progress(job_id)
+        return self._completion.progress(job_id)
+
+    def runs_here(self, job_id: str) -> bool:
+        """Return whether a job runs on this server."""
+        return self._completion.runs_here(job_id)
 
     def wait_s(self, waiting: int) -> float:
         """Estimate how long a queue takes."""
@@ -148,119 +187,127 @@ class Engine:
                     self._runners.append(runner)
                     self._free.append(number)
                     self._changed.notify_all()
-        # Whatever keeps the model from loading is told to those who ask whether the server is ready.
-        except Exception as error:
-            self.problem = f"The model can't be loaded: {error}"
-            logger.exception("The model can't be loaded.")
+        # Whatever keeps the model from loading, also SystemExit, is reported where readiness is asked for.
+        except BaseException as error:
+            self._load_problem = f"The model cannot be loaded: {error}"
+            logger.exception("The model cannot be loaded.")
 
-    def _hand_out(self) -> None:
-        """Give waiting jobs to free pipelines until the engine stops."""
-        ahead: dict[str, Future[Prepared]] = {}
-        while True:
+    def _dispatch(self) -> None:
+        """Give the next jobs to a free pipeline, or wait."""
+        if not self._free:
+            if self._runners:
+                self._prefetched = self._prefetched or self._prefetch()
+            self._wait(lambda: bool(self._free), _TICK_S)
+            return
+        jobs = self._store.claim(self._completion.owner, self._batch_limit)
+        if not jobs:
+            # Another server's jobs, or one that came since, are found at the next tick.
+            self._wait(lambda: False, _TICK_S / 4)
+            return
+        # A task that was prepared for another job is dropped: that job may have been cancelled since.
+        prefetched, self._prefetched = self._prefetched, {}
+        with self._changed:
+            number = self._choose(jobs[0].image_hash)
+            self._free.remove(number)
+        try:
+            self._pool.submit(self._run_batch, number, jobs, prefetched)
+        except BaseException as error:
             with self._changed:
-                if self._is_stopping:
-                    return
-                is_full = not self._free
-            try:
-                if is_full:
-                    ahead = ahead or self._look_ahead()
-                    self._wait(lambda: bool(self._free))
-                    continue
-                jobs = self._store.claim(self._ledger.owner, self._batch_limit)
-            except SQLAlchemyError:
-                logger.exception("The database can't be reached; trying again.")
-                time.sleep(_TICK_S)
-                continue
-            if not jobs:
-                # Another server's jobs, or one that came since, are found at the next tick.
-                self._wait(lambda: False, _TICK_S / 4)
-                continue
-            with self._changed:
-                number = self._choose(jobs[0].picture_hash)
-                self._free.remove(number)
-            try:
-                self._pool.submit(self._occupy, number, jobs, ahead)
-            except RuntimeError:  # stopped in between
-                job_ids = [job.id for job in jobs]
-                self._ledger.put_back(self._ledger.owner, job_ids=job_ids, is_counted=False)
-            # What was prepared for another job than these is left: it may have been cancelled since.
-            ahead = {}
+                self._free.append(number)
+            job_ids = [job.id for job in jobs]
+            self._completion.requeue(self._completion.owner, job_ids=job_ids, is_counted=False)
+            if not (isinstance(error, RuntimeError) and self._stopping.is_set()):
+                raise
 
-    def _wait(self, is_over: Callable[[], bool], seconds: float = _TICK_S) -> None:
+    def _wait(self, is_over: Callable[[], bool], seconds: float) -> None:
         """Wait until something changes, unless it has."""
         with self._changed:
-            if not self._is_stopping and not is_over():
+            if not self._stopping.is_set() and not is_over():
                 self._changed.wait(seconds)
 
-    def _look_ahead(self) -> dict[str, Future[Prepared]]:
+    def _prefetch(self) -> dict[str, Future[PreparedTask]]:
         """Begin to prepare the job that comes next, beside those that run."""
         job = self._store.peek()
-        if job is None or job.task["num_images"] == 0 or not self._runners:
+        if job is None or not job.task.get("num_inputs"):
             return {}
-        return {job.id: self._ahead.submit(prepare_job, job, self._files, self._runners[0].info)}
+        return {job.id: self._prefetch_pool.submit(prepare_job, job, self._files, self._runners[0].info)}
 
     def _batch_limit(self, job: Job) -> int:
         """Return how many jobs like this one may run together."""
-        width, height = job.task["canvas"] or (1, 1)
-        pixels = job.task["num_outputs"] * width * height
+        try:
+            task = Task.from_dict(job.task)
+        except UnreadableJobError:
+            return 1
+        pixels = 1 if task.target_size is None else task.target_size.num_pixels
+        pixels *= max(1, task.num_images)
         return max(1, min(self._settings.max_batch, self._settings.batch_pixels // pixels))
 
-    def _choose(self, picture_hash: str | None) -> int:
-        """Return the free pipeline that knows a picture, or else the one that its hash is closest to."""
-        if picture_hash is None:
+    def _choose(self, image_hash: str | None) -> int:
+        """Return the free pipeline that knows an image, or else the one that its hash is closest to."""
+        if image_hash is None:
             return self._free[0]
-        home = self._homes.get(picture_hash)
-        if home is None or home not in self._free:
-            home = max(
-                self._free, key=lambda number: hashlib.sha256(f"{picture_hash}{number}".encode()).digest()
+        chosen = self._affinity.get(image_hash)
+        if chosen is None or chosen not in self._free:
+            chosen = max(
+                self._free, key=lambda number: hashlib.sha256(f"{image_hash}{number}".encode()).digest()
             )
-        self._homes[picture_hash] = home
-        self._homes.move_to_end(picture_hash)
-        while len(self._homes) > _HOMES:
-            self._homes.popitem(last=False)
-        return home
+        self._affinity[image_hash] = chosen
+        self._affinity.move_to_end(image_hash)
+        while len(self._affinity) > _AFFINITIES:
+            self._affinity.popitem(last=False)
+        return chosen
 
-    def _occupy(self, number: int, jobs: list[Job], ahead: dict[str, Future[Prepared]]) -> None:
-        """Run jobs on a pipeline, give it back, and then finish their results."""
-        run = Run(
-            self._ledger,
+    def _run_batch(self, number: int, jobs: list[Job], prefetched: dict[str, Future[PreparedTask]]) -> None:
+        """Run jobs on a pipeline, return it, and then finish their results."""
+        batch = BatchRun(
+            self._completion,
             self._runners[number],
             jobs,
-            ahead=ahead,
+            prefetched=prefetched,
             timeout_s=self._settings.job_timeout_s,
-            is_interrupted=self._is_interrupting.is_set,
+            is_interrupted=self._interrupting.is_set,
         )
+        with self._changed:
+            self._batches.add(batch)
         try:
             try:
                 started = time.monotonic()
-                run.make()
+                batch.make()
                 self._run_s += 0.2 * ((time.monotonic() - started) / len(jobs) - self._run_s)
             finally:
                 with self._changed:
+                    self._batches.discard(batch)
                     self._free.append(number)
                     self._changed.notify_all()
-            run.finish()
+            batch.finish()
+        except DeviceFailedError as error:
+            self._fail_device(f"The device failed: {error}")
         # A bug here must not take the pipeline out of service.
-        except Exception:
-            logger.exception("A run ended in an error of the engine.")
-            self._ledger.fail(jobs, 500, "The server made a mistake; its log says which.")
+        except BaseException:
+            logger.exception("A batch ended in an error of the dispatcher.")
+            batch.fail_open("internal_error", "Internal server error; see the server log.")
 
     def _keep_house(self) -> None:
-        while not self._is_interrupting.wait(_TICK_S):
-            try:
-                self._ledger.settle_rest()
-                self._recover()
-                for job in self._store.fail_overdue(self._settings.queue_timeout_s):
-                    self._files.remove_inputs(job.id)
-                    self._ledger.tell_end(job)
-                for job_id in self._store.remove_expired():
-                    self._files.remove(job_id)
-            except (SQLAlchemyError, OSError):
-                logger.exception("Housekeeping failed; trying again.")
+        self._interrupting.wait(_TICK_S)
+        self._housekeeping.step()
 
-    def _recover(self) -> None:
-        """Put back the jobs of servers that have died."""
-        for owner in self._store.owners():
-            if not self._liveness.is_alive(owner):
-                self._ledger.put_back(owner)
-                self.wake()
+    def _watch_batches(self) -> None:
+        """Hold the jobs that run to their limits, and notice a device that does not answer."""
+        with self._changed:
+            batches = list(self._batches)
+        for batch in batches:
+            batch.enforce_limits()
+            if batch.overdue_s > self._settings.hang_timeout_s:
+                self._fail_device(
+                    f"A device call hangs, {self._settings.hang_timeout_s:g} s after the job's time limit."
+                )
+
+    def _fail_device(self, problem: str) -> None:
+        """Take no further jobs: every one of them would fail as fast as it is taken."""
+        with self._changed:
+            if self._device_problem is not None:
+                return
+            self._device_problem = problem
+        logger.error("%s The server stops, to be started again.", problem)
+        self.begin_stop()
+        self._on_fatal(problem)

@@ -1,4 +1,4 @@
-"""What happens to jobs, for those who watch."""
+"""The events of jobs, for those who follow them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class _Log:
 
 
 class EventLog:
-    """The events of each job, written by any thread and followed by coroutines.
+    """The events of each job, published by any thread and followed by coroutines.
 
-    Jobs that have ended are forgotten after a while: their record says all that their events said.
+    The events of jobs that have ended are dropped after a while: the record says all that they said.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class EventLog:
         restarted: int = 0,
         preview: Preview | None = None,
     ) -> None:
-        """Add an event and wake those who watch the job; after the last event, nothing is added."""
+        """Add an event and wake the followers of the job; after the last event, nothing is added."""
         with self._lock:
             log = self._logs.setdefault(job_id, _Log())
             events = log.events
@@ -97,10 +97,10 @@ class EventLog:
                 loop.call_soon_threadsafe(woken.set)
 
     async def follow(self, job_id: str, after: int = 0, idle_s: float = 1.0) -> AsyncIterator[Event | None]:
-        """Give a job's events as they come, up to its last.
+        """Yield a job's events as they come, up to its last.
 
         Args:
-            job_id: Which.
+            job_id: Id of the job.
             after: Number of the last event that is known already.
             idle_s: How long to wait for one.
 
@@ -129,6 +129,23 @@ class EventLog:
             with self._lock:
                 log.watchers.discard(watcher)
                 if not log.events and not log.watchers and self._logs.get(job_id) is log:
+                    del self._logs[job_id]
+
+    def unended(self) -> list[str]:
+        """Return the jobs of which no last event is known and that nobody follows."""
+        with self._lock:
+            return [
+                job_id
+                for job_id, log in self._logs.items()
+                if not log.watchers and not (log.events and log.events[-1].is_last)
+            ]
+
+    def drop(self, job_ids: set[str]) -> None:
+        """Drop the events of jobs that nobody follows."""
+        with self._lock:
+            for job_id in job_ids:
+                log = self._logs.get(job_id)
+                if log is not None and not log.watchers:
                     del self._logs[job_id]
 
     def _forget(self) -> None:

@@ -1,203 +1,263 @@
-"""One run of jobs that share a pass: from their files to their results."""
+"""One batch of jobs that run together: from their files to their results."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING
 
-from joyimage.serving.http.errors import OutOfMemoryError, ReplicaLostError
-from joyimage.serving.http.schemas import Task
+from joyimage.errors import ImageError, InvalidInputError, InvalidResultError, OutOfMemoryError
+from joyimage.serving.jobs.task import Task, UnreadableJobError
 from joyimage.serving.workers.preparation import prepare
+from joyimage.serving.workers.protocol import DeviceFailedError, ReplicaLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
-    from joyimage.serving.jobs.completion import Ledger
+    from joyimage.serving.jobs.completion import JobCompletion
     from joyimage.serving.jobs.files import JobFiles
     from joyimage.serving.jobs.records import Job
-    from joyimage.serving.workers.preparation import Prepared
+    from joyimage.serving.workers.preparation import PreparedTask
     from joyimage.serving.workers.preview import Preview
-    from joyimage.serving.workers.protocol import Made, ModelInfo, Runner
+    from joyimage.serving.workers.protocol import ModelInfo, ModelOutput, Runner
 
 logger = logging.getLogger(__name__)
 
 _ASK_S = 1.0  # how often the database is asked whether a job was cancelled at another server
-_MISTAKE = "The server made a mistake; its log says which."
+_BUG = "Internal server error; see the server log."
 
 
-class Run:
-    """One run.
+class BatchRun:
+    """Runs the jobs of one batch.
 
     `make` has the model's part, for which the pipeline is needed, and `finish` what comes after it.
 
     Args:
-        ledger: Where jobs end.
+        completion: Where jobs end.
         runner: What runs them.
-        jobs: Those that share the pass.
-        ahead: By job, what was prepared while another one ran.
-        timeout_s: Longest time for all of it.
-        is_interrupted: Whether the server stops now.
+        jobs: The jobs, which can run together.
+        prefetched: Tasks that were prepared while another batch ran, by job.
+        timeout_s: Longest time that a job may run.
+        is_interrupted: Returns whether the server stops now.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        completion: JobCompletion,
         runner: Runner,
         jobs: Sequence[Job],
         *,
-        ahead: Mapping[str, Future[Prepared]],
+        prefetched: Mapping[str, Future[PreparedTask]],
         timeout_s: float,
         is_interrupted: Callable[[], bool],
     ) -> None:
-        self._ledger = ledger
+        self._completion = completion
         self._runner = runner
         self._jobs = jobs
-        self._ahead = ahead
+        self._prefetched = prefetched
         self._timeout_s = timeout_s
         self._is_interrupted = is_interrupted
+        self._lock = threading.Lock()
         self._open = {job.id: job for job in jobs}
         self._started = self._asked_at = time.monotonic()
-        self._made: list[tuple[Job, Prepared, Made]] = []
+        self._device_s = 0.0
+        self._outputs: list[tuple[Job, PreparedTask, ModelOutput]] = []
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds since the time limit; negative before it."""
+        return time.monotonic() - self._started - self._timeout_s
 
     def make(self) -> None:
-        """Have the model make the pictures; jobs that fail are ended."""
-        self._ledger.metrics.batch_size.observe(len(self._jobs))
-        prepared: dict[str, Prepared] = {}
+        """Have the model make the images; jobs that fail are ended.
+
+        Raises:
+            DeviceFailedError: The device is broken; the jobs are queued again, or have ended.
+        """
+        self._completion.metrics.batch_size.observe(len(self._jobs))
+        prepared: dict[str, PreparedTask] = {}
         for job in self._jobs:
-            self._ledger.begin(job)
+            self._completion.begin(job)
             one = self._prepare(job)
             if one is not None:
                 prepared[job.id] = one
-        if not prepared:
-            return
-        self._jobs = [job for job in self._jobs if job.id in prepared]
-        works = [prepared[job.id].work for job in self._jobs]
-        try:
-            made = self._runner.run(works, self._report, self._is_stopped)
-        except ReplicaLostError:
-            self._ledger.put_back(self._ledger.owner, job_ids=sorted(self._open))
-            return
-        except OutOfMemoryError as error:
-            self._fail_all(503, str(error), "out_of_memory")
-            return
-        # What is wrong with one job must not end those that happened to run with it.
-        except Exception as error:
-            if len(self._jobs) > 1:
-                self._run_one_by_one()
-            elif isinstance(error, ValueError):
-                self._fail_all(400, str(error), "invalid_value")
-            else:
-                logger.exception("A job failed.")
-                self._fail_all(500, _MISTAKE, "internal_error")
-            return
-        if made is None:
-            if self._open:  # the server stops
-                self._ledger.put_back(self._ledger.owner, job_ids=sorted(self._open), is_counted=False)
-            return
-        self._made = [(job, prepared[job.id], one) for job, one in zip(self._jobs, made, strict=True)]
+        if prepared:
+            self._make([job for job in self._jobs if job.id in prepared], prepared)
 
     def finish(self) -> None:
-        """Make files of what the model made, write them, and then say that they are there."""
-        for job, prepared, made in self._made:
-            if job.id not in self._open or self._ends_now(job):
+        """Write files of what the model made, and then record that they are there."""
+        for job, prepared, output in self._outputs:
+            if self._ends_now(job) or job.id not in self._open:
                 continue
-            metrics = self._ledger.metrics
+            metrics = self._completion.metrics
+            stored_bytes = 0
             try:
-                outcome = prepared.finish(made)
-                for number, image in enumerate(outcome.images):
-                    self._ledger.files.write(job.id, f"output-{number}", image)
-                for number, mask in enumerate(outcome.masks):
-                    self._ledger.files.write(job.id, f"edited-{number}", mask)
+                result = prepared.finish(output)
+                for name, images in (("output", result.images), ("edited", result.masks)):
+                    for number, image in enumerate(images):
+                        self._completion.files.write(job.id, f"{name}-{number}", image)
+                        stored_bytes += len(image)
             except OSError as error:
                 reason = error.strerror or str(error)
-                self._ledger.fail([job], 503, f"The result can't be stored: {reason}.", "storage_full")
+                self._end([job], "storage_full", f"The result cannot be stored: {reason}.")
                 continue
-            except Exception:
-                logger.exception("A result can't be finished.")
-                self._ledger.fail([job], 500, _MISTAKE, "internal_error")
+            except BaseException:
+                logger.exception("A result cannot be finished.")
+                self._end([job], "internal_error", _BUG)
                 continue
             metrics.run_seconds.labels(job.kind).observe(time.monotonic() - self._started)
-            if "memory" in outcome.facts:
+            if "memory" in result.metadata:
                 metrics.low_memory.inc()
-            if outcome.facts.get("reused"):
+            if result.metadata.get("reused"):
                 metrics.reused.inc()
-            counts = {"num_images": len(outcome.images), "num_masks": len(outcome.masks)}
-            self._ledger.settle(job, "succeeded", result={**outcome.facts, **counts})
+            counts = {"num_images": len(result.images), "num_masks": len(result.masks)}
+            if self._close(job):
+                self._completion.settle(
+                    job,
+                    "succeeded",
+                    result={**result.metadata, **counts},
+                    stored_bytes=stored_bytes,
+                    device_s=self._share_s,
+                )
 
-    def _prepare(self, job: Job) -> Prepared | None:
-        """Return a job ready for the model, or end it."""
-        ahead = self._ahead.get(job.id)
+    def enforce_limits(self) -> None:
+        """End jobs that were cancelled or ran for too long, also while the device does not answer."""
+        self._look_for_cancelled()
+        for job in list(self._open.values()):
+            self._ends_now(job)
+
+    def fail_open(self, code: str, message: str) -> None:
+        """End all jobs that have not ended."""
+        self._end(list(self._open.values()), code, message)
+
+    @property
+    def _share_s(self) -> float:
+        return self._device_s / max(1, len(self._jobs))
+
+    def _make(self, jobs: Sequence[Job], prepared: Mapping[str, PreparedTask]) -> None:
+        """Run jobs together and, where that fails for an unknown reason, each alone.
+
+        Raises:
+            DeviceFailedError: The device is broken.
+        """
+
+        def report(step: int, steps: int, previews: Sequence[Preview | None]) -> None:
+            for job, preview in zip(jobs, previews, strict=True):
+                if job.id in self._open:
+                    self._completion.report(job, step, steps, preview)
+
+        started = time.monotonic()
         try:
-            return ahead.result() if ahead else prepare_job(job, self._ledger.files, self._runner.info)
+            items = [prepared[job.id].item for job in jobs]
+            made = self._runner.run(items, report, lambda: self._is_stopped(jobs))
+        except DeviceFailedError:
+            self._requeue(jobs, is_counted=True)
+            raise
+        except ReplicaLostError:
+            self._requeue(jobs, is_counted=True)
+            return
+        except OutOfMemoryError as error:
+            self._end(jobs, "out_of_memory", str(error))
+            return
+        # What is wrong with one job must not end those that happened to run with it.
+        except BaseException as error:  # noqa: BLE001 - logged by `_describe`
+            if len(jobs) > 1:
+                for job in jobs:
+                    if job.id in self._open:
+                        self._make([job], prepared)
+            else:
+                self._end(jobs, *_describe(error))
+            return
+        finally:
+            self._device_s += time.monotonic() - started
+        if made is None:
+            self._requeue(jobs, is_counted=False)  # the server stops
+            return
+        self._outputs += [(job, prepared[job.id], one) for job, one in zip(jobs, made, strict=True)]
+
+    def _prepare(self, job: Job) -> PreparedTask | None:
+        """Return a job ready for the model, or end it."""
+        prefetched = self._prefetched.get(job.id)
+        try:
+            if prefetched is not None:
+                return prefetched.result()
+            return prepare_job(job, self._completion.files, self._runner.info)
         except OSError as error:
             reason = error.strerror or error
-            self._ledger.fail([job], 500, f"The job's pictures can't be read: {reason}.")
-        except ValueError as error:
-            self._ledger.fail([job], 400, str(error), "invalid_value")
-        except Exception:
-            logger.exception("A job can't be prepared.")
-            self._ledger.fail([job], 500, _MISTAKE, "internal_error")
-        del self._open[job.id]
+            self._end([job], "internal_error", f"The job's input images cannot be read: {reason}.")
+        except BaseException as error:  # noqa: BLE001 - logged by `_describe`
+            self._end([job], *_describe(error))
         return None
 
-    def _run_one_by_one(self) -> None:
-        for job in list(self._open.values()):
-            run = Run(
-                self._ledger,
-                self._runner,
-                [job],
-                ahead={},
-                timeout_s=self._timeout_s,
-                is_interrupted=self._is_interrupted,
-            )
-            run.make()
-            run.finish()
-
-    def _report(self, step: int, steps: int, previews: Sequence[Preview | None]) -> None:
-        for job, preview in zip(self._jobs, previews, strict=True):
-            if job.id in self._open:
-                self._ledger.report(job, step, steps, preview)
-
-    def _is_stopped(self) -> bool:
-        """End jobs that shall not go on; tell whether none is left, or the server stops."""
+    def _is_stopped(self, jobs: Sequence[Job]) -> bool:
+        """End jobs that are not to go on; return whether none is left, or the server stops."""
         if self._is_interrupted():
             return True
+        self._look_for_cancelled()
+        for job in jobs:
+            if job.id in self._open:
+                self._ends_now(job)
+        return not any(job.id in self._open for job in jobs)
+
+    def _look_for_cancelled(self) -> None:
         now = time.monotonic()
         if now - self._asked_at > _ASK_S:
             self._asked_at = now
-            self._ledger.look_for_cancelled(sorted(self._open))
-        for job in list(self._open.values()):
-            self._ends_now(job)
-        return not self._open
+            self._completion.look_for_cancelled(sorted(self._open))
 
     def _ends_now(self, job: Job) -> bool:
-        if self._ledger.is_cancelled(job.id):
-            del self._open[job.id]
-            self._ledger.settle(job, "cancelled")
+        if self._completion.is_cancelled(job.id):
+            if self._close(job):
+                self._completion.settle(job, "cancelled", device_s=self._share_s)
             return True
         if time.monotonic() - self._started > self._timeout_s:
-            del self._open[job.id]
-            sentence = (
-                f"The job ran for more than {self._timeout_s:g} s; ask for fewer steps or a smaller size."
+            self._end(
+                [job],
+                "job_timeout",
+                f"The job ran for more than {self._timeout_s:g} s; ask for fewer steps or a smaller size.",
             )
-            self._ledger.fail([job], 504, sentence, "job_timeout")
             return True
         return False
 
-    def _fail_all(self, status: int, message: str, code: str) -> None:
-        self._ledger.fail(list(self._open.values()), status, message, code)
+    def _requeue(self, jobs: Sequence[Job], *, is_counted: bool) -> None:
+        ids = [job.id for job in jobs if self._close(job)]
+        if ids:
+            self._completion.requeue(self._completion.owner, job_ids=ids, is_counted=is_counted)
+
+    def _end(self, jobs: Sequence[Job], code: str, message: str) -> None:
+        for job in jobs:
+            if self._close(job):
+                self._completion.fail([job], code, message, device_s=self._share_s)
+
+    def _close(self, job: Job) -> bool:
+        """Return whether a job had not ended before; of several threads, one may end it."""
+        with self._lock:
+            return self._open.pop(job.id, None) is not None
 
 
-def prepare_job(job: Job, files: JobFiles, info: ModelInfo) -> Prepared:
+def prepare_job(job: Job, files: JobFiles, info: ModelInfo) -> PreparedTask:
     """Read a job's files and bring them to what the model takes.
 
     Raises:
-        OSError: They can't be read.
-        ValueError: The job can't be done.
+        OSError: A file cannot be read.
+        UnreadableJobError: The job's row is damaged.
+        InvalidInputError: The job cannot be done.
     """
-    task = Task.model_validate(job.task)
-    pictures = [files.read(job.id, f"input-{number}") for number in range(task.num_images)]
+    task = Task.from_dict(job.task)
+    images = [files.read(job.id, f"input-{number}") for number in range(task.num_inputs)]
     mask = files.read(job.id, "mask") if task.has_mask else None
-    return prepare(task, pictures, mask, info, job.picture_hash)
+    return prepare(task, images, mask, info, image_hash=job.image_hash, client=job.client)
+
+
+def _describe(error: BaseException) -> tuple[str, str]:
+    """Return code and message of a job that failed; what is no error of ours is logged, and not passed on."""
+    if isinstance(error, UnreadableJobError):
+        return "unreadable_job", str(error)
+    if isinstance(error, InvalidResultError):
+        return "invalid_result", str(error)
+    if isinstance(error, (InvalidInputError, ImageError)) or type(error) is ValueError:
+        return "invalid_value", str(error)
+    logger.error("The job failed.", exc_info=error)
+    return "internal_error", _BUG

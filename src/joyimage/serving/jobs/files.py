@@ -1,7 +1,9 @@
-"""The files of jobs: pictures that came in, results that go out. Each is written whole or not at all."""
+"""The files of jobs: input images and results. Each is written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import secrets
@@ -10,15 +12,19 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Iterator
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"(input|output|edited)-\d{1,3}|mask")
+_NAME = re.compile(r"(input|output|edited)-\d{1,4}|mask")
 RESULTS = {"images": "output", "masks": "edited"}
-"""What the files of results are called."""
+"""Names of the files of results."""
 # A folder younger than this may belong to a job whose record is just being written.
 _ORPHAN_AGE_S = 600
+_AT_ONCE = 500
+_DATABASE = "database-id"
 
 
 class JobFiles:
@@ -27,7 +33,7 @@ class JobFiles:
     Ids and names are made here and in the job store, never by a client.
 
     Args:
-        root: Where the folders stand; made where missing, for this user only.
+        root: Parent of the folders; created where missing, for this user only.
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,36 +72,58 @@ class JobFiles:
         """
         return self._path(job_id, name).read_bytes()
 
-    def has(self, job_id: str, name: str) -> bool:
-        """Tell whether a file is there."""
-        return self._path(job_id, name).is_file()
-
     def remove(self, job_id: str) -> None:
-        """Remove a job's folder; it is no error that there is none."""
+        """Remove a job's folder, if there is one."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
 
     def remove_inputs(self, job_id: str) -> None:
-        """Remove what came in, once nothing can ask for it again."""
+        """Remove the input images of a job that has ended."""
         kept = tuple(f"{name}-" for name in RESULTS.values())
         for path in self._folder(job_id).glob("*"):
             if not path.name.startswith(kept):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it goes with the folder when the job expires
+                    path.unlink(missing_ok=True)
 
-    def ids(self) -> list[str]:
-        """List the jobs that have had a folder for a while."""
+    def bind(self, database_id: str) -> bool:
+        """Remember to which database the folder belongs, the first time.
+
+        Args:
+            database_id: The random name of the database.
+
+        Returns:
+            Whether the folder belonged to it before, so that folders without a record may be removed.
+            Those of another database are left alone.
+        """
+        path = self._root.parent / _DATABASE
+        try:
+            with path.open("x", encoding="ascii") as file:
+                file.write(database_id + "\n")
+        except FileExistsError:
+            if path.read_text(encoding="ascii").strip() == database_id:
+                return True
+            logger.warning(
+                "%s holds results of another database, which are left alone; give each its own folder.",
+                self._root.parent,
+            )
+        return False
+
+    def settled_ids(self) -> Iterator[list[str]]:
+        """Return the jobs that have had a folder for a while, some at a time."""
+        some: list[str] = []
         now = time.time()
-        return [
-            folder.name
-            for folder in self._root.iterdir()
-            if _ID.fullmatch(folder.name) and now - folder.stat().st_mtime > _ORPHAN_AGE_S
-        ]
-
-    def remove_all_but(self, known: Collection[str]) -> int:
-        """Remove folders without a record, which a killed server left, and return their number."""
-        orphans = [job_id for job_id in self.ids() if job_id not in known]
-        for job_id in orphans:
-            self.remove(job_id)
-        return len(orphans)
+        with os.scandir(self._root) as entries:
+            for entry in entries:
+                try:
+                    is_old = _ID.fullmatch(entry.name) and now - entry.stat().st_mtime > _ORPHAN_AGE_S
+                except FileNotFoundError:  # another server has removed it
+                    continue
+                if is_old:
+                    some.append(entry.name)
+                if len(some) == _AT_ONCE:
+                    yield some
+                    some = []
+        if some:
+            yield some
 
     def _folder(self, job_id: str) -> Path:
         assert _ID.fullmatch(job_id), job_id

@@ -1,4 +1,4 @@
-"""Who is alive: each server holds a lock that the system takes from it when it dies, however it dies."""
+"""Which servers are alive: each holds a lock that the system releases when it dies, however it dies."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Liveness:
-    """This server's sign of life, and a look at those of others that share the folder.
+    """This server's lock, and those of others that share the folder.
 
-    No clock is asked, so none that is wrong can declare a server dead. Where the system has no such locks,
-    every other server counts as dead: there only one may use a folder at a time.
+    No clock is read, so a wrong one cannot declare a server dead. Where the system has no such locks, every
+    other server counts as dead: there only one may use a folder at a time.
 
     Args:
-        folder: Where the locks stand; made where missing.
+        folder: Folder of the locks; created where missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Liveness:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def is_alive(self, name: str) -> bool:
-        """Tell whether a server lives; what a dead one left is removed."""
+        """Return whether a server is alive; the lock file of a dead one is removed."""
         if name == self.name:
             return self._file is not None
         if fcntl is None:
@@ -51,12 +51,12 @@ class Liveness:
         return False
 
     def others(self) -> list[str]:
-        """List the servers that live, without this one."""
+        """List the other servers that are alive; the lock files of dead ones are removed."""
         names = [path.stem for path in self._folder.glob("*.lock")]
         return [name for name in names if name != self.name and self.is_alive(name)]
 
     def close(self) -> None:
-        """Give the sign of life up."""
+        """Release the lock."""
         if self._file is not None:
             self._path(self.name).unlink(missing_ok=True)
             self._file.close()

@@ -1,7 +1,7 @@
 """Job records that survive a restart, in SQLite or PostgreSQL.
 
-The database is the queue: what runs next, and who runs it, is decided by single statements in it, so several
-servers may share one database and one folder.
+The database is the queue: single statements in it decide what runs next and who runs it, so several servers
+may share one database and one folder. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from joyimage.serving.http.errors import ApiError
-from joyimage.serving.jobs.records import JOBS, METADATA, STATES, Job
+from joyimage.errors import IdempotencyConflictError, ServerError
+from joyimage.serving.jobs.limits import check_room
+from joyimage.serving.jobs.migrations import upgrade
+from joyimage.serving.jobs.records import FACTS, FINISHED, JOBS, STATES, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
+    from joyimage.serving.jobs.limits import QueueLimits
+
 _LOCK = 5_600_210  # any number that only we use, for PostgreSQL's advisory lock
+_AT_ONCE = 500  # rows that one statement names or changes
+_LOCK_TIMEOUT_S = 10
 
 
 class JobStore:
@@ -28,8 +35,12 @@ class JobStore:
 
     Args:
         url: SQLAlchemy's address of the database.
-        clock: Gives the time.
+        clock: Returns the time.
         keep_s: How long finished jobs are kept.
+
+    Raises:
+        ServerError: The database cannot be opened or brought to this version of the schema.
+        InvalidInputError: The database was written by a newer joyimage.
     """
 
     def __init__(self, url: str, clock: Callable[[], float], keep_s: float) -> None:
@@ -37,7 +48,7 @@ class JobStore:
         self._keep_s = keep_s
         self._is_sqlite = url.startswith("sqlite")
         options: dict[str, Any] = (
-            {"connect_args": {"timeout": 30}} if self._is_sqlite else {"pool_pre_ping": True}
+            {"connect_args": {"timeout": _LOCK_TIMEOUT_S}} if self._is_sqlite else {"pool_pre_ping": True}
         )
         # What a statement was given has no place in the log: it holds prompts.
         options["hide_parameters"] = True
@@ -45,66 +56,114 @@ class JobStore:
         if self._is_sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
-        with self._write() as connection:
-            METADATA.create_all(connection)
+        try:
+            with self._write() as connection:
+                upgrade(connection)
+        except (SQLAlchemyError, ImportError) as error:
+            reason = getattr(error, "orig", None) or error
+            where = self._engine.url.render_as_string(hide_password=True)
+            raise ServerError(f"The database {where} cannot be opened: {reason}") from error
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
 
-    def submit(self, job: Job, *, queue_size: int, client_jobs: int) -> tuple[Job, bool]:
+    def submit(self, job: Job, limits: QueueLimits) -> tuple[Job, bool]:
         """Put a job into the queue, or find the one that the same request made before.
 
-        A client's jobs take turns with those of others: each new one belongs to the round after the client's
-        last, and rounds are run in order.
+        Clients share the device by what their jobs cost: a job's turn begins where the turn of its client's
+        last one ends, and not before that of the job that is next.
 
         Args:
             job: The new record.
-            queue_size: Most jobs that wait.
-            client_jobs: Most jobs of this client that wait or run.
+            limits: How much may wait.
 
         Returns:
             The record, and whether it is new.
 
         Raises:
-            ApiError: There is no room, or the idempotency key was used for something else.
+            LimitError: There is no room.
+            IdempotencyConflictError: The idempotency key was used for another request.
         """
+        now = self._clock()
         with self._write() as connection:
             if job.idempotency_key is not None:
                 mine = (JOBS.c.client == job.client) & (JOBS.c.idempotency_key == job.idempotency_key)
                 earlier = _one(connection.execute(select(JOBS).where(mine)))
                 if earlier is not None:
                     if earlier.request_hash != job.request_hash:
-                        raise ApiError(
-                            422,
-                            "The Idempotency-Key was used for another request; give each request its own.",
-                            code="idempotency_key_reused",
+                        raise IdempotencyConflictError(
+                            "The Idempotency-Key was used for another request; give each request its own."
                         )
                     return earlier, False
-            self._check_room(connection, job.client, queue_size, client_jobs)
+            check_room(connection, job.client, limits, now=now, new_bytes=job.stored_bytes)
             queued = JOBS.c.state == "queued"
             head = connection.scalar(select(func.min(JOBS.c.turn)).where(queued))
             own = connection.scalar(
-                select(func.max(JOBS.c.turn)).where(queued & (JOBS.c.client == job.client))
+                select(func.max(JOBS.c.turn + JOBS.c.cost)).where(queued & (JOBS.c.client == job.client))
             )
             number = (connection.scalar(select(func.max(JOBS.c.number))) or 0) + 1
             values = {
                 **{column.name: getattr(job, column.name) for column in JOBS.columns},
                 "number": number,
-                "turn": max((head or 1) - 1, own or 0) + 1,
-                "created_at": self._clock(),
+                "turn": max(head or 0, own or 0),
+                "created_at": now,
+                "queued_at": now,
             }
             connection.execute(JOBS.insert().values(**values))
         return Job(**values), True
 
-    def check_room(self, client: str, *, queue_size: int, client_jobs: int) -> None:
-        """Refuse a request before its body is read, where it would be refused afterwards.
+    def check_room(self, client: str, limits: QueueLimits) -> None:
+        """Reject a request before its body is read, where it would be rejected afterwards.
 
         Raises:
-            ApiError: There is no room.
+            LimitError: There is no room.
         """
         with self._read() as connection:
-            self._check_room(connection, client, queue_size, client_jobs)
+            check_room(connection, client, limits, now=self._clock())
+
+    def check(self) -> None:
+        """Read a row with all its columns; raises SQLAlchemy's error where that is not possible."""
+        with self._read() as connection:
+            connection.execute(select(JOBS).limit(1)).all()
+
+    @property
+    def database_id(self) -> str:
+        """A random name that the database keeps for good."""
+        with self._read() as connection:
+            return str(connection.scalar(select(FACTS.c.value).where(FACTS.c.name == "database_id")))
+
+    def heartbeat(self) -> None:
+        """Record that a server runs now."""
+        with self._write() as connection:
+            self._set_last_seen(connection, self._clock())
+
+    def skip_downtime(self) -> float:
+        """Move all deadlines by the time since a server last ran, and return it in seconds.
+
+        What is kept for a day is kept for a day in which a server runs; a clock that was set while none ran,
+        forward or back, ends nothing.
+        """
+        with self._write() as connection:
+            now = self._clock()
+            last = connection.scalar(select(FACTS.c.value).where(FACTS.c.name == "last_seen"))
+            self._set_last_seen(connection, now)
+            if last is None:
+                last = connection.scalar(
+                    select(func.max(func.coalesce(JOBS.c.finished_at, JOBS.c.started_at, JOBS.c.created_at)))
+                )
+            gap = 0.0 if last is None else now - float(last)
+            if gap:
+                connection.execute(JOBS.update().values(expires_at=JOBS.c.expires_at + gap))
+                connection.execute(
+                    JOBS.update().where(JOBS.c.state == "queued").values(queued_at=JOBS.c.queued_at + gap)
+                )
+            return gap
+
+    def _set_last_seen(self, connection: Connection, now: float) -> None:
+        this = FACTS.c.name == "last_seen"
+        if not connection.execute(FACTS.update().where(this).values(value=repr(now))).rowcount:
+            connection.execute(FACTS.insert().values(name="last_seen", value=repr(now)))
 
     def get(self, job_id: str, client: str | None = None) -> Job | None:
         """Return a job; None where there is none, or it is another client's."""
@@ -150,6 +209,13 @@ class JobStore:
             rows = connection.execute(select(JOBS.c.state, func.count()).group_by(JOBS.c.state))
             return {**dict.fromkeys(STATES, 0), **{row[0]: row[1] for row in rows}}
 
+    def oldest_wait_s(self) -> float:
+        """Return for how long the oldest waiting job waits; 0 where none does."""
+        query = select(func.min(JOBS.c.queued_at)).where(JOBS.c.state == "queued")
+        with self._read() as connection:
+            oldest = connection.scalar(query)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
     def position(self, job: Job) -> int:
         """Count the jobs that are run before this one."""
         earlier = (JOBS.c.turn < job.turn) | ((JOBS.c.turn == job.turn) & (JOBS.c.number < job.number))
@@ -158,7 +224,7 @@ class JobStore:
             return connection.scalar(query) or 0
 
     def peek(self) -> Job | None:
-        """Return the job whose turn it is; it goes on waiting."""
+        """Return the job whose turn it is; it stays queued."""
         queued = JOBS.c.state == "queued"
         query = select(JOBS).where(queued).order_by(JOBS.c.turn, JOBS.c.number).limit(1)
         with self._read() as connection:
@@ -168,8 +234,8 @@ class JobStore:
         """Take the job whose turn it is, and others that can run with it.
 
         Args:
-            owner: Who takes it.
-            limit: Says for the first how many may run together.
+            owner: Name of the server that takes it.
+            limit: Returns for the first job how many may run together.
 
         Returns:
             Jobs, now running; none where none waits.
@@ -192,21 +258,26 @@ class JobStore:
         *,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
+        stored_bytes: int = 0,
+        device_s: float | None = None,
     ) -> Job | None:
         """End a running job.
 
         Args:
-            job_id: Which.
-            owner: Who ran it.
+            job_id: Id of the job.
+            owner: Name of the server that ran it.
             state: One of `FINISHED`.
             result: What came out.
             error: What went wrong.
+            stored_bytes: Size of its results on disk.
+            device_s: Seconds for which it had a pipeline.
 
         Returns:
             The record; None where the job is no longer this owner's.
         """
         now = self._clock()
         values = {"state": state, "result": result, "error": error, "owner": None}
+        values |= {"stored_bytes": stored_bytes, "device_s": device_s}
         times = {"finished_at": now, "expires_at": now + self._keep_s}
         mine = (JOBS.c.id == job_id) & (JOBS.c.state == "running") & (JOBS.c.owner == owner)
         with self._write(lock=False) as connection:
@@ -215,7 +286,7 @@ class JobStore:
             )
 
     def cancel(self, job_id: str) -> Job | None:
-        """Cancel a waiting job at once; ask a running one to end at its next step."""
+        """Cancel a queued job at once; ask a running one to end at its next step."""
         now = self._clock()
         with self._write() as connection:
             this = JOBS.c.id == job_id
@@ -229,18 +300,46 @@ class JobStore:
             return _one(connection.execute(select(JOBS).where(this)))
 
     def cancelled_among(self, job_ids: Sequence[str]) -> set[str]:
-        """Return those jobs that shall end."""
-        query = select(JOBS.c.id).where(JOBS.c.id.in_(job_ids) & JOBS.c.cancel_asked)
-        with self._read() as connection:
-            return set(connection.scalars(query))
+        """Return those running jobs that are to end."""
+        return self._ids_where(job_ids, JOBS.c.cancel_asked)
 
-    def put_back(self, owner: str, *, is_counted: bool = True, job_ids: Sequence[str] = ()) -> list[Job]:
-        """Put jobs back whose server has died or stops: the first time, they run again.
+    def unfinished_among(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those jobs that wait or run."""
+        return self._ids_where(job_ids, JOBS.c.state.in_(("queued", "running")))
+
+    def record_progress(self, progress: Iterable[tuple[str, int, int]]) -> None:
+        """Record how far running jobs are, for the other servers: id, steps done, number of steps."""
+        with self._write(lock=False) as connection:
+            for job_id, step, num_steps in progress:
+                this = (JOBS.c.id == job_id) & (JOBS.c.state == "running")
+                connection.execute(JOBS.update().where(this).values(step=step, num_steps=num_steps))
+
+    def drop_results(self, job_id: str) -> Job | None:
+        """Record that a finished job's files are removed; its record stays until it expires."""
+        this = (JOBS.c.id == job_id) & JOBS.c.state.in_(FINISHED)
+        with self._write() as connection:
+            job = _one(connection.execute(select(JOBS).where(this)))
+            if job is None:
+                return None
+            result = None if job.result is None else {**job.result, "num_images": 0, "num_masks": 0}
+            values = {"stored_bytes": 0, "result": None if result is None else {**result, "is_deleted": True}}
+            return _one(connection.execute(JOBS.update().where(this).values(**values).returning(JOBS)))
+
+    def requeue(
+        self,
+        owner: str,
+        *,
+        is_counted: bool = True,
+        job_ids: Sequence[str] = (),
+        reason: str = "The server stopped while the job ran, and no client waits for the answer.",
+    ) -> list[Job]:
+        """Requeue jobs whose server has died or stops: the first time, they run again.
 
         Args:
-            owner: Whose jobs.
-            is_counted: Whether this is the once that a job may run again.
-            job_ids: Only these; all if empty.
+            owner: Name of the server whose jobs they are.
+            is_counted: Whether this is the one time that a job may run again.
+            job_ids: Only these, a few; all of the server if empty.
+            reason: Message of the error of a job whose client is gone.
 
         Returns:
             The records, queued again or ended.
@@ -250,22 +349,17 @@ class JobStore:
         if job_ids:
             theirs &= JOBS.c.id.in_(job_ids)
         ended = {"owner": None, "finished_at": now, "expires_at": now + self._keep_s}
-        again = {"state": "queued", "owner": None, "started_at": None}
+        again = {"state": "queued", "owner": None, "started_at": None, "step": None, "queued_at": now}
         if is_counted:
             again["restarted"] = JOBS.c.restarted + 1
         twice = {
             "message": "The server died twice while this job ran, so it is not run again.",
             "code": "server_died_twice",
-            "status": 500,
         }
-        nobody = {
-            "message": "The server stopped while this ran, and nobody waits for the answer.",
-            "code": "server_stopped",
-            "status": 503,
-        }
+        unwanted = {"message": reason, "code": "server_stopped"}
         changes: list[tuple[Any, dict[str, Any]]] = [
             (JOBS.c.cancel_asked, {"state": "cancelled", **ended}),
-            (JOBS.c.is_awaited, {"state": "failed", "error": nobody, **ended}),
+            (JOBS.c.is_awaited, {"state": "failed", "error": unwanted, **ended}),
         ]
         if is_counted:
             changes.append((JOBS.c.restarted >= 1, {"state": "failed", "error": twice, **ended}))
@@ -277,35 +371,70 @@ class JobStore:
                 jobs += _all(connection.execute(update.returning(JOBS)))
         return jobs
 
+    def end_awaited(self, waiter: str | None) -> list[Job]:
+        """End queued jobs whose only client had its connection to a server that has died or stops.
+
+        Args:
+            waiter: Name of the server; None for jobs of versions that did not record it.
+        """
+        error = {
+            "message": "The server stopped before the job began; send it again.",
+            "code": "server_stopped",
+        }
+        theirs = JOBS.c.awaited_by.is_(None) if waiter is None else JOBS.c.awaited_by == waiter
+        return self._end_queued(JOBS.c.is_awaited & theirs, error)
+
     def owners(self) -> set[str]:
         """Return the servers that have running jobs."""
         query = select(JOBS.c.owner).where(JOBS.c.state == "running").distinct()
         with self._read() as connection:
             return {owner for owner in connection.scalars(query) if owner is not None}
 
+    def waiters(self) -> set[str | None]:
+        """Return the servers on whose connections queued jobs depend."""
+        query = select(JOBS.c.awaited_by).where((JOBS.c.state == "queued") & JOBS.c.is_awaited).distinct()
+        with self._read() as connection:
+            return set(connection.scalars(query))
+
     def fail_overdue(self, queue_timeout_s: float) -> list[Job]:
-        """End jobs that have waited for too long."""
-        now = self._clock()
+        """End jobs that have waited for too long; returns some of them, none where none is left."""
         error = {
             "message": f"The job waited for more than {queue_timeout_s:g} s; the server has too much to do.",
             "code": "queue_timeout",
-            "status": 503,
         }
-        overdue = (JOBS.c.state == "queued") & (JOBS.c.created_at < now - queue_timeout_s)
-        ended = {"state": "failed", "error": error, "finished_at": now, "expires_at": now + self._keep_s}
-        with self._write() as connection:
-            return _all(connection.execute(JOBS.update().where(overdue).values(**ended).returning(JOBS)))
+        return self._end_queued(JOBS.c.queued_at < self._clock() - queue_timeout_s, error)
 
     def remove_expired(self) -> list[str]:
-        """Remove the records whose time is over and return their ids."""
-        expired = JOBS.c.expires_at < self._clock()
+        """Remove records whose time is over; returns the ids of some of them, none where none is left."""
+        expired = select(JOBS.c.id).where(JOBS.c.expires_at < self._clock()).limit(_AT_ONCE)
         with self._write() as connection:
-            return list(connection.scalars(JOBS.delete().where(expired).returning(JOBS.c.id)))
+            ids = list(connection.scalars(expired))
+            if ids:
+                connection.execute(JOBS.delete().where(JOBS.c.id.in_(ids)))
+            return ids
 
-    def ids(self, among: Collection[str]) -> set[str]:
+    def ids(self, among: Sequence[str]) -> set[str]:
         """Return those ids that have a record."""
+        return self._ids_where(among, sa.true())
+
+    def _ids_where(self, job_ids: Sequence[str], condition: Any) -> set[str]:
+        found: set[str] = set()
         with self._read() as connection:
-            return set(connection.scalars(select(JOBS.c.id).where(JOBS.c.id.in_(among))))
+            for start in range(0, len(job_ids), _AT_ONCE):
+                some = JOBS.c.id.in_(job_ids[start : start + _AT_ONCE])
+                found.update(connection.scalars(select(JOBS.c.id).where(some & condition)))
+        return found
+
+    def _end_queued(self, condition: Any, error: dict[str, Any]) -> list[Job]:
+        now = self._clock()
+        some = select(JOBS.c.id).where((JOBS.c.state == "queued") & condition).limit(_AT_ONCE)
+        ended = {"state": "failed", "error": error, "finished_at": now, "expires_at": now + self._keep_s}
+        with self._write() as connection:
+            ids = list(connection.scalars(some))
+            if not ids:
+                return []
+            these = JOBS.c.id.in_(ids) & (JOBS.c.state == "queued")
+            return _all(connection.execute(JOBS.update().where(these).values(**ended).returning(JOBS)))
 
     def _take(self, connection: Connection, owner: str, which: Any) -> list[Job]:
         if not self._is_sqlite:
@@ -317,26 +446,6 @@ class JobStore:
         return sorted(
             _all(connection.execute(update.returning(JOBS))), key=lambda job: (job.turn, job.number)
         )
-
-    def _check_room(self, connection: Connection, client: str, queue_size: int, client_jobs: int) -> None:
-        """Refuse what there is no room for.
-
-        Raises:
-            ApiError: The queue is full, or the client has its share.
-        """
-        waiting = connection.scalar(select(func.count()).where(JOBS.c.state == "queued")) or 0
-        if waiting >= queue_size:
-            raise ApiError(
-                429, f"The queue is full: {waiting} jobs wait. Try again later.", code="queue_full"
-            )
-        active = (JOBS.c.client == client) & JOBS.c.state.in_(("queued", "running"))
-        own = connection.scalar(select(func.count()).where(active)) or 0
-        if own >= client_jobs:
-            raise ApiError(
-                429,
-                f"You have {own} jobs that wait or run, and more are not taken. Try again when some ended.",
-                code="too_many_jobs",
-            )
 
     @contextmanager
     def _write(self, *, lock: bool = True) -> Iterator[Connection]:

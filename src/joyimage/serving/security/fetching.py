@@ -1,4 +1,4 @@
-"""Fetch a picture from an address that a stranger wrote, without being led into one's own network.
+"""Fetch an image from an address that a stranger wrote, without being led into one's own network.
 
 The host's name is looked up once, every address it has must be a public one, and the connection goes to the
 very address that was checked. Redirects pass the same gate. All of it together has one time limit, which a
@@ -18,20 +18,21 @@ from concurrent import futures
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from joyimage.serving.http.errors import ApiError
+from joyimage.serving.security.errors import UploadError
 
 if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings
 
 _MOST_REDIRECTS = 3
 _CHUNK = 64 * 2**10
+_6TO4_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # given up since 2015; Python calls it global
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV6_OF_THE_INTERNET = ipaddress.IPv6Network("2000::/3")
 # A name server that doesn't answer holds up one of these, and no thread that serves requests.
 _RESOLVERS = futures.ThreadPoolExecutor(8, "joyimage-names")
 
 
-def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> bytes:
+def fetch_image(url: str, settings: ServerSettings, param: str = "image") -> bytes:
     """Fetch a file.
 
     Args:
@@ -43,7 +44,7 @@ def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> b
         The file.
 
     Raises:
-        ApiError: It can't be had, or must not be.
+        UploadError: The address does not lead to a file, or is not public.
     """
     deadline = time.monotonic() + settings.url_timeout_s
     try:
@@ -53,11 +54,11 @@ def fetch_picture(url: str, settings: ServerSettings, param: str = "image") -> b
                 return answer
             url = urljoin(url, answer)
     except _RefusedError as error:
-        raise ApiError(400, f"`{param}` can't be fetched: {error}.", code="image_url", param=param) from None
+        raise UploadError(f"`{param}` cannot be fetched: {error}.", code="image_url", param=param) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = "it takes too long" if time.monotonic() > deadline else type(error).__name__
-        raise ApiError(400, f"`{param}` can't be fetched: {reason}.", code="image_url", param=param) from None
-    raise ApiError(400, f"`{param}` can't be fetched: too many redirects.", code="image_url", param=param)
+        raise UploadError(f"`{param}` cannot be fetched: {reason}.", code="image_url", param=param) from None
+    raise UploadError(f"`{param}` cannot be fetched: too many redirects.", code="image_url", param=param)
 
 
 class _RefusedError(Exception):
@@ -71,11 +72,13 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is None and ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None and not inner.is_global:
+        if inner is not None and not is_public(str(inner)):
             return False
         # Python takes for global whatever isn't listed, such as ::10.0.0.1 and the old fec0::/10.
         if ip not in _IPV6_OF_THE_INTERNET and inner is None:
             return False
+    if isinstance(ip, ipaddress.IPv4Address) and ip in _6TO4_RELAYS:
+        return False
     return ip.is_global and not ip.is_multicast
 
 

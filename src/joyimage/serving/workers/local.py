@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.http.errors import OutOfMemoryError
-from joyimage.serving.workers.protocol import Made, ModelInfo
+from joyimage.edits import Describe
+from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
+from joyimage.serving.workers.protocol import DeviceFailedError, ModelInfo, ModelOutput
+from joyimage.serving.workers.sessions import ClientSessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
+    from joyimage.edits import Sampling
     from joyimage.serving.workers.preview import PassPreviews
-    from joyimage.serving.workers.protocol import Report, Work
+    from joyimage.serving.workers.protocol import ProgressCallback, WorkItem
 
 logger = logging.getLogger(__name__)
 
+_NUMBER = re.compile(r"[+-]?(\d{1,6}(\.\d{0,6})?|\.\d{1,6})")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_FATAL = (
+    "cuda error",
+    "hip error",
+    "device-side assert",
+    "cublas_status_execution_failed",
+    "cudnn_status_execution_failed",
+    "nccl error",
+    "level zero error",
+    "ur error",
+)
 
 
 class LocalRunner:
@@ -31,7 +46,7 @@ class LocalRunner:
         loras: Names of the adapters that it was given.
         preview_px: Longest side of previews from latents.
         preview: When they are decoded; see `Previewer`.
-        session_bytes: Most bytes kept of what was read of pictures, for the next edit of the same.
+        session_bytes: Most bytes kept of what was computed from images, for the next edit of the same.
     """
 
     def __init__(
@@ -46,11 +61,11 @@ class LocalRunner:
         from joyimage.serving.workers.preview import Previewer
 
         self.pipe = pipe
-        self.session = pipe.session(max_bytes=session_bytes)
+        self.sessions = ClientSessions(pipe, session_bytes)
         self._device = pipe.device
         self._previewer = Previewer(pipe, preview_px, preview)
-        # Previews are drawn and told beside the device's work, one after the other.
-        self._teller = ThreadPoolExecutor(1, "joyimage-previews")
+        # Previews are drawn and reported beside the device's work, one after the other.
+        self._reporter = ThreadPoolExecutor(1, "joyimage-previews")
         self._is_offloaded = False  # also between runs, as the device had no room to come back to
         pipe.set_progress_bar_config(disable=True)
         self.info = ModelInfo(
@@ -65,14 +80,15 @@ class LocalRunner:
 
     def run(
         self,
-        works: Sequence[Work],
-        report: Report,
+        items: Sequence[WorkItem],
+        report: ProgressCallback,
         is_stopped: Callable[[], bool],
-    ) -> list[Made] | None:
+    ) -> list[ModelOutput] | None:
         """Run tasks, and where memory runs out again with less of it; see `Runner`.
 
         Raises:
-            OutOfMemoryError: It fits with no setting.
+            DeviceFailedError: The device is broken until the process is restarted.
+            OutOfMemoryError: The tasks fit with no setting.
         """
         if self._is_offloaded:
             self._restore()
@@ -84,14 +100,18 @@ class LocalRunner:
                     logger.warning("Out of memory; trying again with %s.", name)
                 lower()
                 try:
-                    made = self._run(works, report, is_stopped, split=split)
+                    made = self._run(items, report, is_stopped, split=split)
                 except Exception as error:
-                    if not _is_out_of_memory(error):
+                    if _is_out_of_memory(error):
+                        pass
+                    elif _is_fatal(error):
+                        raise DeviceFailedError(str(error).partition("\n")[0]) from error
+                    else:
                         raise
                 else:
                     if made is not None and level:
                         for one in made:
-                            one.facts["memory"] = name
+                            one.metadata["memory"] = name
                     return made
                 # Outside of the except clause: the exception holds the tensors that have to go.
                 self._free()
@@ -99,15 +119,15 @@ class LocalRunner:
             if level:
                 self._restore()
         raise OutOfMemoryError(
-            f"The edit doesn't fit into the memory of {self._device}, not even with {levels[-1][0]}; "
+            f"The edit does not fit into the memory of {self._device}, not even with {levels[-1][0]}; "
             "ask for a smaller size."
         )
 
     def _memory_levels(self) -> list[tuple[str, Callable[[], Any], bool]]:
         """List settings that need less and less memory, and whether outputs run one by one."""
         levels: list[tuple[str, Callable[[], Any], bool]] = [("all of it", lambda: None, False)]
-        if len(self.session.memory):
-            levels.append(("nothing kept of earlier pictures", self.session.clear, False))
+        if len(self.sessions):
+            levels.append(("nothing kept of earlier pictures", self.sessions.clear, False))
         levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
         if self._device.type != "cpu":
             levels += [
@@ -125,7 +145,7 @@ class LocalRunner:
         self.pipe.enable_sequential_cpu_offload(device=self._device)
 
     def _restore(self) -> None:
-        self.session.clear()  # a tiled VAE's numbers are not those of a whole one
+        self.sessions.clear()  # a tiled VAE's numbers are not those of a whole one
         self.pipe.vae.disable_tiling()
         if self._device.type == "cpu":
             return
@@ -146,137 +166,199 @@ class LocalRunner:
     def _free(self) -> None:
         import torch
 
-        self.session.clear()
+        self.sessions.clear()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _run(
         self,
-        works: Sequence[Work],
-        report: Report,
+        items: Sequence[WorkItem],
+        report: ProgressCallback,
         is_stopped: Callable[[], bool],
         *,
         split: bool,
-    ) -> list[Made] | None:
-        """Run tasks in one pass or, with `split`, one output after the other: the pictures are the same."""
-        first = works[0].task
-        if first.kind == "describe":
-            return [self._describe(work) for work in works]
-        self._use_lora(first.lora)
+    ) -> list[ModelOutput] | None:
+        """Run tasks in one call or, with `split`, one output after the other: the images are the same."""
+        first = items[0].task
+        if isinstance(first.edit, Describe):
+            answers = [self._describe(item, is_stopped) for item in items]
+            return None if None in answers else [one for one in answers if one is not None]
+        sampling = first.edit.sampling
+        self._use_loras(sampling.loras or ())
+        steps = sampling.num_inference_steps or self.info.steps
         pieces = [
-            (number, output, 1 if split else work.task.num_outputs)
-            for number, work in enumerate(works)
-            for output in range(work.task.num_outputs if split else 1)
+            (number, output, 1 if split else item.task.num_images)
+            for number, item in enumerate(items)
+            for output in range(item.task.num_images if split else 1)
         ]
-        passes = [[piece] for piece in pieces] if split else [pieces]
-        images: list[list[Image]] = [[] for _ in works]
-        facts: list[dict[str, Any]] = [{} for _ in works]
-        for turn, group in enumerate(passes):
-            shown = [works[number].task.previews for number, _, _ in group]
-            previews = self._previewer.begin(shown, first.steps, may_decode=not split)
-            told: list[Future[None]] = []
-            watch = self._watch(first.steps, turn, len(passes), previews, report, is_stopped, told)
-            encoded = self.session.memory.made["posterior"]
+        rounds = [[piece] for piece in pieces] if split else [pieces]
+        images: list[list[Image]] = [[] for _ in items]
+        metadata: list[dict[str, Any]] = [{} for _ in items]
+        session = self.sessions.of({item.client for item in items})
+        for number_of_round, batch in enumerate(rounds):
+            shown = [items[number].task.has_previews for number, _, _ in batch]
+            previews = self._previewer.begin(shown, steps, may_decode=not split)
+            reported: list[Future[None]] = []
+            watch = self._watch(steps, number_of_round, len(rounds), previews, report, is_stopped, reported)
+            encoded = session.memory.made["posterior"]
             try:
-                with self.session.remembering():
-                    parts = [(works[number], start, count) for number, start, count in group]
+                with session.remembering():
+                    parts = [(items[number], start, count) for number, start, count in batch]
                     output = self._call(parts, watch)
             finally:
-                wait(told)
-            for one in told:
+                wait(reported)
+            for one in reported:
                 one.result()
             if output.interrupted:
                 return None
             previews.end()
-            is_known = self.session.memory.made["posterior"] == encoded
-            each = len(output.images) // len(group)
-            for place, (number, _, _) in enumerate(group):
-                work = works[number]
+            is_known = session.memory.made["posterior"] == encoded
+            each = len(output.images) // len(batch)
+            for place, (number, _, _) in enumerate(batch):
+                item = items[number]
                 images[number] += output.images[place * each : (place + 1) * each]
-                facts[number]["usage"] = self._usage(work, output.width * output.height)
-                if work.pictures:
-                    # Of several outputs made one by one, the first says whether the picture was known.
-                    facts[number].setdefault("reused", is_known)
-        return [Made(images=tuple(own), facts=fact) for own, fact in zip(images, facts, strict=True)]
+                metadata[number]["usage"] = self._usage(item, output.width * output.height)
+                if item.images:
+                    # Of several outputs made one by one, the first says whether the image was known.
+                    metadata[number].setdefault("reused", is_known)
+        self.sessions.trim()
+        return [
+            ModelOutput(images=tuple(own), metadata=facts)
+            for own, facts in zip(images, metadata, strict=True)
+        ]
 
-    def _call(self, parts: Sequence[tuple[Work, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:
+    def _call(self, parts: Sequence[tuple[WorkItem, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:
         """Call the pipeline once for several tasks, of each some outputs."""
         import torch
 
-        works = [work for work, _, _ in parts]
-        first = works[0]
-        seeds = [work.task.seed + start + n for work, start, count in parts for n in range(count)]
+        items = [item for item, _, _ in parts]
+        first = items[0]
+        samplings = [_sampling(item) for item in items]
+        seeds = [
+            (sampling.seed or 0) + start + n
+            for sampling, (_, start, count) in zip(samplings, parts, strict=True)
+            for n in range(count)
+        ]
         call: dict[str, Any] = {
-            "prompt": [work.prompt for work in works],
-            "num_inference_steps": first.task.steps,
-            "guidance_scale": first.task.guidance,
+            "prompt": [item.prompt for item in items],
+            "num_inference_steps": samplings[0].num_inference_steps,
+            "guidance_scale": samplings[0].guidance_scale,
             "num_images_per_prompt": parts[0][2],
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "callback_on_step_end": watch,
         }
-        if first.canvas is not None:
-            call["width"], call["height"] = first.canvas
-        if first.task.negative_prompt is not None:
-            call["negative_prompt"] = [work.task.negative_prompt for work in works]
-        if first.pictures and self.info.takes_several:
-            call["images"] = [list(work.pictures) for work in works]
-        elif first.pictures:
-            # They have been brought to the canvas already.
-            call |= {"image": [work.pictures[0] for work in works], "fit": "exact"}
+        if first.target_size is not None:
+            call |= {"width": first.target_size.width, "height": first.target_size.height}
+        if samplings[0].negative_prompt is not None:
+            call["negative_prompt"] = [sampling.negative_prompt for sampling in samplings]
+        if first.images and self.info.takes_several:
+            call["images"] = [list(item.images) for item in items]
+        elif first.images:
+            # They have been brought to the target size already.
+            call |= {"image": [item.images[0] for item in items], "fit": "exact"}
         return self.pipe(**call)
 
     def _watch(
         self,
         steps: int,
-        turn: int,
-        num_turns: int,
+        number_of_round: int,
+        num_rounds: int,
         previews: PassPreviews,
-        report: Report,
+        report: ProgressCallback,
         is_stopped: Callable[[], bool],
-        told: list[Future[None]],
+        reported: list[Future[None]],
     ) -> Callable[..., dict[str, Any]]:
-        """Make the callback of one pass: tell how far it is, and stop it."""
+        """Make the callback of one call: it reports progress, and stops the call."""
 
         def watch(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if is_stopped():
                 pipe._interrupt = True
                 return {}
-            draw = previews.after_step(pipe, step, tensors["latents"])
-            number, total = turn * steps + step + 1, num_turns * steps
-            told.append(
-                self._teller.submit(lambda: report(number, total, [make and make() for make in draw]))
+            latents = tensors["latents"]
+            if step + 1 == steps and not latents.isfinite().all():
+                raise InvalidResultError(
+                    "The model produced values that are not finite, so there is no image; try another seed "
+                    "or a server with another dtype."
+                )
+            draw = previews.after_step(pipe, step, latents)
+            number, total = number_of_round * steps + step + 1, num_rounds * steps
+            reported.append(
+                self._reporter.submit(lambda: report(number, total, [make and make() for make in draw]))
             )
             return {}
 
         return watch
 
-    def _usage(self, work: Work, canvas_pixels: int) -> dict[str, int]:
-        """Count the tokens of a task as the model has them: words, and patches of latents."""
-        text = len(self.pipe.tokenizer(work.prompt)["input_ids"])
+    def _usage(self, item: WorkItem, target_pixels: int) -> dict[str, int]:
+        """Count the tokens of a task as the model has them: of the prompt, and patches of latents."""
+        text = len(self.pipe.tokenizer(item.prompt)["input_ids"])
         patch = 2 * self.pipe.vae_scale_factor_spatial
-        picture = canvas_pixels // (patch * patch)
+        image = target_pixels // (patch * patch)
         return {
             "text_tokens": text,
-            "image_tokens": picture * len(work.pictures),
-            "output_tokens": picture * work.task.num_outputs,
+            "image_tokens": image * len(item.images),
+            "output_tokens": image * item.task.num_images,
         }
 
-    def _describe(self, work: Work) -> Made:
-        task = work.task
-        question = {} if task.question is None else {"question": task.question}
-        answer = self.pipe.describe(list(work.pictures), max_new_tokens=task.max_new_tokens, **question)
-        return Made(facts={"text": answer})
+    def _describe(self, item: WorkItem, is_stopped: Callable[[], bool]) -> ModelOutput | None:
+        """Answer a question; None where the run was stopped."""
+        edit = item.task.edit
+        assert isinstance(edit, Describe)
+        question = {} if edit.question is None else {"question": edit.question}
 
-    def _use_lora(self, name: str | None) -> None:
+        def check(*_: Any) -> None:
+            if is_stopped():
+                raise _StoppedError
+
+        # Each token is one forward of the text encoder.
+        hook = self.pipe.text_encoder.register_forward_pre_hook(check)
+        try:
+            answer = self.pipe.describe(list(item.images), max_new_tokens=edit.max_new_tokens, **question)
+        except _StoppedError:
+            return None
+        finally:
+            hook.remove()
+        return ModelOutput(metadata={"text": answer})
+
+    def _use_loras(self, given: Sequence[str]) -> None:
+        """Switch on the adapters of a task, each with its scale, and all others off."""
         if not self.info.loras:
             return
         transformer = self.pipe.transformer
-        if name is None:
+        if not given:
             transformer.disable_adapters()
-        else:
-            transformer.enable_adapters()
-            transformer.set_adapters(name)
+            return
+        adapters = [parse_adapter(text) for text in given]
+        transformer.enable_adapters()
+        transformer.set_adapters([name for name, _ in adapters], [scale for _, scale in adapters])
+
+
+class _StoppedError(Exception):
+    """A description was stopped between two tokens."""
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """Read "NAME" or "NAME:SCALE".
+
+    Raises:
+        InvalidInputError: The scale is out of range.
+    """
+    name, colon, scale = text.rpartition(":")
+    if not colon or not _NUMBER.fullmatch(scale):
+        return text, 1.0
+    factor = float(scale)
+    if not -100 <= factor <= 100:
+        raise InvalidInputError(
+            f"`loras` holds {text!r}; expected a scale from -100 to 100, for example {name}:0.8."
+        )
+    return name, factor
+
+
+def _sampling(item: WorkItem) -> Sampling:
+    edit = item.task.edit
+    assert not isinstance(edit, Describe)
+    return edit.sampling
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -285,3 +367,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
+def _is_fatal(error: BaseException) -> bool:
+    """Return whether a device stays broken until its process ends; CUDA repeats such an error."""
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _FATAL)

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from joyimage.edits import Camera, Describe, Edit, Move, Rotate
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures
 from joyimage.pipeline.spatial import SpatialPlan, plan_move, plan_words
 from joyimage.serving.security.uploads import mask_to_region
-from joyimage.serving.workers.protocol import Work
-from joyimage.spatial import CameraMove, ObjectRotation
+from joyimage.serving.workers.protocol import WorkItem
+from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from joyimage.serving.http.schemas import Task
-    from joyimage.serving.workers.protocol import Made, ModelInfo
+    from joyimage.serving.jobs.task import Task
+    from joyimage.serving.workers.protocol import ModelInfo, ModelOutput
     from joyimage.spatial.checks import SpatialChecks
 
     Finish = Callable[
@@ -31,143 +32,157 @@ if TYPE_CHECKING:
         tuple[list[Image.Image], list[Image.Image] | None, list[SpatialChecks] | None],
     ]
 
-SPATIAL = ("move", "rotate", "camera")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class JobResult:
     """What came out of a task.
 
     Attributes:
-        images: Files.
-        masks: PNG files, one an image: where it is the edit's (255) and not the given picture's; none where
-            neither `preserve` nor a mask was given.
-        facts: What the record shall say: sizes, words, checks, the answer.
+        images: Image files.
+        masks: PNG files, one for each image: 255 where a pixel is the edit's, 0 where it is the input's; none
+            where neither `preserve`, `region` nor a mask was given.
+        metadata: What the record is to say: sizes, prompt, checks, the answer.
     """
 
     images: tuple[bytes, ...] = ()
     masks: tuple[bytes, ...] = ()
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedTask:
     """A task that is ready for the model.
 
     Attributes:
-        work: What the model gets.
-        finish_images: Brings what it makes into the picture's own frame; None where nothing is to be done.
-        facts: What the record shall say already.
+        item: What the model gets.
+        finish_images: Brings what it makes into the input's own frame; None where nothing is to be done.
+        metadata: What the record is to say already.
     """
 
-    work: Work
+    item: WorkItem
     finish_images: Finish | None
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
-    def finish(self, made: Made) -> Outcome:
-        """Make the files that a client gets."""
-        facts = {**self.facts, **made.facts}
-        if not made.images:
-            return Outcome(facts=facts)
-        images, masks, checks = list(made.images), None, None
+    def finish(self, output: ModelOutput) -> JobResult:
+        """Write the files that a client gets."""
+        metadata = {**self.metadata, **output.metadata}
+        if not output.images:
+            return JobResult(metadata=metadata)
+        images, masks, checks = list(output.images), None, None
         if self.finish_images is not None:
             images, masks, checks = self.finish_images(images)
-        facts["width"], facts["height"] = images[0].size
+        metadata["width"], metadata["height"] = images[0].size
         if checks is not None:
-            facts["checks"] = [{**asdict(one), "summary": one.summary} for one in checks]
-        task = self.work.task
-        return Outcome(
+            metadata["checks"] = [{**asdict(one), "summary": one.summary} for one in checks]
+        task = self.item.task
+        return JobResult(
             images=tuple(encode(one, task.output_format, task.output_compression) for one in images),
             masks=tuple(encode(one, "png", 100) for one in masks or ()),
-            facts=facts,
+            metadata=metadata,
         )
 
 
 def prepare(
     task: Task,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     mask: bytes | None,
     info: ModelInfo,
-    picture_hash: str | None = None,
-) -> Prepared:
-    """Bring a task's pictures to what the model takes.
+    *,
+    image_hash: str | None = None,
+    client: str = "",
+) -> PreparedTask:
+    """Bring a task's images to what the model takes.
 
     Args:
         task: What to do.
-        pictures: Files that can be decoded.
+        images: Image files that can be decoded.
         mask: File of OpenAI's mask.
-        info: Of the model.
-        picture_hash: Of the first picture.
+        info: What is known of the model.
+        image_hash: Hash of the first image's file.
+        client: Name of the client.
 
     Returns:
         The task, ready.
 
     Raises:
-        ValueError: It can't be done.
+        InvalidInputError: The task cannot be done.
     """
-    given = tuple(_decode(data) for data in pictures)
-    if task.kind in SPATIAL:
-        plan = _plan(task, given[0], info)
-        work = Work(
-            task=task,
-            prompt=plan.prompt,
-            pictures=(plan.given,),
-            canvas=plan.given.size,
-            picture_hash=picture_hash,
-        )
-        return Prepared(work=work, finish_images=plan.finish, facts={"prompt": plan.prompt})
-    if task.kind != "edit" or info.takes_several:
-        wished = None if task.width is None or task.height is None else (task.width, task.height)
-        work = Work(task=task, prompt=task.prompt, pictures=given, canvas=wished, picture_hash=picture_hash)
-        return Prepared(work=work, finish_images=None, facts={})
-    region = None if mask is None else mask_to_region(_decode(mask))
-    framing = Framing(**task.framing, region=region)
-    framing.check(has_image=True, output_type="pil")
-    (picture,) = to_pictures(given[0])
+    edit = task.edit
+    given = tuple(_decode(data) for data in images)
+    known = {"image_hash": image_hash, "client": client}
+    if isinstance(edit, (Move, Rotate, Camera)):
+        plan = _plan(edit, given[0], info)
+        size = ImageSize.of(plan.given)
+        item = WorkItem(task=task, prompt=plan.prompt, images=(plan.given,), target_size=size, **known)
+        return PreparedTask(item=item, finish_images=plan.finish, metadata={"prompt": plan.prompt})
+    if not isinstance(edit, Edit) or info.takes_several:
+        prompt = "" if isinstance(edit, Describe) else edit.prompt or ""
+        size = None if isinstance(edit, Describe) else edit.sampling.size
+        item = WorkItem(task=task, prompt=prompt, images=given, target_size=size, **known)
+        return PreparedTask(item=item, finish_images=None, metadata={})
+    region = edit.framing.region if mask is None else mask_to_region(_decode(mask))
+    framing = _framing(edit, region)
+    (image,) = to_pictures(given[0])
     if region is not None:
-        framing.check_region(picture.size)
-    canvas, placement = framing.place(picture, _choose_size(task, info)(framing, picture))
-    work = Work(
-        task=task, prompt=task.prompt, pictures=(canvas,), canvas=canvas.size, picture_hash=picture_hash
-    )
+        framing.check_region(image.size)
+    canvas, placement = framing.place(image, _choose_size(edit, info)(framing, image))
+    size = ImageSize.of(canvas)
+    item = WorkItem(task=task, prompt=edit.prompt or "", images=(canvas,), target_size=size, **known)
 
-    def finish(images: list[Image.Image]) -> Any:
-        return (*framing.finish_all(images, [picture], [placement], given[0]), None)
+    def finish(results: list[Image.Image]) -> Any:
+        return (*framing.finish_all(results, [image], [placement], given[0]), None)
 
-    return Prepared(work=work, finish_images=None if framing.is_plain else finish, facts={})
+    return PreparedTask(item=item, finish_images=None if framing.is_plain else finish, metadata={})
 
 
-def encode(picture: Image.Image, output_format: str, quality: int) -> bytes:
-    """Write a picture as a file; what is transparent becomes white where the format has no transparency."""
+def encode(image: Image.Image, output_format: str, quality: int) -> bytes:
+    """Write an image as a file; what is transparent becomes white where the format has no transparency."""
     file = io.BytesIO()
-    if output_format == "jpeg" and picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if output_format == "jpeg" and image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if output_format == "png":
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
     else:
-        picture.save(file, output_format.upper(), quality=quality)
+        image.save(file, output_format.upper(), quality=quality)
     return file.getvalue()
 
 
-def _plan(task: Task, picture: Image.Image, info: ModelInfo) -> SpatialPlan:
-    framing = Framing(**task.framing)
+def _plan(edit: Move | Rotate | Camera, image: Image.Image, info: ModelInfo) -> SpatialPlan:
+    framing = _framing(edit, edit.framing.region)
+    choose = _choose_size(edit, info)
+    if isinstance(edit, Move):
+        return plan_move(
+            image,
+            object=edit.object or "",
+            box=edit.box or (),
+            box_form=edit.box_form or "xyxy",
+            framing=framing,
+            choose_size=choose,
+            style=edit.prompt_style or "documented",
+        )
+    return plan_words(image, edit.prompt, framing, choose)
+
+
+def _framing(edit: Edit | Move | Rotate | Camera, region: Any) -> Framing:
+    given = edit.framing
+    framing = Framing(
+        fit=given.fit or "crop", restore=bool(given.restore), preserve=bool(given.preserve), region=region
+    )
     framing.check(has_image=True, output_type="pil")
-    choose = _choose_size(task, info)
-    asked = {name: value for name, value in task.spatial.items() if name != "style"}
-    style = task.spatial.get("style", "documented")
-    if task.kind == "move":
-        return plan_move(picture, **asked, framing=framing, choose_size=choose, style=style)
-    edit = ObjectRotation(**asked) if task.kind == "rotate" else CameraMove(**asked)
-    return plan_words(picture, edit.prompt_in(style), framing, choose)
+    return framing
 
 
-def _choose_size(task: Task, info: ModelInfo) -> Callable[[Framing, Image.Image], tuple[int, int]]:
+def _choose_size(
+    edit: Edit | Move | Rotate | Camera, info: ModelInfo
+) -> Callable[[Framing, Image.Image], tuple[int, int]]:
     processor = JoyImageEditImageProcessor(base_size=info.base_size)
-    return lambda framing, picture: framing.choose_size(processor, [picture], task.height, task.width)
+    size = edit.sampling.size
+    height, width = (None, None) if size is None else (size.height, size.width)
+    return lambda framing, image: framing.choose_size(processor, [image], height, width)
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Decode a picture that has been decoded before."""
-    picture = Image.open(io.BytesIO(data))
-    picture.load()
-    return picture
+    """Decode an image that has been decoded before."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image

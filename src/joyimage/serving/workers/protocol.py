@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from joyimage.edits import Defaults
+from joyimage.errors import JoyImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
-    from joyimage.serving.http.schemas import Task
+    from joyimage.serving.jobs.task import Task
     from joyimage.serving.workers.preview import Preview
+    from joyimage.types import ImageSize
 
-    Report = Callable[[int, int, Sequence[Preview | None]], None]
+    ProgressCallback = Callable[[int, int, Sequence[Preview | None]], None]
+
+
+class ReplicaLostError(JoyImageError, RuntimeError):
+    """The process that ran a job has died; the job can run elsewhere."""
+
+
+class DeviceFailedError(JoyImageError, RuntimeError):
+    """The device is broken until its process is restarted: every further call would fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +36,9 @@ class ModelInfo:
         base_size: Side of the square size.
         steps: Default number of steps.
         guidance: Default guidance scale.
-        takes_several: Whether one edit takes several pictures.
-        device: Where it is.
-        dtype: Its precision.
+        takes_several: Whether one edit takes several images.
+        device: Device of the model, such as "cuda:0".
+        dtype: Its precision, such as "bfloat16".
         loras: Names of the adapters it has.
     """
 
@@ -38,37 +50,44 @@ class ModelInfo:
     dtype: str
     loras: tuple[str, ...] = ()
 
+    @property
+    def defaults(self) -> Defaults:
+        """What the checkpoint uses where an edit gives nothing."""
+        return Defaults(num_inference_steps=self.steps, guidance_scale=self.guidance)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class WorkItem:
     """A task as the model gets it.
 
     Attributes:
         task: What to do.
-        prompt: The words for it.
-        pictures: As the model sees them.
-        canvas: Width and height of an output; None where the model chooses.
-        picture_hash: Of the first picture's file, by which its replica is found again.
+        prompt: The prompt for it.
+        images: Input images as the model sees them.
+        target_size: Size of an output; None where the model chooses.
+        image_hash: Hash of the first image's file, by which its replica is found again.
+        client: Name of the client; what is cached of an image serves its own client only.
     """
 
     task: Task
     prompt: str
-    pictures: tuple[Image, ...] = ()
-    canvas: tuple[int, int] | None = None
-    picture_hash: str | None = None
+    images: tuple[Image, ...] = ()
+    target_size: ImageSize | None = None
+    image_hash: str | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class ModelOutput:
     """What the model made of a task.
 
     Attributes:
-        images: Of the canvas's size.
-        facts: What the record shall say.
+        images: Images of the target size.
+        metadata: What the record is to say of them.
     """
 
     images: tuple[Image, ...] = ()
-    facts: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Runner(Protocol):
@@ -76,20 +95,23 @@ class Runner(Protocol):
 
     info: ModelInfo
 
-    def run(self, works: Sequence[Work], report: Report, is_stopped: Callable[[], bool]) -> list[Made] | None:
-        """Run tasks that can share a pass.
+    def run(
+        self, items: Sequence[WorkItem], report: ProgressCallback, is_stopped: Callable[[], bool]
+    ) -> list[ModelOutput] | None:
+        """Run tasks that can run together.
 
         Args:
-            works: One, or several of equal settings.
+            items: One task, or several of equal settings.
             report: Called after each step, in any thread, with its number from 1, the number of steps, and a
                 preview of each task's first output.
-            is_stopped: Asked after each step; True ends the run.
+            is_stopped: Called after each step; True ends the run.
 
         Returns:
-            Of each task what was made; None where the run was stopped.
+            One output for each task; None where the run was stopped.
 
         Raises:
-            OutOfMemoryError: It doesn't fit.
-            ValueError: A task can't be done.
+            OutOfMemoryError: The device has too little memory.
+            InvalidInputError: A task cannot be done.
+            DeviceFailedError: The device is broken.
         """
         ...

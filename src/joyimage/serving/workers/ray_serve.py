@@ -12,15 +12,16 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from joyimage.serving.http.errors import OutOfMemoryError, ReplicaLostError
+from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.loading import load_runner
+from joyimage.serving.workers.protocol import DeviceFailedError, ReplicaLostError
 from joyimage.serving.workers.ray_cluster import listen_on_loopback, start_ray
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from joyimage.serving.workers.protocol import Made, ModelInfo, Report, Work
+    from joyimage.serving.workers.protocol import ModelInfo, ModelOutput, ProgressCallback, WorkItem
 
 _APPLICATION = "joyimage"
 _MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
@@ -29,6 +30,9 @@ _KNOWN_PICTURES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {
     "OutOfMemoryError": OutOfMemoryError,
+    "InvalidResultError": InvalidResultError,
+    "InvalidInputError": InvalidInputError,
+    "DeviceFailedError": ReplicaLostError,  # Ray starts another replica; the server goes on
     "ValueError": ValueError,
     "TypeError": TypeError,
 }
@@ -48,33 +52,39 @@ class EditReplica:
         # Not what the environment says of the server: this listens to nobody.
         self._runner = load_runner(ServerSettings(host="127.0.0.1", **settings))
         self._lock = threading.Lock()
+        self._failure: DeviceFailedError | None = None
 
     def info(self) -> ModelInfo:
         """Describe the model."""
         return self._runner.info
 
+    def check_health(self) -> None:
+        """Raise the error of a broken device, so that Ray replaces this replica."""
+        if self._failure is not None:
+            raise self._failure
+
     def pid(self) -> int:
         """Return the process's number."""
         return os.getpid()
 
-    async def remember(self, picture_hash: str) -> str:
+    async def remember(self, image_hash: str) -> str:
         """Be known for a picture, so that Ray sends its next edit here too."""
-        return picture_hash
+        return image_hash
 
-    async def run(self, works: Sequence[Work]) -> AsyncIterator[tuple[str, Any]]:
+    async def run(self, items: Sequence[WorkItem]) -> AsyncIterator[tuple[str, Any]]:
         """Run tasks.
 
         Args:
-            works: Tasks that can share a pass.
+            items: Tasks that can share a pass.
 
         Yields:
             ("step", (step, steps, previews)) each step, then ("done", made), or ("error", (kind, words)).
         """
         from ray import serve
 
-        picture_hash = serve.get_multiplexed_model_id()
-        if picture_hash:
-            await self.remember(picture_hash)
+        image_hash = serve.get_multiplexed_model_id()
+        if image_hash:
+            await self.remember(image_hash)
         loop = asyncio.get_running_loop()
         items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         stopped = threading.Event()
@@ -87,9 +97,11 @@ class EditReplica:
         def work() -> None:
             try:
                 with self._lock:
-                    done = self._runner.run(works, lambda *step: put("step", step), stopped.is_set)
+                    done = self._runner.run(items, lambda *step: put("step", step), stopped.is_set)
                 put("done", done)
-            except Exception as error:  # noqa: BLE001 - it is raised again where the job is kept
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the job is kept
+                if isinstance(error, DeviceFailedError):
+                    self._failure = error
                 names = [kind.__name__ for kind in type(error).__mro__]
                 put("error", (next((name for name in names if name in _ERRORS), "RuntimeError"), str(error)))
 
@@ -118,10 +130,10 @@ class RayRunner:
 
     def run(
         self,
-        works: Sequence[Work],
-        report: Report,
+        items: Sequence[WorkItem],
+        report: ProgressCallback,
         is_stopped: Callable[[], bool],
-    ) -> list[Made] | None:
+    ) -> list[ModelOutput] | None:
         """Run tasks on a replica; see `Runner`.
 
         Raises:
@@ -130,10 +142,10 @@ class RayRunner:
         """
         from ray.exceptions import RayError
 
-        handle = self._handle.options(stream=True, multiplexed_model_id=works[0].picture_hash or "")
+        handle = self._handle.options(stream=True, multiplexed_model_id=items[0].image_hash or "")
         failure: tuple[str, str] | None = None
         is_over, has_stopped = threading.Event(), threading.Event()
-        answers = handle.run.remote(list(works))
+        answers = handle.run.remote(list(items))
 
         def watch() -> None:
             # Not after each step: the first may be far off, where no replica is free or there yet.
@@ -239,8 +251,8 @@ def _sticky_replica() -> type[EditReplica]:
     class StickyReplica(EditReplica):
         @serve.multiplexed(max_num_models_per_replica=_KNOWN_PICTURES)
         async def remember(  # pyright: ignore[reportIncompatibleMethodOverride] - Ray wraps it untyped
-            self, picture_hash: str
+            self, image_hash: str
         ) -> str:
-            return picture_hash
+            return image_hash
 
     return StickyReplica
