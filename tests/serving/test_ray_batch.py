@@ -95,4 +95,4 @@ def test_batch_when_workers_without_ray_then_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["batch", str(tmp_path), "red", "-o", str(tmp_path / "out"), "--workers", "2", *FAST]) == 2
-    assert "go with `--ray`" in capsys.readouterr().err
+    assert "need `--ray`" in capsys.readouterr().err
