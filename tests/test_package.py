@@ -16,7 +16,7 @@ SOURCE_PATH = Path(joyimage.__file__).parent
 
 def test_import_when_measured_then_no_torch_and_nothing_slow() -> None:
     code = (
-        "import sys, joyimage, joyimage.spatial, joyimage.cli.main\n"
+        "import sys, joyimage, joyimage.spatial, joyimage.loading, joyimage.edits, joyimage.cli.main\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy.testing'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or None)"
     )

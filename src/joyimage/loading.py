@@ -182,7 +182,7 @@ def default_model(device: str | None = None) -> str:
     Raises:
         DeviceError: There is no such device.
     """
-    from joyimage.pipeline.loading import PUBLISHED_MODEL
+    from joyimage.pipeline.hub import PUBLISHED_MODEL
 
     return "tiny" if choose_device(device) == "cpu" else PUBLISHED_MODEL
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from joyimage.errors import CheckpointError
-from joyimage.pipeline import loading
+from joyimage.pipeline import hub
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from tests import random_models
 from tests.loading.original import transformer_weights
@@ -83,7 +83,7 @@ def test_from_pretrained_when_header_is_no_json_names_the_file(damaged: Path, pa
     content[8:12] = b"????"
     file.write_bytes(content)
 
-    refused(damaged, str(file), "header can't be read")
+    refused(damaged, str(file), "header cannot be read")
 
 
 @parts
@@ -322,7 +322,7 @@ def test_from_pretrained_when_a_downloaded_file_is_damaged_says_how_to_download_
     damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(JoyImageEditPipeline, "download", lambda name, **_: str(damaged))
-    monkeypatch.setattr(loading, "hf_hub_download", lambda name, file, **_: str(damaged / file))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file, **_: str(damaged / file))
     (damaged / "vae" / f"{STEMS['vae']}.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match=r"Run `hf download some/model --force-download`"):

@@ -16,7 +16,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 from joyimage import checkpoints
 from joyimage.errors import CheckpointError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.pipeline import loading
+from joyimage.pipeline import hub
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 from joyimage.pipeline.processor import JoyImageProcessor
@@ -229,7 +229,7 @@ def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
         return str(checkpoint)
 
     monkeypatch.setattr(JoyImageEditPipeline, "download", download)
-    monkeypatch.setattr(loading, "hf_hub_download", lambda name, file, **_: str(checkpoint / file))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file, **_: str(checkpoint / file))
 
     pipe = JoyImageEditPipeline.from_pretrained("jdopensource/JoyAI-Image-Edit-Diffusers", revision="main")
 

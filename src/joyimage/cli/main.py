@@ -47,7 +47,7 @@ COMMANDS = {
         "Write example images, descriptions of what they show, a batch, and commands to try on them.",
     ),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
-    "convert": ("convert:convert", "Turn a checkpoint of JD's code into a folder that --model takes."),
+    "convert": ("convert:convert", "Convert a checkpoint of the original code to a folder for --model."),
     "bench": (
         "bench:bench",
         "Compare joyimage with diffusers on the same weights: counts and seconds of one edit.",

@@ -36,8 +36,8 @@ class StoredTensor:
     """What a file's header says about one tensor.
 
     Attributes:
-        shape: Its shape.
-        path: The file that holds it.
+        shape: Shape of the tensor.
+        path: File that holds the tensor.
     """
 
     shape: Shape
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: is {path.parent} the folder of a checkpoint?") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): fetch the file again.") from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}): download the file again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object: got a {type(content).__name__}.")
     return content
@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: The file is missing, cut short, or no safetensors file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: fetch the file again.")
+        raise CheckpointError(f"{path} is missing: download the file again.")
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -87,7 +87,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         tensors = {key: StoredTensor(tuple(entry["shape"]), path) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(
-            f"{path} is {describe_file(path)}: its header can't be read as that of a safetensors file."
+            f"{path} is {describe_file(path)}: its header cannot be read as that of a safetensors file."
             " Download it again."
         ) from error
     if size_bytes != 8 + header_bytes + end:
@@ -96,7 +96,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> str:
-    return f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: fetch the file again."
+    return (
+        f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: download the file again."
+    )
 
 
 def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
@@ -111,7 +113,7 @@ def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> li
         The files; the shards are known to exist.
 
     Raises:
-        CheckpointError: No weights, only pickled ones, or a shard that is missing; the sentence names the
+        CheckpointError: No weights, only pickled ones, or a shard that is missing; the message names the
         file.
     """
     infix, suffix = (f".{variant}", f"{variant}.json") if variant else ("", "json")
@@ -126,8 +128,8 @@ def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> li
     pickles = [entry.name for entry in sorted(folder.glob(f"*{stem}*")) if entry.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise CheckpointError(
-            f"{folder} holds its weights as a pickle ({pickles[0]}) only, and reading one can run code: fetch"
-            " safetensors, or give use_safetensors=False if you trust where it came from."
+            f"{folder} holds its weights as a pickle ({pickles[0]}) only, and reading one can run code: use"
+            " safetensors, or give use_safetensors=False if you trust its source."
         )
     raise CheckpointError(f"{path} is missing, and so is {index_path.name}: the folder holds no weights.")
 
@@ -136,7 +138,7 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
     """Return the shards that an index names, and the keys that it expects in each.
 
     Raises:
-        CheckpointError: The index can't be read.
+        CheckpointError: The index cannot be read.
     """
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -148,7 +150,7 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
         shard = path.parent / name
         if shard not in shards and not shard.is_file():
             raise CheckpointError(
-                f"{shard} is missing, where {path.name} says `{key}` is: fetch the file again."
+                f"{shard} is missing, where {path.name} says `{key}` is: download the file again."
             )
         shards.setdefault(shard, []).append(key)
     return shards
@@ -189,19 +191,19 @@ def check_tensors(
     """Check that files hold exactly the weights that a model has.
 
     Args:
-        found: What the files hold.
-        expected: What the model has.
-        folder: Where the files are, for the sentence.
+        found: Shape and file of each weight in the files.
+        expected: Name and shape of each weight of the model.
+        folder: Folder of the files, for the message.
         optional: Keys that may be missing.
 
     Raises:
-        CheckpointError: A missing or unexpected key, or another shape; the sentence names the key and the
+        CheckpointError: A missing or unexpected key, or another shape; the message names the key and the
         file.
     """
     missing = [key for key in expected if key not in found and key not in optional]
     unexpected = [key for key in found if key not in expected]
     if missing:
-        hint = f" It has `{unexpected[0]}`, which this model has not." if unexpected else ""
+        hint = f" It has `{unexpected[0]}`, which is not part of this model." if unexpected else ""
         raise CheckpointError(
             f"{folder} lacks `{missing[0]}`{_and_others(missing)}: the weights are incomplete.{hint}"
         )
@@ -257,7 +259,7 @@ def read_weights(paths: Iterable[Path], *, allow_pickle: bool = False) -> dict[s
         What the files hold, usually tensors by name.
 
     Raises:
-        CheckpointError: A pickle that wasn't allowed, a file that can't be read, or a key in two files.
+        CheckpointError: A pickle that is not allowed, a file that cannot be read, or a key in two files.
     """
     weights: dict[str, Any] = {}
     for path in paths:
@@ -278,7 +280,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read as a safetensors file: {error}.") from error
+        raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}.") from error
 
 
 def pickle_message(path: Path) -> str:
@@ -299,7 +301,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds other things than weights, which are never read.") from error
     except (RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} can't be read as a pickle of weights: {reason}") from error
+        raise CheckpointError(f"{path} cannot be read as a pickle of weights: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold weights by name: got a {type(content).__name__}.")
     return content
@@ -318,7 +320,7 @@ def write_weights(
             never split.
 
     Raises:
-        OSError: The files can't be written.
+        OSError: A file cannot be written.
         InvalidInputError: `max_shard_size` cannot be read.
     """
     limit_bytes = parse_size(max_shard_size)

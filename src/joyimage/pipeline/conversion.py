@@ -1,8 +1,8 @@
-"""Turn a checkpoint of JD's original code into a folder in the published layout.
+"""Convert a checkpoint of the original code to a folder in the published layout.
 
 The original checkpoint has the transformer's weights (`transformer/`), the Wan VAE's (`vae/`) under the names
-of the original Wan code, and a whole Qwen3-VL with tokenizer and processor (`JoyAI-Image-Und/`). No config
-says how the transformer is built; the shapes of its weights do.
+of the original Wan code, and a whole Qwen3-VL with tokenizer and processor (`JoyAI-Image-Und/`). The
+transformer has no config; its settings follow from the shapes of its weights.
 """
 
 import json
@@ -34,7 +34,7 @@ from joyimage.model.weights import (
     tensor_shapes,
     write_weights,
 )
-from joyimage.pipeline.loading import check_text_encoder
+from joyimage.pipeline.folder_checks import check_text_encoder
 
 _WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 _TEXT_ENCODER_FOLDERS = ("JoyAI-Image-Und", "text_encoder")
@@ -62,7 +62,7 @@ _SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_times
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalParts:
-    """Where the parts of an original checkpoint are.
+    """Files of an original checkpoint, by part.
 
     Attributes:
         transformer: Files of the transformer's weights.
@@ -86,16 +86,15 @@ def find_parts(
 
     Args:
         source: Folder of the checkpoint.
-        transformer: Weights of the transformer: a file, or a folder of files.
-        vae: Weights of the VAE: a file, or a folder with one.
-        text_encoder: Folder of the Qwen3-VL.
+        transformer: Weights of the transformer: a file or a folder; `source / "transformer"` if None.
+        vae: Weights of the VAE: a file, or a folder with one; `source / "vae"` if None.
+        text_encoder: Folder of the Qwen3-VL; searched in `source` if None.
 
     Returns:
-        The parts; None for a part means that it was searched in `source`.
+        The parts.
 
     Raises:
-        CheckpointError: A part isn't there, or there are several; the sentence says which option tells them
-        apart.
+        CheckpointError: A part is missing, or there are several; the message names the option that chooses.
     """
     if source.is_file():
         raise CheckpointError(
@@ -108,7 +107,7 @@ def find_parts(
     vae_files = _weight_files(vae or source / "vae", "vae")
     if len(vae_files) > 1:
         raise CheckpointError(
-            f"{vae or source / 'vae'} holds {len(vae_files)} files of weights: say with --vae which it is."
+            f"{vae or source / 'vae'} holds {len(vae_files)} files of weights: choose one with --vae."
         )
     if text_encoder is None:
         named = [source / name for name in _TEXT_ENCODER_FOLDERS]
@@ -116,15 +115,14 @@ def find_parts(
         found = [folder for folder in (*named, *others) if _is_text_encoder(folder)]
         if not found:
             raise CheckpointError(
-                f"{source} has no folder of a Qwen3-VL, such as {named[0].name}:"
-                " say with --text-encoder where it is."
+                f"{source} has no Qwen3-VL folder, such as {named[0].name}: give it with --text-encoder."
             )
         text_encoder = found[0]
     return OriginalParts(transformer=transformer_files, vae=vae_files[0], text_encoder=text_encoder)
 
 
 def _weight_files(path: Path, part: str) -> list[Path]:
-    """Return the files of one part; of a folder with both kinds, the safetensors.
+    """Return the weight files of one part; only the safetensors if the folder has pickles too.
 
     Raises:
         CheckpointError: There are none.
@@ -134,7 +132,7 @@ def _weight_files(path: Path, part: str) -> list[Path]:
     files = sorted(entry for entry in path.glob("*") if entry.suffix in _WEIGHT_SUFFIXES)
     files = [entry for entry in files if entry.suffix == ".safetensors"] or files
     if not files:
-        raise CheckpointError(f"{path} holds no weights: say with --{part} where the {part}'s are.")
+        raise CheckpointError(f"{path} holds no weights: give those of the {part} with --{part}.")
     return files
 
 
@@ -155,24 +153,24 @@ def convert(
     allow_pickle: bool = False,
     max_shard_size: str = "5GB",
 ) -> Path:
-    """Write an original checkpoint in the published layout: all of it, or nothing.
+    """Write an original checkpoint in the published layout, completely or not at all.
 
     Args:
         source: Folder of the original checkpoint.
-        output: Folder to make; it must not exist.
-        transformer: Weights of the transformer, where they aren't in `source / "transformer"`.
-        vae: Weights of the VAE, where they aren't in `source / "vae"`.
-        text_encoder: Folder of the Qwen3-VL; searched in `source` if not given.
-        transformer_config: A config.json for the transformer; None finds the settings in the weights' shapes.
-        plus: Name the pipeline for several references, JoyImageEditPlusPipeline.
+        output: Folder to write; it must not exist. It appears when all of it is written.
+        transformer: Weights of the transformer: a file or a folder; `source / "transformer"` if None.
+        vae: Weights of the VAE: a file, or a folder with one; `source / "vae"` if None.
+        text_encoder: Folder of the Qwen3-VL with tokenizer and processor; searched in `source` if None.
+        transformer_config: A config.json for the transformer; derived from the weights' shapes if None.
+        plus: The checkpoint takes several references: name JoyImageEditPlusPipeline as its class.
         allow_pickle: Read pickled weights too, as tensors only.
-        max_shard_size: Largest file of weights.
+        max_shard_size: Largest weight file, such as "5GB" or "500MB".
 
     Returns:
         `output`.
 
     Raises:
-        CheckpointError: A part is missing or can't be read; the sentence names the file and the key.
+        CheckpointError: A part is missing or cannot be read; the message names the file and the key.
         InvalidInputError: `output` exists, or `max_shard_size` cannot be read.
         OSError: A file cannot be written.
     """
@@ -188,7 +186,7 @@ def convert(
                 raise CheckpointError(pickle_message(path))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        # A folder inside the temporary one, which only its owner could enter.
+        # A folder inside the temporary one, whose own permissions would exclude other users.
         folder = Path(scratch) / output.name
         _write_text_encoder(parts.text_encoder, folder, max_shard_size, allow_pickle=allow_pickle)
         _write_vae(parts.vae, folder / "vae", max_shard_size, allow_pickle=allow_pickle)
@@ -296,7 +294,7 @@ def _pickles(folder: Path) -> list[Path]:
 
 
 def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
-    """Copy those of the files that are there."""
+    """Copy the files that exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (source / name).is_file():

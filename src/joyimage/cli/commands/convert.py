@@ -1,4 +1,4 @@
-"""`joyimage convert`: from the original checkpoint to the published layout."""
+"""`joyimage convert`: write an original checkpoint in the published layout."""
 
 import sys
 from pathlib import Path
@@ -16,20 +16,20 @@ def convert(
     allow_pickle: bool = False,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Turn a checkpoint of JD's code into a folder that --model takes.
+    """Convert a checkpoint of the original code to a folder for --model.
 
     Args:
         source: Folder of the original checkpoint.
-        output: Folder to make; it must not exist. It appears when all of it is written.
+        output: Folder to write; it must not exist. It appears when all of it is written.
         transformer: Weights of the transformer: a file or a folder; SOURCE/transformer if not given.
         vae: Weights of the Wan VAE: a file or a folder with one; SOURCE/vae if not given.
         text_encoder: Folder of the Qwen3-VL with tokenizer and processor; searched in SOURCE if not given.
-        transformer_config: A config.json for the transformer; read from the weights' shapes if not given.
+        transformer_config: A config.json for the transformer; derived from the weights' shapes if not given.
         plus: The checkpoint takes several references (Edit-Plus).
-        allow_pickle: Read .pt and .pth files too, as tensors only. Without it they are refused.
-        max_shard_size: Largest file of weights, such as 5GB or 500MB.
+        allow_pickle: Read .pt and .pth files too, as tensors only.
+        max_shard_size: Largest weight file, such as 5GB or 500MB.
     """
-    # Loaded here: `joyimage --help` must not wait for torch.
+    # Imported here, so that `joyimage --help` needs no torch.
     from joyimage.pipeline import conversion
 
     written = conversion.convert(
