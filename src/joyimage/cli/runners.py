@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -159,7 +159,7 @@ class LocalRunner:
             num_images_per_prompt=num_images,
             generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
         )
-        checks = result.checks and [{**asdict(one), "summary": one.summary} for one in result.checks]
+        checks = result.checks and [one.to_dict() for one in result.checks]
         return RunResult(
             images=result.images,
             width=result.width,

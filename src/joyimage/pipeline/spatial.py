@@ -171,7 +171,8 @@ class SpatialPlan:
         canvas: Of the size that the model works at, without a red box.
         given: What the model sees.
         prompt: What it is told.
-        box: Of a move, on the canvas.
+        box: Target box of a move on the canvas; None for other edits.
+        object: Name of the object of a move; None for other edits.
     """
 
     image: Any
@@ -182,6 +183,7 @@ class SpatialPlan:
     given: Image
     prompt: str
     box: Box | None = None
+    object: str | None = None
 
     def finish(self, results: list[Image]) -> tuple[list[Image], list[Image] | None, list[SpatialChecks]]:
         """Check what the model made, and bring it into the caller's frame.
@@ -192,7 +194,7 @@ class SpatialPlan:
         Returns:
             Pictures, masks where `preserve` or `region` is on, and what changed in each picture.
         """
-        checks = [check_edit(self.canvas, made, self.box) for made in results]
+        checks = [check_edit(self.canvas, made, self.box, self.object) for made in results]
         if self.framing.is_plain:
             return results, None, checks
         images, masks = self.framing.finish_all(results, [self.picture], [self.placement], self.image)
@@ -250,6 +252,7 @@ def plan_move(
         given=draw_red_box(canvas, placed),
         prompt=edit.prompt_in(style),
         box=placed,
+        object=object,
     )
 
 

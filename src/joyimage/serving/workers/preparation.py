@@ -7,7 +7,7 @@ denoised.
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -73,7 +73,7 @@ class PreparedTask:
             images, masks, checks = self.finish_images(images)
         metadata["width"], metadata["height"] = images[0].size
         if checks is not None:
-            metadata["checks"] = [{**asdict(one), "summary": one.summary} for one in checks]
+            metadata["checks"] = [one.to_dict() for one in checks]
         task = self.item.task
         return JobResult(
             images=tuple(encode(one, task.output_format, task.output_compression) for one in images),
