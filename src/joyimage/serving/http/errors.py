@@ -133,7 +133,7 @@ def to_response(error: BaseException) -> JSONResponse:
 def job_error(error: dict[str, Any]) -> ApiError:
     """Return the answer to a request whose job has failed."""
     code = error.get("code")
-    status = JOB_STATUS.get(code or "", error.get("status", 500))
+    status = JOB_STATUS.get(code or "") or error.get("status") or 500
     return ApiError(status, error["message"], code=code, retry_after_s=_RETRY_AFTER_S.get(code or ""))
 
 

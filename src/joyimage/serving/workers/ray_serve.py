@@ -86,13 +86,13 @@ class EditReplica:
         if image_hash:
             await self.remember(image_hash)
         loop = asyncio.get_running_loop()
-        items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         stopped = threading.Event()
 
         def put(kind: str, value: Any) -> None:
             # After a cancelled run nobody listens, and the loop may be closed.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(items.put_nowait, (kind, value))
+                loop.call_soon_threadsafe(events.put_nowait, (kind, value))
 
         def work() -> None:
             try:
@@ -108,7 +108,7 @@ class EditReplica:
         threading.Thread(target=work, name="joyimage-run", daemon=True).start()
         try:
             while True:
-                kind, value = await items.get()
+                kind, value = await events.get()
                 yield kind, value
                 if kind != "step":
                     return
