@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.devices import choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError
+from joyimage.model.file_kind import describe_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +68,19 @@ class Adapter:
                 f"The scale of the adapter {text!r} is {scale!r}; expected a number, for example {path}:0.8."
             )
         return cls(path=Path(path), scale=factor)
+
+    def check(self) -> None:
+        """Reject a path that holds no adapter, from the first bytes of the file and without torch.
+
+        Raises:
+            CheckpointError: There is no such file or folder, or it holds no safetensors file.
+        """
+        if not self.path.exists():
+            raise CheckpointError(f"The adapter {self.path} does not exist: expected a file or folder.")
+        if self.path.is_dir() and not any(self.path.glob("*.safetensors")):
+            raise CheckpointError(f"The adapter folder {self.path} holds no safetensors file.")
+        if self.path.is_file() and "safetensors" not in (kind := describe_file(self.path)):
+            raise CheckpointError(f"The adapter {self.path} is {kind}; expected a safetensors file.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +205,13 @@ def _named(loras: Iterable[str | PathLike[str] | Adapter]) -> tuple[Adapter, ...
     """Return the adapters with distinct names that torch accepts for a module.
 
     Raises:
-        CheckpointError: A path does not exist.
+        CheckpointError: A path holds no adapter.
         InvalidInputError: A scale is not accepted.
     """
     adapters: list[Adapter] = []
     for lora in loras:
         adapter = lora if isinstance(lora, Adapter) else Adapter.parse(str(lora))
-        if not adapter.path.exists():
-            raise CheckpointError(f"The adapter {adapter.path} does not exist: expected a file or folder.")
+        adapter.check()
         # peft keeps adapters in a module dict, whose keys cannot hold a dot.
         stem = adapter.name or re.sub(r"\W", "_", adapter.path.stem) or "adapter"
         taken = {other.name for other in adapters}

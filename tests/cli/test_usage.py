@@ -162,3 +162,17 @@ def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, t
 
         assert outcome.code == 2
         assert ("Edits are recorded in PNG files only." in outcome.err) is hint
+
+
+def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_loading(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "style.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+
+    outcome = joyimage(
+        "edit", picture_path, "x", "-o", tmp_path / "out.png", "--lora", tmp_path / "style.gguf"
+    )
+
+    assert outcome.code == 2
+    assert "style.gguf is a GGUF file; expected a safetensors file." in outcome.err
+    assert "Loading" not in outcome.err

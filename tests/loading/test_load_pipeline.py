@@ -247,3 +247,24 @@ def test_registered_folder_when_folder_is_missing_then_says_reinstall(
 
     with pytest.raises(CheckpointError, match=r"'lost' is not part of this installation: .*Reinstall"):
         registered_folder("lost")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"GGUF\x03\x00\x00\x00", r"style is a GGUF file; expected a safetensors file"),
+        (b"PK\x03\x04", r"style is a pickled PyTorch checkpoint; expected a safetensors"),
+        (None, r"The adapter folder .*style holds no safetensors file"),
+    ],
+)
+def test_load_pipeline_when_an_adapter_is_unusable_then_it_is_rejected_before_the_checkpoint(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "style"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=message):
+        load_pipeline(tmp_path / "missing", device="cpu", loras=[path])

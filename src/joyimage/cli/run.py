@@ -135,6 +135,7 @@ def check_edit(edit: AnyEdit, options: RunOptions) -> None:
     """Reject an edit that cannot run, before anything is loaded.
 
     Raises:
+        CheckpointError: An adapter is not a safetensors file.
         InvalidInputError: Something is missing, or does not fit together.
     """
     try:
@@ -157,8 +158,10 @@ def check_edit(edit: AnyEdit, options: RunOptions) -> None:
     from joyimage.loading import Adapter
 
     for text in given.get("loras", ()):
-        if not Adapter.parse(text).path.exists():
+        adapter = Adapter.parse(text)
+        if not adapter.path.exists():
             raise InvalidInputError(f"`--lora` is {text!r}; there is no such file or folder.")
+        adapter.check()
 
 
 def check_output_path(output: Path, inputs: Sequence[Path], *, is_overwritten: bool) -> None:
