@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import LoraConfig
 from PIL import Image
 
 from joyimage.compat.deferred_imports import DEFERRED
@@ -182,3 +184,25 @@ def test_help_when_run_as_a_command_then_imports_no_torch() -> None:
     )
 
     assert report == [0, []]
+
+
+def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning(tmp_path: Path) -> None:
+    random_models.make_picture(0, 96, 96).save(tmp_path / "in.png")
+    model: Any = load_pipeline("tiny", device="cpu").pipe.transformer
+    model.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
+    model.save_lora_adapter(tmp_path / "ink")
+    shutil.copytree(tmp_path / "ink", tmp_path / "wash")
+
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "joyimage.cli.main", "edit", tmp_path / "in.png", "Remove the heart."),
+            *("-o", tmp_path / "out.png", "--model", "tiny", "--device", "cpu"),
+            *("--lora", tmp_path / "ink", "--lora", f"{tmp_path / 'wash'}:0.5"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert "peft" not in run.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 
 from cyclopts import App, CycloptsError
 
@@ -84,6 +85,8 @@ def main(tokens: list[str] | None = None) -> int:
     if tokens is None:
         # This process is the command's own, so its import system is ours to change.
         defer_optional_imports()
+        # peft says this of every adapter after the first; several adapters are what the user asked for.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         tokens = sys.argv[1:]
     is_debugging = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
