@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors.torch import load_file, save_file
 
 from joyimage.errors import CheckpointError
@@ -353,3 +354,24 @@ def test_load_lora_weights_when_the_config_in_its_header_is_broken_names_the_fil
 
     with pytest.raises(CheckpointError, match=r"style\.safetensors has a LoRA config .*not a JSON object"):
         pipe.load_lora_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (HfHubHTTPError.__mro__[1]("no route to host"), "the hub cannot be reached"),
+        (ConnectionResetError("reset"), "the hub cannot be reached"),
+        (EntryNotFoundError("404"), "it has no model_index.json on the hub"),
+    ],
+)
+def test_from_pretrained_when_the_hub_fails_says_why_and_how_to_download(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+
+    with pytest.raises(CheckpointError, match=rf"{reason}\. Download it with `hf download some/model`"):
+        JoyImageEditPipeline.from_pretrained("some/model")

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from httpx2 import HTTPError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -31,6 +31,9 @@ PUBLISHED_MODEL = "jdopensource/JoyAI-Image-Edit-Diffusers"
 
 _ORIGINAL_IDS = {"jdopensource/JoyAI-Image-Edit": PUBLISHED_MODEL}
 """Hub id of a checkpoint in the original code's layout → hub id of its weights in the published layout."""
+
+_HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+"""Base of all errors of the HTTP library that the installed huggingface_hub uses."""
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
@@ -105,7 +108,7 @@ def hub_errors(model: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, HTTPError, HFValidationError) as error:
+    except (OSError, _HTTPError, HFValidationError, EntryNotFoundError) as error:
         size = "about 50 GB, " if model == PUBLISHED_MODEL else ""
         raise CheckpointError(
             f"{model} is not a folder on this machine, and {_hub_reason(error)}. Download it with"
