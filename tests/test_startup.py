@@ -206,3 +206,29 @@ def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning
 
     assert run.returncode == 0, run.stderr
     assert "peft" not in run.stderr
+
+
+def test_edit_when_run_as_a_command_then_says_that_it_loads_before_torch_is_imported(tmp_path: Path) -> None:
+    random_models.make_picture(0, 96, 96).save(tmp_path / "in.png")
+
+    lines = run_program(
+        """
+        import contextlib, io, json, sys
+        from joyimage.cli.main import main
+
+        class Witness:
+            def find_spec(self, name, path, target=None):
+                if name == "torch":
+                    print("torch is imported", file=sys.stderr)
+
+        sys.meta_path.insert(0, Witness())
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            main()
+        print(json.dumps(printed.getvalue().splitlines()))
+        """,
+        *("edit", tmp_path / "in.png", "x", "-o", tmp_path / "out.png", "--model", tmp_path / "missing"),
+    )
+
+    assert lines[0] == f"Loading {tmp_path / 'missing'} ..."
+    assert lines.index("torch is imported") == 1
+    assert lines[-1].startswith(f"There is no folder {tmp_path / 'missing'}")
