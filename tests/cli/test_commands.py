@@ -80,9 +80,11 @@ def test_train_tiny_when_stage_is_unknown_then_one_sentence(joyimage: Joyimage, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_describe_when_asked_then_question_and_answer_as_json(joyimage: Joyimage, picture_path: Path) -> None:
+def test_describe_when_asked_then_question_and_answer_as_json(
+    joyimage: Joyimage, picture_path: Path, checkpoint: Path
+) -> None:
     outcome = joyimage(
-        "describe", picture_path, "What is it?", "--max-new-tokens", 3, "--json", "--model", "tiny"
+        "describe", picture_path, "What is it?", "--max-new-tokens", 3, "--json", "--model", checkpoint
     )
 
     assert outcome.code == 0
@@ -90,6 +92,27 @@ def test_describe_when_asked_then_question_and_answer_as_json(joyimage: Joyimage
     assert report["question"] == "What is it?"
     assert isinstance(report["answer"], str)
     assert joyimage("describe", picture_path, "", "--model", "tiny").code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("describe", "picture.png"),
+        ("rewrite", "make it night", "picture.png"),
+        ("edit", "picture.png", "make it night", "-o", "out.png", "--rewrite", "local"),
+    ],
+)
+def test_command_when_the_checkpoint_has_no_language_then_one_sentence_and_nothing_made(
+    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(picture_path.parent)
+
+    outcome = joyimage(*arguments, "--model", "tiny")
+
+    assert outcome.code == 2
+    assert "tiny has no language" in outcome.err
+    assert outcome.out == ""
+    assert not (picture_path.parent / "out.png").exists()
 
 
 def test_command_when_unknown_then_exit_2(joyimage: Joyimage) -> None:

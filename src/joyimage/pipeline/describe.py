@@ -36,10 +36,16 @@ class DescriptionMixin(DiffusionPipeline):
 
         Raises:
             TypeError: A picture is none.
-            InvalidInputError: The question is empty or `max_new_tokens` isn't positive.
+            InvalidInputError: The question is empty, `max_new_tokens` isn't positive, or the text encoder of the
+                checkpoint never learned to answer (`has_language` in its config is false).
         """
         if not question.strip():
             raise InvalidInputError("`question` is empty; expected a question about the picture.")
+        if not getattr(self.text_encoder.config, "has_language", True):
+            raise InvalidInputError(
+                f"{self.config.get('_name_or_path') or 'This checkpoint'} has no language: its text encoder never "
+                "learned to answer. Describing and local rewriting need another checkpoint, such as the published one."
+            )
         if max_new_tokens < 1:
             raise InvalidInputError(f"`max_new_tokens` is {max_new_tokens}; expected 1 or more.")
         pictures = to_pictures(image)
