@@ -1,0 +1,352 @@
+"""Where images come from and go to: nothing of the user's is lost, and nothing is found out after the work."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from joyimage import loading
+from joyimage.cli import runners
+from joyimage.imaging import read_record
+from tests import random_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Outcome
+
+    Joyimage = Callable[..., Outcome]
+FAST = ("--model", "tiny", "--steps", 1, "--device", "cpu")
+PROMPT = "Recolor the heart orange."
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model fails the test: what is checked has to be rejected before."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(loading, "load_pipeline", fail)
+
+
+def test_output_when_it_is_the_input_then_rejected_and_the_photo_is_untouched(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    before = picture_path.read_bytes()
+    (tmp_path / "link.png").symlink_to(picture_path)
+    os.link(picture_path, tmp_path / "hard.png")
+
+    for name in (picture_path, tmp_path / "link.png", tmp_path / "hard.png", tmp_path / "." / "picture.png"):
+        outcome = joyimage("edit", picture_path, PROMPT, "-o", name, *FAST)
+        assert outcome.code == 2
+        assert "--overwrite" in outcome.err
+        assert picture_path.read_bytes() == before
+    assert joyimage("edit", picture_path, PROMPT, "-o", picture_path, *FAST, "--overwrite").code == 0
+    assert picture_path.read_bytes() != before
+
+
+def test_source_when_deleted_during_the_edit_then_the_result_and_its_hash_are_there(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = hashlib.sha256(picture_path.read_bytes()).hexdigest()
+    run = runners.LocalRunner.run
+
+    def run_and_delete(self: Any, *arguments: Any, **options: Any) -> Any:
+        picture_path.unlink()
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(runners.LocalRunner, "run", run_and_delete)
+
+    assert joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
+    assert (read_record(tmp_path / "out.png") or {})["input_sha256"] == expected
+
+
+def test_pipe_when_it_is_the_input_then_read_once(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    content = picture_path.read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(content), daemon=True)
+    writer.start()
+
+    outcome = joyimage("edit", tmp_path / "pipe", PROMPT, "-o", tmp_path / "out.png", *FAST)
+
+    assert outcome.code == 0, outcome.err
+    assert (read_record(tmp_path / "out.png") or {})["input_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_them(
+    picture_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from joyimage.cli.main import main
+
+    class Stream:
+        def __init__(self, content: bytes = b"") -> None:
+            self.buffer = io.BytesIO(content)
+
+        def write(self, text: str) -> int:
+            return self.buffer.write(text.encode())
+
+        def flush(self) -> None:
+            pass
+
+        def isatty(self) -> bool:
+            return False
+
+    output = Stream()
+    monkeypatch.setattr(sys, "stdin", Stream(picture_path.read_bytes()))
+    monkeypatch.setattr(sys, "stdout", output)
+
+    code = main(["edit", "-", PROMPT, "-o", "-", *map(str, FAST), "--seed", "3"])
+
+    assert code == 0, capsys.readouterr().err
+    made = Image.open(io.BytesIO(output.buffer.getvalue()))
+    assert made.size == (96, 96)
+    assert json.loads(made.info["joyimage"])["seed"] == 3
+    assert output.buffer.getvalue().endswith(b"IEND\xaeB`\x82")
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["edit", "IN", PROMPT, "-o", "/sys/out.png"], "/sys/out.png"),
+        (["edit", "IN", PROMPT, "-o", "n" * 300 + ".png"], "too long"),
+        (["edit", "IN", PROMPT, "-o", "out.gif"], ".png"),
+        (["edit", "IN", "", "-o", "out.png"], "PROMPT"),
+        (["edit", "IN", " ", "-o", "out.png"], "PROMPT"),
+        (["edit", "IN", "half \udcff pair", "-o", "out.png"], "Unicode"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--steps", "0"], "--steps 0"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--steps", "1.5"], "--steps 1.5"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--guidance", "-3"], "--guidance"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--guidance", "nan"], "--guidance nan"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--seed", "18446744073709551616"], "--seed"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--fit", "cover"], "--fit cover"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--region", "5,5"], "--region"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--region", "0,0,500,500"], "`region`"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--region", "gone.png"], "gone.png"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--rewrite", "yes"], "--rewrite"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--size", "²x²"], "--size"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--lora", "gone"], "gone"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--offload", "some"], "--offload"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--base-size", "100"], "100"),
+        (["camera", "IN", "-o", "out.png"], "does not move"),
+        (["camera", "IN", "--yaw", "0", "-o", "out.png"], "does not move"),
+        (["camera", "IN", "--yaw", "500", "-o", "out.png"], "--yaw 500"),
+        (["camera", "IN", "--pitch", "90", "-o", "out.png"], "--pitch 90"),
+        (["move", "IN", "the", "0.1,0.1,0.4,0.4", "-o", "out.png"], "`object`"),
+        (["move", "IN", "heart", "10,10,400,40", "-o", "out.png"], "`box`"),
+        (["generate", "", "-o", "out.png"], "PROMPT"),
+        (["batch", ".", "x", "-o", "."], "Name another"),
+        (["batch", ".", "x", "-o", "out", "--no-metadata"], "--no-metadata"),
+    ],
+)
+def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loaded(
+    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(picture_path.parent)
+    names = [str(picture_path) if word == "IN" else word for word in arguments]
+
+    outcome = joyimage(*names)
+
+    assert outcome.code == 2, outcome.err
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert sorted(path.name for path in picture_path.parent.iterdir()) == ["picture.png"]
+
+
+def test_warning_when_off_the_trained_grid_then_one_plain_line_once(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    outcome = joyimage("camera", picture_path, "--yaw", 44, "-o", tmp_path / "out.png", *FAST)
+
+    assert outcome.code == 0
+    assert outcome.err.count("off the trained grid") == 1
+    assert [line for line in outcome.err.splitlines() if line.startswith("Warning: Yaw 44")]
+    assert ".py" not in outcome.err
+
+
+def test_report_when_restored_then_the_size_of_the_file_and_that_of_the_edit(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    random_models.make_picture(0, 120, 200).save(tmp_path / "wide.png")
+
+    outcome = joyimage("edit", tmp_path / "wide.png", PROMPT, "-o", tmp_path / "out.png", *FAST, "--restore")
+
+    assert Image.open(tmp_path / "out.png").size == (200, 120)
+    assert "200x120 pixels (edited at 112x64)" in outcome.err
+
+
+def test_restored_photo_when_written_then_keeps_resolution_and_date(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    details = Image.Exif()
+    details.get_ifd(0x8769)[0x9003] = "2026:01:31 12:00:00"
+    details[0x0112] = 6
+    random_models.make_picture(0, 120, 200).save(tmp_path / "in.jpg", dpi=(300, 300), exif=details)
+
+    assert (
+        joyimage("edit", tmp_path / "in.jpg", PROMPT, "-o", tmp_path / "out.jpg", *FAST, "--restore").code
+        == 0
+    )
+
+    with Image.open(tmp_path / "out.jpg") as made:
+        assert made.size == (120, 200)
+        assert made.info["dpi"] == (300, 300)
+        exif = made.getexif()
+        assert exif.get_ifd(0x8769)[0x9003] == "2026:01:31 12:00:00"
+        assert 0x0112 not in exif
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.avif", "out.tiff"])
+def test_like_when_the_record_is_in_another_format_then_the_same_edit(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, name: str
+) -> None:
+    joyimage(
+        "edit",
+        picture_path,
+        PROMPT,
+        "-o",
+        tmp_path / name,
+        *FAST,
+        "--seed",
+        4,
+        "--guidance",
+        2,
+        "--fit",
+        "pad",
+    )
+
+    again = joyimage("edit", picture_path, "--like", tmp_path / name, "-o", tmp_path / "again.png")
+    first = joyimage(
+        "edit",
+        picture_path,
+        PROMPT,
+        "-o",
+        tmp_path / "a.png",
+        *FAST,
+        "--seed",
+        4,
+        "--guidance",
+        2,
+        "--fit",
+        "pad",
+    )
+
+    assert (again.code, first.code) == (0, 0)
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "again.png")), np.asarray(Image.open(tmp_path / "a.png"))
+    )
+
+
+@pytest.mark.parametrize("command", ["move", "rotate", "camera"])
+def test_like_when_a_spatial_edit_then_repeated_and_another_image_is_noted(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = {"move": ["heart", "0.1,0.1,0.5,0.5"], "rotate": ["car", "left"], "camera": ["--yaw", "45"]}[
+        command
+    ]
+    joyimage(command, picture_path, *arguments, "-o", tmp_path / "a.png", *FAST, "--seed", 4)
+    random_models.make_picture(5, 96, 96).save(tmp_path / "other.png")
+
+    again = joyimage(command, picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    other = joyimage(command, tmp_path / "other.png", "--like", tmp_path / "a.png", "-o", tmp_path / "c.png")
+    wrong = joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "d.png")
+
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "b.png")), np.asarray(Image.open(tmp_path / "a.png"))
+    )
+    assert "another image" in other.err
+    assert "another image" not in again.err
+    assert wrong.code == 2
+    assert f"records a `joyimage {command}`" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("option", "is_own"),
+    [("--no-restore", False), ("--restore", True), ("--fit=crop", None), ("--fit=pad", None)],
+)
+def test_like_when_an_option_is_given_then_it_wins_even_where_it_is_the_default(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, option: str, is_own: bool | None
+) -> None:
+    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--fit", "pad", "--restore")
+
+    joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png", option)
+
+    record = read_record(tmp_path / "b.png") or {}
+    assert record["fit"] == (option.partition("=")[2] or "pad")
+    assert record["restore"] == (True if is_own is None else is_own)
+
+
+def test_default_model_when_the_image_is_a_photo_then_one_line_before_and_after(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (600, 800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+
+    outcome = joyimage(
+        "edit", tmp_path / "photo.png", "Add an elephant.", "-o", tmp_path / "out.png", "--steps", 1
+    )
+    chosen = joyimage("edit", tmp_path / "photo.png", "Add an elephant.", "-o", tmp_path / "b.png", *FAST)
+
+    warnings = [
+        line for line in outcome.err.splitlines() if line.startswith("Warning: the embedded tiny model")
+    ]
+    assert len(warnings) == 2
+    assert "800x600" in warnings[0]
+    assert "elephant" in warnings[0]
+    assert "Warning" not in chosen.err
+
+
+def test_batch_when_a_row_fails_in_any_way_then_the_others_are_made(
+    joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        random_models.make_picture(number, 64, 64).save(folder / f"{number}.png")
+    run = runners.LocalRunner.run
+    errors = iter([None, MemoryError("too much"), None])
+
+    def fail_once(self: Any, *arguments: Any, **options: Any) -> Any:
+        error = next(errors)
+        if error is not None:
+            raise error
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(runners.LocalRunner, "run", fail_once)
+
+    outcome = joyimage("batch", folder, PROMPT, "-o", tmp_path / "out", *FAST, "--base-size", 64)
+
+    assert outcome.code == 1
+    assert "Row 2: too much" in outcome.err
+    assert {path.name for path in (tmp_path / "out").glob("?.png")} == {"0.png", "2.png"}
+
+
+def test_batch_when_several_images_are_asked_for_then_numbered_and_done_only_when_all_are_there(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    random_models.make_picture(0, 64, 64).save(folder / "a.png")
+    arguments = ("batch", folder, PROMPT, "-o", tmp_path / "out", *FAST, "--base-size", 64, "--num", 2)
+
+    joyimage(*arguments)
+    (tmp_path / "out" / "a-2.png").unlink()
+    again = joyimage(*arguments)
+    third = joyimage(*arguments)
+
+    assert {path.name for path in (tmp_path / "out").glob("a*")} == {"a-1.png", "a-2.png"}
+    assert "1 made, 0 already there" in again.err
+    assert "0 made, 1 already there" in third.err
