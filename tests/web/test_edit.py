@@ -393,7 +393,7 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     assert whole.width == whole.height
     record = read_record(tmp_path / "whole.png")
     assert record is not None
-    assert (record["fit"], record["restore"]) == ("pad", False)
+    assert (record["fit"], record.get("restore", False)) == ("pad", False)
 
 
 def test_question_when_asked_then_an_answer(visit: Callable[..., Visitor]) -> None:
@@ -487,7 +487,7 @@ def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
 
         (job,) = httpx2.get(f"{server.url}/v1/jobs").json()["data"]
         task = server.service.store.get(job["id"]).task
-        assert task["num_images"] == 2
+        assert task["num_inputs"] == 2
         page.reload()
         expect(page.locator("#reference-list li")).to_have_count(1)
         page.click("#copy-open")

@@ -89,7 +89,8 @@ def main(tokens: list[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         tokens = sys.argv[1:]
     is_debugging = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
+    # "-" is a path here, never an option; written so, the parser sees that.
+    tokens = ["./-" if token == "-" else token for token in tokens if token != "--debug"]
     if tokens[:1] == ["help"]:
         tokens = [*tokens[1:], "--help"]
     try:

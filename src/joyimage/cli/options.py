@@ -25,7 +25,6 @@ Output = Annotated[
         help="File to write; the suffix sets the format (.png, .jpg, .webp, .avif, .tiff, .bmp). - writes PNG to "
         "standard output.",
         group=GROUPS["Output"],
-        allow_leading_hyphen=True,  # for "-" itself
     ),
 ]
 Like = Annotated[
