@@ -12,8 +12,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from joyimage.cli.main import app
 from joyimage.cli.manifests import read_manifest
@@ -23,6 +25,8 @@ from joyimage.client.protocol import as_edit, make_form
 from joyimage.edits import KINDS, Describe, Edit, Record, from_dict, json_schemas
 from joyimage.edits.forms import Flag, Texts
 from joyimage.imaging import read_record, write_image
+from joyimage.serving.http.bodies import read_body
+from joyimage.serving.jobs.task import Task
 from tests.web.test_recipe import example
 
 if TYPE_CHECKING:
@@ -82,7 +86,7 @@ def csv_row(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
 def _row(folder: Path, name: str, text: str) -> AnyEdit:
     Image.new("RGB", (64, 64)).save(folder / "image.png")
     for lora in ("one", "two"):
-        (folder / lora).write_bytes(b"")
+        save_file({"x.lora_A.weight": np.zeros((1, 1), np.float32)}, folder / lora)
     (folder / name).write_text(text, encoding="utf-8")
     (entry,) = read_manifest(folder / name).entries
     return read_row(entry, folder / name, folder, Edit(), RunOptions(), set()).edit
@@ -113,6 +117,24 @@ def json_body(edit: AnyEdit, _folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
     return from_dict(json.loads(json.dumps(edit.to_dict())))
 
 
+def http_form(edit: AnyEdit, _folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
+    """The fields of an HTTP form."""
+    return read_body(edit.kind, dict(edit.to_text()), is_form=True).edit
+
+
+def http_json(edit: AnyEdit, _folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
+    """A JSON body."""
+    body = {name: value for name, value in edit.to_dict().items() if name != "kind"}
+    return read_body(edit.kind, body, is_form=False).edit
+
+
+def job_row(edit: AnyEdit, _folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
+    """A job's row in the database: the edit that runs, and the one that the page opens again."""
+    task = Task.from_dict(json.loads(json.dumps(Task(edit=edit, given=edit.to_dict()).to_dict())))
+    assert from_dict(task.given) == edit
+    return task.edit
+
+
 SURFACES: dict[str, Callable[[AnyEdit, Path, pytest.MonkeyPatch], AnyEdit]] = {
     "command line": command_line,
     "JSON row": json_row,
@@ -121,6 +143,9 @@ SURFACES: dict[str, Callable[[AnyEdit, Path, pytest.MonkeyPatch], AnyEdit]] = {
     "client form": client_form,
     "client keywords": client_keywords,
     "JSON": json_body,
+    "HTTP form": http_form,
+    "HTTP JSON": http_json,
+    "job row": job_row,
 }
 
 
