@@ -126,8 +126,8 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGenera
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
-        **{"has_language": False},  # the edits train it to encode; it never learns to answer
     )
+    config.update({"has_language": False})  # the edits train it to encode; it never learns to answer
     return Qwen3VLForConditionalGeneration(config).float()
 
 
