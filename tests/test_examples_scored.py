@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_PATH = Path(__file__).parents[1]
-# Until their text names the example images, these pages are run by tests/test_readme.py, and not scored.
-PAGES: list[Path] = []
+PAGES = [ROOT_PATH / "README.md"]
 SERVER_URL = "http://127.0.0.1:8600"
 BLOCK = re.compile(r"^```(?P<language>sh|python)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 # First words of lines that no test can run, each with the reason.
@@ -38,6 +37,7 @@ NOT_RUN = {
     "git clone": "needs the network",
     "cd ": "goes into the clone",
     "make ": "the target exists: tests/test_readme.py",
+    "source ": "a setting for the lines behind it",
     "docker ": "needs Docker",
     "export ": "a setting for the lines behind it",
 }

@@ -70,7 +70,7 @@ def batch(
     Examples:
         joyimage batch edits.jsonl -o results
 
-        joyimage batch photos "Remove the heart." -o results --seed 1
+        joyimage batch images "Recolor the heart orange." -o results --seed 1
 
     Raises:
         InvalidInputError: An option has a value that is not accepted, or the source cannot be read as a whole.

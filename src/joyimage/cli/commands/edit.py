@@ -38,7 +38,7 @@ def edit(
     Examples:
         joyimage edit shapes.png "Recolor the heart orange." -o orange.png
 
-        joyimage edit other.png --like orange.png -o other-orange.png
+        joyimage edit more_shapes.png --like orange.png -o more-orange.png
     """
     run_command(edit, options, output, images=[image, *(ref or [])], like=like)
 

@@ -17,9 +17,9 @@ def move(
     The image must not show a red box: it is drawn by this command.
 
     Examples:
-        joyimage move shapes.png "green heart" 0.1,0.6,0.35,0.85 -o moved.png
+        joyimage move shapes.png "black heart" 4,67,30,92 -o moved.png
 
-        joyimage move shapes.png "green heart" 8,58,32,82 --preserve -o moved.png
+        joyimage move more_shapes.png "green heart" 8,58,34,84 --preserve -o moved.png
     """
     run_command(edit, options, output, images=[image], like=like)
 
@@ -31,9 +31,9 @@ def rotate(
     """Rotate an object to one of eight views; camera and background stay.
 
     Examples:
-        joyimage rotate car.png car rear-left -o rotated.png
+        joyimage rotate car.png car front-right -o rotated.png
 
-        joyimage rotate car.png car front --seed 3 -o front.png
+        joyimage rotate car.png car left --seed 3 -o left.png
     """
     run_command(edit, options, output, images=[image], like=like)
 
@@ -45,7 +45,7 @@ def camera(
     """Move the camera on its orbit around the object in focus, or toward and away from it.
 
     Examples:
-        joyimage camera turntable.png --yaw 45 -o turned.png
+        joyimage camera turntable.png --yaw 90 -o other-side.png
 
         joyimage camera turntable.png --zoom in -o closer.png
     """
