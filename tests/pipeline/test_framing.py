@@ -443,11 +443,13 @@ def test_pipeline_when_nothing_is_to_be_finished_then_any_output_type(
     assert output.masks is None
 
 
-def test_pipeline_when_interrupted_then_nothing_is_finished(pipe: Any) -> None:
+def test_pipeline_when_interrupted_then_what_is_there_is_finished_as_any_result(pipe: Any) -> None:
     def stop(pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         pipe._interrupt = True
         return tensors
 
     output = run(pipe, image=drawn(150, 90), restore=True, preserve=True, callback_on_step_end=stop)
 
-    assert (output.images, output.masks, output.interrupted) == ([], None, True)
+    assert output.interrupted
+    assert [image.size for image in output.images] == [(150, 90)]
+    assert len(output.masks) == 1

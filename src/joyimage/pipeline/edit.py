@@ -18,20 +18,21 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.errors import InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, check_finite, serialized
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.describe import DescriptionMixin
 from joyimage.pipeline.feature_cache import digest
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
-from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_pictures
+from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_parts, check_pictures
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.schedule import set_schedule
 from joyimage.pipeline.session import SessionMixin
-from joyimage.pipeline.settings import resolve_settings
+from joyimage.pipeline.settings import CheckpointSettings, resolve_settings
 from joyimage.pipeline.spatial import SpatialEditingMixin
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
@@ -62,6 +63,7 @@ class JoyImageEditPipeline(
     and the published checkpoint's (2048, 1024, 40, 4.0) where they have none.
     """
 
+    _published_steps = 40
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012 - diffusers' name
 
@@ -89,15 +91,18 @@ class JoyImageEditPipeline(
         )
         settings = resolve_settings(
             (transformer, vae, text_encoder),
+            published=CheckpointSettings(default_num_inference_steps=self._published_steps),
             text_token_max_length=text_token_max_length,
             base_size=base_size,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
         self.register_to_config(**asdict(settings))
-        self.vae_scale_factor_spatial = vae.config["scale_factor_spatial"]
+        # Without a VAE prompts can be encoded; 8 is the factor of every Wan 2.1 VAE.
+        self.vae_scale_factor_spatial = 8 if vae is None else vae.config["scale_factor_spatial"]
         self._interrupt = False
         self._guidance_scale = 1.0
+        self._num_timesteps = 0
         self._current_timestep: Tensor | None = None
 
     @property
@@ -123,10 +128,16 @@ class JoyImageEditPipeline(
         return self._interrupt
 
     @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the call that is running, or of the last one."""
+        return self._num_timesteps
+
+    @property
     def current_timestep(self) -> Tensor | None:
         """Timestep of the step that is running; step caches ask for it."""
         return self._current_timestep
 
+    @serialized
     @torch.no_grad()
     def __call__(
         self,
@@ -134,10 +145,10 @@ class JoyImageEditPipeline(
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 40,
+        num_inference_steps: int = DefaultSteps(40),
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-        guidance_scale: float = 4.0,
+        guidance_scale: float = DefaultGuidance(4.0),
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
@@ -167,10 +178,12 @@ class JoyImageEditPipeline(
             prompt: What to do.
             height: Wished height in pixels; with `width` it chooses the nearest trained size.
             width: Wished width in pixels.
-            num_inference_steps: Number of steps.
+            num_inference_steps: Number of denoising steps. Where it is not given, the checkpoint's own: 40 for the
+                published one.
             timesteps: Custom timesteps; their number is the number of steps.
             sigmas: Custom noise levels, likewise.
-            guidance_scale: Classifier-free guidance; off at 1 and below.
+            guidance_scale: Classifier-free guidance; off at 1 and below. Where it is not given, the checkpoint's
+                own: 4.0 for the published one.
             negative_prompt: What to stay away from; None is the empty prompt.
             num_images_per_prompt: Outputs per prompt.
             generator: One for all outputs or one each; it covers every draw.
@@ -204,6 +217,7 @@ class JoyImageEditPipeline(
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         callback_tensors = callback_on_step_end_tensor_inputs or ["latents"]
+        num_inference_steps, guidance_scale = self._own_defaults(num_inference_steps, guidance_scale)
 
         # 1. Refuse what can't work.
         pictures = None if image is None else to_pictures(image)
@@ -227,6 +241,8 @@ class JoyImageEditPipeline(
             schedule=schedule,
             reference_latents=reference_latents,
         )
+        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
+        height, width = (None if side is None else int(side) for side in (height, width))
         check_pictures(pictures, num_prompts)
         framing = Framing(fit=fit, restore=restore, preserve=preserve, region=region)
         framing.check(has_image=pictures is not None, output_type=output_type)
@@ -275,6 +291,7 @@ class JoyImageEditPipeline(
                 sigmas=sigmas,
                 schedule=schedule,
             )
+            self._num_timesteps = len(self.scheduler.timesteps)
 
             # 5. Draw the noise, then the references' latents.
             noise, references = self.prepare_latents(
@@ -310,9 +327,9 @@ class JoyImageEditPipeline(
             )
 
             # 7. Decode the target.
-            images: Any = [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
+            images: Any = self._decode(target, output_type, enable_denormalization)
             masks = None
-            if originals is not None and not self._interrupt and not framing.is_plain:
+            if originals is not None and not framing.is_plain:
                 images, masks = framing.finish_all(images, originals, placements, image)
         finally:
             self._finish()
@@ -345,6 +362,7 @@ class JoyImageEditPipeline(
             InvalidInputError: An argument is out of range or doesn't fit another.
         """
         check_callback(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_parts(self)
         return check_call(
             prompt=prompt,
             height=height,
@@ -437,6 +455,14 @@ class JoyImageEditPipeline(
         scale = self.vae_scale_factor_spatial
         return self.transformer.config.in_channels, 1, size[0] // scale, size[1] // scale
 
+    def _own_defaults(self, num_inference_steps: int, guidance_scale: float) -> tuple[int, float]:
+        """Return steps and guidance, the checkpoint's own where the caller gave none."""
+        if isinstance(num_inference_steps, DefaultSteps):
+            num_inference_steps = self.config["default_num_inference_steps"]
+        if isinstance(guidance_scale, DefaultGuidance):
+            guidance_scale = self.config["default_guidance_scale"]
+        return num_inference_steps, guidance_scale
+
     def _finish(self) -> None:
         """Forget what belongs to the call that ends."""
         if hasattr(self.transformer, "_reset_stateful_cache"):
@@ -456,9 +482,11 @@ class JoyImageEditPipeline(
 
     def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
         latents = target[:, 0]
+        check_finite(latents, "latents")
         if output_type == "latent":
             return latents.squeeze(2).float()
         if enable_denormalization:
             latents = self.denormalize_latents(latents)
         pixels = decode_frame(self.vae, latents.to(next(self.vae.parameters()).dtype))
+        check_finite(pixels, "pixels")
         return self.image_processor.postprocess(pixels[:, :, 0].float(), output_type=output_type)

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
 from joyimage.pipeline.denoise import denoise, group_references
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.images import is_nested, to_pictures
@@ -30,8 +31,10 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
     """
 
     _picture_argument = "images"
+    _published_steps = 30
     _takes_fit = False
 
+    @serialized
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
@@ -39,10 +42,10 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 30,
+        num_inference_steps: int = DefaultSteps(30),
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-        guidance_scale: float = 4.0,
+        guidance_scale: float = DefaultGuidance(4.0),
         negative_prompt: str | list[str] | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
@@ -70,10 +73,12 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             height: Height of the output in pixels, divisible by 16; with `width`. None: of the trained size
                 that the last reference has.
             width: Width of the output in pixels.
-            num_inference_steps: Number of steps.
+            num_inference_steps: Number of denoising steps. Where it is not given, the checkpoint's own: 30 for the
+                published one.
             timesteps: Custom timesteps; their number is the number of steps.
             sigmas: Custom noise levels, likewise.
-            guidance_scale: Classifier-free guidance; off at 1 and below.
+            guidance_scale: Classifier-free guidance; off at 1 and below. Where it is not given, the checkpoint's
+                own: 4.0 for the published one.
             negative_prompt: What to stay away from; None is one blank.
             num_images_per_prompt: Outputs per prompt.
             generator: One for all outputs or one each; it covers every draw.
@@ -102,6 +107,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         callback_tensors = callback_on_step_end_tensor_inputs or ["latents"]
+        num_inference_steps, guidance_scale = self._own_defaults(num_inference_steps, guidance_scale)
 
         # 1. Refuse what can't work.
         num_prompts = self.check_inputs(
@@ -124,6 +130,8 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             schedule=schedule,
             reference_latents=reference_latents,
         )
+        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
+        height, width = (None if side is None else int(side) for side in (height, width))
         check_divisible(height, width, 2 * self.vae_scale_factor_spatial)
         groups = None if images is None else _share_out(images, num_prompts)
         num_outputs = num_prompts * num_images_per_prompt
@@ -167,6 +175,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
                 sigmas=sigmas,
                 schedule=schedule,
             )
+            self._num_timesteps = len(self.scheduler.timesteps)
 
             # 5. Draw each output's noise and its references' latents.
             dtype = resolve_dtype(latents_dtype, embeds["prompt_embeds"])
@@ -202,9 +211,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             )
 
             # 7. Decode the target.
-            pictures: Any = (
-                [] if self._interrupt else self._decode(target, output_type, enable_denormalization)
-            )
+            pictures: Any = self._decode(target, output_type, enable_denormalization)
         finally:
             self._finish()
         if not return_dict:

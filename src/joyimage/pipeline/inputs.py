@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Any
+import numbers
+from typing import TYPE_CHECKING, Any, cast
 
 from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.pipeline.schedule import SCHEDULES
@@ -36,8 +38,9 @@ def check_call(
     schedule: str = "diffusers",
     reference_latents: str = "sample",
     text_dim: int,
+    num_train_timesteps: int = 1000,
 ) -> int:
-    """Check the arguments of a call.
+    """Check the arguments of a call against one another, the width of embeddings and the largest timestep.
 
     Returns:
         Number of prompts.
@@ -62,22 +65,23 @@ def check_call(
             "Give both, or neither to follow the image."
         )
     for name, number in (("height", height), ("width", width)):
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and (not _is_whole(number) or number < 1):
             raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
     for name, number in (
         ("num_inference_steps", num_inference_steps),
         ("num_images_per_prompt", num_images_per_prompt),
     ):
-        if not isinstance(number, int) or number < 1:
+        if not _is_whole(number) or number < 1:
             raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
     if timesteps is not None and sigmas is not None:
         raise InvalidInputError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
     for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
-        if values is not None and len(values) == 0:
-            raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
+        if values is not None:
+            _check_levels(name, values, largest=1 if name == "sigmas" else num_train_timesteps)
     if not math.isfinite(guidance_scale):
         raise InvalidInputError(f"`guidance_scale` is {guidance_scale}; expected a finite number.")
-    num_outputs = num_prompts * num_images_per_prompt
+    num_outputs = num_prompts * int(num_images_per_prompt)
+    _check_generator(generator)
     if isinstance(generator, list) and len(generator) != num_outputs:
         raise InvalidInputError(
             f"`generator` is a list of {len(generator)}; expected {num_outputs}, one per output."
@@ -109,10 +113,13 @@ def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     """Check the shape of given noise.
 
     Raises:
-        InvalidInputError: It has another shape than `shape`.
+        InvalidInputError: It has another shape than `shape`, or a value is not finite.
     """
-    if latents is not None and tuple(latents.shape) != shape:
+    if latents is None:
+        return
+    if tuple(latents.shape) != shape:
         raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
+    _check_finite("latents", latents)
 
 
 def check_divisible(height: int | None, width: int | None, divisor: int) -> None:
@@ -165,10 +172,93 @@ def _check_prompt(
                 f"`{embeds_name}_mask` goes with `{embeds_name}`: "
                 f"expected {list(embeds.shape[:2])}, got {came}."
             )
+        _check_finite(embeds_name, embeds)
         return len(embeds)
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(one, str) for one in prompts):
         raise InvalidTypeError(f"`{name}` is {prompt!r}; expected a string or a list of strings.")
     if not prompts:
         raise InvalidInputError(f"`{name}` is an empty list; expected at least one string.")
+    for one in prompts:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise InvalidInputError(
+                f"`{name}` holds half of a surrogate pair: {one[:80]!r}; expected valid Unicode."
+            ) from None
     return len(prompts)
+
+
+def check_parts(pipe: Any) -> None:
+    """Check that a pipeline has all parts that an edit needs, and a scheduler for flow matching.
+
+    Raises:
+        InvalidInputError: A part is missing, or the scheduler is of another kind.
+    """
+    for name in ("scheduler", "vae", "transformer"):
+        if getattr(pipe, name) is None:
+            raise InvalidInputError(
+                f"`{name}` is missing in this pipeline; it can encode prompts only. Load it with its {name}."
+            )
+    scheduler = pipe.scheduler
+    config = scheduler.config
+    if "FlowMatch" not in type(scheduler).__name__ and not config.get("use_flow_sigmas", False):
+        raise InvalidInputError(
+            f"`scheduler` is {type(scheduler).__name__}, which is not for flow matching; expected "
+            "FlowMatchEulerDiscreteScheduler, or a scheduler with `use_flow_sigmas`."
+        )
+
+
+def _is_whole(number: Any) -> bool:
+    """Tell whether a number is whole, numpy's and floats such as 20.0 included."""
+    return (
+        isinstance(number, numbers.Real)
+        and not isinstance(number, bool)
+        and float(cast("float", number)).is_integer()
+    )
+
+
+def _check_levels(name: str, values: Sequence[float], largest: float) -> None:
+    """Check custom noise levels or timesteps.
+
+    Raises:
+        InvalidInputError: There is none, one is out of range, or they rise.
+    """
+    if len(values) == 0:
+        raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
+    levels = [float(value) for value in values]
+    for level in levels:
+        if not 0 <= level <= largest:  # NaN as well
+            raise InvalidInputError(
+                f"`{name}` has the value {level:g}; expected numbers from 0 to {largest:g}."
+            )
+    for before, after in itertools.pairwise(levels):
+        if after > before:
+            raise InvalidInputError(f"`{name}` rises from {before:g} to {after:g}; expected falling values.")
+
+
+def _check_generator(generator: Any) -> None:
+    """Check that draws can be made.
+
+    Raises:
+        InvalidTypeError: It is no generator of torch and no list of these.
+    """
+    import torch
+
+    every = generator if isinstance(generator, list) else [generator]
+    for one in every:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise InvalidTypeError(
+                f"`generator` is {generator!r}; expected a torch.Generator or a list of these, for example "
+                "torch.Generator().manual_seed(42)."
+            )
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> None:
+    """Check given numbers.
+
+    Raises:
+        InvalidInputError: One is not finite.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise InvalidInputError(f"`{name}` has values that are not finite; expected finite numbers.")

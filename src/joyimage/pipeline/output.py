@@ -23,7 +23,7 @@ class JoyImageEditPipelineOutput(BaseOutput):
             interrupt.
         height: Chosen height in pixels.
         width: Chosen width in pixels.
-        interrupted: Whether `pipe._interrupt` ended the call early.
+        interrupted: Whether `pipe._interrupt` ended the call early; the images are what was there then.
         masks: Where `preserve` or `region` took the result (255) and not the picture; None without them.
         checks: Of a spatial edit, what changed in each picture (`joyimage.spatial.checks.SpatialChecks`).
         prompt: Of a spatial edit, the words that were sent.

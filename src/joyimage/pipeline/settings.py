@@ -37,18 +37,21 @@ _SETTINGS: WeakKeyDictionary[nn.Module, CheckpointSettings] = WeakKeyDictionary(
 """Settings with which each component was first put into a pipeline."""
 
 
-def resolve_settings(components: Iterable[object], **given: Any) -> CheckpointSettings:
+def resolve_settings(
+    components: Iterable[object], published: CheckpointSettings | None = None, **given: Any
+) -> CheckpointSettings:
     """Return the settings of a new pipeline, and remember them with components that have none yet.
 
     Args:
         components: Parts of the pipeline; only modules can remember.
+        published: Settings where neither the components nor the caller know any.
         **given: Settings by name; None leaves one to the components, and to the published default where they
             remember nothing.
     """
     modules = [component for component in components if isinstance(component, nn.Module)]
     known = [_SETTINGS[module] for module in modules if module in _SETTINGS]
     settings = replace(
-        known[0] if known else CheckpointSettings(),
+        known[0] if known else published or CheckpointSettings(),
         **{name: value for name, value in given.items() if value is not None},
     )
     for module in modules:

@@ -153,7 +153,7 @@ class SpatialEditingMixin(DiffusionPipeline):
         if self._takes_fit:
             settings["fit"] = "exact"  # the canvas as it is
         output = cast("Any", self)(prompt=plan.prompt, **settings)
-        if not is_pil or output.interrupted:
+        if not is_pil:
             return replace(output, prompt=plan.prompt)
         images, masks, checks = plan.finish(output.images)
         return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)

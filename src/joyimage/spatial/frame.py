@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from joyimage.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from joyimage.spatial.box import Box
 
@@ -14,6 +16,7 @@ Size = tuple[int, int]
 
 FITS = ("crop", "pad", "exact")
 STEP = 16
+_LARGEST_RATIO = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,15 @@ def exact_size(original: Size, base_size: int) -> Size:
 
     Returns:
         Multiples of 16; of the four around the exact size, the one whose aspect ratio is nearest.
+
+    Raises:
+        InvalidInputError: One side is more than 200 times the other; Qwen3-VL takes no such image.
     """
+    if max(original) > _LARGEST_RATIO * min(original):
+        raise InvalidInputError(
+            f"`fit` is 'exact' for an image of {original[0]}x{original[1]} pixels, whose sides are more than "
+            f"{_LARGEST_RATIO} to 1; use 'crop' or 'pad'."
+        )
     ratio = original[0] / original[1]
     ideal = base_size * math.sqrt(ratio), base_size / math.sqrt(ratio)
     widths, heights = (

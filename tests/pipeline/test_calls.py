@@ -1,0 +1,270 @@
+"""What every call promises: it runs alone, with the checkpoint's defaults, and rejects nonsense by name first."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from joyimage.errors import InvalidInputError, InvalidResultError, InvalidTypeError
+from tests import random_models
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def edit() -> Any:
+    """A pipeline with random weights."""
+    pipe = random_models.make_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=3, default_guidance_scale=1.0)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def plus() -> Any:
+    """An Edit-Plus pipeline with random weights."""
+    pipe = random_models.make_plus_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=3, default_guidance_scale=1.0)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(params=["edit", "plus"])
+def pipe(request: pytest.FixtureRequest) -> Any:
+    """Each of the two pipelines."""
+    return request.getfixturevalue(request.param)
+
+
+def call(pipe: Any, seed: int = 0, **options: Any) -> Any:
+    name = "images" if "Plus" in type(pipe).__name__ else "image"
+    image = random_models.make_picture(1, SIDE, SIDE)
+    settings = {name: [image], "prompt": "red", "generator": torch.Generator().manual_seed(seed)}
+    return pipe(**{**settings, **options})
+
+
+def steps_of(pipe: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> int:
+    """Number of forwards of the transformer in a call without guidance."""
+    count = 0
+    forward = pipe.transformer.forward
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal count
+        count += 1
+        return forward(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe.transformer, "forward", counted)
+        call(pipe, **options)
+    return count
+
+
+def test_steps_when_not_given_then_the_checkpoints_and_when_given_then_those_even_if_the_same(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steps_of(pipe, monkeypatch) == 3
+    assert steps_of(pipe, monkeypatch, num_inference_steps=40) == 40
+    assert pipe.num_timesteps == 40
+
+
+def test_guidance_when_not_given_then_the_checkpoints_and_when_given_then_that(pipe: Any) -> None:
+    seen: list[float] = []
+
+    def look(pipe: Any, _step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        seen.append(pipe.guidance_scale)
+        return {}
+
+    call(pipe, callback_on_step_end=look, num_inference_steps=1)
+    call(pipe, callback_on_step_end=look, num_inference_steps=1, guidance_scale=4.0)
+
+    assert seen == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("number", [np.int64(2), 2.0, np.float32(2)])
+def test_numbers_when_numpys_or_a_sliders_then_as_python_s(
+    edit: Any, number: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steps_of(edit, monkeypatch, num_inference_steps=number) == 2
+    made = call(edit, num_inference_steps=1, num_images_per_prompt=number, height=np.int32(64), width=64.0)
+    assert len(made.images) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sigmas": [1.0, float("nan")]},
+        {"sigmas": [1.0, -0.5]},
+        {"sigmas": [0.5, 1.0]},
+        {"sigmas": [2.0, 1.0]},
+        {"sigmas": []},
+        {"timesteps": [float("inf")]},
+        {"timesteps": [500, 800]},
+        {"timesteps": [5000]},
+        {"generator": 42},
+        {"generator": "x"},
+        {"generator": np.random.default_rng(0)},
+        {"generator": [torch.Generator(), 3], "num_images_per_prompt": 2},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 2.5},
+        {"num_inference_steps": True},
+        {"num_inference_steps": "4"},
+        {"height": 0, "width": 64},
+        {"guidance_scale": float("nan")},
+        {"prompt": "half \ud800 pair"},
+        {"prompt": 5},
+        {"latents": "nan"},
+    ],
+    ids=str,
+)
+def test_argument_when_nonsense_then_rejected_by_name_before_any_work(
+    pipe: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("work was done")
+
+    name = next(iter(options))
+    if name == "latents":
+        shape = (1, 16, 1, 8, 8) if "Plus" in type(pipe).__name__ else (1, 1, 16, 1, 8, 8)
+        options = {"latents": torch.full(shape, float("nan"))}
+        channels = pipe.transformer.config.in_channels
+        options["latents"] = torch.full([channels if side == 16 else side for side in shape], float("nan"))
+    monkeypatch.setattr(type(pipe), "_encode_branches", fail)
+
+    with pytest.raises((InvalidInputError, InvalidTypeError), match=f"`{name}`"):
+        call(pipe, **options)
+
+
+def test_scheduler_when_it_cannot_work_then_named_and_when_it_can_then_used(edit: Any) -> None:
+    own = edit.scheduler
+    try:
+        edit.scheduler = DDIMScheduler()
+        with pytest.raises(InvalidInputError, match="`scheduler` is DDIMScheduler"):
+            call(edit)
+        edit.scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+        assert len(call(edit).images) == 1
+    finally:
+        edit.scheduler = own
+
+
+def test_result_when_not_finite_then_an_error_and_never_a_black_image(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = pipe.transformer.forward
+
+    def overflow(*arguments: Any, **keywords: Any) -> Any:
+        made = forward(*arguments, **keywords)
+        first = made[0] if isinstance(made, tuple) else made.sample
+        first.view(-1)[0] = float("nan")
+        return made
+
+    monkeypatch.setattr(pipe.transformer, "forward", overflow)
+
+    with pytest.raises(InvalidResultError, match="not finite"):
+        call(pipe)
+
+
+def test_threads_when_two_use_one_pipeline_then_each_gets_its_own_image(pipe: Any) -> None:
+    options = [
+        {"seed": 1, "num_inference_steps": 2},
+        {"seed": 2, "num_inference_steps": 4, "guidance_scale": 3.0},
+    ]
+    alone = [np.asarray(call(pipe, **one).images[0]) for one in options]
+    made: dict[int, list[Any]] = {0: [], 1: []}
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(3):
+                made[number].append(np.asarray(call(pipe, **options[number]).images[0]))
+        except BaseException as error:  # noqa: BLE001 - asserted on below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    for number in (0, 1):
+        assert all(np.array_equal(image, alone[number]) for image in made[number])
+
+
+def test_callback_when_it_calls_the_pipeline_again_then_no_deadlock(edit: Any) -> None:
+    inner: list[Any] = []
+
+    def nest(pipe: Any, step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 1 and not inner:
+            inner.append(copy.copy(pipe).encode_prompt("blue"))
+        return {}
+
+    call(edit, callback_on_step_end=nest, num_inference_steps=2)
+
+    assert len(inner) == 1
+
+
+def test_pipeline_when_copied_then_the_copy_works(edit: Any) -> None:
+    twin = copy.deepcopy(edit)
+
+    assert np.array_equal(np.asarray(call(twin).images[0]), np.asarray(call(edit).images[0]))
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_guidance_when_diffusers_callback_cuts_it_off_then_the_rest_runs_without(
+    pipe: Any, wrap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutoff: Any = SDCFGCutoffCallback(cutoff_step_ratio=0.5)
+    callback = MultiPipelineCallbacks([cutoff]) if wrap else cutoff
+    batches: list[int] = []
+    forward = pipe.transformer.forward
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        batches.append(len(keywords["encoder_hidden_states"]))
+        return forward(*arguments, **keywords)
+
+    monkeypatch.setattr(pipe.transformer, "forward", counted)
+
+    made = call(pipe, callback_on_step_end=callback, num_inference_steps=4, guidance_scale=3.0)
+
+    assert len(made.images) == 1
+    assert sum(batches) == 2 * 3 + 1  # guidance in the first three steps
+    assert pipe.num_timesteps == 4
+
+
+def test_interrupt_when_asked_for_then_what_is_there_is_decoded_and_said(pipe: Any) -> None:
+    def stop(pipe: Any, step: int, _time: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return {}
+
+    made = call(pipe, callback_on_step_end=stop, num_inference_steps=5)
+
+    assert made.interrupted
+    assert made.images[0].size == (SIDE, SIDE)
+    assert not call(pipe).interrupted
+
+
+def test_parts_when_only_the_prompt_is_encoded_then_vae_and_transformer_may_be_missing(edit: Any) -> None:
+    whole, _ = edit.encode_prompt("red", template_type="image")
+    parts = {**edit.components, "vae": None, "transformer": None}
+    half = type(edit)(**parts)
+
+    made, _ = half.encode_prompt("red", template_type="image")
+
+    assert torch.equal(made, whole)
+    with pytest.raises(InvalidInputError, match="`vae` is missing"):
+        call(half)
+
+
+def test_aspect_ratio_when_beyond_the_models_limit_then_rejected_naming_fit(edit: Any) -> None:
+    thin = random_models.make_picture(0, 3, 1200)
+
+    with pytest.raises(InvalidInputError, match="`fit` is 'exact'"):
+        edit(image=thin, prompt="red", fit="exact")
+    assert edit(image=thin, prompt="red", fit="pad").images
