@@ -121,7 +121,7 @@ def test_numbers_when_numpys_or_a_sliders_then_as_python_s(
         {"prompt": 5},
         {"latents": "nan"},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),  # generators have their address in their text
 )
 def test_argument_when_nonsense_then_rejected_by_name_before_any_work(
     pipe: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
