@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo test test-gpu test-load gallery example-images docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,10 @@ test: .venv/.installed-test
 # Load, kills and wild requests for minutes: what `make test` does in a short form.
 test-load: .venv/.installed-test
 	$(BIN)/python -m pytest tests/serving -m slow -s -p no:randomly
+
+# Breaks the code in each of the ways that tests/mutants.toml lists, and sees the named test fail: ten minutes.
+mutants: .venv/.installed-test
+	$(BIN)/python -m scripts.mutants
 
 # What only a GPU can show: kernels as compiled, captured graphs, bf16. Then the full-size benchmark, in docs/benchmarks.
 test-gpu: .venv/.installed-test

@@ -158,8 +158,9 @@ def test_resolve_when_something_needed_is_missing_then_rejected(edit: Any) -> No
 
 
 def test_camera_when_it_does_not_move_then_rejected_and_when_it_does_then_not() -> None:
-    with pytest.raises(InvalidInputError, match="does not move"):
-        Camera(yaw=0, pitch=0, zoom="unchanged").resolve(TINY)
+    for still in (Camera(), Camera(yaw=0), Camera(yaw=0, pitch=0, zoom="unchanged")):
+        with pytest.raises(InvalidInputError, match="does not move"):
+            still.resolve(TINY)
     for camera in (Camera(yaw=45), Camera(pitch=-15), Camera(zoom="in")):
         assert camera.resolve(TINY).prompt == camera.prompt
 

@@ -85,7 +85,7 @@ def test_table_and_json_when_written_then_hold_every_task(perfect, copied):
 
 
 def test_table_when_one_edit_of_200_fails_then_the_share_is_not_rounded_up_to_all(perfect, copied):
-    almost = replace(perfect.tasks["add"], n=200, done=0.995)
+    almost = replace(perfect.tasks["add"], n=200, done=0.996)
     evaluation = replace(perfect, tasks={**perfect.tasks, "add": almost})
 
     table = to_table(Comparison(model=evaluation, round_trip=perfect, copied=copied), DrawnScenes())

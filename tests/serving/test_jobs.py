@@ -242,3 +242,10 @@ def test_records_when_opened_again_then_all_there(store: JobStore, tmp_path: Pat
 
     assert other.get(job.id) == job
     other.close()
+
+
+def test_get_when_the_job_is_another_clients_then_none(store: JobStore) -> None:
+    (job,) = submit(store, "x", client="a")
+
+    assert store.get(job.id, "b") is None
+    assert store.get(job.id, "a") == store.get(job.id) is not None

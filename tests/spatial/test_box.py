@@ -69,6 +69,14 @@ def test_red_box_when_drawn_then_found_again(box: tuple[int, int, int, int], bac
     assert find_red_boxes(picture) == [box]
 
 
+@pytest.mark.parametrize("color", ["yellow", "orange", "magenta", "pink", "maroon", "#b40000"])
+def test_frame_when_of_another_color_then_not_found(color: str) -> None:
+    picture = Image.new("RGB", SIZE, "white")
+    ImageDraw.Draw(picture).rectangle((20, 120, 120, 220), outline=color, width=4)
+
+    assert find_red_boxes(picture) == []
+
+
 def test_red_things_when_no_frames_then_not_found() -> None:
     picture = Image.new("RGB", SIZE, "white")
     pen = ImageDraw.Draw(picture)
