@@ -173,3 +173,41 @@ def test_posterior_when_exported_then_a_twentieth_of_the_noise_is_left(run_path:
     assert torch.allclose(shipped_mean, mean, atol=0.02)  # fp16 weights
     ratio = (shipped_log_variance - log_variance).mul(0.5).exp()
     assert torch.allclose(ratio, torch.tensor(1 / 20), atol=2e-3)
+
+
+def test_training_when_it_starts_from_a_checkpoint_then_its_vae_stays_and_new_scenes_are_seen(
+    run_path: Path, tmp_path: Path
+) -> None:
+    start = run_path / "checkpoint"
+
+    made = train_tiny(tmp_path, edit_steps=1, num_pairs=64, start=str(start), progress=False)
+
+    before, after = (JoyImageEditPipeline.from_pretrained(folder) for folder in (start, made))
+    for name, tensor in before.vae.state_dict().items():
+        assert torch.equal(tensor, after.vae.state_dict()[name]), name
+    moved = [
+        float((tensor - after.transformer.state_dict()[name]).abs().max())
+        for name, tensor in before.transformer.state_dict().items()
+    ]
+    assert max(moved) > 0
+    assert max(moved) < 0.1  # continued, not drawn anew
+    assert (tmp_path / "pairs-64-from-100000").is_dir()
+    with pytest.raises(ValueError, match="`stage`"):
+        train_tiny(tmp_path, stage="vae", start=str(start))
+
+
+def test_pairs_when_rendered_then_some_prompts_leave_the_color_out_where_the_shape_says_enough(
+    tmp_path: Path,
+) -> None:
+    pairs = render_pairs(tmp_path, 400, progress=False)
+
+    for task in ("remove", "replace", "move"):
+        prompts = [p for p, number in zip(pairs.prompts, pairs.tasks, strict=True) if TASKS[number] == task]
+        cases = [generate(task, seed) for seed in range(len(prompts))]
+        short = [prompt != case.prompt for prompt, case in zip(prompts, cases, strict=True)]
+        assert 0.2 < sum(short) / len(short) < 0.6
+        for prompt, case, is_short in zip(prompts, cases, short, strict=True):
+            assert case.subject is not None
+            if is_short:
+                assert case.subject.color not in prompt.split(" with ")[0]
+                assert sum(one.shape == case.subject.shape for one in case.before) == 1

@@ -368,7 +368,7 @@ def test_ideas_when_the_model_is_tiny_then_only_what_it_can(visit: Callable[...,
     expect(page.locator("#edit-hint")).to_contain_text("try Rotate")
     expect(page.locator("#ideas-edit button")).to_have_count(0)
     visitor.choose_mode("describe")
-    expect(page.locator("#describe-hint")).to_contain_text("can't talk")
+    expect(page.locator("#describe-hint")).to_contain_text("has no language")
 
 
 def test_size_and_fit_when_chosen_then_the_result_has_them(
@@ -396,23 +396,45 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     assert (record["fit"], record.get("restore", False)) == ("pad", False)
 
 
-def test_question_when_asked_then_an_answer(visit: Callable[..., Visitor]) -> None:
+def test_question_when_asked_then_an_answer_that_a_reload_keeps(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    pipe = random_models.make_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    server = LiveServer(make_settings(tmp_path), LocalRunner(pipe, preview_px=32))
+    try:
+        visitor = visit(server)
+        visitor.choose_file({"name": "a.png", "mimeType": "image/png", "buffer": png(0)})
+        visitor.choose_mode("describe")
+        visitor.page.fill("#question", "What is in the picture?")
+
+        visitor.page.click("#run")
+
+        expect(visitor.see("#answer-text")).not_to_be_empty()
+        expect(visitor.page.locator("#stage-bar")).to_be_visible()
+        answer = visitor.page.locator("#answer-text").text_content() or ""
+        visitor.choose_mode("edit")
+        expect(visitor.page.locator("#answer")).to_be_hidden()
+        visitor.page.wait_for_timeout(600)  # it is kept a moment later
+        visitor.page.reload()
+        visitor.choose_mode("describe")
+        expect(visitor.see("#answer-text")).to_have_text(answer)
+    finally:
+        server.close()
+
+
+def test_question_when_the_model_has_no_language_then_said_before_and_after(
+    visit: Callable[..., Visitor],
+) -> None:
     visitor = visit()
     visitor.choose_example("shapes")
     visitor.choose_mode("describe")
+    expect(visitor.page.locator("#describe-hint")).to_contain_text("has no language")
     visitor.page.fill("#question", "What is in the picture?")
 
     visitor.page.click("#run")
 
-    expect(visitor.see("#answer-text")).not_to_be_empty()
-    expect(visitor.page.locator("#stage-bar")).to_be_visible()
-    answer = visitor.page.locator("#answer-text").text_content() or ""
-    visitor.choose_mode("edit")
-    expect(visitor.page.locator("#answer")).to_be_hidden()
-    visitor.page.wait_for_timeout(600)  # it is kept a moment later
-    visitor.page.reload()
-    visitor.choose_mode("describe")
-    expect(visitor.see("#answer-text")).to_have_text(answer)
+    expect(visitor.page.locator("#notices")).to_contain_text("has no language")
 
 
 def test_jobs_when_listed_then_states_and_a_result_to_open(

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 # Share of the scenes and of the samples; the tasks that are learned last get the most.
 TASK_WEIGHTS = {
-    "add": 1.0,
-    "remove": 0.5,
-    "recolor": 2.0,
-    "replace": 1.25,
-    "move": 1.5,
+    "add": 0.75,
+    "remove": 0.75,
+    "recolor": 1.25,
+    "replace": 1.0,
+    "move": 2.0,
     "rotate": 2.5,
-    "camera": 2.25,
-    "text-to-image": 1.25,
+    "camera": 2.5,
+    "text-to-image": 3.0,
 }
+# Share of the removals, replacements and moves whose prompt names the object without its color. A scene never has two
+# objects of one shape, so the shape alone says which one is meant.
+SHORT_NAMES = 0.4
 # A batch mixes the tasks of one group: their prompts have similar lengths, so there is little padding.
 GROUPS = (("add", "remove", "recolor", "replace", "move"), ("rotate",), ("camera",), ("text-to-image",))
 
@@ -50,20 +53,21 @@ class Pairs:
     targets: Pixels
 
 
-def render_pairs(run_path: Path, num: int, *, progress: bool = True) -> Pairs:
+def render_pairs(run_path: Path, num: int, *, first_seed: int = 0, progress: bool = True) -> Pairs:
     """Render about `num` training pairs, or read them if the run already has them.
 
     Args:
         run_path: Folder of the run.
         num: Pairs over all tasks.
+        first_seed: Seed of the first scene of each task.
         progress: Whether to show a progress bar.
 
     Returns:
-        The pairs, the same for the same `num`.
+        The pairs, the same for the same `num` and `first_seed`.
     """
-    folder = run_path / f"pairs-{num}"
+    folder = run_path / (f"pairs-{num}" if first_seed == 0 else f"pairs-{num}-from-{first_seed}")
     if not (folder / "prompts.json").exists():
-        _render(folder, num, progress)
+        _render(folder, num, first_seed, progress)
     return Pairs(
         tasks=np.load(folder / "tasks.npy"),
         prompts=json.loads((folder / "prompts.json").read_text(encoding="utf-8")),
@@ -72,10 +76,11 @@ def render_pairs(run_path: Path, num: int, *, progress: bool = True) -> Pairs:
     )
 
 
-def _render(folder: Path, num: int, progress: bool) -> None:
+def _render(folder: Path, num: int, first_seed: int, progress: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     whole = sum(TASK_WEIGHTS.values())
-    plan = [(task, seed) for task in TASKS for seed in range(round(num * TASK_WEIGHTS[task] / whole))]
+    counts = {task: round(num * TASK_WEIGHTS[task] / whole) for task in TASKS}
+    plan = [(task, first_seed + number) for task in TASKS for number in range(counts[task])]
     sources = np.zeros((len(plan), SIZE, SIZE, 3), np.uint8)
     targets = np.zeros_like(sources)
     prompts: list[str] = []
@@ -97,4 +102,7 @@ def _render(folder: Path, num: int, progress: bool) -> None:
 
 def _render_case(task_and_seed: tuple[str, int]) -> tuple[Pixels | None, Pixels, str]:
     case = generate(*task_and_seed, SIZE)
-    return case.source, case.target, case.prompt
+    prompt = case.prompt
+    if case.subject is not None and case.seed % 10 < 10 * SHORT_NAMES:
+        prompt = prompt.replace(case.subject.name, case.subject.shape)
+    return case.source, case.target, prompt

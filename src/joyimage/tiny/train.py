@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from torch import Tensor
+    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 STAGES = ("vae", "edit", "export")
 VAE_BATCH = 8
 EDIT_BATCH = 24
 _STATISTICS_SCENES = 512
+_CONTINUED_FROM_SEED = 100_000  # runs from random weights never had so many scenes of one task
 
 
 def train_tiny(
@@ -45,6 +48,7 @@ def train_tiny(
     seed: int = 0,
     device: str = "cpu",
     output_path: Path | None = None,
+    start: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Train the tiny checkpoint, resuming from the last checkpoint in `run_path`.
@@ -58,6 +62,8 @@ def train_tiny(
         seed: Seed of weights, noise and batches.
         device: Device to train on, "cpu" or "cuda".
         output_path: Folder of the checkpoint; None uses `checkpoint` in `run_path`.
+        start: Checkpoint whose weights training continues from, on scenes that it has not seen and at half the peak
+            rates; its VAE stays. None trains all parts from random weights.
         progress: Whether to show progress bars.
 
     Returns:
@@ -72,14 +78,64 @@ def train_tiny(
     for name, number in (("vae_steps", vae_steps), ("edit_steps", edit_steps), ("num_pairs", num_pairs)):
         if number < 1:
             raise InvalidInputError(f"`{name}` is {number}; expected 1 or more.")
+    if stage == "vae" and start is not None:
+        raise InvalidInputError(
+            "`stage` is 'vae', and the VAE of `start` stays as it is; leave one of them out."
+        )
     run_path.mkdir(parents=True, exist_ok=True)
-    if stage in {"vae", "all"}:
+    if stage in {"vae", "all"} and start is None:
         _train_vae(run_path, vae_steps, seed, device, progress)
     if stage in {"edit", "all"}:
-        _train_editor(run_path, edit_steps, num_pairs, seed, device, progress)
+        parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
+        _train_editor(run_path, parts, edit_steps, num_pairs, seed, device, progress)
     if stage in {"export", "all"}:
-        return _export(run_path, output_path or run_path / "checkpoint", seed)
+        return _export(run_path, output_path or run_path / "checkpoint", seed, start)
     return run_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What the edit stage trains, and what it trains with.
+
+    Attributes:
+        vae: Encodes the scenes; not trained.
+        text_encoder: Trained.
+        transformer: Trained.
+        tokenizer: Tokenizer of the text encoder.
+        first_seed: Seed of the first scene of each task.
+        rate: Factor on the peak learning rates.
+    """
+
+    vae: Any
+    text_encoder: Any
+    transformer: Any
+    tokenizer: Qwen2Tokenizer
+    first_seed: int = 0
+    rate: float = 1.0
+
+
+def _new_parts(run_path: Path, seed: int) -> _Parts:
+    vae = _load_vae(run_path)
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    text_encoder = build_text_encoder(tokenizer)
+    return _Parts(vae=vae, text_encoder=text_encoder, transformer=build_transformer(), tokenizer=tokenizer)
+
+
+def _parts_of(checkpoint: str) -> _Parts:
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+    pipe: Any = JoyImageEditPipeline.from_pretrained(checkpoint)
+    for part in (pipe.text_encoder, pipe.transformer):
+        part.train().requires_grad_(True)
+    return _Parts(
+        vae=pipe.vae.eval().requires_grad_(False),
+        text_encoder=pipe.text_encoder,
+        transformer=pipe.transformer,
+        tokenizer=pipe.tokenizer,
+        first_seed=_CONTINUED_FROM_SEED,
+        rate=0.5,
+    )
 
 
 def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: bool) -> None:
@@ -120,22 +176,20 @@ def _load_vae(run_path: Path) -> AutoencoderKLWan:
     return vae.eval().requires_grad_(False)
 
 
-def _train_editor(run_path: Path, steps: int, num_pairs: int, seed: int, device: str, progress: bool) -> None:
-    vae: Any = _load_vae(run_path)
-    vae = vae.to(device)
-    tokenizer = build_tokenizer()
-    pairs = render_pairs(run_path, num_pairs, progress=progress)
-    latents = _encode_once(run_path, vae, pairs, device, progress)
-    data = prepare(latents, tokenizer, pairs, device)
-    torch.manual_seed(seed)
-    text_encoder: Any = build_text_encoder(tokenizer)
-    transformer: Any = build_transformer()
-    text_encoder, transformer = text_encoder.to(device), transformer.to(device)
+def _train_editor(
+    run_path: Path, parts: _Parts, steps: int, num_pairs: int, seed: int, device: str, progress: bool
+) -> None:
+    pairs = render_pairs(run_path, num_pairs, first_seed=parts.first_seed, progress=progress)
+    latents = _encode_once(run_path, parts.vae.to(device), pairs, device, progress)
+    data = prepare(latents, parts.tokenizer, pairs, device)
+    text_encoder, transformer = parts.text_encoder.to(device), parts.transformer.to(device)
 
     def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
         return editor_loss(transformer, text_encoder, data, EDIT_BATCH)
 
-    settings = StageSettings(name="edit", steps=steps, muon_lr=0.012, adam_lr=1.5e-3, seed=seed + 1)
+    settings = StageSettings(
+        name="edit", steps=steps, muon_lr=0.012 * parts.rate, adam_lr=1.5e-3 * parts.rate, seed=seed + 1
+    )
     modules = {"transformer": transformer, "text_encoder": text_encoder}
     run_stage(run_path, settings, modules, compute_loss, progress=progress)
 
@@ -145,7 +199,8 @@ def _encode_once(
 ) -> dict[str, Tensor]:
     """Encode the pairs, or read their latents if the run has them from the same VAE."""
     path = run_path / f"latents-{len(pairs.prompts)}.safetensors"
-    digest = hashlib.sha256((run_path / "vae.safetensors").read_bytes()).hexdigest()
+    content = b"".join(tensor.float().cpu().numpy().tobytes() for tensor in vae.state_dict().values())
+    digest = hashlib.sha256(content).hexdigest()
     if path.exists():
         with safe_open(path, framework="pt") as file:
             if file.metadata() == {"vae": digest}:
@@ -157,16 +212,15 @@ def _encode_once(
     return latents
 
 
-def _export(run_path: Path, output_path: Path, seed: int) -> Path:
-    tokenizer = build_tokenizer()
-    torch.manual_seed(seed)
-    text_encoder, transformer = build_text_encoder(tokenizer), build_transformer()
+def _export(run_path: Path, output_path: Path, seed: int, start: str | None) -> Path:
+    parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
+    text_encoder, transformer = parts.text_encoder, parts.transformer
     text_encoder.load_state_dict(averaged_weights(run_path, "edit", "text_encoder"), strict=False)
     transformer.load_state_dict(averaged_weights(run_path, "edit", "transformer"))
     return export(
         output_path,
-        vae=_load_vae(run_path),
+        vae=parts.vae,
         text_encoder=text_encoder,
         transformer=transformer,
-        tokenizer=tokenizer,
+        tokenizer=parts.tokenizer,
     )

@@ -15,6 +15,7 @@ def tiny(
     seed: int = 0,
     device: str | None = None,
     output: Path | None = None,
+    start: str | None = None,
 ) -> None:
     """Train the tiny checkpoint from random weights, or resume an interrupted run.
 
@@ -27,6 +28,7 @@ def tiny(
         seed: Seed of weights, noise and batches.
         device: Device to train on; default: an accelerator if there is one.
         output: Folder of the checkpoint; default: RUN/checkpoint.
+        start: Checkpoint to continue from, on new scenes and at half the peak rates; its VAE stays.
     """
     import torch
 
@@ -41,5 +43,6 @@ def tiny(
         seed=seed,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         output_path=output,
+        start=start,
     )
     print(path)
