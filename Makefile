@@ -69,6 +69,8 @@ example-images: .venv/.installed
 # The page of edits in the docs, made again by the embedded model.
 gallery: .venv/.installed
 	$(BIN)/python -m scripts.gallery docs/gallery
+	$(BIN)/python -m scripts.demo build/demo
+	cp build/demo/sheet.png docs/images/strip.png
 
 # build/site: how-tos, gallery and the reference from the docstrings.
 docs: .venv/.installed
