@@ -449,7 +449,7 @@ class JoyImageEditPipeline(
 
     def load_lora_weights(self, source: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
         """Add a LoRA adapter to the transformer, from a file, a folder or a dict of tensors."""
-        self.transformer.load_lora_adapter(source, adapter_name=adapter_name or "default", **kwargs)
+        self.transformer.load_lora_adapter(source, adapter_name=adapter_name, **kwargs)
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         scale = self.vae_scale_factor_spatial
