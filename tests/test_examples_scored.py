@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT_PATH = Path(__file__).parents[1]
-PAGES = [ROOT_PATH / "README.md"]
+PAGES = [
+    ROOT_PATH / "README.md",
+    *(ROOT_PATH / "docs" / name for name in ("index.md", "spatial.md")),
+    *sorted((ROOT_PATH / "docs" / "how-to").glob("*.md")),
+]
 SERVER_URL = "http://127.0.0.1:8600"
 BLOCK = re.compile(r"^```(?P<language>sh|python)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 # First words of lines that no test can run, each with the reason.

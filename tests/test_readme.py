@@ -14,6 +14,7 @@ import pytest
 from joyimage.cli.main import main
 from joyimage.tiny.worlds.scenes import generate
 from tests.serving.parts import Process
+from tests.test_examples_scored import PAGES as SCORED_PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +27,9 @@ SERVER_URL = "http://127.0.0.1:8600"
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:
-    # README's own are scored: tests/test_examples_scored.py.
-    for page in PAGES[1:]:
+    for page in PAGES:
+        if page in SCORED_PAGES:
+            continue
         for number, code in enumerate(
             re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
         ):
