@@ -228,6 +228,20 @@ def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit
     assert ((touched > 0) & (touched < 255)).any()
 
 
+@pytest.mark.parametrize(("step", "is_edit"), [(10, False), (22, True)])
+def test_preserve_when_a_patch_changes_faintly_then_an_edit_from_16_of_255_on(
+    step: int, is_edit: bool
+) -> None:
+    picture = Image.new("RGB", (160, 128), (120, 130, 140))
+    result = np.array(picture)
+    result[40:80, 60:110] += np.uint8(step)
+
+    mask, _ = edited_mask(Image.fromarray(result), picture)
+
+    assert bool(np.asarray(mask)[50:70, 70:100].all()) == is_edit
+    assert bool(np.asarray(mask).any()) == is_edit
+
+
 def test_preserve_when_nothing_was_edited_then_the_source_itself() -> None:
     picture = random_models.make_picture(1, 256, 256)
     result = Image.fromarray(noisy(picture).clip(0, 255).astype(np.uint8))
