@@ -15,7 +15,7 @@ from tests import random_models
 from tests.model.drive import assert_close, draw, gradients_of, inputs, list_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -160,6 +160,28 @@ def test_block_when_compiled_as_one_graph_then_the_same() -> None:
     model.compile_repeated_blocks(fullgraph=True, backend="eager")
 
     assert_close(model(**inputs()).sample, expected, "forward")
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_transformer_when_compiled_before_its_first_forward_then_the_same(guard: Callable[[], Any]) -> None:
+    expected = random_models.make_transformer()(**inputs()).sample
+    model = torch.compile(random_models.make_transformer(), backend="eager")
+
+    with guard():
+        output = model(**inputs()).sample
+
+    assert_close(output, expected, "forward")
+
+
+@torch.no_grad()
+def test_transformer_when_exported_then_the_same_and_without_switches_of_gradients() -> None:
+    model = random_models.make_transformer()
+    arguments = {**inputs(), "return_dict": False}
+
+    program = torch.export.export(random_models.make_transformer(), (), arguments)
+
+    assert_close(program.module()(**arguments)[0], model(**arguments)[0], "forward")
+    assert "set_grad_enabled" not in program.graph_module.code
 
 
 def test_half_precision_when_loaded_then_time_embedding_stays_fp32(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Dimension key: B batch, L tokens, N heads, H head width, P = H / 2 rotated pairs
 """
 
 from collections import OrderedDict
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,9 @@ class ItemRotaryEmbedding(nn.Module):
         if key in self._tables:
             self._tables.move_to_end(key)
             return self._tables[key]
-        # Inference mode would make tensors that a later training step can't save for its backward pass.
-        with torch.inference_mode(mode=False), torch.no_grad():
+        # Inference mode would make tensors that a later training step can't save for its backward pass. Elsewhere
+        # nothing is left: exporters would write the guard into their graphs. Dynamo takes no keyword here.
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
             tables = rotary_tables(item_positions(grids), self.axis_dims, self.theta)
             tables = (tables[0].to(device), tables[1].to(device))
         if type(tables[0]) is not Tensor:  # traced with stand-ins for tensors, which mean nothing afterwards
