@@ -11,9 +11,7 @@ from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint import (
     from_original,
     key_from_original,
-    key_to_original,
     settings_from_shapes,
-    to_original,
     unwrap,
 )
 from joyimage.model.weights import shapes_of
@@ -32,13 +30,8 @@ def with_block(keys: list[str]) -> st.SearchStrategy[str]:
 
 
 @given(with_block(PUBLISHED_KEYS))
-def test_key_from_original_undoes_key_to_original(key: str) -> None:
-    assert key_from_original(key_to_original(key)) == key
-
-
-@given(with_block(ORIGINAL_KEYS))
-def test_key_to_original_undoes_key_from_original(key: str) -> None:
-    assert key_to_original(key_from_original(key)) == key
+def test_key_from_original_gives_the_published_name(key: str) -> None:
+    assert key_from_original(key.replace(".attn.", ".")) == key
 
 
 @given(st.lists(with_block(ORIGINAL_KEYS), unique=True))
@@ -54,13 +47,10 @@ def test_key_from_original_when_repeated_changes_nothing_more(key: str) -> None:
 
 
 def test_from_original_gives_every_key_of_diffusers() -> None:
-    original = dict.fromkeys(ORIGINAL_KEYS, 0)
-
-    renamed = from_original(original)
+    renamed = from_original(dict.fromkeys(ORIGINAL_KEYS, 0))
 
     assert set(renamed) == set(PUBLISHED_KEYS)
     assert set(ORIGINAL_KEYS) != set(PUBLISHED_KEYS)
-    assert to_original(renamed) == original
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.diffusion_model.", "module._orig_mod."])

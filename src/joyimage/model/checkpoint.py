@@ -5,21 +5,20 @@ only, and may be wrapped in a dict or carry the prefixes that training programs 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.loaders.single_file_utils import load_single_file_checkpoint
-from diffusers.models import modeling_utils
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from joyimage.compat.diffusers import parallel_shards
 from joyimage.errors import CheckpointError
 from joyimage.model.weights import (
     Shape,
@@ -55,7 +54,6 @@ _PREFIXES = (
 _PUBLISHED_ROPE: dict[str, Any] = {"rope_dim_list": [16, 56, 56], "rope_type": "rope", "theta": 10000}
 """The only settings that weights don't tell. Source: transformer/config.json of JoyAI-Image-Edit."""
 
-_T = TypeVar("_T")
 
 Source = str | PathLike[str] | Mapping[str, Any]
 """A path, a link or hub id, or what is there itself."""
@@ -79,9 +77,6 @@ def _renamer(names: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
 
 key_from_original = _renamer(ORIGINAL_NAMES)
 """Give the published name of a key of the original code; other keys are returned as they are."""
-
-key_to_original = _renamer(tuple((new, old) for old, new in ORIGINAL_NAMES))
-"""Give the original code's name of a published key; other keys are returned as they are."""
 
 
 def from_original(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,11 +116,6 @@ def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
                 checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
                 stripped = True
     return checkpoint
-
-
-def to_original(weights: Mapping[str, _T]) -> dict[str, _T]:
-    """Name our weights as the original code does."""
-    return {key_to_original(key): value for key, value in weights.items()}
 
 
 def settings_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -201,7 +191,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         if folder.is_dir() and kwargs["use_safetensors"] and not kwargs.get("ignore_mismatched_sizes"):
             cls.check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
-        with _parallel_shards():
+        with parallel_shards():
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, output_loading_info=True, **kwargs
             )
@@ -341,15 +331,3 @@ def _read_source(
     if str(source).startswith(("http://", "https://")):
         return cast("Mapping[str, Any]", load_single_file_checkpoint(str(source), **hub)), Path(source)
     return read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)
-
-
-@contextmanager
-def _parallel_shards() -> Iterator[None]:
-    """Have diffusers read shards side by side; it offers that by an environment variable alone."""
-    module: Any = modeling_utils
-    before = module.HF_ENABLE_PARALLEL_LOADING
-    module.HF_ENABLE_PARALLEL_LOADING = True
-    try:
-        yield
-    finally:
-        module.HF_ENABLE_PARALLEL_LOADING = before

@@ -44,18 +44,6 @@ class ConditionEmbedding(nn.Module):
         self.time_proj = nn.Linear(hidden_size, 6 * hidden_size)
         self.text_embedder = PixArtAlphaTextProjection(text_dim, hidden_size, act_fn="gelu_tanh")
 
-    def forward(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modulation signal and the text tokens.
-
-        Args:
-            timestep: Scheduler times in [0, 1000], `[B]`.
-            text: Text encoder states `[B, L, text_dim]`.
-
-        Returns:
-            `[B, 6, D]` (shift, scale, gate for attention, then for the MLP) and `[B, L, D]`.
-        """
-        return self.embed_time(timestep, text.dtype), self.text_embedder(text)
-
     def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the modulation signal `[B, 6, D]` of scheduler times `[B]`, in the dtype of the blocks."""
         frequencies = self.timesteps_proj(timestep)  # fp32
