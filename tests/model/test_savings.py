@@ -144,6 +144,21 @@ def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_wo
 
 
 @torch.no_grad()
+def test_reuse_when_a_step_is_left_after_one_branch_then_the_next_takes_no_rows_of_it() -> None:
+    model = random_models.make_transformer()
+    items = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)]
+    timesteps, text = torch.tensor([900.0, 100.0]), draw(1, 7, TEXT_DIM, seed=1)
+    reuse = Reuse(timesteps, num_branches=2)
+    model(items, timesteps[0], text, reuse=reuse)  # the second branch of this step never runs
+
+    reuse.begin(1)
+    got = model(items, timesteps[1], text, reuse=reuse).sample
+
+    for velocity, expected in zip(got, model(items, timesteps[1], text).sample, strict=True):
+        assert relative(velocity, expected) <= OTHER_KERNEL
+
+
+@torch.no_grad()
 def test_reuse_when_a_text_is_changed_in_place_then_it_is_projected_again() -> None:
     model = random_models.make_transformer()
     arguments = inputs()

@@ -119,6 +119,20 @@ def test_block_when_real_width_then_agrees() -> None:
         assert_close(stream, expected, "forward")
 
 
+@torch.no_grad()
+def test_forward_when_queries_and_keys_are_tiny_then_agrees() -> None:
+    # At a root mean square of 1e-3 the epsilon of their norms is as large as their mean square.
+    models = [random_models.make_reference_transformer(), random_models.make_transformer()]
+    for model in models:
+        for name, parameter in model.named_parameters():
+            if "attn_qkv" in name:
+                parameter[: 2 * len(parameter) // 3] *= 1e-3
+
+    expected, got = (model(**inputs()).sample for model in models)
+
+    assert_close(got, expected, "forward")
+
+
 @pytest.mark.parametrize("rope_type", ["rope", "mrope"])
 def test_gradients_when_same_loss_then_agree(rope_type: str) -> None:
     ours = gradients_of(random_models.make_transformer(rope_type=rope_type), inputs())
