@@ -211,6 +211,7 @@ def test_from_pretrained_when_device_map_is_given_places_the_parts(checkpoint: P
 def test_from_pretrained_when_name_is_tiny_loads_the_folder_of_the_package(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checkpoints.registered_names()  # or the name would be gone after this test
     monkeypatch.setitem(checkpoints._FOLDERS, "tiny", lambda: checkpoint)
 
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
@@ -242,6 +243,7 @@ def test_from_pretrained_when_name_is_a_hub_id_loads_what_the_hub_gives(
 def test_from_pretrained_when_tiny_is_not_installed_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checkpoints.registered_names()  # or the name would be gone after this test
     monkeypatch.setitem(checkpoints._FOLDERS, "tiny", lambda: tmp_path / "weights")
 
     with pytest.raises(
