@@ -42,7 +42,17 @@ def check_types(program: str, folder: Path) -> list[tuple[int, str]]:
         encoding="utf-8",
     )
     run = subprocess.run(
-        ["basedpyright", "--pythonpath", sys.executable, "--project", str(folder), "--outputjson", str(path)],
+        [
+            sys.executable,
+            "-m",
+            "basedpyright",
+            "--pythonpath",
+            sys.executable,
+            "--project",
+            str(folder),
+            "--outputjson",
+            str(path),
+        ],
         capture_output=True,
         text=True,
         check=False,
