@@ -47,7 +47,9 @@ def check_output(path: Path) -> None:
         if path.is_dir():
             raise ImageError(f"The output {path} is a folder; name a file.")
         if not path.parent.is_dir():
-            raise ImageError(f"The output's folder {path.parent} doesn't exist.")
+            raise ImageError(
+                f"The output {path} can't be written: its folder {path.parent} doesn't exist; create it first."
+            )
         if path.exists() and not os.access(path, os.W_OK):
             raise ImageError(f"The output {path} can't be written: permission denied.")
         # Only a real file tells: folders may be read-only in many ways. A symbolic link is written through.
