@@ -26,12 +26,18 @@ PROMPTS = {
 _SCALE = 3
 
 
-def main(folder: Path = Path("demo-output"), names: tuple[str, ...] = tuple(PROMPTS)) -> int:
-    """Edit the example images, write images and sheet into `folder`, print paths, seconds and verdicts."""
+def main(arguments: list[str]) -> int:
+    """Edit the example images, write images and a sheet, print paths, seconds and verdicts.
+
+    Args:
+        arguments: Folder to write to, `demo-output` without; then names of examples, all without.
+    """
     import torch
 
     from joyimage.loading import load_pipeline
 
+    folder = Path(arguments[0] if arguments else "demo-output")
+    names = arguments[1:] or list(PROMPTS)
     folder.mkdir(parents=True, exist_ok=True)
     pipe = load_pipeline("tiny", device="cpu").pipe
     rows = []
@@ -78,6 +84,6 @@ def draw_sheet(edits: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*map(Path, sys.argv[1:2]), tuple(sys.argv[2:]) or tuple(PROMPTS)))
+        sys.exit(main(sys.argv[1:]))
     except (JoyImageError, OSError) as error:
         sys.exit(fail(str(error)))

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -17,7 +18,6 @@ from scripts import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cli.conftest import Outcome
 
@@ -25,16 +25,26 @@ if TYPE_CHECKING:
 
 
 def test_demo_when_run_then_writes_images_and_a_sheet_and_every_edit_is_as_requested(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert demo.main(tmp_path) == 0
+    monkeypatch.chdir(tmp_path)
+    assert demo.main([]) == 0
 
     printed = capsys.readouterr().out
+    folder = Path("demo-output")
     for name in demo.PROMPTS:
-        assert str(tmp_path / f"after-{name}.png") in printed
-        assert Image.open(tmp_path / f"after-{name}.png").size == (96, 96)
+        assert str(folder / f"after-{name}.png") in printed
+        assert Image.open(folder / f"after-{name}.png").size == (96, 96)
     assert printed.count("  as requested  ") == len(demo.PROMPTS)
-    assert Image.open(tmp_path / "sheet.png").width > 4 * 96
+    assert Image.open(folder / "sheet.png").width > 4 * 96
+
+
+def test_demo_when_a_folder_and_an_example_are_named_then_that_one_goes_there(tmp_path: Path) -> None:
+    assert demo.main([str(tmp_path / "out"), "car"]) == 0
+
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("before-car.png", "after-car.png", "sheet.png")
+    }
 
 
 def test_examples_command_when_run_then_prints_every_file_and_refuses_a_file_as_folder(
