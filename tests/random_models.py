@@ -357,7 +357,7 @@ def _use_small_buckets(image_processor: Any) -> None:
 
 
 def make_picture(seed: int = 0, height: int = 256, width: int = 256) -> Image.Image:
-    """Draw an RGB picture of coloured waves; each seed gives another one."""
+    """Draw an RGB picture of colored waves; each seed gives another one."""
     rng = np.random.default_rng(seed)
     row, column = np.mgrid[0:height, 0:width] / 256
     waves = [

@@ -51,7 +51,7 @@ def test_batch_when_prompts_differ_in_length_then_same_as_single_runs(
 
 
 def test_batch_when_negative_prompts_differ_in_length_then_same_as_single_runs(pipe: Any) -> None:
-    negative = ["dark", "grey, soft and blurred"]
+    negative = ["dark", "gray, soft and blurred"]
 
     batch = run(pipe, (3, 4), image=SQUARE, prompt=[PROMPT, PROMPT], negative_prompt=negative)
 
@@ -145,7 +145,7 @@ def test_generator_when_given_then_global_one_is_left_alone(pipe: Any) -> None:
     ("given", "plain"),
     [
         pytest.param(SQUARE.convert("RGBA"), SQUARE, id="RGBA"),
-        pytest.param(SQUARE.convert("L"), SQUARE.convert("L").convert("RGB"), id="grey"),
+        pytest.param(SQUARE.convert("L"), SQUARE.convert("L").convert("RGB"), id="gray"),
         pytest.param(np.asarray(SQUARE), SQUARE, id="array"),
         pytest.param(np.asarray(SQUARE)[None], SQUARE, id="array of a batch"),
         pytest.param(torch.from_numpy(np.array(SQUARE)).permute(2, 0, 1), SQUARE, id="tensor"),

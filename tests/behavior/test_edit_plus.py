@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROMPT = "Make the car red"
 SQUARE, WIDE = random_models.make_picture(0), random_models.make_picture(1, 200, 333)
-GREY = SQUARE.convert("L")
+GRAY = SQUARE.convert("L")
 SIZE = {"height": 208, "width": 304}
 
 
@@ -36,7 +36,7 @@ def run(pipe: Any, seeds: tuple[int, ...] = (0,), **arguments: Any) -> np.ndarra
     ("given", "plain"),
     [
         pytest.param(SQUARE.convert("RGBA"), SQUARE, id="RGBA"),
-        pytest.param(GREY, GREY.convert("RGB"), id="grey"),
+        pytest.param(GRAY, GRAY.convert("RGB"), id="gray"),
         pytest.param(np.asarray(SQUARE), SQUARE, id="numpy"),
         pytest.param(torch.from_numpy(np.array(SQUARE)).permute(2, 0, 1), SQUARE, id="tensor"),
     ],

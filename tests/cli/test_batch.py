@@ -132,7 +132,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
         {"image": "picture-1.png", "prompt": PROMPT, "seed": "many"},
         {"image": "picture-1.png", "prompt": PROMPT, "output": "../out.png"},
         {"image": "picture-1.png", "prompt": PROMPT, "output": "picture-0.png"},
-        {"image": "picture-1.png", "prompt": PROMPT, "colour": "red"},
+        {"image": "picture-1.png", "prompt": PROMPT, "color": "red"},
         {"image": "picture-1.png", "prompt": PROMPT, "steps": 0},
         [1, 2],
         {"image": "picture-2.png", "prompt": PROMPT},
@@ -154,7 +154,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
         "seed",
         "output",
         "earlier row",
-        "colour",
+        "color",
         "steps",
         "object",
     ]

@@ -180,8 +180,8 @@ def test_edit_when_jpeg_is_rotated_by_exif_then_upright(joyimage: Joyimage, tmp_
 
 
 def test_edit_when_16_bit_then_read(joyimage: Joyimage, tmp_path: Path) -> None:
-    grey = np.asarray(random_models.make_picture(0, 96, 96).convert("L")).astype(np.uint16) * 257
-    Image.fromarray(grey).save(tmp_path / "deep.png")
+    gray = np.asarray(random_models.make_picture(0, 96, 96).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(gray).save(tmp_path / "deep.png")
 
     assert joyimage("edit", tmp_path / "deep.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
 
@@ -254,7 +254,7 @@ def test_edit_when_picture_is_bad_then_one_sentence_and_exit_2(
         (["-o", "out.png", "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
         (["-o", "out.png", "--model", "./nothing"], ["no folder ./nothing"]),
         (["-o", "out.png", "--lora", "nothing.safetensors"], ["nothing.safetensors"]),
-        (["-o", "out.png", "--colour", "red"], ["--colour"]),
+        (["-o", "out.png", "--color", "red"], ["--color"]),
         ([], ["--output"]),
     ],
     ids=" ".join,

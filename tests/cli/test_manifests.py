@@ -147,7 +147,7 @@ def test_json_when_prompts_hold_any_character_then_one_row_each(
         ({"image": "a.png", "prompt": "x", "restore": "yes"}, "`restore` is 'yes'; expected true or false"),
         ({"image": "a.png", "prompt": "x", "output": "x/y.png"}, "`output` is 'x/y.png'"),
         ({"image": "a.png", "prompt": "x", "output": 7}, "`output` is 7"),
-        ({"image": "a.png", "prompt": "x", "colour": "red"}, "`colour` is not a field here"),
+        ({"image": "a.png", "prompt": "x", "color": "red"}, "`color` is not a field here"),
         ({"image": "a.png", "yaw": 500}, "`yaw` is 500; expected a number from -360 to 360"),
         ({"image": "a.png", "yaw": 0}, "does not move"),
         ({"image": "gone.png", "prompt": "x"}, "gone.png"),

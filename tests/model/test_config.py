@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from joyimage.errors import CheckpointError
-from joyimage.model.config import modernise
+from joyimage.model.config import modernize
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import random_models
 
@@ -58,7 +58,7 @@ def test_from_config_when_a_file_lacks_a_key_then_error_names_it(key: str) -> No
 
 def test_from_config_when_old_and_new_key_disagree_then_error_names_both() -> None:
     with pytest.raises(CheckpointError, match=r"num_layers.*2.*mm_double_blocks_depth.*3"):
-        modernise({**random_models.TRANSFORMER_CONFIG, "mm_double_blocks_depth": 3})
+        modernize({**random_models.TRANSFORMER_CONFIG, "mm_double_blocks_depth": 3})
 
 
 @pytest.mark.parametrize(("key", "value"), [("dit_modulation_type", "adaLN"), ("unpatchify_new", False)])
@@ -66,7 +66,7 @@ def test_from_config_when_another_architecture_then_error_names_key_and_value(
     key: str, value: object
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{key}.*{value}"):
-        modernise({**random_models.LEGACY_TRANSFORMER_CONFIG, key: value})
+        modernize({**random_models.LEGACY_TRANSFORMER_CONFIG, key: value})
 
 
 def test_from_config_when_an_argument_is_given_then_it_wins() -> None:
@@ -78,5 +78,5 @@ def test_from_config_when_an_argument_is_given_then_it_wins() -> None:
     assert len(model.double_blocks) == 1
 
 
-def test_modernise_when_legacy_then_today_s_keys_alone() -> None:
-    assert modernise(random_models.LEGACY_TRANSFORMER_CONFIG) == random_models.TRANSFORMER_CONFIG
+def test_modernize_when_legacy_then_today_s_keys_alone() -> None:
+    assert modernize(random_models.LEGACY_TRANSFORMER_CONFIG) == random_models.TRANSFORMER_CONFIG

@@ -234,7 +234,7 @@ def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
 
 
 class Int8Weight(torch.Tensor):
-    """A quantised weight as torchao's are: nothing but `linear` knows what to do with it."""
+    """A quantized weight as torchao's are: nothing but `linear` knows what to do with it."""
 
     values: Tensor
     scale: Tensor
@@ -255,11 +255,11 @@ class Int8Weight(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError(f"{func} of a quantised weight")
+        raise NotImplementedError(f"{func} of a quantized weight")
 
 
 @torch.no_grad()
-def test_quantised_weights_when_blocks_have_them_then_short_cuts_change_nothing() -> None:
+def test_quantized_weights_when_blocks_have_them_then_short_cuts_change_nothing() -> None:
     model = random_models.make_transformer()
     arguments = inputs()
     expected = model(**arguments, target_only=True).sample

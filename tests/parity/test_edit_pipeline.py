@@ -29,9 +29,9 @@ NOISE = torch.randn((1, 1, 16, 1, 32, 32), generator=torch.Generator().manual_se
         pytest.param(LANDSCAPE, id="size given"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
         pytest.param({"guidance_scale": 7.5}, id="strong guidance"),
-        pytest.param({"negative_prompt": "blurred, grey"}, id="negative prompt"),
+        pytest.param({"negative_prompt": "blurred, gray"}, id="negative prompt"),
         pytest.param(
-            {"image": None, "negative_prompt": "blurred, grey"}, id="text to image, negative prompt"
+            {"image": None, "negative_prompt": "blurred, gray"}, id="text to image, negative prompt"
         ),
         pytest.param({"sigmas": [1.0, 0.7, 0.2]}, id="sigmas"),
         pytest.param({"timesteps": [900.0, 500.0, 100.0]}, id="timesteps"),

@@ -30,7 +30,7 @@ NOISE = torch.randn((1, 16, 1, 26, 38), generator=torch.Generator().manual_seed(
         pytest.param({"images": [WIDE, TALL], **NO_BUCKET}, id="size that is no bucket"),
         pytest.param({"images": None, **NO_BUCKET}, id="text to image"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
-        pytest.param({"negative_prompt": "blurred, grey"}, id="negative prompt"),
+        pytest.param({"negative_prompt": "blurred, gray"}, id="negative prompt"),
         pytest.param({"prompt": ""}, id="empty prompt"),
         pytest.param({"sigmas": [1.0, 0.7, 0.2]}, id="sigmas"),
         pytest.param({"timesteps": [900.0, 500.0, 100.0]}, id="timesteps"),
@@ -57,7 +57,7 @@ def test_plus_pipeline_when_argument_given_then_image_agrees(
 def test_plus_pipeline_when_several_prompts_then_image_agrees(
     ours_plus: Any, reference_plus: Any, images: list[Any], prompts: list[str]
 ) -> None:
-    arguments = {"images": images, "prompt": prompts, **NO_BUCKET, "negative_prompt": ["dark", "soft, grey"]}
+    arguments = {"images": images, "prompt": prompts, **NO_BUCKET, "negative_prompt": ["dark", "soft, gray"]}
 
     assert_agree(run(ours_plus, **arguments), run(reference_plus, **arguments), "image")
 

@@ -51,7 +51,7 @@ def run(pipe: Any, seeds: tuple[int, ...] = (0,), **call: Any) -> tuple[torch.Te
     [
         pytest.param({"image": SQUARE}, id="edit"),
         pytest.param({"image": None, "height": 64, "width": 96}, id="text-to-image"),
-        pytest.param({"image": SQUARE, "negative_prompt": "make it grey"}, id="texts of one length"),
+        pytest.param({"image": SQUARE, "negative_prompt": "make it gray"}, id="texts of one length"),
         pytest.param({"image": SQUARE, "prompt": ["a", "make it all blue"], "seeds": (0, 1)}, id="prompts"),
         pytest.param({"image": SQUARE, "num_images_per_prompt": 2, "seeds": (0, 1)}, id="several outputs"),
     ],

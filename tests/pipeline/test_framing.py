@@ -202,7 +202,7 @@ def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
 
 
 def noisy(picture: Image.Image) -> np.ndarray:
-    """What a VAE does: a slight shift of all colours, and noise."""
+    """What a VAE does: a slight shift of all colors, and noise."""
     rng = np.random.default_rng(0)
     noise = rng.normal((3, -2, 4), 4, (*picture.size[::-1], 3))
     return np.asarray(picture, dtype=np.float64) + noise
@@ -344,7 +344,7 @@ def test_region_when_given_then_nothing_changes_outside(
     assert np.asarray(mask)[inside].min() < 255  # seamless
 
 
-def test_region_when_a_mask_with_greys_then_taken_as_it_is() -> None:
+def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:
     picture = drawn(96, 96)
     region = Image.linear_gradient("L").resize((96, 96))
 

@@ -17,9 +17,9 @@ from tests import random_models
 
 PICTURE = random_models.make_picture(0, 48, 80)
 PIXELS = np.asarray(PICTURE)
-GREY = PICTURE.convert("L")
+GRAY = PICTURE.convert("L")
 TENSOR = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)
-WIDE_GREY = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+WIDE_GRAY = Image.fromarray(np.asarray(GRAY).astype(np.uint16) * 257)
 
 
 def rotated() -> Image.Image:
@@ -34,14 +34,14 @@ def rotated() -> Image.Image:
     [
         pytest.param(PICTURE, PICTURE, id="RGB"),
         pytest.param(PICTURE.convert("RGBA"), PICTURE, id="RGBA"),
-        pytest.param(GREY, GREY.convert("RGB"), id="L"),
-        pytest.param(GREY.convert("LA"), GREY.convert("RGB"), id="LA"),
-        pytest.param(WIDE_GREY, GREY.convert("RGB"), id="16-bit"),
-        pytest.param(WIDE_GREY.convert("I"), GREY.convert("RGB"), id="32-bit with 16-bit values"),
+        pytest.param(GRAY, GRAY.convert("RGB"), id="L"),
+        pytest.param(GRAY.convert("LA"), GRAY.convert("RGB"), id="LA"),
+        pytest.param(WIDE_GRAY, GRAY.convert("RGB"), id="16-bit"),
+        pytest.param(WIDE_GRAY.convert("I"), GRAY.convert("RGB"), id="32-bit with 16-bit values"),
         pytest.param(rotated(), PICTURE, id="EXIF rotation"),
         pytest.param(PIXELS, PICTURE, id="array"),
-        pytest.param(np.asarray(GREY), GREY.convert("RGB"), id="grey array"),
-        pytest.param(np.asarray(GREY)[:, :, None], GREY.convert("RGB"), id="array of one channel"),
+        pytest.param(np.asarray(GRAY), GRAY.convert("RGB"), id="gray array"),
+        pytest.param(np.asarray(GRAY)[:, :, None], GRAY.convert("RGB"), id="array of one channel"),
         pytest.param(PIXELS.astype(np.uint16) * 257, PICTURE, id="16-bit array"),
         pytest.param((PIXELS / 255).astype(np.float32), PICTURE, id="float array"),
         pytest.param(TENSOR, PICTURE, id="tensor"),
@@ -64,7 +64,7 @@ def test_to_pictures_when_16_bit_picture_is_dark_then_stays_dark() -> None:
     assert np.asarray(picture).max() == 1
 
 
-def test_to_pictures_when_palette_then_its_colours() -> None:
+def test_to_pictures_when_palette_then_its_colors() -> None:
     (picture,) = to_pictures(PICTURE.quantize(16))
 
     assert np.array_equal(np.asarray(picture), np.asarray(PICTURE.quantize(16).convert("RGB")))
@@ -141,7 +141,7 @@ def test_choose_size_when_nothing_given_then_square() -> None:
 
 
 def test_choose_size_when_size_given_then_pictures_do_not_matter() -> None:
-    assert choose_size([PICTURE, GREY.rotate(90, expand=True)], 300, 200, 256) == (304, 208)
+    assert choose_size([PICTURE, GRAY.rotate(90, expand=True)], 300, 200, 256) == (304, 208)
 
 
 def test_choose_size_when_pictures_need_unlike_sizes_then_refused() -> None:

@@ -34,7 +34,7 @@ NARROW = {"width": 360, "height": 740}
 
 
 def _keep(visitor: Visitor, path: Path) -> None:
-    """Save a screenshot in 256 colours, which makes it a third as large."""
+    """Save a screenshot in 256 colors, which makes it a third as large."""
     if path.stem not in {"settings", "jobs", "commands"}:
         visitor.page.evaluate("() => { document.activeElement?.blur(); scrollTo(0, 0); }")
     if path.stem == "camera-phone":
@@ -247,17 +247,17 @@ def test_edit_when_done_with_the_keyboard_alone_then_it_works(visit: Callable[..
     expect(page.locator("#prompt-edit")).to_be_focused()
 
 
-def test_theme_when_switched_then_kept_and_its_own_colours(visit: Callable[..., Visitor]) -> None:
+def test_theme_when_switched_then_kept_and_its_own_colors(visit: Callable[..., Visitor]) -> None:
     visitor = visit(color_scheme="light")
-    colour = "() => getComputedStyle(document.body).backgroundColor"
-    light = visitor.page.evaluate(colour)
+    color = "() => getComputedStyle(document.body).backgroundColor"
+    light = visitor.page.evaluate(color)
 
     visitor.page.click("#theme-switch")
-    dark = visitor.page.evaluate(colour)
+    dark = visitor.page.evaluate(color)
     visitor.page.reload()
 
     assert light != dark
-    assert visitor.page.evaluate(colour) == dark
+    assert visitor.page.evaluate(color) == dark
 
 
 def test_page_when_opened_then_painted_within_a_second_and_300_kb_in_all(

@@ -87,7 +87,7 @@ def compiled_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_t
 
 
 def fused_bytes(graph: torch.fx.Graph) -> int:
-    """Count the traffic of a graph of aten operators whose elementwise neighbours are fused.
+    """Count the traffic of a graph of aten operators whose elementwise neighbors are fused.
 
     Args:
         graph: Its nodes carry their results' shapes in `meta["val"]`.

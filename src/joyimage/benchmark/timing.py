@@ -208,7 +208,7 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 
 
 def seconds_by_stage(runs: Sequence[Run]) -> dict[str, Any]:
-    """Summarise each stage over several runs."""
+    """Summarize each stage over several runs."""
     return {name: summarize([one.seconds[name] for one in runs]) for name in (*STAGES, WHOLE)}
 
 

@@ -71,14 +71,14 @@ class ImageRows:
     """Queries, keys and values of image tokens that two guidance branches have in common.
 
     Attributes:
-        qkv: Normalised and rotated, `[B, L_img, 3, N, H]`; None until a branch has made them.
+        qkv: Normalized and rotated, `[B, L_img, 3, N, H]`; None until a branch has made them.
     """
 
     qkv: Tensor | None = None
 
 
 class JointAttnProcessor:
-    """Project, normalise and rotate both streams, attend over their concatenation, and project back."""
+    """Project, normalize and rotate both streams, attend over their concatenation, and project back."""
 
     _attention_backend: Any = None
     _parallel_config: Any = None

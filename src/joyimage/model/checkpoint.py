@@ -217,7 +217,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         config = read_json(config_path)
         model = cls.build_empty(config, str(config_path))
         found = read_headers(folder, STEM, variant)
-        if "quantization_config" in config:  # other shapes and keys, known to the quantiser only
+        if "quantization_config" in config:  # other shapes and keys, known to the quantizer only
             return
         if any(key_from_original(key) != key for key in found):
             key = next(key for key in found if key_from_original(key) != key)

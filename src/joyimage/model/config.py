@@ -112,7 +112,7 @@ class TransformerConfig:
         )
 
 
-def modernise(config: Mapping[str, Any]) -> dict[str, Any]:
+def modernize(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a `config.json` of either generation in today's keys.
 
     Args:

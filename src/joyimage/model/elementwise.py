@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 
 def norm_modulate(hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalise tokens without weights, in fp32, then scale by `1 + scale` and shift.
+    """Normalize tokens without weights, in fp32, then scale by `1 + scale` and shift.
 
     Args:
         hidden_states: `[B, L, D]`.
@@ -62,7 +62,7 @@ def gated_add_norm_modulate(
 
 
 def norm_rotate(heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None) -> Tensor:
-    """Normalise queries or keys `[B, L, N, H]` over each head and rotate them; None leaves them unrotated."""
+    """Normalize queries or keys `[B, L, N, H]` over each head and rotate them; None leaves them unrotated."""
     normed = norm(heads)
     return normed if tables is None else rotate(normed, tables)
 
@@ -89,7 +89,7 @@ def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
 
 
 def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
-    """Tell whether a layer is what its class says: no adapter, hook, cast or quantised weight wants a say.
+    """Tell whether a layer is what its class says: no adapter, hook, cast or quantized weight wants a say.
 
     Only then may its weight be used without calling it.
     """

@@ -26,8 +26,8 @@ def _norm_modulate(x_ptr, shift_ptr, scale_ptr, out_ptr, tokens, mod_stride, wid
     inside = columns < width
     mod = (row // tokens) * mod_stride + columns
     x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)
-    centred = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
-    normed = centred / tl.sqrt_rn(tl.sum(centred * centred, 0) / width + eps)
+    centered = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
+    normed = centered / tl.sqrt_rn(tl.sum(centered * centered, 0) / width + eps)
     scale = tl.load(scale_ptr + mod, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + mod, mask=inside, other=0.0).to(tl.float32)
     out = normed * (1 + scale) + shift
@@ -59,8 +59,8 @@ def _gated_add_norm_modulate(
     gate = tl.load(gate_ptr + mod, mask=inside, other=0.0).to(tl.float32)
     x = residual + update * gate
     tl.store(sum_ptr + here, x.to(sum_ptr.dtype.element_ty), mask=inside)
-    centred = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
-    normed = centred / tl.sqrt_rn(tl.sum(centred * centred, 0) / width + eps)
+    centered = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
+    normed = centered / tl.sqrt_rn(tl.sum(centered * centered, 0) / width + eps)
     scale = tl.load(scale_ptr + mod, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + mod, mask=inside, other=0.0).to(tl.float32)
     out = normed * (1 + scale) + shift

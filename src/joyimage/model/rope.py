@@ -116,7 +116,7 @@ def rotary_tables(positions: Tensor, axis_dims: tuple[int, int, int], theta: flo
 
 
 def rotate(hidden_states: Tensor, tables: RotaryTables) -> Tensor:
-    """Return heads with neighbouring channel pairs rotated in fp32, in the input's dtype.
+    """Return heads with neighboring channel pairs rotated in fp32, in the input's dtype.
 
     Args:
         hidden_states: Queries or keys `[B, L, N, H]`.

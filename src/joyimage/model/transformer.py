@@ -23,7 +23,7 @@ from joyimage.model import packing
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.caches import StepCacheMixin
 from joyimage.model.checkpoint import CheckpointMixin
-from joyimage.model.config import TransformerConfig, modernise
+from joyimage.model.config import TransformerConfig, modernize
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
 from joyimage.model.lora import AdapterMixin
 from joyimage.model.reuse import Reuse
@@ -143,7 +143,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             CheckpointError: The config lacks a key, contradicts itself or describes another architecture.
         """
         if isinstance(config, Mapping):
-            config = modernise(config)
+            config = modernize(config)
         return super().from_config(cast("Any", config), return_unused_kwargs, **kwargs)
 
     def forward(

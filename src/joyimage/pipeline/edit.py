@@ -197,7 +197,7 @@ class JoyImageEditPipeline(
             callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`.
             callback_on_step_end_tensor_inputs: Tensors it is given; None: the latents.
             max_sequence_length: Most tokens kept with a picture.
-            enable_denormalization: Whether latents are standardised with the VAE's statistics.
+            enable_denormalization: Whether latents are standardized with the VAE's statistics.
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "sample" or "mode" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
@@ -377,7 +377,7 @@ class JoyImageEditPipeline(
         )
 
     def normalize_latents(self, latent: Tensor) -> Tensor:
-        """Standardise raw latents `[B, C, T, H, W]` with the VAE's statistics."""
+        """Standardize raw latents `[B, C, T, H, W]` with the VAE's statistics."""
         mean, std = statistics(self.vae, latent)
         return (latent - mean) / std
 
@@ -414,7 +414,7 @@ class JoyImageEditPipeline(
             generator: One, or one per output.
             latents: Given noise.
             image: Pictures of the size; a divisor of B of them, outputs of one picture adjacent.
-            enable_denormalization: Whether the references are standardised.
+            enable_denormalization: Whether the references are standardized.
             reference_latents: "sample" or "mode".
 
         Returns:

@@ -92,7 +92,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`.
             callback_on_step_end_tensor_inputs: Tensors it is given; None: the target's latents.
             max_sequence_length: Most tokens kept with pictures.
-            enable_denormalization: Whether latents are standardised with the VAE's statistics.
+            enable_denormalization: Whether latents are standardized with the VAE's statistics.
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "mode" or "sample" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.

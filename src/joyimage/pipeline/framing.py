@@ -20,7 +20,7 @@ from joyimage.spatial.frame import FITS, STEP, Placement, Size, exact_size
 _SEAM_PX = 12
 # A border this thin, in pixels of the canvas, is rounding: the result's edge goes on over it.
 _ROUNDING_PX = 1.5
-# The model shifts all colours: by 7 of 255 on the published sample of a move. More is an edit of the light.
+# The model shifts all colors: by 7 of 255 on the published sample of a move. More is an edit of the light.
 _LARGEST_SHIFT = 12
 # Share of the picture that has to be shifted alike before the shift counts as the model's: what an edit
 # changes is spread over many values.
@@ -191,7 +191,7 @@ class Framing:
         if mask is not None:
             result = Image.composite(result, source, mask)
         profile = source.info.get("icc_profile")
-        # Pixels of the source keep their meaning; a profile of CMYK or grey has none for RGB.
+        # Pixels of the source keep their meaning; a profile of CMYK or gray has none for RGB.
         result.info = {"icc_profile": profile} if profile and profile[16:20] == b"RGB " else {}
         return result, mask if self.preserve or region is not None else None
 
@@ -223,7 +223,7 @@ class Framing:
 def lay(picture: Image.Image, placement: Placement) -> Image.Image:
     """Scale a picture and crop or pad it to its canvas.
 
-    Padding repeats the border's pixels: a border of another colour would be content to the model.
+    Padding repeats the border's pixels: a border of another color would be content to the model.
 
     Args:
         picture: RGB, or a mask.
@@ -247,7 +247,7 @@ def lay(picture: Image.Image, placement: Placement) -> Image.Image:
 def edited_mask(result: Image.Image, source: Image.Image) -> tuple[Image.Image, Image.Image]:
     """Find what an edit touched.
 
-    The model shifts all colours a little: that shift is taken out first. What then differs by far more than
+    The model shifts all colors a little: that shift is taken out first. What then differs by far more than
     pixels typically do was edited, unless it is a speck; the mask reaches a little further and fades out.
 
     Args:
@@ -296,8 +296,8 @@ def _common_shift(difference: np.ndarray) -> float:
     alike = np.convolve(counts, np.ones(2 * reach + 1), mode="valid")
     if alike.max() < _SHIFTED_ALIKE * difference.size:
         return 0.0
-    centre = int(np.argmax(alike)) - _LARGEST_SHIFT
-    return float(difference[np.abs(difference - centre) <= reach + 0.5].mean())
+    center = int(np.argmax(alike)) - _LARGEST_SHIFT
+    return float(difference[np.abs(difference - center) <= reach + 0.5].mean())
 
 
 def _bring_back(
@@ -358,14 +358,14 @@ def _lift(picture: Image.Image, layer: Image.Image) -> Image.Image:
     """Give a picture on white the transparency of a layer, so that on white it looks the same again."""
     opacity = np.asarray(layer.getchannel("A"), dtype=np.float32)[..., None] / 255
     shown = np.asarray(picture, dtype=np.float32)
-    colour = 255 - (255 - shown) / np.maximum(opacity, 1 / 255)
-    lifted = Image.fromarray(colour.round().clip(0, 255).astype(np.uint8))
+    color = 255 - (255 - shown) / np.maximum(opacity, 1 / 255)
+    lifted = Image.fromarray(color.round().clip(0, 255).astype(np.uint8))
     lifted.putalpha(layer.getchannel("A"))
     return lifted
 
 
 def _soft_region(mask: Image.Image) -> Image.Image:
-    """Soften the edge of a hard mask inwards, so that nothing outside changes; a mask with greys stays."""
+    """Soften the edge of a hard mask inwards, so that nothing outside changes; a mask with grays stays."""
     if sum(mask.histogram()[1:255]):
         return mask
     inside = np.asarray(mask) > 0

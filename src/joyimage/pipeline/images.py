@@ -40,7 +40,7 @@ class JoyImageEditImageProcessor(VaeImageProcessor):
         return choose_size(pictures, height, width, self.config["base_size"])
 
     def fit(self, picture: Image.Image, height: int, width: int) -> Image.Image:
-        """Scale a picture to cover the size and crop its centre."""
+        """Scale a picture to cover the size and crop its center."""
         return fit_to_size(picture, height, width)
 
     def preprocess(self, image: Any, height: int | None = None, width: int | None = None) -> torch.Tensor:  # type: ignore[override]
@@ -93,7 +93,7 @@ def to_pictures(image: Any, name: str = "image") -> list[Image.Image]:
 
 
 def fit_to_size(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Scale a picture to cover the size (bilinear) and crop its centre, offsets rounded down."""
+    """Scale a picture to cover the size (bilinear) and crop its center, offsets rounded down."""
     return lay(picture, Placement.crop(picture.size, (width, height)))
 
 

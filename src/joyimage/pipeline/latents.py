@@ -1,4 +1,4 @@
-"""Noise and posterior draws, and the standardisation of latents."""
+"""Noise and posterior draws, and the standardization of latents."""
 
 from __future__ import annotations
 

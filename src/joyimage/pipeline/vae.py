@@ -92,7 +92,7 @@ def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
 
 
 def _frame_norm(module: WanRMS_norm) -> Callable[..., Tensor]:
-    """Normalise over the channels in two passes over the features, where the library takes five."""
+    """Normalize over the channels in two passes over the features, where the library takes five."""
 
     def forward(x: Tensor) -> Tensor:
         wide = x.float()

@@ -188,7 +188,7 @@ COLORS: dict[str, tuple[float, float] | None] = {
     "black": None,
     "white": None,
     "gray": None,
-    "grey": None,
+    "grey": None,  # codespell:ignore grey
 }
 """Color words in names of objects."""
 

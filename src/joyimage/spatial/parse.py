@@ -31,7 +31,7 @@ _CAMERA_LINES = (
 
 
 def parse(prompt: str, image: Image.Image | None = None) -> SpatialEdit | None:
-    """Recognise the template of a spatial edit, in either wording.
+    """Recognize the template of a spatial edit, in either wording.
 
     Args:
         prompt: Any prompt.
@@ -112,7 +112,7 @@ def _parse_camera(prompt: str) -> CameraMove:
             f"`prompt` asks for the zoom {zoom['zoom']!r}; expected one of {', '.join(ZOOMS)}."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # to recognise an edit is not to advise for it
+        warnings.simplefilter("ignore")  # to recognize an edit is not to advise for it
         return CameraMove(float(rotation["yaw"]), float(rotation["pitch"]), zoom["zoom"])
 
 

@@ -151,7 +151,7 @@ def build_vae() -> AutoencoderKLWan:
 def build_transformer() -> JoyImageEditTransformer3DModel:
     """Build the transformer, two heads of each block initialized to look at the same place of the reference.
 
-    Most of an edit is a copy. With RoPE's theta at 4 neighbouring tokens are far apart in phase, and equal
+    Most of an edit is a copy. With RoPE's theta at 4 neighboring tokens are far apart in phase, and equal
     biases of queries and keys then make a head attend by position alone, before anything is learned.
     """
     transformer: Any = JoyImageEditTransformer3DModel(

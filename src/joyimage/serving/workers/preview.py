@@ -1,6 +1,6 @@
 """What a half-made picture looks like.
 
-Two ways: a linear map from latents to colours, which costs next to nothing, and the VAE's own decode, for
+Two ways: a linear map from latents to colors, which costs next to nothing, and the VAE's own decode, for
 which the edit has to wait and which is therefore done only as often as it hardly counts.
 """
 
@@ -32,7 +32,7 @@ SHARE = 0.05
 """Most of an edit's time that decoded previews may take."""
 
 _SAMPLE_PX = 128
-_PATCHES = 8  # colours along a side of the sample
+_PATCHES = 8  # colors along a side of the sample
 _SAMPLES = 4
 
 
@@ -42,7 +42,7 @@ class Preview:
 
     Attributes:
         file: WebP.
-        kind: "latent", blurred and of rough colours, or "decoded", as it would look.
+        kind: "latent", blurred and of rough colors, or "decoded", as it would look.
     """
 
     file: bytes = field(repr=False)
@@ -63,7 +63,7 @@ class Previewer:
         self._pipe = pipe
         self._longest_px = longest_px
         self._mode = mode
-        self._colours = LatentPreview(pipe, longest_px)
+        self._colors = LatentPreview(pipe, longest_px)
         self._seconds_per_pixel: float | None = None  # of a decode; None before the first
 
     def begin(self, shown: Sequence[bool], steps: int, *, may_decode: bool) -> PassPreviews:
@@ -91,9 +91,9 @@ class Previewer:
         """Learn from a decode what the next one will take."""
         self._seconds_per_pixel = seconds / num_pixels
 
-    def colour(self, latents: Tensor) -> Preview:
+    def color(self, latents: Tensor) -> Preview:
         """Draw latents `[C, H, W]`."""
-        return Preview(_write(self._colours.draw(latents)), "latent")
+        return Preview(_write(self._colors.draw(latents)), "latent")
 
     def decode(self, latents: Tensor) -> np.ndarray | None:
         """Decode latents `[B, C, H, W]` to small 8-bit pictures `[B, h, w, 3]`; None without the memory."""
@@ -171,7 +171,7 @@ class PassPreviews:
         small = firsts.cpu()
         pictures = self._decode(firsts, pipe) if self._may_decode else None
         draw: list[Callable[[], Preview]] = (
-            [partial(self._previewer.colour, one) for one in small]
+            [partial(self._previewer.color, one) for one in small]
             if pictures is None
             else [partial(_write_decoded, one) for one in pictures]
         )
@@ -194,8 +194,8 @@ class PassPreviews:
 class LatentPreview:
     """Draw latents as small pictures.
 
-    The map is fitted to the VAE that is there: a few pictures of random colours are encoded, and least
-    squares finds how the latents of a place go with its colour. It suits any VAE, and nothing is shipped.
+    The map is fitted to the VAE that is there: a few pictures of random colors are encoded, and least
+    squares finds how the latents of a place go with its color. It suits any VAE, and nothing is shipped.
 
     Args:
         pipe: The pipeline.
@@ -207,15 +207,15 @@ class LatentPreview:
         self._weights = _fit(pipe)
 
     def draw(self, latents: Tensor) -> Image.Image:
-        """Draw standardised latents `[C, H, W]`, one pixel per latent and then enlarged.
+        """Draw standardized latents `[C, H, W]`, one pixel per latent and then enlarged.
 
         Returns:
             The preview, RGB.
         """
         channels, height, width = latents.shape
         columns = latents.detach().float().cpu().reshape(channels, -1).T.numpy()
-        colours = _with_constant(columns) @ self._weights
-        pixels = ((colours + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+        colors = _with_constant(columns) @ self._weights
+        pixels = ((colors + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
         picture = Image.fromarray(pixels.reshape(height, width, 3))
         scale = self._longest_px / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -261,16 +261,14 @@ def _fit(pipe: Any) -> np.ndarray:
         Image.fromarray(patch).resize((_SAMPLE_PX, _SAMPLE_PX), Image.Resampling.BICUBIC) for patch in patches
     ]
     parameter = next(pipe.vae.parameters())
-    latents, colours = [], []
+    latents, colors = [], []
     for picture in pictures:
         pixels = to_pixels([picture], parameter.device, parameter.dtype)
         encoded = pipe.normalize_latents(encode_frame(pipe.vae, pixels).mode())[0, :, 0]
         latents.append(encoded.float().cpu().flatten(1).T.numpy())
         small = picture.resize((encoded.shape[2], encoded.shape[1]), Image.Resampling.BOX)
-        colours.append(np.asarray(small, dtype=np.float32).reshape(-1, 3) / 127.5 - 1)
-    weights, *_ = np.linalg.lstsq(
-        _with_constant(np.concatenate(latents)), np.concatenate(colours), rcond=None
-    )
+        colors.append(np.asarray(small, dtype=np.float32).reshape(-1, 3) / 127.5 - 1)
+    weights, *_ = np.linalg.lstsq(_with_constant(np.concatenate(latents)), np.concatenate(colors), rcond=None)
     return weights
 
 

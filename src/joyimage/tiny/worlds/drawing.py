@@ -29,7 +29,7 @@ COLORS: dict[str, Rgb] = {
 
 BACKGROUNDS: dict[str, Rgb] = {
     "white": (248, 248, 246),
-    "grey": (208, 211, 216),
+    "grey": (208, 211, 216),  # codespell:ignore grey. As trained: the prompts say so.
     "cream": (250, 236, 206),
     "mint": (205, 238, 218),
     "pink": (250, 216, 224),

@@ -378,7 +378,7 @@ class App {
   keepSeed(seed) {
     byId("seed", HTMLInputElement).value = String(seed);
     byId("settings", HTMLDetailsElement).open = true;
-    this.settings.summarise();
+    this.settings.summarize();
     this.workspace.keepSoon();
     notify("seed", `The next run takes seed ${seed} again. Empty the field for new ones.`, { kind: "news" });
   }

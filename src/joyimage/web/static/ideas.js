@@ -18,7 +18,7 @@ export const EXAMPLES = {
 
 /** @type {Record<"edit" | "generate" | "describe", string[]>} */
 const IDEAS = {
-  edit: ["Turn the sky into a sunset.", "Remove the person in the background.", "Make it a watercolour painting."],
+  edit: ["Turn the sky into a sunset.", "Remove the person in the background.", "Make it a watercolor painting."],
   generate: ["A lighthouse on a cliff, evening light.", "A bowl of oranges on a blue table, oil painting."],
   describe: ["What is in the picture?", "What is written on it?"],
 };

@@ -39,7 +39,7 @@ export class Settings {
     this.framing = structuredClone(FRAMING);
     byId("settings", HTMLElement).addEventListener("input", () => {
       this.remember();
-      this.summarise();
+      this.summarize();
       changed();
     });
     byId("settings-reset", HTMLElement).addEventListener("click", () => {
@@ -70,7 +70,7 @@ export class Settings {
           "More guidance: closer to the words; 1 and below switch it off, which takes half the time.",
       );
     }
-    this.summarise();
+    this.summarize();
   }
 
   /** Show what a kind of edit uses. @param {Kind} kind */
@@ -82,7 +82,7 @@ export class Settings {
       this.restore.checked = restore;
       this.preserve.checked = preserve;
     }
-    this.summarise();
+    this.summarize();
   }
 
   remember() {
@@ -153,7 +153,7 @@ export class Settings {
     return input === this.guidance && isUsual(input, this.known?.default_guidance) ? "" : input.value;
   }
 
-  summarise() {
+  summarize() {
     const parts = [
       Number(this.n.value) > 1 ? `${this.n.value} results` : "",
       this.steps.value ? `${this.steps.value} steps` : "",

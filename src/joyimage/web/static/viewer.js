@@ -23,7 +23,7 @@ export class Viewer {
     this.handle = byId("handle", HTMLElement);
     this.size = { width: 1, height: 1 };
     this.zoom = 1;
-    this.centre = { x: 0.5, y: 0.5 };
+    this.center = { x: 0.5, y: 0.5 };
     /** @type {Map<number, PointerEvent>} */
     this.pointers = new Map();
     this.setShare(50);
@@ -68,12 +68,12 @@ export class Viewer {
       if (!(pane instanceof HTMLElement) || !(world instanceof HTMLElement) || !pane.clientWidth) continue;
       const scale = this.scaleIn(pane);
       const [width, height] = [this.size.width * scale, this.size.height * scale];
-      this.centre.x = clampCentre(this.centre.x, pane.clientWidth / width);
-      this.centre.y = clampCentre(this.centre.y, pane.clientHeight / height);
+      this.center.x = clampCenter(this.center.x, pane.clientWidth / width);
+      this.center.y = clampCenter(this.center.y, pane.clientHeight / height);
       world.style.width = `${width}px`;
       world.style.height = `${height}px`;
-      const left = pane.clientWidth / 2 - this.centre.x * width;
-      const top = pane.clientHeight / 2 - this.centre.y * height;
+      const left = pane.clientWidth / 2 - this.center.x * width;
+      const top = pane.clientHeight / 2 - this.center.y * height;
       world.style.transform = `translate(${left}px, ${top}px)`;
       world.classList.toggle("pixels", scale >= 6);
       tell(byId("zoom-value", HTMLElement), `${Math.round(100 * scale)} %`);
@@ -83,7 +83,7 @@ export class Viewer {
   /** Show the whole picture. */
   fit() {
     this.zoom = 1;
-    this.centre = { x: 0.5, y: 0.5 };
+    this.center = { x: 0.5, y: 0.5 };
     this.layout();
   }
 
@@ -101,8 +101,8 @@ export class Viewer {
       const scale = this.scaleIn(pane);
       const away = { x: place.x - bounds.x - bounds.width / 2, y: place.y - bounds.y - bounds.height / 2 };
       const gain = (1 - this.zoom / zoom) / scale;
-      this.centre.x += (away.x * gain) / this.size.width;
-      this.centre.y += (away.y * gain) / this.size.height;
+      this.center.x += (away.x * gain) / this.size.width;
+      this.center.y += (away.y * gain) / this.size.height;
     }
     this.zoom = zoom;
     this.layout();
@@ -111,8 +111,8 @@ export class Viewer {
   /** Pan by screen pixels. @param {number} x @param {number} y */
   panBy(x, y) {
     const scale = this.scaleIn(this.mainPane);
-    this.centre.x -= x / (this.size.width * scale);
-    this.centre.y -= y / (this.size.height * scale);
+    this.center.x -= x / (this.size.width * scale);
+    this.center.y -= y / (this.size.height * scale);
     this.layout();
   }
 
@@ -237,7 +237,7 @@ export class Viewer {
   }
 }
 
-/** Keep a picture that is larger than its pane from leaving it, and a smaller one in the middle. @param {number} centre @param {number} shown Share of the picture that fits into the pane. */
-function clampCentre(centre, shown) {
-  return shown >= 1 ? 0.5 : Math.min(1 - shown / 2, Math.max(shown / 2, centre));
+/** Keep a picture that is larger than its pane from leaving it, and a smaller one in the middle. @param {number} center @param {number} shown Share of the picture that fits into the pane. */
+function clampCenter(center, shown) {
+  return shown >= 1 ? 0.5 : Math.min(1 - shown / 2, Math.max(shown / 2, center));
 }

@@ -58,7 +58,7 @@ export function isTrained(yaw, pitch) {
   return TRAINED_YAWS.includes(yaw) && TRAINED_PITCHES.includes(pitch);
 }
 
-/** Round as Python does, halves to the even neighbour, and never to -0. @param {number} value @param {number} decimals */
+/** Round as Python does, halves to the even neighbor, and never to -0. @param {number} value @param {number} decimals */
 function roundEven(value, decimals) {
   const scaled = value * 10 ** decimals;
   const down = Math.floor(scaled);
