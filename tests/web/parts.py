@@ -100,6 +100,11 @@ class Visitor:
         self.page.wait_for_selector("html[data-started]", state="attached")
         return self
 
+    def reload(self) -> None:
+        """Reload, and wait until what was saved is back."""
+        self.page.reload()
+        self.page.wait_for_selector("html[data-started]", state="attached")
+
     def see(self, selector: str) -> Locator:
         found = self.page.locator(selector)
         found.wait_for(state="visible", timeout=PATIENCE_MS)

@@ -139,14 +139,14 @@ def test_page_when_reloaded_during_a_run_then_back_at_the_run_and_its_result(
     expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
     number = len(server.jobs())
 
-    visitor.page.reload()
+    visitor.reload()
 
     expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
     expect(visitor.page.locator("#prompt-edit")).to_have_value("Recolor the heart orange.")
     visitor.see("#result")
     expect(visitor.page.locator("#views")).to_be_visible()
     assert len(server.jobs()) == number
-    visitor.page.reload()  # what has ended is there too
+    visitor.reload()  # what has ended is there too
     expect(visitor.see("#verdict")).to_contain_text("60 steps")
 
 
@@ -192,7 +192,7 @@ def test_result_when_edited_again_then_a_chain_that_can_be_undone(visit: Callabl
     expect(items.nth(0)).to_have_attribute("aria-current", "true")
     expect(page.locator("#undo")).to_be_disabled()
     visitor.see("#result")  # what was made of it is still there
-    page.reload()
+    visitor.reload()
     expect(visitor.see("#strip").locator("li button")).to_have_count(2)
     items.nth(1).click()
     expect(page.locator("#picture-name")).to_contain_text("edit-")
@@ -416,7 +416,7 @@ def test_question_when_asked_then_an_answer_that_a_reload_keeps(
         visitor.choose_mode("edit")
         expect(visitor.page.locator("#answer")).to_be_hidden()
         visitor.page.wait_for_timeout(600)  # it is kept a moment later
-        visitor.page.reload()
+        visitor.reload()
         visitor.choose_mode("describe")
         expect(visitor.see("#answer-text")).to_have_text(answer)
     finally:
@@ -510,7 +510,7 @@ def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
         (job,) = httpx2.get(f"{server.url}/v1/jobs").json()["data"]
         task = server.service.store.get(job["id"]).task
         assert task["num_inputs"] == 2
-        page.reload()
+        visitor.reload()
         expect(page.locator("#reference-list li")).to_have_count(1)
         page.click("#copy-open")
         page.locator('#copy-forms input[value="curl"]').check(force=True)

@@ -91,7 +91,7 @@ def test_key_when_needed_then_asked_for_once_and_again_only_where_wrong(
     visitor.choose_example("shapes")
     visitor.run()  # events and pictures need the key too
 
-    visitor.page.reload()
+    visitor.reload()
     expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
     expect(visitor.page.locator("#key-dialog")).to_be_hidden()
     other = visitor.page.context.new_page()
@@ -168,7 +168,7 @@ def test_tabs_when_two_then_each_has_its_own_work_and_neither_disturbs_the_other
     second.page.click("#run")
     for visitor in (first, second):
         visitor.see("#result")
-        visitor.page.reload()
+        visitor.reload()
     expect(first.see("#picture-name")).to_contain_text("edit-")
     expect(second.see("#picture-name")).to_contain_text("rotate-")
 
@@ -274,7 +274,7 @@ def test_page_when_reloaded_before_the_server_has_the_run_then_sent_once(
     visitor.page.wait_for_timeout(600)  # it is kept a moment later
     visitor.page.unroute("**/v1/jobs")
 
-    visitor.page.reload()
+    visitor.reload()
 
     visitor.see("#result")
     assert len(server.jobs()) == number + 1

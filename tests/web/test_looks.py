@@ -254,7 +254,7 @@ def test_theme_when_switched_then_kept_and_its_own_colors(visit: Callable[..., V
 
     visitor.page.click("#theme-switch")
     dark = visitor.page.evaluate(color)
-    visitor.page.reload()
+    visitor.reload()
 
     assert light != dark
     assert visitor.page.evaluate(color) == dark

@@ -80,10 +80,15 @@ class App {
 
   /** Begin: what was kept comes back, a run that was going goes on. */
   async start() {
-    const form = await this.workspace.restore().catch(() => null);
-    if (form) this.writeForm(form);
-    this.onMode();
-    this.render();
+    try {
+      const form = await this.workspace.restore().catch(() => null);
+      if (form) this.writeForm(form);
+      this.onMode();
+      this.render();
+    } finally {
+      // Inert until here: what somebody chooses before it would be overwritten by what was saved.
+      for (const main of document.querySelectorAll("main")) main.inert = false;
+    }
     document.documentElement.dataset.started = "";
     void this.watchServer();
     void this.run.resume();
