@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joyimage.errors import CheckpointError
-from joyimage.model.checkpoint import (
+from joyimage.model.checkpoint.headers import shapes_of
+from joyimage.model.checkpoint.layouts import (
     from_original,
     key_from_original,
     settings_from_shapes,
     unwrap,
 )
-from joyimage.model.weights import shapes_of
 from tests import random_models
 from tests.loading.original import WIDE_TRANSFORMER, transformer_weights
 

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError
-from joyimage.model.weights import find_weight_files, parse_size, read_headers, read_weights, write_weights
+from joyimage.model.checkpoint.shards import (
+    find_weight_files,
+    parse_size,
+    read_headers,
+    read_weights,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from joyimage.errors import InvalidInputError
 from joyimage.model import packing
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.caches import StepCacheMixin
-from joyimage.model.checkpoint import CheckpointMixin
+from joyimage.model.checkpoint.mixin import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernize
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
 from joyimage.model.lora import AdapterMixin

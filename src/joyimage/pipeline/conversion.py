@@ -18,22 +18,25 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from joyimage.errors import CheckpointError, InvalidInputError
-from joyimage.model.checkpoint import STEM, from_original, settings_from_shapes, unwrap
-from joyimage.model.file_kind import describe_file
-from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.model.weights import (
-    PICKLE_SUFFIXES,
+from joyimage.model.checkpoint.headers import (
     StoredTensor,
     check_tensors,
+    read_json,
+    shapes_of,
+    tensor_shapes,
+)
+from joyimage.model.checkpoint.layouts import from_original, settings_from_shapes, unwrap
+from joyimage.model.checkpoint.shards import (
+    PICKLE_SUFFIXES,
+    STEM,
     find_weight_files,
     parse_size,
     pickle_message,
-    read_json,
     read_weights,
-    shapes_of,
-    tensor_shapes,
     write_weights,
 )
+from joyimage.model.file_kind import describe_file
+from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.folder_checks import check_text_encoder
 
 _WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)

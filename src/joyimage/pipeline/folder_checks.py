@@ -12,9 +12,9 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.errors import CheckpointError
-from joyimage.model.checkpoint import STEM
+from joyimage.model.checkpoint.headers import check_tensors, read_json, shapes_of
+from joyimage.model.checkpoint.shards import STEM, read_headers
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.model.weights import check_tensors, read_headers, read_json, shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container

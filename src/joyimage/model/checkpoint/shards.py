@@ -1,16 +1,10 @@
-"""Weights on disk: which files hold them, what their headers promise, reading and writing them.
-
-A safetensors file starts with a table of names, shapes and places. Reading these tables takes milliseconds
-for any size of checkpoint, so files that are missing, cut short or of another model are refused before any
-weight is loaded.
-"""
+"""Weights in files: which files hold a model's weights, reading them and writing them."""
 
 import errno
 import json
 import pickle
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from joyimage.errors import CheckpointError, InvalidInputError
-from joyimage.model.file_kind import SCALE_NAMES, describe_file
+from joyimage.model.checkpoint.headers import StoredTensor, read_header, read_json
 
-Shape = tuple[int, ...]
+STEM = "diffusion_pytorch_model"
+"""What the names of diffusers' weight files start with."""
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 """How the names of pickled weights end."""
 
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """What a file's header says about one tensor.
-
-    Attributes:
-        shape: Shape of the tensor.
-        path: File that holds the tensor.
-    """
-
-    shape: Shape
-    path: Path
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        CheckpointError: The file is missing, or is no such JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: is {path.parent} the folder of a checkpoint?") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): download the file again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object: got a {type(content).__name__}.")
-    return content
-
-
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return what a safetensors file holds, without reading the weights.
-
-    Raises:
-        CheckpointError: The file is missing, cut short, or no safetensors file.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: download the file again.")
-    size_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size_bytes < 8 or header_bytes > _MAX_HEADER_BYTES:
-            raise CheckpointError(
-                f"{path} ({size_bytes} bytes) is {describe_file(path)}; expected a complete safetensors file."
-                " Download it again."
-            )
-        text = file.read(header_bytes)
-    if len(text) < header_bytes:
-        raise CheckpointError(_cut_short(path, size_bytes, 8 + header_bytes))
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {key: StoredTensor(tuple(entry["shape"]), path) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(
-            f"{path} is {describe_file(path)}: its header cannot be read as that of a safetensors file."
-            " Download it again."
-        ) from error
-    if size_bytes != 8 + header_bytes + end:
-        raise CheckpointError(_cut_short(path, size_bytes, 8 + header_bytes + end))
-    return tensors
-
-
-def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> str:
-    return (
-        f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: download the file again."
-    )
 
 
 def find_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
@@ -180,72 +104,6 @@ def read_headers(folder: Path, stem: str, variant: str | None = None) -> dict[st
                 if shard in paths and (key not in tensors or tensors[key].path != shard):
                     raise CheckpointError(f"{shard} lacks `{key}`, which {index_path.name} says it has.")
     return tensors
-
-
-def check_tensors(
-    found: Mapping[str, StoredTensor],
-    expected: Mapping[str, Shape],
-    folder: Path,
-    optional: Collection[str] = (),
-) -> None:
-    """Check that files hold exactly the weights that a model has.
-
-    Args:
-        found: Shape and file of each weight in the files.
-        expected: Name and shape of each weight of the model.
-        folder: Folder of the files, for the message.
-        optional: Keys that may be missing.
-
-    Raises:
-        CheckpointError: A missing or unexpected key, or another shape; the message names the key and the
-        file.
-    """
-    missing = [key for key in expected if key not in found and key not in optional]
-    unexpected = [key for key in found if key not in expected]
-    if missing:
-        hint = f" It has `{unexpected[0]}`, which is not part of this model." if unexpected else ""
-        raise CheckpointError(
-            f"{folder} lacks `{missing[0]}`{_and_others(missing)}: the weights are incomplete.{hint}"
-        )
-    if unexpected:
-        scales = [key for key in unexpected if key.endswith(SCALE_NAMES)]
-        if scales:
-            raise CheckpointError(
-                f"{found[scales[0]].path} has `{scales[0]}`{_and_others(scales)}: these are scaled fp8"
-                " weights, which are not supported. Use bf16 or fp16 safetensors."
-            )
-        key = unexpected[0]
-        raise CheckpointError(
-            f"{found[key].path} has `{key}`{_and_others(unexpected)}, which the model of that config has not:"
-            " is it the config of other weights?"
-        )
-    for key, stored in found.items():
-        if stored.shape != expected[key]:
-            raise CheckpointError(
-                f"{stored.path}: `{key}` has the shape {list(stored.shape)}, but the config asks for"
-                f" {list(expected[key])}."
-            )
-
-
-def _and_others(keys: list[str]) -> str:
-    return f" and {len(keys) - 1} other{'s' if len(keys) > 2 else ''}" if len(keys) > 1 else ""
-
-
-def shapes_of(model: torch.nn.Module) -> dict[str, Shape]:
-    """Return name and shape of each weight that a model keeps in files."""
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def tensor_shapes(weights: Mapping[str, Any], where: Path) -> dict[str, Shape]:
-    """Return the shapes of weights that were read.
-
-    Raises:
-        CheckpointError: One of them is no tensor.
-    """
-    for key, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{where}: `{key}` must be a tensor: got a {type(value).__name__}.")
-    return {key: tuple(value.shape) for key, value in weights.items()}
 
 
 def read_weights(paths: Iterable[Path], *, allow_pickle: bool = False) -> dict[str, Any]:

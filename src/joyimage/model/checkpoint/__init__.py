@@ -1,0 +1,1 @@
+"""Checkpoints on disk: key layouts, file headers, shards, and loading of the transformer."""
