@@ -84,26 +84,3 @@ def test_make_targets_when_named_then_exist() -> None:
     assert found
     for page, target in found:
         assert re.search(rf"^{target}:", makefile, re.M), f"{page}: make {target}"
-
-
-def test_links_when_they_point_into_the_project_then_the_file_is_there() -> None:
-    found = [
-        (page, link)
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8"))
-        if not link.startswith("http")
-    ]
-    assert found
-    for page, link in found:
-        assert (page.parent / link).exists(), f"{page}: {link}"
-
-
-def test_source_files_when_the_architecture_page_names_them_then_they_are_there() -> None:
-    text = (ROOT_PATH / "docs" / "architecture.md").read_text(encoding="utf-8")
-    package = ROOT_PATH / "src" / "joyimage"
-    folders = (ROOT_PATH, package, package / "pipeline", package / "web" / "static")
-
-    named = set(re.findall(r"`([\w/]+(?:\.py|\.js|/))`", text))
-
-    assert len(named) > 40
-    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
