@@ -6,6 +6,7 @@ The library, the command line, the server, the evaluation and the benchmark all 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import time
@@ -81,6 +82,17 @@ class Adapter:
             raise CheckpointError(f"The adapter folder {self.path} holds no safetensors file.")
         if self.path.is_file() and "safetensors" not in (kind := describe_file(self.path)):
             raise CheckpointError(f"The adapter {self.path} is {kind}; expected a safetensors file.")
+
+    def sha256(self) -> str:
+        """Return the hash of the adapter's content: its file, and the config beside it that states its strength."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        files = sorted(folder.glob("*.safetensors")) if self.path.is_dir() else [self.path]
+        digest = hashlib.sha256()
+        for file in [*files, *folder.glob("adapter_config.json")]:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +184,7 @@ def load_pipeline(
         for adapter in adapters:
             pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
         if adapters:
-            pipe.transformer.set_adapters(
-                [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
-            )
+            pipe.set_adapters([adapter.name for adapter in adapters], [adapter.scale for adapter in adapters])
         _place(pipe, torch.device(place), plan, is_placed=bool(direct))
     return LoadedPipeline(
         pipe=pipe,

@@ -362,8 +362,8 @@ def test_save_pretrained_when_adapters_are_loaded_then_says_how_to_save_and_that
         pipe.save_pretrained(tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 
-    pipe.transformer.fuse_lora()
-    pipe.transformer.unload_lora()
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
     pipe.save_pretrained(tmp_path / "merged")
     merged = JoyImageEditPipeline.from_pretrained(tmp_path / "merged").transformer
     base = JoyImageEditPipeline.from_pretrained(checkpoint).transformer
@@ -376,7 +376,7 @@ def test_save_pretrained_when_adapters_are_unloaded_then_saves_the_base_weights(
 ) -> None:
     pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
-    pipe.transformer.unload_lora()
+    pipe.unload_lora_weights()
 
     pipe.save_pretrained(tmp_path)
 

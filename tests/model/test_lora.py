@@ -12,7 +12,8 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError
-from joyimage.model.lora import TARGET_MODULES, adaptable_layers, prepare_adapter
+from joyimage.model.adapters.names import TARGET_MODULES, adaptable_layers
+from joyimage.model.adapters.updates import read_updates
 from tests import random_models
 from tests.model.drive import assert_close, draw, inputs
 
@@ -229,4 +230,4 @@ def test_rename_when_any_layers_in_any_spelling_then_published_names(
     chosen = data.draw(st.lists(st.sampled_from(layers), min_size=1, unique=True))
     adapter = {f"{layer}.lora_{matrix}.weight": torch.zeros(1, 1) for layer in chosen for matrix in "AB"}
 
-    assert set(prepare_adapter(respell(adapter, spelling), layers)[0]) == set(adapter)
+    assert set(read_updates(respell(adapter, spelling), layers)) == set(chosen)

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError, InvalidInputError
-from joyimage.model.lora import read_adapter
+from joyimage.model.adapters.files import read_adapter
 from tests import random_models
 from tests.model.drive import assert_close, inputs
 from tests.model.test_lora import LAYERS, RANK, make_adapter, merged, original_name, respell
@@ -147,15 +147,15 @@ def test_strength_when_metadata_comes_with_a_dict_then_its_prefix_is_taken_off()
 @pytest.mark.skipif(not CASE.is_dir(), reason="the shared cases are not beside this checkout")
 def test_case_when_its_config_is_read_then_twice_its_matrices() -> None:
     tensors, header = read_adapter(CASE / "adapter_model.safetensors")
-    from joyimage.model.lora import prepare_adapter
-    from joyimage.model.lora_strength import read_statement
+    from joyimage.model.adapters.strength import read_statement
+    from joyimage.model.adapters.updates import read_updates
 
     layers = [
         f"double_blocks.{n}.{name}" for n in range(2) for name in ("attn.img_attn_qkv", "attn.img_attn_proj")
     ]
-    _, config = prepare_adapter(tensors, layers, read_statement(CASE / "adapter_model.safetensors", header))
+    updates = read_updates(tensors, layers, read_statement(CASE / "adapter_model.safetensors", header))
 
-    assert config["lora_alpha"] / config["r"] == 2.0
+    assert {update.scale for update in updates.values()} == {2.0}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,6 @@ COMMANDS = {
         "Write example images, descriptions of what they show, a batch, and commands to try on them.",
     ),
     "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
-    "convert": ("convert:convert", "Convert a checkpoint of the original code to a folder for --model."),
     "bench": (
         "bench:bench",
         "Compare joyimage with diffusers on the same weights: counts and seconds of one edit.",
@@ -56,6 +55,11 @@ COMMANDS = {
 }
 for _name, (_function, _help) in COMMANDS.items():
     app.command(f"joyimage.cli.commands.{_function}", name=_name, help=_help)
+app.command(
+    "joyimage.cli.commands.convert:app",
+    name="convert",
+    help="Convert a checkpoint of the original code to a folder for --model.",
+)
 _train = App(name="train", help="Train a checkpoint.")
 _train.command(
     "joyimage.cli.commands.train:tiny",

@@ -16,6 +16,7 @@ from joyimage.client import Client
 from joyimage.edits import SPATIAL_KINDS, Defaults, Describe
 from joyimage.errors import InvalidInputError
 from joyimage.imaging import read_image
+from joyimage.loading import Adapter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,10 +79,14 @@ class RemoteRunner:
         from tqdm import tqdm
 
         given = edit.given()
-        for name in given.get("loras", ()):
+        adapters: list[dict[str, Any]] = []
+        for text in given.get("loras", ()):
+            adapter = Adapter(path=Path(text)) if text in self._loras else Adapter.parse(text)
+            name = str(adapter.path)
             if name not in self._loras:
                 offered = ", ".join(self._loras) or "none"
-                raise InvalidInputError(f"`--lora` is {name!r}; the server offers {offered}.")
+                raise InvalidInputError(f"`--lora` is {text!r}; the server offers {offered}.")
+            adapters.append({"name": name, "scale": adapter.scale})
         region, mask = given.get("region"), None
         if region is not None:
             mask, edit = to_mask(region, images[0].size), edit.replace(region=None)
@@ -98,6 +103,7 @@ class RemoteRunner:
             height=job.height or 0,
             prompt=job.prompt if edit.kind in SPATIAL_KINDS else None,
             checks=job.checks,
+            adapters=adapters,
         )
 
     def describe(self, edit: Describe, image: Image.Image) -> str:

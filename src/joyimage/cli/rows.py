@@ -223,9 +223,7 @@ def _identify_adapter(text: str) -> list[Any]:
     adapter = Adapter.parse(text)
     if not adapter.path.exists():  # the name of a server's adapter
         return [text]
-    files = sorted(adapter.path.rglob("*")) if adapter.path.is_dir() else [adapter.path]
-    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-    return [hashes, adapter.scale]
+    return [adapter.sha256(), adapter.scale]
 
 
 def _identify_folder(model: str | None) -> list[Any]:

@@ -259,6 +259,8 @@ def run_and_write(
         "dtype": runner.dtype,
         "input_sha256": sources[0].sha256 if sources else None,
     }
+    if result.adapters:
+        made_with["adapters"] = result.adapters
     if len(sources) > 1:
         made_with["references_sha256"] = [source.sha256 for source in sources[1:]]
     # A result on the input's own canvas stays the photo that it was: its resolution, and when it was taken.

@@ -33,6 +33,7 @@ class RunResult:
         height: Height in pixels at which the model worked.
         prompt: Prompt that a spatial edit sent; None for other edits.
         checks: One entry per image of a spatial edit: what was measured, with its `summary`.
+        adapters: Each adapter that acted: `name`, `scale`, and `sha256` of its content where it is known.
     """
 
     images: list[Image]
@@ -40,6 +41,7 @@ class RunResult:
     height: int
     prompt: str | None = None
     checks: list[dict[str, Any]] | None = None
+    adapters: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Runner(Protocol):
@@ -142,7 +144,7 @@ class LocalRunner:
 
         pipe: Any = self.loaded.pipe
         given = edit.given()
-        self._use_adapters(given.pop("loras", ()))
+        adapters = self._use_adapters(given.pop("loras", ()))
         num_images, seed = given.pop("num_images"), given.pop("seed")
         size = given.pop("size", None)
         if isinstance(given.get("region"), str):
@@ -166,6 +168,7 @@ class LocalRunner:
             height=result.height,
             prompt=result.prompt,
             checks=checks,
+            adapters=adapters,
         )
 
     def describe(self, edit: Describe, image: Image) -> str:
@@ -209,26 +212,32 @@ class LocalRunner:
             )
         return {"images": list(images)}
 
-    def _use_adapters(self, loras: Sequence[str]) -> None:
-        """Activate these adapters and no others, loading those that are new."""
+    def _use_adapters(self, loras: Sequence[str]) -> list[dict[str, Any]]:
+        """Activate these adapters and no others, loading those that are new or whose content has changed.
+
+        Returns:
+            What a record says about each of them.
+        """
         from joyimage.loading import Adapter
 
-        transformer: Any = self.loaded.pipe.transformer
+        pipe: Any = self.loaded.pipe
         adapters = [Adapter.parse(text) for text in loras]
+        names: list[str] = []
+        entries: list[dict[str, Any]] = []
         for adapter in adapters:
-            path = str(adapter.path)
-            if path not in self._adapters:
+            digest = adapter.sha256()
+            if digest not in self._adapters:
                 name = f"adapter_{len(self._adapters)}"
-                self.loaded.pipe.load_lora_weights(path, adapter_name=name)
-                self._adapters[path] = name
-        if not self._adapters:
-            return
+                pipe.load_lora_weights(adapter.path, adapter_name=name)
+                self._adapters[digest] = name
+            names.append(self._adapters[digest])
+            entries.append({"name": adapter.path.name, "scale": adapter.scale, "sha256": digest})
         if adapters:
-            names = [self._adapters[str(adapter.path)] for adapter in adapters]
-            transformer.enable_lora()
-            transformer.set_adapters(names, [adapter.scale for adapter in adapters])
-        else:
-            transformer.disable_lora()
+            pipe.enable_lora()
+            pipe.set_adapters(names, [adapter.scale for adapter in adapters])
+        elif self._adapters:
+            pipe.disable_lora()
+        return entries
 
 
 def _hide_loading_bars() -> None:

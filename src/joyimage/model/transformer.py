@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from joyimage.errors import InvalidInputError
 from joyimage.model import packing
+from joyimage.model.adapters.mixin import AdapterMixin
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.caches import StepCacheMixin
 from joyimage.model.checkpoint.mixin import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernize
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
-from joyimage.model.lora import AdapterMixin
 from joyimage.model.reuse import Reuse
 from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
 

@@ -18,6 +18,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.errors import InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.pipeline.adapters import AdapterLoadingMixin
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, check_finite, serialized
 from joyimage.pipeline.conditioning import PromptEncodingMixin
 from joyimage.pipeline.denoise import denoise, group_references
@@ -43,6 +44,7 @@ class JoyImageEditPipeline(
     DescriptionMixin,
     SpatialEditingMixin,
     SessionMixin,
+    AdapterLoadingMixin,
     DiffusionPipeline,
 ):
     """Edit pictures by instruction with JoyAI-Image-Edit.
@@ -446,10 +448,6 @@ class JoyImageEditPipeline(
         if enable_denormalization:
             references = self.normalize_latents(references)
         return noise, references.unsqueeze(1)
-
-    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
-        """Add a LoRA adapter to the transformer, from a file, a folder or a dict of tensors."""
-        self.transformer.load_lora_adapter(source, adapter_name=adapter_name, **kwargs)
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         scale = self.vae_scale_factor_spatial

@@ -103,8 +103,8 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         if names:
             raise CheckpointError(
                 f"The transformer has LoRA adapters ({', '.join(names)}), which a checkpoint folder cannot"
-                " hold. Call `pipe.transformer.unload_lora()` to save the base weights, and before it"
-                " `pipe.transformer.fuse_lora()` to save them with the adapters merged in."
+                " hold. Call `pipe.unload_lora_weights()` to save the base weights, and before it"
+                " `pipe.fuse_lora()` to save them with the adapters merged in."
             )
         super().save_pretrained(save_directory, *args, **kwargs)
 

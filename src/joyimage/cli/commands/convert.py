@@ -3,7 +3,17 @@
 import sys
 from pathlib import Path
 
+from cyclopts import App
 
+app = App(name="convert", help="Convert a checkpoint of the original code to a folder for --model.")
+app.command(
+    "joyimage.cli.commands.convert_lora:convert_lora",
+    name="lora",
+    help="Write a LoRA adapter in the layout that another program reads.",
+)
+
+
+@app.default
 def convert(
     source: Path,
     output: Path,

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIG_FILE = "adapter_config.json"
-_HEADER_CONFIG = "lora_adapter_metadata"  # diffusers writes the LoraConfig under this key of a file's header
+HEADER_CONFIG = "lora_adapter_metadata"  # diffusers writes the LoraConfig under this key of a file's header
 # Settings of peft that change what an adapter does, with the values that this loader can honor.
 _SUPPORTED = {
     "peft_type": ("LORA", None),
-    "use_dora": (False, None),
     "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []),
     "bias": ("none", None),
-    "lora_bias": (False, None),
     "layer_replication": (None, []),
 }
 
@@ -62,8 +60,8 @@ def read_statement(path: Path, header: Mapping[str, str]) -> Statement:
     config, source = None, str(path)
     if beside.is_file():
         config, source = _parse(_read(beside), f"{beside}"), str(beside)
-    if _HEADER_CONFIG in header:
-        stated = strip_prefix(_parse(header[_HEADER_CONFIG], f"The header entry {_HEADER_CONFIG} of {path}"))
+    if HEADER_CONFIG in header:
+        stated = strip_prefix(_parse(header[HEADER_CONFIG], f"The header entry {HEADER_CONFIG} of {path}"))
         if config is None:
             config, source = stated, f"the header of {path}"
         elif _numbers(config) != _numbers(stated):

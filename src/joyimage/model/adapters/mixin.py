@@ -1,0 +1,142 @@
+"""Load LoRA adapters into the transformer."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from diffusers.loaders.peft import PeftAdapterMixin
+from torch import Tensor, nn
+
+from joyimage.errors import CheckpointError, InvalidInputError
+from joyimage.model.adapters.files import download_adapter, find_adapter_file, read_adapter
+from joyimage.model.adapters.names import adaptable_layers
+from joyimage.model.adapters.strength import Statement, check_config, read_statement, strip_prefix
+from joyimage.model.adapters.updates import LayerUpdate, peft_form, read_updates, rename_lokr
+
+
+class AdapterMixin(PeftAdapterMixin):
+    """Let `load_lora_adapter` read the files of diffusers, peft, ComfyUI, kohya-ss and others."""
+
+    def load_lora_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | Mapping[str, Tensor],
+        prefix: str | None = "transformer",
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Load an adapter; see `PeftAdapterMixin.load_lora_adapter`.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: A file, a folder with one, a state dict, or a hub id. The layers may
+                have the names of any known program.
+            prefix: Not needed: what the names start with is found out. Accepted because diffusers has it.
+            hotswap: Put the new weights in the place of the adapter called `adapter_name`.
+            **kwargs: As in diffusers: `adapter_name`, `weight_name`, `metadata` (the LoRA config of a state dict), and
+                `revision`, `token`, `subfolder` and so on for a hub id. Without a name an adapter is called
+                "default", "default_1" and so on.
+
+        Raises:
+            CheckpointError: The file cannot be read, a key names no layer of this model, a matrix does not fit, or the
+                strength is stated in two ways.
+            InvalidInputError: `adapter_name` holds a dot.
+        """
+        del prefix
+        source = pretrained_model_name_or_path_or_dict
+        if not hotswap:
+            kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"))
+        if isinstance(source, Mapping):
+            tensors, label = dict(source), "The adapter"
+            config = kwargs.pop("metadata", None)
+            config = None if config is None else strip_prefix(config)
+            if config is not None:
+                check_config(config, "`metadata`")
+            statement = Statement(config=config, source="`metadata`")
+        else:
+            path = Path(source)
+            if path.is_dir() and kwargs.get("subfolder"):
+                path /= kwargs["subfolder"]
+            path = path if path.exists() else download_adapter(str(source), kwargs)
+            path = find_adapter_file(path, kwargs.pop("weight_name", None))
+            label = f"The adapter {path}"
+            tensors, header = read_adapter(path)
+            statement = read_statement(path, header)
+        check_values(tensors, label)
+        model = cast("nn.Module", self)
+        layers = adaptable_layers(model)
+        metadata = None
+        is_lokr = any(".lokr_" in key for key in tensors)
+        if is_lokr:
+            tensors = rename_lokr(tensors, layers, label)
+        else:
+            updates = read_updates(tensors, layers, statement, label)
+            _check_shapes(model, updates, label)
+            tensors, metadata = peft_form(updates)
+        super().load_lora_adapter(
+            tensors,
+            prefix=cast("Any", "transformer" if is_lokr else None),
+            hotswap=hotswap,
+            metadata=metadata,
+            **kwargs,
+        )
+
+    def _adapter_name(self, given: str | None) -> str:
+        """Return the name of a new adapter.
+
+        Raises:
+            InvalidInputError: The name holds a dot, which torch does not accept in names of modules, or is taken.
+        """
+        taken = set(getattr(self, "peft_config", {}))
+        if given is not None:
+            if "." in given or not given:
+                raise InvalidInputError(
+                    f"`adapter_name` is {given!r}; expected a name without dots, such as 'style'."
+                )
+            if given in taken:
+                raise InvalidInputError(
+                    f"`adapter_name` is {given!r}, which is loaded already; choose another name, or remove that adapter"
+                    f" with `delete_adapters({given!r})`."
+                )
+            return given
+        names = itertools.chain(["default"], (f"default_{number}" for number in itertools.count(1)))
+        return next(name for name in names if name not in taken)
+
+
+def check_values(tensors: Mapping[str, Tensor], label: str) -> None:
+    """Reject numbers that would make every image black.
+
+    Args:
+        tensors: The adapter's tensors.
+        label: What the adapter is called in messages.
+
+    Raises:
+        CheckpointError: A value is not finite.
+    """
+    for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(f"{label} has values in `{key}` that are not finite: the file is damaged.")
+
+
+def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: str) -> None:
+    """Reject matrices that do not fit on their layers, before the model is touched.
+
+    Raises:
+        CheckpointError: One does not fit.
+    """
+    modules = dict(model.named_modules())
+    for layer, update in updates.items():
+        module: Any = modules.get(f"{layer}.base_layer", modules[layer])
+        outputs, *inputs = module.weight.shape
+        fits = {
+            "lora_A.weight": list(update.down.shape[1:]) == inputs,
+            "lora_B.weight": update.up.ndim >= 2 and list(update.up.shape[:2]) == [outputs, update.rank],
+            "lora_magnitude_vector": update.magnitude is None or list(update.magnitude.shape) == [outputs],
+            "lora_B.bias": update.bias is None or list(update.bias.shape) == [outputs],
+        }
+        tensors = (update.down, update.up, update.magnitude, update.bias)
+        for (name, is_fitting), tensor in zip(fits.items(), tensors, strict=True):
+            if not is_fitting and tensor is not None:
+                raise CheckpointError(
+                    f"{label} has `{layer}.{name}` of shape {list(tensor.shape)}, which does not fit on a layer of "
+                    f"{list(module.weight.shape)}: it was made for another model."
+                )

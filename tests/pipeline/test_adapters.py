@@ -1,0 +1,116 @@
+"""The pipeline's adapter methods, under diffusers' names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+from PIL import Image
+
+from joyimage.errors import InvalidInputError
+from tests import random_models
+from tests.model.test_lora import LAYERS, make_adapter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    made = random_models.make_pipeline()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _unload(pipe: Any) -> Any:
+    yield
+    pipe.unload_lora_weights()
+
+
+def edit(pipe: Any) -> np.ndarray:
+    return pipe(
+        image=Image.new("RGB", (64, 64), "teal"),
+        prompt="Make it red.",
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).images.numpy()
+
+
+def strong(seed: int) -> dict[str, torch.Tensor]:
+    return {key: value * 2 for key, value in make_adapter(LAYERS, seed).items()}
+
+
+def test_adapters_when_loaded_blended_disabled_and_deleted_then_each_output_follows(pipe: Any) -> None:
+    plain = edit(pipe)
+    pipe.load_lora_weights(strong(0), adapter_name="one")
+    one = edit(pipe)
+    pipe.load_lora_weights(strong(40), adapter_name="two")
+    assert pipe.get_active_adapters() == ["two"]
+    two = edit(pipe)
+
+    pipe.set_adapters(["one", "two"], [1.0, 0.0])
+    assert pipe.get_list_adapters() == {"transformer": ["one", "two"]}
+    assert np.allclose(edit(pipe), one, atol=1e-4)
+    pipe.set_adapters("two", 0.5)
+    half = edit(pipe)
+    pipe.disable_lora()
+    assert np.allclose(edit(pipe), plain, atol=1e-4)
+    pipe.enable_lora()
+    pipe.delete_adapters("two")
+    pipe.set_adapters("one")
+    assert np.allclose(edit(pipe), one, atol=1e-4)
+    pipe.delete_adapters(["one"])
+    assert pipe.get_list_adapters() == {}
+    assert np.allclose(edit(pipe), plain, atol=1e-4)
+    different = (plain, one, two, half)
+    assert all(not np.allclose(a, b, atol=1e-3) for i, a in enumerate(different) for b in different[i + 1 :])
+
+
+def test_fuse_when_called_then_unload_keeps_it_and_unfuse_takes_it_out(pipe: Any) -> None:
+    plain = edit(pipe)
+    pipe.load_lora_weights(strong(0))
+    adapted = edit(pipe)
+
+    pipe.fuse_lora()
+    assert pipe.num_fused_loras == 1
+    fused = edit(pipe)
+    pipe.unfuse_lora()
+    pipe.unload_lora_weights()
+
+    assert np.allclose(fused, adapted, atol=1e-4)
+    assert np.allclose(edit(pipe), plain, atol=1e-4)
+
+
+def test_save_lora_weights_when_loaded_again_then_the_same_output(pipe: Any, tmp_path: Path) -> None:
+    pipe.load_lora_weights(strong(0), metadata={"r": 3, "lora_alpha": 6})
+    adapted = edit(pipe)
+    config = pipe.transformer.peft_config["default"].to_dict()
+    layers = get_peft_model_state_dict(pipe.transformer, adapter_name="default")
+    pipe.unload_lora_weights()
+
+    pipe.save_lora_weights(tmp_path, layers, transformer_lora_adapter_metadata=config)
+    pipe.load_lora_weights(tmp_path)
+
+    assert np.allclose(edit(pipe), adapted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda pipe: pipe.set_adapters("three"), "no adapter 'three'; loaded: one"),
+        (lambda pipe: pipe.delete_adapters("three"), "no adapter 'three'"),
+        (lambda pipe: pipe.set_adapters(["one"], [1.0, 2.0]), "2 numbers for 1 adapters"),
+        (lambda pipe: pipe.load_lora_weights(strong(0), adapter_name="one"), "loaded already"),
+    ],
+)
+def test_adapters_when_names_do_not_fit_then_one_sentence(pipe: Any, call: Any, words: str) -> None:
+    pipe.load_lora_weights(strong(0), adapter_name="one")
+
+    with pytest.raises(InvalidInputError, match=words):
+        call(pipe)
