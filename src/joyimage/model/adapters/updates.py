@@ -309,7 +309,9 @@ def _merge_parts(parts: Mapping[int, LayerUpdate], layer: str, label: str) -> La
         blocks.append(rows)
     merged = LayerUpdate(down=down, up=torch.cat(blocks), alpha=float(len(down)))
     for name in ("magnitude", "bias"):
-        given = [one for part in range(3) if part in parts and (one := getattr(parts[part], name)) is not None]
+        given = [
+            one for part in range(3) if part in parts and (one := getattr(parts[part], name)) is not None
+        ]
         if not given:
             continue
         if len(given) < 3:
