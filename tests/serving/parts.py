@@ -7,6 +7,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import time
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from joyimage.cli.main import main
 from joyimage.edits import Defaults, kind_of
 from joyimage.serving.app import create_app
+from joyimage.serving.http.server import HttpServer
 from joyimage.serving.jobs.clock import SteadyClock
 from joyimage.serving.jobs.dispatcher import Dispatcher
 from joyimage.serving.jobs.events import EventLog
@@ -258,15 +259,12 @@ class LiveServer:
     def __init__(self, settings: ServerSettings, runner: Any, load: Any = None) -> None:
         self.settings = settings
         self.app = create_app(settings, load or (lambda _: runner))
-        config = uvicorn.Config(
-            self.app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=2, lifespan="on"
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._server = HttpServer(self.app, settings)
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
         self._thread.start()
         wait_for(lambda: self._server.started and self.service.dispatcher.info)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
 
     @property
     def service(self) -> Any:
@@ -276,8 +274,16 @@ class LiveServer:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return httpx2.Client(base_url=self.url, headers=headers, timeout=30, **options)
 
-    def close(self) -> None:
+    @property
+    def num_connections(self) -> int:
+        return len(self._server.server_state.connections)
+
+    def begin_close(self) -> None:
+        """Ask it to stop, as a signal does."""
         self._server.should_exit = True
+
+    def close(self) -> None:
+        self.begin_close()
         self._thread.join(timeout=20)
         assert not self._thread.is_alive()
 

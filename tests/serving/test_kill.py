@@ -130,7 +130,7 @@ def test_serve_when_the_address_is_taken_then_one_line(
         code = main(["serve", "--model", "tiny", "--data-dir", str(tmp_path), "--port", port])
 
     assert code == 2
-    assert "can't be listened on" in capsys.readouterr().err
+    assert "Cannot listen on" in capsys.readouterr().err
 
 
 def test_command_when_only_listed_then_no_server_is_imported() -> None:

@@ -66,11 +66,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(settings, metrics, load or partial(load_runner, settings), on_fatal)
+        try:
+            service = Service(settings, metrics, load or partial(load_runner, settings), on_fatal)
+        except Exception as error:
+            app.state.startup_error = error  # whoever runs the application reports it
+            raise
+        app.state.service = service
         try:
             yield
         finally:
-            app.state.service.close()
+            service.close()
 
     app = FastAPI(
         **new_document_fields(),

@@ -83,6 +83,7 @@ class ServerSettings(BaseSettings):
         preview: "auto", "latent" or "decoded": how steps are drawn; "auto" decodes where that hardly counts.
         preview_px: Longest side of a step's preview; of a decoded one, twice that.
         web_dir: Folder of the page at "/"; that of the package, where it has one, if None.
+        log_json: Whether each line of the log is a JSON object.
     """
 
     model_config = SettingsConfigDict(env_prefix="JOYIMAGE_", extra="forbid", validate_default=True)
@@ -148,6 +149,7 @@ class ServerSettings(BaseSettings):
     preview: Literal["auto", "latent", "decoded"] = "auto"
     preview_px: int = Field(default=256, ge=16)
     web_dir: Path | None = None
+    log_json: bool = False
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
+import os
+import signal
+import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from joyimage.cli.console import note
+from joyimage.cli.console import EXIT_BUG, note
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings
 
 _BACKLOG = 2048
+_LONGEST_STOP_S = 30.0
 _NEEDED = (
     "fastapi",
     "uvicorn",
@@ -48,6 +52,12 @@ def serve(
     max_steps: int | None = None,
     keep_s: float | None = None,
     image_urls: bool | None = None,
+    model_aliases: str | None = None,
+    allowed_hosts: str | None = None,
+    cors_origins: str | None = None,
+    trusted_proxies: str | None = None,
+    public_url: str | None = None,
+    log_json: bool | None = None,
     ray: bool = False,
     ray_address: str | None = None,
     verbose: bool = False,
@@ -56,28 +66,37 @@ def serve(
 
     Whatever is not given comes from JOYIMAGE_... in the environment, else from the defaults.
 
+    Every option can also be set as JOYIMAGE_NAME in the environment; docs/serving.md lists all settings.
+
     Args:
-        model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
-        model_name: What clients call it; the end of `model` if not given.
-        host: Address to listen on; 127.0.0.1, which only this machine reaches, if not given.
-        port: Port to listen on; 8600 if not given, 0 for a free one.
-        data_dir: Where records, pictures and results are kept.
-        database: Such as postgresql+psycopg://user@host/name; a SQLite file in the data folder if not given.
-        api_keys_file: A file with an API key, or NAME:KEY, a line.
+        model: Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.
+        model_name: Name of the model for clients. Default: the end of `model`.
+        host: Address to listen on. Default: 127.0.0.1, which only this machine reaches.
+        port: Port to listen on; 0 takes a free one. Default: 8600.
+        data_dir: Folder of records, uploads and results.
+        database: For example postgresql+psycopg://user@host/name. Default: a SQLite file in the data folder.
+        api_keys_file: File with an API key, or NAME:KEY, in each line; read again when it changes.
         allow_anonymous: Listen on other addresses than loopback without keys.
-        device: Such as "cuda" or "cpu".
-        dtype: "bfloat16", "float16" or "float32".
-        base_size: Side of the square size that the trained sizes derive from.
-        replicas: Pipelines; several take the GPUs in turn. With --ray, the most that are started.
+        device: Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.
+        dtype: "bfloat16", "float16" or "float32". Default: float32 on a CPU, else bfloat16.
+        base_size: Side in pixels of the square size that the trained sizes derive from.
+        replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
-        queue_size: Most jobs that wait.
-        client_jobs: Most jobs of one client that wait or run.
-        max_batch: Most small jobs of equal settings that run together.
-        max_steps: Most steps of an edit.
-        keep_s: Seconds for which results are kept.
-        image_urls: Fetch pictures from public addresses that requests name.
+        queue_size: Most jobs that wait. Default: 128.
+        client_jobs: Most jobs of one client that wait or run. Default: 64.
+        max_batch: Most small jobs of equal settings that run together. Default: 4.
+        max_steps: Most steps of an edit. Default: 100.
+        keep_s: Seconds for which results are stored. Default: 86400.
+        image_urls: Fetch images from public addresses that requests name.
+        model_aliases: Further names of the model, separated by commas, for example gpt-image-1,dall-e-3.
+        allowed_hosts: Host names that requests may name, separated by commas. Default: loopback's on loopback,
+            else any.
+        cors_origins: Origins whose pages may call the server, separated by commas.
+        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is believed.
+        public_url: Address under which clients reach the server, for addresses of results.
+        log_json: Write the log as one JSON object in each line.
         ray: Run the pipelines as replicas on Ray Serve.
-        ray_address: Of a running Ray cluster; without, Ray is started here on loopback.
+        ray_address: Address of a running Ray cluster. Default: Ray is started here, on loopback.
         verbose: Log every request.
 
     Raises:
@@ -104,21 +123,27 @@ def serve(
         "max_steps": max_steps,
         "keep_s": keep_s,
         "image_urls": image_urls,
+        "model_aliases": model_aliases,
+        "allowed_hosts": allowed_hosts,
+        "cors_origins": cors_origins,
+        "trusted_proxies": trusted_proxies,
+        "public_url": public_url,
+        "log_json": log_json,
     }
     settings = make_settings({name: value for name, value in given.items() if value is not None})
     if ray_address is not None and not ray:
-        raise InvalidInputError("`--ray-address` has no meaning without `--ray`; give both, or neither.")
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
+        raise InvalidInputError("`--ray-address` has no effect without `--ray`; give both, or neither.")
+    from joyimage.serving.logs import configure_logging
+
+    configure_logging(verbose=verbose, as_json=settings.log_json)
     run_server(settings, ray=ray, ray_address=ray_address)
 
 
 def check_packages() -> None:
-    """Refuse to serve where the server's own packages are missing.
+    """Check that the packages of the extra `serve` are installed.
 
     Raises:
-        InvalidInputError: They are.
+        InvalidInputError: Some are missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -129,7 +154,7 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
     """Put options over the environment, and the environment over the defaults.
 
     Raises:
-        InvalidInputError: One of them can't be.
+        InvalidInputError: A value is not accepted.
     """
     import os
 
@@ -146,7 +171,7 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         sentence = first["msg"].removeprefix("Value error, ")
-        # pydantic's own sentences don't name the setting; ours do.
+        # pydantic's own sentences do not name the setting; ours do.
         raise InvalidInputError(
             sentence if not name else f"`{name}` is {first['input']!r}: {sentence}."
         ) from None
@@ -162,66 +187,90 @@ def run_server(
     """Serve until interrupted.
 
     Args:
-        settings: Of the server.
-        ray: Run the pipelines on Ray Serve.
-        ray_address: Of a running cluster.
+        settings: Settings of the server.
+        ray: Whether the pipelines run on Ray Serve.
+        ray_address: Address of a running Ray cluster; None starts Ray here.
         listening_on: Called with the server's address once it listens.
 
     Raises:
-        InvalidInputError: The address is taken, or the keys can't be read.
+        InvalidInputError: The address is taken, or the keys cannot be read.
+        ServerError: The database cannot be opened.
+        SystemExit: The device failed; the process has to be started again.
     """
-    import socket
-
-    import uvicorn
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     from joyimage.serving.app import create_app
+    from joyimage.serving.http.server import HttpServer
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    listening = _listen(settings)
+    failures: list[str] = []
+    # Whatever keeps the process from ending in order then, a supervisor has to get its chance.
+    last_resort = threading.Timer(settings.shutdown_grace_s + _LONGEST_STOP_S, os._exit, [EXIT_BUG])
+    last_resort.daemon = True
+
+    def on_fatal(reason: str) -> None:
+        failures.append(reason)
+        server.should_exit = True
+        last_resort.start()
+
+    if ray:
+        from joyimage.serving.workers.ray_serve import RayReplicas
+
+        replicas = RayReplicas(settings, address=ray_address)
+        app, close = create_app(replicas.settings, replicas.load, on_fatal=on_fatal), replicas.close
+    else:
+        app, close = create_app(settings, on_fatal=on_fatal), lambda: None
+    server = HttpServer(app, settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    note(f"Serving {settings.served_name} on {url} (Ctrl+C stops).")
+    listening_on(url)
+    # uvicorn repeats the signal that stopped it, which would end the process before Ray is stopped.
+    is_main = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGTERM, lambda *_: None) if is_main else None
+    try:
+        server.run(sockets=[listening])
+    finally:
+        close()
+        if earlier is not None:
+            signal.signal(signal.SIGTERM, earlier)
+    service = getattr(app.state, "service", None)
+    if service is not None and service.dispatcher.is_stuck:
+        os._exit(EXIT_BUG)  # the interpreter would wait for the device call for ever
+    last_resort.cancel()
+    if failures:
+        raise SystemExit(EXIT_BUG)
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    """Open the socket.
+
+    Raises:
+        InvalidInputError: The address is taken, or not one of this machine.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
-        listening.listen(_BACKLOG)  # who comes between the line below and the first accept waits
+        listening.listen(_BACKLOG)  # connections that come before the first accept wait
     except OSError as error:
         listening.close()
         raise InvalidInputError(
-            f"{settings.host}:{settings.port} can't be listened on: {error.strerror}."
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another `--port`, 0 for "
+            "a free one."
         ) from None
-    if ray:
-        from joyimage.serving.workers.ray_serve import RayReplicas
-
-        replicas = RayReplicas(settings, address=ray_address)
-        app, close = create_app(replicas.settings, replicas.load), replicas.close
-    else:
-        app, close = create_app(settings), lambda: None
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listening.getsockname()[1]}"
-    note(f"Serving {settings.served_name} on {url} (Ctrl+C stops).")
-    listening_on(url)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,  # its lines hold queries, and those signatures
-        proxy_headers=False,  # anyone can send them
-        server_header=False,
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=30,
-    )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        close()
+    return listening
 
 
 def parse_loras(entries: list[str]) -> dict[str, Path]:
     """Read NAME=PATH.
 
     Raises:
-        InvalidInputError: It isn't that, or there is no such file.
+        InvalidInputError: An entry has another form, or its file does not exist.
     """
     loras: dict[str, Path] = {}
     for entry in entries:
@@ -229,6 +278,6 @@ def parse_loras(entries: list[str]) -> dict[str, Path]:
         if not (name and equals and path):
             raise InvalidInputError(f"`--lora` is {entry!r}; expected NAME=PATH.")
         if not Path(path).exists():
-            raise InvalidInputError(f"`--lora` is {entry!r}; there is no such file or folder.")
+            raise InvalidInputError(f"`--lora` is {entry!r}; {path} does not exist.")
         loras[name] = Path(path)
     return loras

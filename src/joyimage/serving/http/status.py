@@ -69,13 +69,10 @@ async def live(request: Request) -> dict[str, Any]:
     Raises:
         ApiError: It does not.
     """
-    problem = request.app.state.service.dispatcher.problem
+    problem = request.app.state.service.dispatcher.fatal_problem
     if problem is not None:
-        raise ApiError(
-            503,
-            _shown(problem, has_keys=bool(request.app.state.keys)) or "",
-            code="not_working",
-        )
+        shown = _shown(problem, has_keys=bool(request.app.state.keys)) or ""
+        raise ApiError(503, shown, code="not_working")
     return {"status": "alive"}
 
 
@@ -92,19 +89,20 @@ async def ready(request: Request) -> Response:
         shown = _shown(problem, has_keys=bool(request.app.state.keys)) or ""
         raise ApiError(503, shown, code="model_not_ready", retry_after_s=5)
     info = service.info
+    has_keys = bool(request.app.state.keys)
     with anyio.move_on_after(_PATIENCE_S):
         await service.budgets.status.run("", service.store.check)
         queued = (await service.budgets.status.run("", service.store.counts))["queued"]
-        return JSONResponse(
-            {
-                "status": "ready",
+        answer: dict[str, Any] = {"status": "ready"}
+        if not has_keys:  # with keys, strangers are told no more than a probe needs
+            answer |= {
                 "model": service.settings.served_name,
                 "device": info.device,
                 "dtype": info.dtype,
                 "replicas": service.dispatcher.idle + service.dispatcher.busy,
                 "queued": queued,
             }
-        )
+        return JSONResponse(answer)
     raise ApiError(503, "The database does not answer in time.", code="database", retry_after_s=10)
 
 

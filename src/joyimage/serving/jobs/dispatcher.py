@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _AFFINITIES = 1024  # images whose replica is remembered
+_LEAVING_S = 10.0  # for a step and for files, after the grace time
+_FIRST_RELOAD_S = 10.0
+_LONGEST_RELOAD_S = 300.0
 
 
 class Dispatcher:
@@ -78,6 +81,7 @@ class Dispatcher:
         self._affinity: OrderedDict[str, int] = OrderedDict()
         self._prefetched: dict[str, Future[PreparedTask]] = {}
         self._batches: set[BatchRun] = set()
+        self._futures: set[Future[None]] = set()
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._interrupting = threading.Event()
@@ -102,9 +106,19 @@ class Dispatcher:
 
     @property
     def problem(self) -> str | None:
-        """Why no jobs can run; None where they can, or the model is still being loaded."""
+        """Why no jobs can run; None where they can, or the model is being loaded for the first time."""
+        return self.fatal_problem or self._load_problem
+
+    @property
+    def fatal_problem(self) -> str | None:
+        """Why no jobs can run before the process is started again; None where it need not be."""
         loops = [loop.problem for loop in self._loops if loop.problem is not None]
-        return self._device_problem or self._load_problem or (loops[0] if loops else None)
+        return self._device_problem or (loops[0] if loops else None)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a device call goes on although the server was stopped, so that its thread cannot end."""
+        return bool(self._futures)
 
     @property
     def is_stopping(self) -> bool:
@@ -133,30 +147,37 @@ class Dispatcher:
             loop.start()
 
     def begin_stop(self) -> None:
-        """Take no further jobs, and end those that wait for this server's own clients."""
+        """Take no further jobs, end those that wait for this server's own clients, and begin the grace time."""
         with self._changed:
             if self._stopping.is_set():
                 return
             self._stopping.set()
             self._changed.notify_all()
+        grace = threading.Timer(self._settings.shutdown_grace_s, self._interrupting.set)
+        grace.daemon = True
+        grace.start()
         try:
             self._housekeeping.end_awaited(self._liveness.name)
         except SQLAlchemyError:
             logger.exception("Waiting jobs cannot be ended; the next server does it.")
 
     def stop(self) -> None:
-        """Take no further jobs; what runs may end within the time of grace, or is queued again."""
+        """Take no further jobs; what runs may end within the grace time, or is queued again."""
         self.begin_stop()
-        timer = threading.Timer(self._settings.shutdown_grace_s, self._interrupting.set)
-        timer.daemon = True
-        timer.start()
-        self._pool.shutdown(wait=self._device_problem is None, cancel_futures=False)
-        timer.cancel()
+        self._pool.shutdown(wait=False)
+        with self._changed:
+            futures = set(self._futures)
+        if self._device_problem is None:
+            # Those that run are asked to end when the grace time is over; one that hangs never does.
+            wait(futures, timeout=self._settings.shutdown_grace_s + _LEAVING_S)
         self._interrupting.set()
         for loop in self._loops:
             loop.join(2 * _TICK_S)
-        self._prefetch_pool.shutdown(wait=True, cancel_futures=True)
+        self._prefetch_pool.shutdown(wait=not self.is_stuck, cancel_futures=True)
         self._completion.settle_rest()
+        if self.is_stuck:
+            logger.error("A device call does not end; its jobs are queued again.")
+            self._completion.requeue(self._completion.owner, is_counted=False)
 
     def wake(self) -> None:
         """Notify the dispatcher of a new job."""
@@ -180,8 +201,14 @@ class Dispatcher:
         return max(1.0, waiting * self._run_s / max(1, len(self._runners)))
 
     def _load(self, load: Callable[[int], Runner]) -> None:
+        pause_s = _FIRST_RELOAD_S
+        while not self._try_to_load(load) and not self._stopping.wait(pause_s):
+            pause_s = min(2 * pause_s, _LONGEST_RELOAD_S)
+
+    def _try_to_load(self, load: Callable[[int], Runner]) -> bool:
+        """Load the pipelines that are missing; return whether all are there."""
         try:
-            for number in range(self._settings.replicas):
+            for number in range(len(self._runners), self._settings.replicas):
                 runner = load(number)
                 with self._changed:
                     self._runners.append(runner)
@@ -191,6 +218,9 @@ class Dispatcher:
         except BaseException as error:
             self._load_problem = f"The model cannot be loaded: {error}"
             logger.exception("The model cannot be loaded.")
+            return False
+        self._load_problem = None
+        return True
 
     def _dispatch(self) -> None:
         """Give the next jobs to a free pipeline, or wait."""
@@ -210,7 +240,10 @@ class Dispatcher:
             number = self._choose(jobs[0].image_hash)
             self._free.remove(number)
         try:
-            self._pool.submit(self._run_batch, number, jobs, prefetched)
+            with self._changed:
+                future = self._pool.submit(self._run_batch, number, jobs, prefetched)
+                self._futures.add(future)
+            future.add_done_callback(self._forget_future)
         except BaseException as error:
             with self._changed:
                 self._free.append(number)
@@ -218,6 +251,10 @@ class Dispatcher:
             self._completion.requeue(self._completion.owner, job_ids=job_ids, is_counted=False)
             if not (isinstance(error, RuntimeError) and self._stopping.is_set()):
                 raise
+
+    def _forget_future(self, future: Future[None]) -> None:
+        with self._changed:
+            self._futures.discard(future)
 
     def _wait(self, is_over: Callable[[], bool], seconds: float) -> None:
         """Wait until something changes, unless it has."""
@@ -274,14 +311,16 @@ class Dispatcher:
                 started = time.monotonic()
                 batch.make()
                 self._run_s += 0.2 * ((time.monotonic() - started) / len(jobs) - self._run_s)
+            except DeviceFailedError as error:
+                # Before the pipeline is free for the next job, which would fail as well.
+                self._fail_device(f"The device failed: {error}")
+                return
             finally:
                 with self._changed:
                     self._batches.discard(batch)
                     self._free.append(number)
                     self._changed.notify_all()
             batch.finish()
-        except DeviceFailedError as error:
-            self._fail_device(f"The device failed: {error}")
         # A bug here must not take the pipeline out of service.
         except BaseException:
             logger.exception("A batch ended in an error of the dispatcher.")
