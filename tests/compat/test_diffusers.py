@@ -7,9 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 
 import pytest
+from diffusers.hooks.hooks import HookRegistry
 from diffusers.models import modeling_utils
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from diffusers.models.cache_utils import CacheMixin
+from torch import nn
 
+from joyimage.compat import diffusers as compat
 from joyimage.compat.diffusers import parallel_shards
+from joyimage.model.attention import JointAttnProcessor
+from joyimage.model.blocks import JoyImageTransformerBlock
+from tests import random_models
 
 
 @pytest.fixture(params=[False, True])
@@ -55,3 +63,42 @@ def test_parallel_shards_when_a_load_fails_then_the_setting_is_restored(setting:
         raise OSError("gone")
 
     assert modeling_utils.HF_ENABLE_PARALLEL_LOADING is setting
+
+
+def test_attention_backend_when_set_by_the_public_method_then_read_from_each_processor() -> None:
+    transformer = random_models.make_transformer()
+    processors = [block.attn.processor for block in transformer.double_blocks]
+    before = [compat.attention_backend(processor) for processor in processors]
+
+    transformer.set_attention_backend("_native_math")
+
+    assert set(before) == {"native"}
+    assert {compat.attention_backend(processor) for processor in processors} == {"_native_math"}
+    compat.set_attention_backend(processors[0], "native")
+    assert compat.attention_backend(processors[0]) == "native"
+
+
+def test_hook_registry_when_diffusers_installs_one_then_found() -> None:
+    module = nn.Linear(2, 2)
+
+    assert compat.hook_registry(module) is None
+    assert HookRegistry.check_if_exists_or_initialize(module) is compat.hook_registry(module)
+
+
+def test_is_parallel_when_never_enabled_then_false_and_diffusers_still_sets_the_name() -> None:
+    assert not compat.is_parallel(random_models.make_transformer())
+    assert "._parallel_config = config" in inspect.getsource(modeling_utils.ModelMixin.enable_parallelism)
+
+
+def test_step_caches_when_reset_then_by_the_method_of_diffusers() -> None:
+    assert callable(CacheMixin._reset_stateful_cache)
+    compat.reset_step_caches(nn.Linear(2, 2))  # a model without caches
+
+
+def test_causal_padding_when_read_then_rows_and_columns() -> None:
+    assert compat.causal_padding(WanCausalConv3d(1, 1, (3, 3, 5), padding=(1, 1, 2))) == (1, 2)
+
+
+def test_registries_when_our_classes_are_registered_then_found_by_step_caches() -> None:
+    assert compat.AttentionProcessorRegistry.get(JointAttnProcessor) is not None
+    assert compat.TransformerBlockRegistry.get(JoyImageTransformerBlock) is not None

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 
+from joyimage.compat.diffusers import set_attention_backend
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.pipeline.prompts import prefix_length
@@ -95,7 +95,7 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
     if kind == "cudnn":
         # Not by `set_attention_backend`, which changes every other model's kernel as well, ours included.
         for block in transformer.double_blocks:
-            block.attn.processor._attention_backend = AttentionBackendName("_native_cudnn")
+            set_attention_backend(block.attn.processor, "_native_cudnn")
     elif kind == "compiled":
         transformer.compile_repeated_blocks()
     elif kind == "fixed":

@@ -18,9 +18,9 @@ import torch
 from accelerate import init_empty_weights
 from functorch.compile import make_boxed_func
 from torch import nn
-from torch._dynamo.backends.common import aot_autograd
 
 from joyimage.benchmark.op_counter import Tally, attention_result, num_bytes
+from joyimage.compat.torch import compile_with, drop_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,14 +75,12 @@ def compiled_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_t
         return make_boxed_func(graph.forward)
 
     module = transformer.double_blocks[block]
-    torch._dynamo.reset()
-    module.compile(backend=aot_autograd(fw_compiler=count), dynamic=False)
+    compile_with(module, count)
     try:
         with torch.no_grad(), _opaque_attention():
             _forward(transformer, grid, num_text_tokens, torch.device("meta"))
     finally:
-        module._compiled_call_impl = None
-        torch._dynamo.reset()
+        drop_compiled(module)
     return total[0]
 
 

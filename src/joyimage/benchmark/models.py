@@ -300,7 +300,7 @@ def _fill(module: Any, std: float, device: torch.device, dtype: torch.dtype, see
         owner.register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):
-            owner._buffers[name] = buffer.to(device)
+            setattr(owner, name, buffer.to(device))
     return module.eval()
 
 

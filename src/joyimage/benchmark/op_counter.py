@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
+
+from joyimage.compat.torch import TorchDispatchMode, is_mutating, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -253,7 +253,7 @@ class _Operators(TorchDispatchMode):
         assert packet not in _SYNCS, f"{func} asks for a value that was never computed"
         if packet is aten._to_copy and asked == "cpu":
             kwargs["device"] = given[0].device  # what comes of it has no values either
-        if func._schema.is_mutable:  # only shapes count, and these stay
+        if is_mutating(func):  # only shapes count, and these stay
             return kwargs["out"] if "out" in kwargs else args[0]
         if func.is_view:
             return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What joyimage reaches inside diffusers, because diffusers offers no public way to it."""
+"""Private names of diffusers that joyimage uses, because diffusers has no public way to them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,36 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from diffusers.hooks._helpers import (
+    AttentionProcessorMetadata,
+    AttentionProcessorRegistry,
+    TransformerBlockMetadata,
+    TransformerBlockRegistry,
+)
 from diffusers.models import modeling_utils
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from diffusers.hooks.hooks import HookRegistry
+
+__all__ = [
+    "AttentionProcessorMetadata",
+    "AttentionProcessorRegistry",
+    "ContextParallelInput",
+    "ContextParallelOutput",
+    "TransformerBlockMetadata",
+    "TransformerBlockRegistry",
+    "attention_backend",
+    "causal_padding",
+    "hook_registry",
+    "is_parallel",
+    "parallel_shards",
+    "reset_step_caches",
+    "set_attention_backend",
+]
 
 _SWITCH = "HF_ENABLE_PARALLEL_LOADING"
 
@@ -35,3 +61,34 @@ def parallel_shards() -> Iterator[None]:
             setting_before = _open_contexts.pop()
             if not _open_contexts:
                 setattr(module, _SWITCH, setting_before)
+
+
+def attention_backend(processor: Any) -> AttentionBackendName | str:
+    """Return the backend that an attention processor runs on: its own, or the one that diffusers has active."""
+    return processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
+
+
+def set_attention_backend(processor: Any, name: str) -> None:
+    """Choose the backend of one attention processor by its name in `AttentionBackendName`."""
+    processor._attention_backend = AttentionBackendName(name)
+
+
+def hook_registry(module: Any) -> HookRegistry | None:
+    """Return the hooks that diffusers has installed on a module, or None if there are none."""
+    return getattr(module, "_diffusers_hook", None)
+
+
+def is_parallel(model: Any) -> bool:
+    """Tell whether `enable_parallelism` is active on a model."""
+    return model._parallel_config is not None
+
+
+def reset_step_caches(model: Any) -> None:
+    """Empty the step caches of a model that has any, so that a new edit starts without results of the last one."""
+    if hasattr(model, "_reset_stateful_cache"):
+        model._reset_stateful_cache()
+
+
+def causal_padding(convolution: Any) -> tuple[int, int]:
+    """Return the padding in rows and in columns of one of the Wan VAE's causal convolutions."""
+    return convolution._padding[2], convolution._padding[0]

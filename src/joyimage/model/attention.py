@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from diffusers.hooks._helpers import AttentionProcessorMetadata, AttentionProcessorRegistry
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import (
-    AttentionBackendName,
-    _AttentionBackendRegistry,
-    dispatch_attention_fn,
-)
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch import Tensor, nn
 
+from joyimage.compat.diffusers import (
+    AttentionProcessorMetadata,
+    AttentionProcessorRegistry,
+    attention_backend,
+)
 from joyimage.model.elementwise import is_inference, is_plain_linear, norm_rotate, norm_rotate_
 from joyimage.model.rope import RotaryTables
 
@@ -51,8 +51,7 @@ def attend(
 
 def takes_masks(attn: "JointAttention") -> bool:
     """Tell whether attention runs on torch's own choice of kernel, which takes any mask."""
-    backend = attn.processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
-    return backend == AttentionBackendName.NATIVE
+    return attention_backend(attn.processor) == AttentionBackendName.NATIVE
 
 
 def joint_mask(text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:

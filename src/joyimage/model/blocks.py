@@ -4,10 +4,10 @@ Dimension key: B batch, L tokens, D model width.
 """
 
 import torch
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from joyimage.compat.diffusers import TransformerBlockMetadata, TransformerBlockRegistry
 from joyimage.model.attention import ImageRows, JointAttention
 from joyimage.model.elementwise import EPS, feed_forward, gated_add, gated_add_norm_modulate, norm_modulate
 from joyimage.model.rope import RotaryTables

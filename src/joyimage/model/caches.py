@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from diffusers.hooks.faster_cache import FasterCacheBlockState, FasterCacheConfig
-from diffusers.hooks.hooks import CacheContext, HookRegistry, StateManager
+from diffusers.hooks.hooks import CacheContext, StateManager
 from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastState
 from diffusers.hooks.sea_cache import SeaCacheConfig
 from diffusers.hooks.text_kv_cache import TextKVCacheConfig
@@ -18,6 +18,7 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.utils import logging
 from torch import Tensor, nn
 
+from joyimage.compat.diffusers import hook_registry
 from joyimage.errors import InvalidInputError
 
 _OUR_NAME = "double_blocks"
@@ -132,6 +133,6 @@ def _with_their_names(config: Any) -> Any:
 
 def _hooks(model: Any) -> Iterator[Any]:
     for module in model.modules():
-        registry: HookRegistry | None = getattr(module, "_diffusers_hook", None)
+        registry = hook_registry(module)
         if registry is not None:
             yield from registry.hooks.values()

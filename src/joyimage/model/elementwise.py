@@ -15,6 +15,7 @@ import torch
 from diffusers.utils import logging
 from torch import Tensor, nn
 
+from joyimage.compat.torch import addmm_gelu, has_forward_hooks
 from joyimage.model.rope import RotaryTables, rotate
 
 KERNELS_VARIABLE = "JOYIMAGE_KERNELS"
@@ -84,7 +85,7 @@ def feed_forward(mlp: nn.Module, hidden_states: Tensor) -> Tensor:
         return mlp(hidden_states)
     rows = hidden_states.flatten(0, -2)
     # On CUDA this operator's GELU is the tanh form, which the published weights want.
-    inner = torch._addmm_activation(expand.bias, rows, expand.weight.t(), use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
+    inner = addmm_gelu(expand.bias, rows, expand.weight.t())
     return layers.net[2](inner.unflatten(0, hidden_states.shape[:-1]))
 
 
@@ -100,8 +101,7 @@ def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
         and layer.weight.device == hidden_states.device
         and layer.bias is not None
         and "forward" not in layer.__dict__
-        and not layer._forward_hooks
-        and not layer._forward_pre_hooks
+        and not has_forward_hooks(layer)
     )
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from joyimage.compat.torch import version_of
 from joyimage.model.attention import ImageRows
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Reuse:
         """Return `make()`, or what it returned before for the same name and the same, unchanged tensors."""
         if any(source.is_inference() for source in sources):  # these don't tell whether they were changed
             return make()
-        versions = tuple(source._version for source in sources)
+        versions = tuple(version_of(source) for source in sources)
         for kept_name, kept_sources, kept_versions, value in self._kept:
             if kept_name == name and kept_versions == versions and _are_same(kept_sources, sources):
                 return value  # pyright: ignore[reportReturnType]

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
+from joyimage.compat.diffusers import ContextParallelInput, ContextParallelOutput, hook_registry, is_parallel
 from joyimage.errors import InvalidInputError
 from joyimage.model import packing
 from joyimage.model.adapters.mixin import AdapterMixin
@@ -301,8 +301,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
     def _may_shorten(self) -> bool:
         """Tell whether the last block may leave tokens out: nothing else counts on all of them."""
         last: Any = self.double_blocks[-1]
-        has_hooks = any(hasattr(module, "_diffusers_hook") for module in (last, last.attn))
-        return not (has_hooks or self.is_cache_enabled or self._parallel_config is not None)
+        has_hooks = any(hook_registry(module) is not None for module in (last, last.attn))
+        return not (has_hooks or self.is_cache_enabled or is_parallel(self))
 
 
 def _text_sources(states: Tensor, mask: Tensor | None) -> tuple[Tensor] | tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from joyimage.compat.accelerate import offload_hook
+from joyimage.compat.diffusers import hook_registry, is_parallel
 from joyimage.model.attention import takes_masks
 from joyimage.model.reuse import Reuse
 from joyimage.pipeline.guidance import combine
@@ -147,7 +149,7 @@ def _run_together(transformer: Any, target: Tensor, references: list[References]
     One pass pays where a pass is short, and where its weights come to the device block by block. Step caches
     keep a state for each branch, and not every attention kernel takes the mask that unequal texts need.
     """
-    if transformer.is_cache_enabled or transformer._parallel_config is not None:
+    if transformer.is_cache_enabled or is_parallel(transformer):
         return False
     if not all(takes_masks(block.attn) for block in transformer.double_blocks):
         return False
@@ -163,9 +165,9 @@ def _streams_weights(transformer: Any) -> bool:
     """Tell whether blocks come to the device one by one and leave it again."""
     block = transformer.double_blocks[0]
     for module in block.modules():
-        if bool(getattr(getattr(module, "_hf_hook", None), "offload", False)):
+        if bool(getattr(offload_hook(module), "offload", False)):
             return True
-        if hooks := getattr(module, "_diffusers_hook", None):
+        if hooks := hook_registry(module):
             return hooks.get_hook("group_offloading") is not None
     return False
 

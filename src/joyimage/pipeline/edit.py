@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.compat.diffusers import reset_step_caches
 from joyimage.errors import InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.adapters import AdapterLoadingMixin
@@ -463,8 +464,7 @@ class JoyImageEditPipeline(
 
     def _finish(self) -> None:
         """Forget what belongs to the call that ends."""
-        if hasattr(self.transformer, "_reset_stateful_cache"):
-            self.transformer._reset_stateful_cache()
+        reset_step_caches(self.transformer)
         self.maybe_free_model_hooks()
 
     def _encode_picture(self, picture: Image, device: torch.device, distinct: dict[str, Any]) -> Any:

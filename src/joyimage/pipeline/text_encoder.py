@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from joyimage.compat.transformers import attention_implementation
 from joyimage.pipeline.feature_cache import EditMemory, digest
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
@@ -259,7 +260,7 @@ def _go_on(text_encoder: Any, prefix: _Prefix, endings: Sequence[Tokens]) -> lis
 
 def _may_join(text_encoder: Any, endings: Sequence[Tokens]) -> bool:
     """Tell whether endings may stand in one row: a mask keeps them apart, which not all attention takes."""
-    return len(endings) == 1 or text_encoder.config.text_config._attn_implementation in _TAKE_MASKS
+    return len(endings) == 1 or attention_implementation(text_encoder.config.text_config) in _TAKE_MASKS
 
 
 def _in_a_row(endings: Sequence[Tokens]) -> Tensor:

@@ -10,6 +10,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.nn import functional
 
+from joyimage.compat.accelerate import offload_hook
+from joyimage.compat.diffusers import causal_padding
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -62,8 +65,8 @@ def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
     Exact for one frame: the causal padding is zeros, so no other tap sees data. Where encoder and decoder are
     called directly, the library's frame cache, a copy of every feature map, isn't made either.
     """
-    if hasattr(vae, "_hf_hook"):
-        vae._hf_hook.pre_forward(vae)  # brings an offloaded VAE to its device, as `encode` and `decode` do
+    if (hook := offload_hook(vae)) is not None:
+        hook.pre_forward(vae)  # brings an offloaded VAE to its device, as `encode` and `decode` do
     replaced: list[Any] = []
     module: Any
     for module in vae.modules():
@@ -82,7 +85,7 @@ def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
 
 
 def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
-    padding: Any = (module._padding[2], module._padding[0])  # rows, columns
+    padding = causal_padding(module)
 
     def forward(x: Tensor, _cache: Tensor | None = None) -> Tensor:
         weight = module.weight[:, :, -1]
@@ -115,4 +118,4 @@ def _is_plain(vae: Any, sides: tuple[int, ...], scale: int) -> bool:
     if vae.use_tiling and any(side * scale > limit for side, limit in zip(sides, limits, strict=True)):
         return False
     parts = [module for module in vae.modules() if module is not vae]
-    return not any("forward" in module.__dict__ or hasattr(module, "_hf_hook") for module in parts)
+    return not any("forward" in module.__dict__ or offload_hook(module) is not None for module in parts)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from joyimage.compat.torch import lerp_all_
 from joyimage.errors import CheckpointError
 from joyimage.training.optimizer import make_optimizers
 
@@ -144,9 +145,7 @@ def _weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def _follow(average: dict[str, Tensor], weights: dict[str, Tensor], decay: float) -> None:
-    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-        list(average.values()), [weights[name] for name in average], 1 - decay
-    )
+    lerp_all_(list(average.values()), [weights[name] for name in average], 1 - decay)
 
 
 def _save(

@@ -12,11 +12,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from joyimage.compat.ray import keep_replica_on_loopback
 from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.loading import load_runner
 from joyimage.serving.workers.protocol import DeviceFailedError, ReplicaLostError
-from joyimage.serving.workers.ray_cluster import listen_on_loopback, start_ray
+from joyimage.serving.workers.ray_cluster import start_ray
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -48,7 +49,7 @@ class EditReplica:
 
     def __init__(self, settings: dict[str, Any], *, is_alone: bool) -> None:
         if is_alone:
-            listen_on_loopback()
+            keep_replica_on_loopback()
         # Not what the environment says of the server: this listens to nobody.
         self._runner = load_runner(ServerSettings(host="127.0.0.1", **settings))
         self._lock = threading.Lock()

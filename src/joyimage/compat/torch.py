@@ -1,0 +1,76 @@
+"""Private names of torch that joyimage uses, because torch has no public way to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+__all__ = [
+    "TorchDispatchMode",
+    "addmm_gelu",
+    "compile_with",
+    "drop_compiled",
+    "has_forward_hooks",
+    "is_mutating",
+    "lerp_all_",
+    "tree_map",
+    "version_of",
+]
+
+
+def addmm_gelu(bias: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """Return `gelu(rows @ weight + bias)` from one matmul; on CUDA the GELU is its tanh form.
+
+    Args:
+        bias: `[M]`.
+        rows: `[N, K]`.
+        weight: `[K, M]`.
+    """
+    return torch._addmm_activation(bias, rows, weight, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def lerp_all_(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
+    """Move each tensor in place toward its counterpart by a share `weight`, in few kernels for all of them."""
+    torch._foreach_lerp_(list(targets), list(ends), weight)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Tell whether something is registered to run before or after a module's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return the counter that grows with each in-place change of a tensor."""
+    return tensor._version
+
+
+def is_mutating(operator: Any) -> bool:
+    """Tell whether a dispatched operator writes into one of its arguments."""
+    return operator._schema.is_mutable
+
+
+def compile_with(module: nn.Module, backend: Callable[..., Any]) -> None:
+    """Compile a module for static shapes; `backend` gets the graph of aten operators of each forward.
+
+    Args:
+        module: Module to compile in place, until `drop_compiled`.
+        backend: Takes a graph module and example inputs, and returns a boxed callable.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+
+    torch.compiler.reset()
+    module.compile(backend=aot_autograd(fw_compiler=backend), dynamic=False)
+
+
+def drop_compiled(module: nn.Module) -> None:
+    """Run a module without its compiled form from now on, and free that form."""
+    module._compiled_call_impl = None
+    torch.compiler.reset()
