@@ -10,6 +10,7 @@ from pathlib import Path
 
 import joyimage
 from joyimage.tiny.examples import NAMES
+from joyimage.web import page_folder
 
 SOURCE_PATH = Path(joyimage.__file__).parent
 
@@ -95,6 +96,23 @@ def test_images_when_listed_then_only_our_own_are_shipped() -> None:
 
     page = {f"web/static/examples/{name}.png" for name in ("car", "shapes", "turntable")}
     assert images == page | {f"tiny/examples/{name}.png" for name in NAMES}
+
+
+def test_source_when_searched_then_no_package_reaches_into_another_by_path() -> None:
+    by_path = {
+        path.relative_to(SOURCE_PATH).as_posix()
+        for path in SOURCE_PATH.rglob("*.py")
+        if any(
+            isinstance(node, ast.Name) and node.id == "__file__"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    }
+
+    assert by_path == set(), "Give the other package a function that returns its folder."
+
+
+def test_page_folder_when_asked_then_has_the_page() -> None:
+    assert (page_folder() / "index.html").is_file()
 
 
 def raised_names(path: Path) -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -25,6 +24,7 @@ from joyimage.serving.metrics import Metrics
 from joyimage.serving.security.keys import ApiKeys
 from joyimage.serving.security.middleware import SecurityMiddleware
 from joyimage.serving.workers.loading import load_runner
+from joyimage.web import page_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from joyimage.serving.workers.protocol import Runner
 
 logger = logging.getLogger(__name__)
-
-_PAGE = Path(__file__).parents[1] / "web" / "static"
 
 
 def create_app(
@@ -87,7 +85,7 @@ def create_app(
     app.state.keys = ApiKeys(settings)
     for router in (openai.router, jobs.router, edits.router, spatial.router, status.router):
         app.include_router(router)
-    add_page(app, settings.web_dir or _PAGE)
+    add_page(app, settings.web_dir or page_folder())
     add_document(app)
     _add_error_handlers(app)
     if settings.cors_origins:
