@@ -1,14 +1,26 @@
-/** The red box on the picture: drawn, dragged and resized by mouse, finger or keys, in the picture's own pixels. */
+/** The red box on the image: drawn, dragged and resized by mouse, finger or keys, in the image's own pixels. */
 
 import { byId, make } from "./dom.js";
+import { fromCorners, isDrawn, moved, pulled, shiftInto } from "./geometry.js";
 
-/** @import { Box } from "./types.js" */
+/** @import { Box, Size } from "./geometry.js" */
 
 const SIDES = /** @type {const} */ (["nw", "n", "ne", "e", "se", "s", "sw", "w"]);
 const SMALLEST_SHARE = 0.02; // below, hardly ever trained
 const FIRST_SHARE = 0.3;
 const NUDGE_SHARE = 0.01;
-const CLICK_PX = 4; // a press that moves less is no drawing
+const CLICK_PX = 4; // a press that moves less is a click
+const LEAST_PX = 16; // a smaller new box is a slip of the hand
+
+/**
+ * @typedef {object} Drag
+ * @property {PointerEvent} first
+ * @property {{x: number, y: number}} start
+ * @property {Box | null} before
+ * @property {string | undefined} grip
+ * @property {boolean} isOnBox
+ * @property {boolean} hasMoved
+ */
 
 export class BoxEditor {
   /**
@@ -22,6 +34,9 @@ export class BoxEditor {
     this.size = { width: 1, height: 1 };
     /** @type {Box | null} */
     this.box = null;
+    /** @type {Drag | null} */
+    this.drag = null;
+    this.isArmed = false; // whether the next touch draws a new box although there is one
     this.frame = make("div", {
       class: "box",
       tabindex: "0",
@@ -33,6 +48,7 @@ export class BoxEditor {
     this.name = make("input", {
       class: "box-name",
       type: "text",
+      dir: "auto",
       "aria-label": "Name of the object, beside the box",
       placeholder: "which object?",
       autocomplete: "off",
@@ -40,20 +56,19 @@ export class BoxEditor {
     this.name.addEventListener("input", () => renamed(this.name.value));
     this.frame.append(this.name);
     this.layer.append(this.frame);
-    this.layer.addEventListener("pointerdown", (event) => this.onDown(event));
     this.frame.addEventListener("keydown", (event) => this.onKey(event));
   }
 
-  /** Work on a picture of a size. @param {{width: number, height: number}} size */
+  /** Work on an image of a size. @param {Size} size */
   setSize(size) {
     if (size.width === this.size.width && size.height === this.size.height) return;
-    this.size = size;
+    this.size = { width: size.width, height: size.height };
     this.set(null);
   }
 
   /** Set the box, without calling `changed`. @param {Box | null} box */
   set(box) {
-    this.box = box && this.clip(box);
+    this.box = box && shiftInto(box, this.size);
     this.render();
   }
 
@@ -66,20 +81,29 @@ export class BoxEditor {
     this.changed();
   }
 
+  /** Have the next drag draw a new box, also with a finger. */
+  arm() {
+    this.isArmed = true;
+    this.render();
+  }
+
   /** Return what speaks against the box; null where nothing does. */
   get advice() {
     if (!this.box) return null;
     const [left, top, right, bottom] = this.box;
     const share = Math.min((right - left) / this.size.width, (bottom - top) / this.size.height);
     if (share >= SMALLEST_SHARE) return null;
-    return "The box is very small: the model has hardly seen such ones, and the move may fail.";
+    return "The box is very small. The model was hardly trained on such boxes, and the move may fail.";
   }
 
   render() {
-    this.frame.hidden = !this.box;
-    this.cue.hidden = this.box !== null;
-    if (!this.box) return;
-    const [left, top, right, bottom] = this.box;
+    const { box } = this;
+    this.frame.hidden = !box;
+    this.cue.hidden = Boolean(box) && !this.isArmed;
+    // Where there is a box, a finger elsewhere scrolls the page or pans; only a new box needs the whole layer.
+    this.layer.classList.toggle("takes-touch", !box || this.isArmed);
+    if (!box) return;
+    const [left, top, right, bottom] = box;
     const { width, height } = this.size;
     const style = this.frame.style;
     style.left = `${(100 * left) / width}%`;
@@ -95,95 +119,85 @@ export class BoxEditor {
     );
   }
 
-  /** @param {PointerEvent} event */
-  onDown(event) {
-    if (event.button > 0 || event.target === this.name) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const start = this.toPicture(event);
-    const before = this.box;
-    const grip = event.target instanceof HTMLElement ? event.target.dataset.side : undefined;
+  /**
+   * Begin a drag, if this one is the box's.
+   *
+   * @param {PointerEvent} event
+   * @returns {boolean} Whether it is.
+   */
+  begin(event) {
+    if (event.button > 0 || event.target === this.name) return false;
     const isOnBox = event.target instanceof Node && this.frame.contains(event.target);
-    this.layer.setPointerCapture(event.pointerId);
-    let hasMoved = false;
-    const move = (/** @type {PointerEvent} */ now) => {
-      const place = this.toPicture(now);
-      const far = Math.hypot(now.clientX - event.clientX, now.clientY - event.clientY);
-      hasMoved ||= far >= CLICK_PX;
-      if (!hasMoved) return;
-      if (before && grip) this.set(pull(before, grip, place.x - start.x, place.y - start.y));
-      else if (before && isOnBox) this.set(this.shifted(before, place.x - start.x, place.y - start.y));
-      else this.set([start.x, start.y, place.x, place.y]);
-    };
-    const end = () => {
-      this.layer.removeEventListener("pointermove", move);
-      this.layer.removeEventListener("pointerup", end);
-      this.layer.removeEventListener("pointercancel", end);
-      if (isOnBox || hasMoved) this.frame.focus({ preventScroll: true });
-      if (hasMoved) this.changed();
-    };
-    this.layer.addEventListener("pointermove", move);
-    this.layer.addEventListener("pointerup", end);
-    this.layer.addEventListener("pointercancel", end);
+    if (event.pointerType === "touch" && this.box && !isOnBox && !this.isArmed) return false;
+    const grip = event.target instanceof HTMLElement ? event.target.dataset.side : undefined;
+    this.drag = { first: event, start: this.toImage(event), before: this.box, grip, isOnBox, hasMoved: false };
+    return true;
+  }
+
+  /** @param {PointerEvent} event */
+  move(event) {
+    const { drag } = this;
+    if (!drag) return;
+    const { first, start, before, grip, isOnBox } = drag;
+    drag.hasMoved ||= Math.hypot(event.clientX - first.clientX, event.clientY - first.clientY) >= CLICK_PX;
+    if (!drag.hasMoved) return;
+    const place = this.toImage(event);
+    const [dx, dy] = [place.x - start.x, place.y - start.y];
+    if (before && grip) this.set(pulled(before, grip, dx, dy, this.size, event.shiftKey));
+    else if (before && isOnBox) this.set(moved(before, dx, dy, this.size));
+    else this.set(fromCorners([start.x, start.y, place.x, place.y], this.size));
+  }
+
+  end() {
+    const { drag } = this;
+    if (!drag) return;
+    this.drag = null;
+    const isNew = !drag.isOnBox;
+    const isSlip = isNew && drag.hasMoved && this.box && !isDrawn(this.box, this.scale, LEAST_PX);
+    if (isSlip) this.set(drag.before);
+    if (drag.isOnBox || (drag.hasMoved && !isSlip)) this.frame.focus({ preventScroll: true });
+    if (drag.hasMoved && !isSlip) {
+      this.isArmed = false;
+      this.render();
+      this.changed();
+    }
+  }
+
+  /** Give up a drag: the box is what it was. */
+  cancel() {
+    if (!this.drag) return;
+    this.set(this.drag.before);
+    this.drag = null;
   }
 
   /** @param {KeyboardEvent} event */
   onKey(event) {
-    if (event.target !== this.frame || !this.box) return;
+    if (event.target !== this.frame || !this.box || event.ctrlKey || event.metaKey) return;
     const step = event.altKey ? 1 : Math.max(1, Math.round(NUDGE_SHARE * Math.max(this.size.width, this.size.height)));
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const way = ways[/** @type {keyof typeof ways} */ (event.key)];
+    const [left, top, right, bottom] = this.box;
     if (event.key === "Delete" || event.key === "Backspace") this.set(null);
     else if (!way) return;
-    else if (event.shiftKey) this.set(pull(this.box, "se", step * way[0], step * way[1], 1));
-    else this.set(this.shifted(this.box, step * way[0], step * way[1]));
+    else if (event.shiftKey) this.set(fromCorners([left, top, Math.max(left + 1, right + step * way[0]), Math.max(top + 1, bottom + step * way[1])], this.size));
+    else this.set(moved(this.box, step * way[0], step * way[1], this.size));
     event.preventDefault();
     event.stopPropagation();
     this.changed();
+    if (!this.box) byId("box-add", HTMLElement).focus();
   }
 
-  /** @param {Box} box @param {number} x @param {number} y @returns {Box} The box elsewhere, its size kept. */
-  shifted(box, x, y) {
-    const dx = Math.min(this.size.width - box[2], Math.max(-box[0], Math.round(x)));
-    const dy = Math.min(this.size.height - box[3], Math.max(-box[1], Math.round(y)));
-    return [box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy];
+  /** @returns {number} Screen pixels per pixel of the image. */
+  get scale() {
+    return this.layer.getBoundingClientRect().width / this.size.width;
   }
 
-  /** Bring a box into the picture and to whole pixels. @param {Box} box @returns {Box} */
-  clip([left, top, right, bottom]) {
-    const { width, height } = this.size;
-    const x = [left, right].map((value) => Math.min(width, Math.max(0, Math.round(value)))).sort((a, b) => a - b);
-    const y = [top, bottom].map((value) => Math.min(height, Math.max(0, Math.round(value)))).sort((a, b) => a - b);
-    if (x[0] === x[1]) x[0] < width ? (x[1] += 1) : (x[0] -= 1);
-    if (y[0] === y[1]) y[0] < height ? (y[1] += 1) : (y[0] -= 1);
-    return [x[0], y[0], x[1], y[1]];
-  }
-
-  /** @param {PointerEvent} event @returns {{x: number, y: number}} In the picture's pixels, however it is shown. */
-  toPicture(event) {
+  /** @param {PointerEvent} event @returns {{x: number, y: number}} In the image's pixels, however it is shown. */
+  toImage(event) {
     const bounds = this.layer.getBoundingClientRect();
     return {
       x: ((event.clientX - bounds.x) / bounds.width) * this.size.width,
       y: ((event.clientY - bounds.y) / bounds.height) * this.size.height,
     };
   }
-}
-
-/**
- * Pull at a side or corner of a box.
- *
- * @param {Box} box
- * @param {string} side Such as "n" or "se".
- * @param {number} x
- * @param {number} y
- * @param {number} [least] Smallest side that may come of it; without, the box may turn over.
- * @returns {Box}
- */
-function pull([left, top, right, bottom], side, x, y, least = -Infinity) {
-  return [
-    side.includes("w") ? left + x : left,
-    side.includes("n") ? top + y : top,
-    side.includes("e") ? Math.max(left + least, right + x) : right,
-    side.includes("s") ? Math.max(top + least, bottom + y) : bottom,
-  ];
 }

@@ -19,7 +19,7 @@ export class Stage {
     this.workspace = workspace;
     this.box = box;
     this.state = state;
-    this.viewer = new Viewer(() => this.isDrawing);
+    this.viewer = new Viewer(() => (this.isDrawing ? this.box : null));
     this.panes = byId("panes", HTMLElement);
     this.boxLayer = byId("box-layer", HTMLElement);
     /** @type {{for: string, url: string} | null} */

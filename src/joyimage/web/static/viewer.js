@@ -1,6 +1,7 @@
 /** The picture on the stage: before and after in four ways, zoomed and panned in step. */
 
 import { byId, tell } from "./dom.js";
+import { clamp, clampCenter, fitScale, zoomedAt } from "./geometry.js";
 import { drawDifference } from "./picture.js";
 
 /** @typedef {"before" | "slider" | "sides" | "difference" | "after"} View */
@@ -11,11 +12,25 @@ const ZOOM_STEP = 1.25;
 const PAN_STEP = 0.1;
 const FIRST_SHARE = 0.08;
 const ROOM_FOR_TAG_PX = 90;
+const MARGIN_PX = 16; // grips at the edge of the image can be seen and held
+const OVER_PX = 48; // as far as a zoomed image leaves its pane
+const TRACKPAD_PX = 40; // a mouse's wheel turns in larger steps
+
+/**
+ * @typedef {object} Tool What a drag on the image does beside panning.
+ * @property {(event: PointerEvent) => boolean} begin Returns whether it takes the drag.
+ * @property {(event: PointerEvent) => void} move
+ * @property {() => void} end
+ * @property {() => void} cancel A second finger or Escape: everything is as before.
+ */
 
 export class Viewer {
-  /** @param {() => boolean} isDrawing Whether a drag draws a box, not pans. */
-  constructor(isDrawing) {
-    this.isDrawing = isDrawing;
+  /** @param {() => Tool | null} findTool The tool in use; null where a drag pans. */
+  constructor(findTool) {
+    this.findTool = findTool;
+    /** @type {Tool | null} The tool that has taken the drag. */
+    this.held = null;
+    this.isSpaceHeld = false;
     this.panes = byId("panes", HTMLElement);
     this.before = byId("image-before", HTMLImageElement);
     this.after = byId("image-after", HTMLImageElement);
@@ -24,6 +39,7 @@ export class Viewer {
     this.size = { width: 1, height: 1 };
     this.zoom = 1;
     this.center = { x: 0.5, y: 0.5 };
+    this.share = 50; // of the image's width
     /** @type {Map<number, PointerEvent>} */
     this.pointers = new Map();
     this.setShare(50);
@@ -68,8 +84,9 @@ export class Viewer {
       if (!(pane instanceof HTMLElement) || !(world instanceof HTMLElement) || !pane.clientWidth) continue;
       const scale = this.scaleIn(pane);
       const [width, height] = [this.size.width * scale, this.size.height * scale];
-      this.center.x = clampCenter(this.center.x, pane.clientWidth / width);
-      this.center.y = clampCenter(this.center.y, pane.clientHeight / height);
+      const over = this.zoom > 1 ? OVER_PX : 0;
+      this.center.x = clampCenter(this.center.x, width, pane.clientWidth, over);
+      this.center.y = clampCenter(this.center.y, height, pane.clientHeight, over);
       world.style.width = `${width}px`;
       world.style.height = `${height}px`;
       const left = pane.clientWidth / 2 - this.center.x * width;
@@ -78,6 +95,7 @@ export class Viewer {
       world.classList.toggle("pixels", scale >= 6);
       tell(byId("zoom-value", HTMLElement), `${Math.round(100 * scale)} %`);
     }
+    this.placeHandle();
   }
 
   /** Show the whole picture. */
@@ -95,14 +113,13 @@ export class Viewer {
    */
   zoomBy(factor, place = null) {
     const pane = this.mainPane;
-    const zoom = Math.min(MOST_ZOOM, Math.max(1, this.zoom * factor));
+    const zoom = clamp(this.zoom * factor, 1, MOST_ZOOM);
     if (place) {
       const bounds = this.paneAt(place).getBoundingClientRect();
       const scale = this.scaleIn(pane);
       const away = { x: place.x - bounds.x - bounds.width / 2, y: place.y - bounds.y - bounds.height / 2 };
-      const gain = (1 - this.zoom / zoom) / scale;
-      this.center.x += (away.x * gain) / this.size.width;
-      this.center.y += (away.y * gain) / this.size.height;
+      const shown = { width: this.size.width * scale, height: this.size.height * scale };
+      this.center = zoomedAt({ zoom: this.zoom, center: this.center }, zoom, away, shown).center;
     }
     this.zoom = zoom;
     this.layout();
@@ -116,22 +133,33 @@ export class Viewer {
     this.layout();
   }
 
-  /** Put the slider's edge somewhere. @param {number} percent */
+  /** Put the slider's edge somewhere. @param {number} percent Of the image's width. */
   setShare(percent) {
-    this.share = Math.min(100, Math.max(0, percent));
-    this.panes.style.setProperty("--share", `${this.share}%`);
-    const left = (this.share / 100) * this.panes.clientWidth;
-    this.panes.classList.toggle("mostly-after", left < ROOM_FOR_TAG_PX);
-    this.panes.classList.toggle("mostly-before", this.panes.clientWidth - left < ROOM_FOR_TAG_PX);
+    this.share = clamp(percent, 0, 100);
     this.handle.setAttribute("aria-valuenow", String(Math.round(this.share)));
     this.handle.setAttribute("aria-valuetext", `${Math.round(this.share)} % before, the rest after`);
+    this.placeHandle();
   }
 
-  /** Put the slider near the left edge of the picture: what is new is seen first, and the handle beside it. */
+  /** Show the slider's edge at its place on the image, or at the pane's edge where that place is out of sight. */
+  placeHandle() {
+    const pane = this.panes.clientWidth;
+    const { left, width } = this.shownIn(this.panes);
+    const x = clamp(left + (this.share / 100) * width, 0, pane);
+    this.panes.style.setProperty("--share", `${x}px`);
+    this.panes.classList.toggle("mostly-after", x < ROOM_FOR_TAG_PX);
+    this.panes.classList.toggle("mostly-before", pane - x < ROOM_FOR_TAG_PX);
+  }
+
+  /** Put the slider near the left edge of the image: what is new is seen first, and the handle beside it. */
   revealAfter() {
-    const width = this.panes.clientWidth;
-    const shown = Math.min(width, this.size.width * this.scaleIn(this.panes));
-    this.setShare((100 * ((width - shown) / 2 + FIRST_SHARE * shown)) / Math.max(1, width));
+    this.setShare(100 * FIRST_SHARE);
+  }
+
+  /** @param {HTMLElement} pane @returns {{left: number, width: number}} Where the image is in it, in screen pixels. */
+  shownIn(pane) {
+    const width = this.size.width * this.scaleIn(pane);
+    return { left: pane.clientWidth / 2 - this.center.x * width, width };
   }
 
   /** @returns {HTMLElement} A pane that is shown. */
@@ -148,12 +176,8 @@ export class Viewer {
 
   /** @param {HTMLElement} pane @returns {number} Screen pixels per pixel of the picture. */
   scaleIn(pane) {
-    const fitting = Math.min(
-      pane.clientWidth / this.size.width,
-      pane.clientHeight / this.size.height,
-      MOST_ENLARGED,
-    );
-    return Math.max(fitting, 1e-6) * this.zoom;
+    const room = { width: pane.clientWidth, height: pane.clientHeight };
+    return fitScale(this.size, room, MARGIN_PX, MOST_ENLARGED) * this.zoom;
   }
 
   listen() {
@@ -163,17 +187,21 @@ export class Viewer {
     byId("zoom-fit", HTMLElement).addEventListener("click", () => this.fit());
     this.panes.addEventListener("wheel", (event) => {
       event.preventDefault();
-      this.zoomBy(ZOOM_STEP ** (-event.deltaY / 100), event);
+      this.onWheel(event);
     }, { passive: false });
     this.panes.addEventListener("dblclick", (event) => {
-      if (!this.isDrawing()) this.zoom > 1 ? this.fit() : this.zoomBy(3, event);
+      if (!this.findTool()) this.zoom > 1 ? this.fit() : this.zoomBy(3, event);
     });
+    addEventListener("keydown", (event) => this.onAnyKey(event));
+    addEventListener("keyup", (event) => {
+      if (event.key === " ") this.setSpace(false);
+    });
+    addEventListener("blur", () => this.setSpace(false));
     this.panes.addEventListener("keydown", (event) => this.onKey(event));
     this.panes.addEventListener("pointerdown", (event) => this.onDown(event));
     this.panes.addEventListener("pointermove", (event) => this.onMove(event));
-    for (const end of ["pointerup", "pointercancel"]) {
-      this.panes.addEventListener(end, (event) => this.pointers.delete(/** @type {PointerEvent} */ (event).pointerId));
-    }
+    this.panes.addEventListener("pointerup", (event) => this.onUp(event, true));
+    this.panes.addEventListener("pointercancel", (event) => this.onUp(event, false));
     this.handle.addEventListener("pointerdown", (event) => {
       event.stopPropagation();
       this.handle.setPointerCapture(event.pointerId);
@@ -181,8 +209,8 @@ export class Viewer {
     this.handle.addEventListener("pointermove", (event) => {
       if (!this.handle.hasPointerCapture(event.pointerId)) return;
       event.stopPropagation();
-      const bounds = this.panes.getBoundingClientRect();
-      this.setShare((100 * (event.clientX - bounds.x)) / bounds.width);
+      const { left, width } = this.shownIn(this.panes);
+      this.setShare((100 * (event.clientX - this.panes.getBoundingClientRect().x - left)) / width);
     });
     this.handle.addEventListener("keydown", (event) => {
       const steps = { ArrowLeft: -2, ArrowDown: -2, ArrowRight: 2, ArrowUp: 2, PageDown: -10, PageUp: 10, Home: -100, End: 100 };
@@ -190,7 +218,7 @@ export class Viewer {
       if (!step) return;
       event.preventDefault();
       event.stopPropagation();
-      this.setShare(/** @type {number} */ (this.share) + step);
+      this.setShare(this.share + step);
     });
   }
 
@@ -214,17 +242,65 @@ export class Viewer {
     actions[event.key]();
   }
 
-  /** @param {PointerEvent} event */
-  onDown(event) {
-    if (this.isDrawing() || event.button > 0) return;
-    this.pointers.set(event.pointerId, event);
-    this.panes.setPointerCapture(event.pointerId);
+  /** Escape gives a drag up; Space turns drags into panning, as in any image editor. @param {KeyboardEvent} event */
+  onAnyKey(event) {
+    if (event.key === "Escape" && this.held) {
+      this.held.cancel();
+      this.held = null;
+      event.preventDefault();
+    }
+    const isTyping = event.target instanceof Element && event.target.matches("input, textarea, select, button, summary, a");
+    if (event.key !== " " || isTyping || !this.panes.matches(":hover, :focus-within")) return;
+    event.preventDefault();
+    this.setSpace(true);
   }
 
-  /** One finger or the mouse pans, two fingers zoom and pan. @param {PointerEvent} event */
+  /** @param {boolean} isHeld */
+  setSpace(isHeld) {
+    this.isSpaceHeld = isHeld;
+    this.panes.classList.toggle("panning", isHeld);
+  }
+
+  /** A wheel zooms; a trackpad's two fingers pan, and zoom when they pinch. @param {WheelEvent} event */
+  onWheel(event) {
+    const isTrackpad = event.deltaMode === 0 && (event.deltaX !== 0 || Math.abs(event.deltaY) < TRACKPAD_PX);
+    if (event.ctrlKey || event.metaKey) this.zoomBy(ZOOM_STEP ** (-event.deltaY / (isTrackpad ? 10 : 100)), event);
+    else if (event.shiftKey) this.panBy(-(event.deltaX || event.deltaY), 0);
+    else if (isTrackpad) this.panBy(-event.deltaX, -event.deltaY);
+    else this.zoomBy(ZOOM_STEP ** (-event.deltaY / 100), event);
+  }
+
+  /** @param {PointerEvent} event */
+  onDown(event) {
+    const isMiddle = event.button === 1;
+    if ((event.button > 0 && !isMiddle) || (event.target instanceof HTMLInputElement)) return;
+    if (isMiddle) event.preventDefault(); // no scrolling by the browser
+    this.pointers.set(event.pointerId, event);
+    this.panes.setPointerCapture(event.pointerId);
+    if (this.pointers.size > 1) {
+      // A second finger zooms and pans; what the first one has drawn so far was no drawing.
+      this.held?.cancel();
+      this.held = null;
+    } else if (!isMiddle && !this.isSpaceHeld) {
+      const tool = this.findTool();
+      this.held = tool?.begin(event) ? tool : null;
+    }
+  }
+
+  /** @param {PointerEvent} event @param {boolean} isDone */
+  onUp(event, isDone) {
+    if (!this.pointers.delete(event.pointerId) || !this.held) return;
+    if (isDone) this.held.end();
+    else this.held.cancel();
+    this.held = null;
+  }
+
+  /** One finger or the mouse pans or uses the tool, two fingers zoom and pan. @param {PointerEvent} event */
   onMove(event) {
     const last = this.pointers.get(event.pointerId);
     if (!last) return;
+    this.pointers.set(event.pointerId, event);
+    if (this.held) return this.held.move(event);
     const other = [...this.pointers.values()].find((pointer) => pointer.pointerId !== event.pointerId);
     if (other) {
       const apart = (/** @type {PointerEvent} */ one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
@@ -233,11 +309,5 @@ export class Viewer {
     }
     const share = other ? 0.5 : 1;
     this.panBy(share * (event.clientX - last.clientX), share * (event.clientY - last.clientY));
-    this.pointers.set(event.pointerId, event);
   }
-}
-
-/** Keep a picture that is larger than its pane from leaving it, and a smaller one in the middle. @param {number} center @param {number} shown Share of the picture that fits into the pane. */
-function clampCenter(center, shown) {
-  return shown >= 1 ? 0.5 : Math.min(1 - shown / 2, Math.max(shown / 2, center));
 }
