@@ -150,6 +150,14 @@ class Visitor:
         self.page.mouse.move(x1, y1)
         self.page.mouse.up()
 
+    def touch(self, frames: list[list[tuple[float, float]]]) -> None:
+        """Touch the screen: the first frame puts the fingers down, the others move them."""
+        device = self.page.context.new_cdp_session(self.page)
+        for n, frame in enumerate([*frames, []]):
+            kind = "touchEnd" if not frame else "touchMove" if n else "touchStart"
+            points = [{"x": x, "y": y} for x, y in frame]
+            device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
     def box(self) -> list[int]:
         """The box by its numbers: left, top, width, height."""
         return [int(self.page.input_value(f"#box-{side}")) for side in ("left", "top", "width", "height")]

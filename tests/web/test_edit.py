@@ -216,8 +216,17 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
     assert bounds is not None
     assert whole is not None
     y = bounds["y"] + 40
-    visitor.drag(bounds["x"] + 18, y, whole["x"] + 0.75 * whole["width"], y)
+    image = page.locator("#image-after").bounding_box()
+    assert image is not None
+    visitor.drag(bounds["x"] + 18, y, image["x"] + 0.75 * image["width"], y)
     assert handle.get_attribute("aria-valuenow") == "75"
+    page.set_viewport_size({"width": 1100, "height": 620})  # the edge stays at its place on the image
+    image, bounds = page.locator("#image-after").bounding_box(), handle.bounding_box()
+    assert image is not None
+    assert bounds is not None
+    assert bounds["x"] + 18 == pytest.approx(image["x"] + 0.75 * image["width"], abs=1)
+    whole = page.locator("#panes").bounding_box()
+    assert whole is not None
 
     visitor.choose_view("difference")
     expect(page.locator("#picture-name")).to_have_text(re.compile(r"^[\d.]+ % of the pixels differ$"))

@@ -346,3 +346,49 @@ def test_page_when_it_follows_an_edit_then_it_adds_under_3_percent(
         _say(f"{name} of {PAIRS}: {both}: {shares[name]:+.1%}")
     record_property("overhead", shares["median"])
     assert min(shares.values()) < 0.03  # what else a busy machine does disturbs medians
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (683, 384), (950, 620)])
+def test_page_when_low_then_image_button_and_controls_are_beside_each_other(
+    visit: Callable[..., Visitor], width: int, height: int
+) -> None:
+    visitor = visit(viewport={"width": width, "height": height})
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+
+    canvas, run = visitor.see("#canvas").bounding_box(), visitor.see("#run").bounding_box()
+    assert canvas is not None
+    assert run is not None
+    assert canvas["height"] > 0.5 * height
+    assert run["x"] + run["width"] <= canvas["x"]
+    assert run["y"] + run["height"] <= height
+    assert _find_overflow(visitor.page) == []
+
+
+def test_mode_when_changed_then_its_controls_are_seen_from_the_top(visit: Callable[..., Visitor]) -> None:
+    visitor = visit(viewport={"width": 1366, "height": 600})
+    visitor.choose_example("turntable")
+    panel = visitor.page.locator("#panel")
+    expect(panel).to_have_class("panel more-below")  # a cue that there is more
+    visitor.set("seed", 3)
+    panel.evaluate("(panel) => panel.scrollTo(0, 9999)")
+    expect(panel).to_have_class("panel")
+
+    visitor.choose_mode("move")
+
+    assert panel.evaluate("(panel) => panel.scrollTop") == 0
+
+
+def test_choices_when_colors_are_forced_then_the_chosen_one_has_a_border(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(forced_colors="active")
+    borders = visitor.page.evaluate(
+        """() => [...document.querySelectorAll("#modes label")].map((label) =>
+            [label.querySelector("input").checked, getComputedStyle(label).borderTopColor])"""
+    )
+
+    assert len({color for is_checked, color in borders if not is_checked}) == 1
+    assert {color for is_checked, color in borders if is_checked}.isdisjoint(
+        {color for is_checked, color in borders if not is_checked}
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View
 from tests.web.parts import EXAMPLES
@@ -70,10 +71,11 @@ def test_box_when_dragged_resized_and_nudged_then_numbers_follow_in_the_pictures
     visitor.page.keyboard.press("Shift+ArrowDown")
     assert visitor.box() == [left + 8, top - 1, width, height + 8]
 
-    visitor.page.fill("#box-left", "700")  # as much of it as the picture has room for
+    size = visitor.box()[2:]
+    visitor.page.fill("#box-left", "700")
     visitor.page.locator("#box-left").blur()
-    assert visitor.box()[0] == 700
-    assert visitor.box()[2] == 68
+    assert visitor.box()[0] == 768 - size[0]  # shifted, not cut
+    assert visitor.box()[2:] == size
     visitor.page.locator(".box").focus()
     visitor.page.keyboard.press("Delete")
     assert visitor.see("#box-add")
@@ -109,21 +111,112 @@ def test_box_when_zoomed_and_name_beside_it_edited_then_still_exact_and_in_the_w
     assert visitor.page.input_value("#prompt-sent") == ObjectMove("purple circle", None).prompt
 
 
+def test_box_when_typed_before_there_is_one_then_the_numbers_stay(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    page.fill("#object", "black heart")
+
+    page.locator("#box-left").focus()
+    page.keyboard.type("60")
+    page.keyboard.press("Tab")
+    page.keyboard.type("480")
+    page.keyboard.press("Tab")
+    assert [page.input_value(f"#box-{side}") for side in ("left", "top", "width")] == ["60", "480", ""]
+    page.click("#run")
+    expect(page.locator("#run-problem")).to_have_text("Type the width of the box, or draw the box.")
+    expect(page.locator("#box-width")).to_be_focused()
+    page.keyboard.type("240")
+    page.keyboard.press("Tab")
+    page.keyboard.type("500")
+    page.keyboard.press("Tab")
+
+    assert visitor.box() == [60, 268, 240, 500]  # shifted up to where the image has room for it
+    page.locator(".box").focus()
+    page.keyboard.press("Delete")
+    assert page.input_value("#box-left") == ""
+    expect(page.locator("#box-add")).to_be_focused()
+
+
+def test_box_when_a_slip_escape_or_second_finger_comes_then_it_is_what_it_was(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.draw(0.2, 0.2, 0.5, 0.5)
+    box = visitor.box()
+
+    x, y = visitor.place(0.7, 0.7)
+    visitor.drag(x, y, x + 6, y + 3)
+    assert visitor.box() == box
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 60)
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    assert visitor.box() == box
+
+    zoom = page.locator("#zoom-value").text_content()
+    visitor.touch([[(x, y), (x - 20, y)], [(x + 30, y), (x - 50, y)], [(x + 60, y), (x - 80, y)]])
+    assert visitor.box() == box
+    assert page.locator("#zoom-value").text_content() != zoom
+    page.click("#zoom-fit")
+    (x, y), (_, below) = visitor.place(0.8, 0.3), visitor.place(0.8, 0.6)
+    visitor.touch([[(x, y)], [(x, (y + below) / 2)], [(x, below)]])
+    assert visitor.box() == box
+    page.click("#box-redraw")  # which brings the image into sight
+    (x, y), (_, below) = visitor.place(0.8, 0.3), visitor.place(0.8, 0.6)
+    visitor.touch([[(x, y)], [(x - 40, (y + below) / 2)], [(x - 80, below)]])
+    assert visitor.box() != box
+
+
+def test_image_when_zoomed_with_a_box_on_it_then_space_middle_button_and_trackpad_pan(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.draw(0.4, 0.4, 0.6, 0.6)
+    box = visitor.box()
+    for _ in range(6):
+        page.click("#zoom-in")
+    seen = [visitor.place(0, 0)]
+    bounds = page.locator("#panes").bounding_box()
+    assert bounds is not None
+    x, y = bounds["x"] + 60, bounds["y"] + 60
+
+    page.mouse.move(x, y)
+    page.keyboard.down("Space")
+    visitor.drag(x, y, x + 30, y + 20)
+    page.keyboard.up("Space")
+    seen.append(visitor.place(0, 0))
+    assert seen[1] == pytest.approx((seen[0][0] + 30, seen[0][1] + 20), abs=1)
+    page.mouse.move(x, y)
+    page.mouse.down(button="middle")
+    page.mouse.move(x + 25, y)
+    page.mouse.up(button="middle")
+    seen.append(visitor.place(0, 0))
+    assert seen[2] == pytest.approx((seen[1][0] + 25, seen[1][1]), abs=1)
+    page.mouse.wheel(15, 10)
+    page.wait_for_function(
+        "(x) => Math.abs(document.querySelector('#box-layer').getBoundingClientRect().x - x) < 1",
+        arg=seen[2][0] - 15,
+    )
+
+    assert visitor.box() == box
+
+
 def test_move_when_drawn_with_a_finger_on_a_phone_then_box_is_there(visit: Callable[..., Visitor]) -> None:
     visitor = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     visitor.choose_example("shapes")
     visitor.choose_mode("move")
     (x0, y0), (x1, y1) = visitor.place(0.2, 0.2), visitor.place(0.6, 0.6)
-    device = visitor.page.context.new_cdp_session(visitor.page)
 
-    for kind, points in (
-        ("touchStart", [(x0, y0)]),
-        ("touchMove", [((x0 + x1) / 2, (y0 + y1) / 2)]),
-        ("touchMove", [(x1, y1)]),
-        ("touchEnd", []),
-    ):
-        touches = [{"x": x, "y": y} for x, y in points]
-        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+    visitor.touch([[(x0, y0)], [((x0 + x1) / 2, (y0 + y1) / 2)], [(x1, y1)]])
 
     assert visitor.box() == pytest.approx([154, 154, 307, 307], abs=4)
 
@@ -195,6 +288,36 @@ def test_camera_when_free_or_mixed_or_nothing_then_advice(visit: Callable[..., V
     visitor.page.select_option("#zoom", "unchanged")
     visitor.page.fill("#yaw", "0")
     assert "leaves the camera where it is" in (advice.text_content() or "")
+
+
+def test_camera_when_angles_are_typed_then_kept_to_the_trained_ones_or_a_sentence(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("turntable")
+    problem = page.locator("#run-problem")
+
+    page.fill("#yaw", "400")
+    page.locator("#pitch").focus()
+    assert page.input_value("#yaw") == "45"
+    page.uncheck("#snap")
+    page.fill("#yaw", "400")
+    page.fill("#pitch", "7")
+    page.click("#run")
+    expect(problem).to_have_text("Yaw has to be a number from -360 to 360 degrees.")
+    expect(page.locator("#yaw")).to_be_focused()
+    page.fill("#yaw", "")
+    page.click("#run")
+    expect(problem).to_have_text("Yaw has to be a number from -360 to 360 degrees.")
+    page.fill("#yaw", "22.5")
+    page.locator("#pitch").focus()
+    assert page.input_value("#yaw") == "23"  # what is sent is what is seen
+    page.fill("#yaw", "0")
+    page.fill("#pitch", "0")
+    page.click("#run")
+    expect(problem).to_contain_text("leaves the camera where it is")
+    expect(page.locator("#progress")).to_be_hidden()
 
 
 def test_wireframe_when_the_camera_moves_then_it_shows_what_will_be_seen(

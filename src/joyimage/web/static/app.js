@@ -6,6 +6,7 @@ import { BoxEditor } from "./box.js";
 import { Compass } from "./compass.js";
 import { byId, choose, chosen, tell } from "./dom.js";
 import { askForFile, listenToFiles } from "./files.js";
+import { fromNumbers } from "./geometry.js";
 import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
 import { Jobs } from "./jobs.js";
 import { askForKey } from "./key.js";
@@ -23,6 +24,7 @@ import { Workspace } from "./workspace.js";
 /** @import { Example } from "./ideas.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
 
+const BOX_SIDES = /** @type {const} */ (["left", "top", "width", "height"]);
 const READY_EVERY_MS = 10_000;
 const WAITING_EVERY_MS = 1500;
 const RUN_LABELS = {
@@ -40,6 +42,7 @@ class App {
     this.model = null;
     /** @type {Schemas | null} */
     this.schemas = null;
+    this.boxWritten = "null"; // the box that the number fields show
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
     this.workspace = new Workspace(() => this.readForm());
@@ -233,24 +236,35 @@ class App {
   }
 
   renderBoxNumbers() {
-    const [left, top, right, bottom] = this.box.box ?? [];
-    const values = this.box.box ? [left, top, Number(right) - Number(left), Number(bottom) - Number(top)] : ["", "", "", ""];
-    ["left", "top", "width", "height"].forEach((side, n) => {
-      byId(`box-${side}`, HTMLInputElement).value = String(values[n]);
-    });
+    const { box } = this.box;
+    // Numbers that are not a box yet stay as they were typed; they go with a box that is removed.
+    if (String(box) !== this.boxWritten && (box || this.boxWritten !== "null")) {
+      const values = box ? [box[0], box[1], box[2] - box[0], box[3] - box[1]] : ["", "", "", ""];
+      BOX_SIDES.forEach((side, n) => (byId(`box-${side}`, HTMLInputElement).value = String(values[n])));
+      this.boxWritten = String(box);
+    }
     tell(byId("box-advice", HTMLElement), this.box.advice);
     byId("box-add", HTMLElement).hidden = this.box.box !== null;
+    byId("box-redraw", HTMLElement).hidden = this.box.box === null || !this.stage.isDrawing;
     byId("box-show", HTMLElement).hidden = this.box.box === null || this.stage.isDrawing || this.mode !== "move";
   }
 
+  /** Take a box that is typed; what is typed is left alone until the field is left. */
   onBoxNumbers() {
-    const values = ["left", "top", "width", "height"].map((side) => byId(`box-${side}`, HTMLInputElement).value);
-    if (values.some((value) => value === "")) return;
-    const [left, top, width, height] = values.map(Number);
-    this.box.set([left, top, left + width, top + height]);
+    const texts = BOX_SIDES.map((side) => byId(`box-${side}`, HTMLInputElement).value);
+    const box = fromNumbers(texts, this.box.size);
+    if (!box) return this.workspace.keepSoon();
+    this.box.set(box);
+    this.boxWritten = String(box);
     tell(byId("box-advice", HTMLElement), this.box.advice);
     this.showSource();
     this.workspace.keepSoon();
+  }
+
+  /** Show the box that typed numbers have become: it is shifted into the image. */
+  onBoxNumbersDone() {
+    if (this.box.box) this.boxWritten = "";
+    this.renderBoxNumbers();
   }
 
   onMode() {
@@ -288,8 +302,14 @@ class App {
     if (this.mode === "edit" && !byId("prompt-edit", HTMLTextAreaElement).value.trim()) return problem("Say what should change.", "prompt-edit");
     if (this.mode === "generate" && !byId("prompt-generate", HTMLTextAreaElement).value.trim()) return problem("Say what it should show.", "prompt-generate");
     if (["move", "rotate"].includes(this.mode) && !byId("object", HTMLInputElement).value.trim()) return problem("Name the object.", "object");
-    if (this.mode === "move" && !this.box.box) return problem("Draw a box where the object should go.", "box-add");
+    if (this.mode === "move" && !this.box.box) {
+      const values = BOX_SIDES.map((side) => byId(`box-${side}`, HTMLInputElement).value);
+      const wrong = BOX_SIDES.find((_, n) => values[n] === "" || (n > 1 && Number(values[n]) < 1));
+      if (wrong && values.some(Boolean)) return problem(`Type the ${wrong} of the box, or draw the box.`, `box-${wrong}`);
+      return problem("Draw a box where the object should go.", "box-add");
+    }
     if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return problem(this.prompt.problem, "prompt-sent");
+    if (this.mode === "camera" && this.orbit.problem) return this.orbit.problem;
     const setting = this.mode === "describe" ? null : this.settings.problem;
     return setting && { sentence: setting.sentence, focus: setting.input };
   }
@@ -482,23 +502,36 @@ class App {
     adviseOnFreeWords();
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
+      byId("panel", HTMLElement).scrollTop = 0;
       if (this.mode === "move") this.showSource();
     });
     byId("views", HTMLElement).addEventListener("change", () => this.render());
     byId("object", HTMLInputElement).addEventListener("input", () => this.setObject(byId("object", HTMLInputElement).value));
-    for (const side of ["left", "top", "width", "height"]) {
+    for (const side of BOX_SIDES) {
       byId(`box-${side}`, HTMLElement).addEventListener("input", () => this.onBoxNumbers());
-      byId(`box-${side}`, HTMLElement).addEventListener("change", () => this.renderBoxNumbers());
+      byId(`box-${side}`, HTMLElement).addEventListener("change", () => this.onBoxNumbersDone());
     }
     byId("box-add", HTMLElement).addEventListener("click", () => {
       if (!this.workspace.source && !this.workspace.result) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
       this.showSource();
       this.box.add();
     });
+    byId("box-redraw", HTMLElement).addEventListener("click", () => {
+      this.showSource();
+      this.box.arm();
+      this.stage.reveal();
+    });
     byId("box-show", HTMLElement).addEventListener("click", () => {
       this.showSource();
       this.box.frame.focus();
     });
+    const cue = () => {
+      const { scrollTop, clientHeight, scrollHeight } = byId("panel", HTMLElement);
+      byId("panel", HTMLElement).classList.toggle("more-below", scrollTop + clientHeight < scrollHeight - 4);
+    };
+    byId("panel", HTMLElement).addEventListener("scroll", cue, { passive: true });
+    const resized = new ResizeObserver(cue);
+    for (const part of [byId("panel", HTMLElement), ...byId("panel", HTMLElement).children]) resized.observe(part);
     byId("panel", HTMLFormElement).addEventListener("input", () => this.workspace.keepSoon());
     byId("panel", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();

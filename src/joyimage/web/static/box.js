@@ -99,7 +99,7 @@ export class BoxEditor {
   render() {
     const { box } = this;
     this.frame.hidden = !box;
-    this.cue.hidden = Boolean(box) && !this.isArmed;
+    this.cue.hidden = this.layer.hidden || (Boolean(box) && !this.isArmed);
     // Where there is a box, a finger elsewhere scrolls the page or pans; only a new box needs the whole layer.
     this.layer.classList.toggle("takes-touch", !box || this.isArmed);
     if (!box) return;

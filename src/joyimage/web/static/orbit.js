@@ -22,7 +22,7 @@ export class Orbit {
     this.pitch = byId("pitch", HTMLInputElement);
     this.zoom = byId("zoom", HTMLSelectElement);
     this.snap = byId("snap", HTMLInputElement);
-    this.sphere = make("div", { class: "sphere", tabindex: "0", role: "group", "aria-describedby": "orbit-hint" });
+    this.sphere = make("div", { class: "sphere", tabindex: "0", role: "application", "aria-roledescription": "orbit", "aria-describedby": "orbit-hint" });
     this.overview = makeSvg("svg", { viewBox: "-0.86 -0.72 1.72 1.44", class: "wire", "aria-hidden": "true" });
     this.sphere.append(this.overview);
     this.now = makeSvg("svg", { viewBox: "-0.66 -0.5 1.32 1", class: "wire", "aria-hidden": "true" });
@@ -40,6 +40,9 @@ export class Orbit {
         changed();
       });
     }
+    for (const input of [this.yaw, this.pitch]) {
+      input.addEventListener("change", () => this.onTyped());
+    }
     this.snap.addEventListener("change", () => {
       if (this.snap.checked) this.turnTo(this.angles[0], this.angles[1]);
     });
@@ -53,18 +56,37 @@ export class Orbit {
     return [Number(this.yaw.value) || 0, Number(this.pitch.value) || 0];
   }
 
+  /** @returns {{sentence: string, focus: HTMLElement} | null} What keeps the camera move from being run. */
+  get problem() {
+    for (const [input, name] of /** @type {[HTMLInputElement, string][]} */ ([[this.yaw, "Yaw"], [this.pitch, "Pitch"]])) {
+      const value = Number(input.value);
+      if (input.value !== "" && value >= Number(input.min) && value <= Number(input.max)) continue;
+      return { sentence: `${name} has to be a number from ${input.min} to ${input.max} degrees.`, focus: input };
+    }
+    const [yaw, pitch] = this.angles;
+    if (yaw !== 0 || pitch !== 0 || this.zoom.value !== "unchanged") return null;
+    return { sentence: "This leaves the camera where it is. Turn it, or choose a zoom.", focus: this.yaw };
+  }
+
+  /** Bring typed angles to those that were trained, where these are kept to, else to whole degrees. */
+  onTyped() {
+    if (this.yaw.value === "" || this.pitch.value === "") return;
+    if (this.snap.checked || this.angles.some((angle) => !Number.isInteger(angle))) this.turnTo(...this.angles);
+  }
+
   /** Set everything, without calling `changed`. @param {number} yaw @param {number} pitch @param {string} zoom */
   set(yaw, pitch, zoom) {
     this.yaw.value = String(yaw);
     this.pitch.value = String(pitch);
     this.zoom.value = zoom;
+    if (!isTrained(yaw, pitch)) this.snap.checked = false;
     this.render();
   }
 
   /** @param {number} yaw @param {number} pitch */
   turnTo(yaw, pitch) {
     const around = ((((yaw + 180) % 360) + 360) % 360) - 180;
-    const raised = Math.min(90, Math.max(-90, pitch));
+    const raised = Math.min(89, Math.max(-89, pitch));
     const [near, other] = this.snap.checked
       ? [nearest(around, [-180, ...TRAINED_YAWS]), nearest(raised, TRAINED_PITCHES)]
       : [Math.round(around), Math.round(raised)];

@@ -61,7 +61,7 @@ export class Result {
     const words = { done: "Checked", failed: "Look closely", "not judged": "Measured" };
     const checked = check ? `${words[verdict]}: ${check.summary}` : "";
     const took = job.started_at && job.finished_at ? `${(job.finished_at - job.started_at).toFixed(1)} s` : "";
-    const facts = [`${job.width} × ${job.height}`, `seed ${(job.seed ?? 0) + selected}`, `${job.steps} steps`, took];
+    const facts = [`${job.width} × ${job.height}`, `seed ${(job.seed ?? 0) + selected}`, `${job.steps} ${job.steps === 1 ? "step" : "steps"}`, took];
     if (job.memory) facts.push(`made with ${job.memory}, as memory ran out`);
     place.replaceChildren(
       ...(checked ? [make("strong", {}, checked)] : []),

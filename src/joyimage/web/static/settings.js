@@ -156,7 +156,7 @@ export class Settings {
   summarize() {
     const parts = [
       Number(this.n.value) > 1 ? `${this.n.value} results` : "",
-      this.steps.value ? `${this.steps.value} steps` : "",
+      this.steps.value ? `${this.steps.value} ${this.steps.value === "1" ? "step" : "steps"}` : "",
       this.seed.value ? `seed ${this.seed.value}` : "random seed",
     ];
     tell(byId("settings-summary", HTMLElement), parts.filter(Boolean).join(" · "));

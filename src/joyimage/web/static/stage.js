@@ -41,6 +41,7 @@ export class Stage {
     this.panes.hidden = false;
     byId("drop", HTMLElement).hidden = true;
     this.boxLayer.hidden = true;
+    this.box.render();
     this.panes.classList.add("forming");
     this.viewer.setView("after");
     const image = new Image();
@@ -96,6 +97,7 @@ export class Stage {
     const drawnOn = isSource ? source : source ? null : result;
     this.boxLayer.hidden = !(drawnOn && this.state.mode() === "move");
     if (drawnOn) this.box.setSize(drawnOn);
+    this.box.render();
     if (isSource && source) this.showAlone(source, source.name);
     else if (canCompare && source && result) void this.compare(source, result);
     else if (result && results) this.showAlone(result, "The result");

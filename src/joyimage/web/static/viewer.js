@@ -31,6 +31,7 @@ export class Viewer {
     /** @type {Tool | null} The tool that has taken the drag. */
     this.held = null;
     this.isSpaceHeld = false;
+    this.isByKeys = false; // whether the focus was moved with Tab since the last click
     this.panes = byId("panes", HTMLElement);
     this.before = byId("image-before", HTMLImageElement);
     this.after = byId("image-after", HTMLImageElement);
@@ -79,6 +80,10 @@ export class Viewer {
   /** Lay everything out again: the window, the zoom or the view has changed. */
   layout() {
     this.panes.classList.toggle("zoomed", this.zoom > 1);
+    const [across, down] = [[0.5, 1], [1, 0.5]].map(([width, height]) =>
+      fitScale(this.size, { width: width * this.panes.clientWidth, height: height * this.panes.clientHeight }, MARGIN_PX, MOST_ENLARGED),
+    );
+    this.panes.classList.toggle("stacked", down > across);
     for (const pane of this.panes.querySelectorAll(".pane")) {
       const world = pane.querySelector(".world");
       if (!(pane instanceof HTMLElement) || !(world instanceof HTMLElement) || !pane.clientWidth) continue;
@@ -170,7 +175,8 @@ export class Viewer {
   /** @param {{x: number, y: number}} place */
   paneAt(place) {
     const first = byId("pane-before", HTMLElement);
-    const isFirst = this.panes.dataset.view === "sides" && place.x < first.getBoundingClientRect().right;
+    const bounds = first.getBoundingClientRect();
+    const isFirst = this.panes.dataset.view === "sides" && place.x < bounds.right && place.y < bounds.bottom;
     return isFirst ? first : this.mainPane;
   }
 
@@ -193,8 +199,11 @@ export class Viewer {
       if (!this.findTool()) this.zoom > 1 ? this.fit() : this.zoomBy(3, event);
     });
     addEventListener("keydown", (event) => this.onAnyKey(event));
+    addEventListener("pointerdown", () => (this.isByKeys = false), { capture: true });
     addEventListener("keyup", (event) => {
-      if (event.key === " ") this.setSpace(false);
+      if (event.key !== " " || !this.isSpaceHeld) return;
+      event.preventDefault(); // a button that was clicked last would be pressed
+      this.setSpace(false);
     });
     addEventListener("blur", () => this.setSpace(false));
     this.panes.addEventListener("keydown", (event) => this.onKey(event));
@@ -249,8 +258,10 @@ export class Viewer {
       this.held = null;
       event.preventDefault();
     }
-    const isTyping = event.target instanceof Element && event.target.matches("input, textarea, select, button, summary, a");
-    if (event.key !== " " || isTyping || !this.panes.matches(":hover, :focus-within")) return;
+    if (event.key === "Tab") this.isByKeys = true;
+    // Space presses a button for those who came to it with Tab; a button that was clicked last is none of them.
+    const isOwn = event.target instanceof Element && event.target.matches("input, textarea, select") || (this.isByKeys && event.target !== this.panes);
+    if (event.key !== " " || isOwn || !this.panes.matches(":hover, :focus-within")) return;
     event.preventDefault();
     this.setSpace(true);
   }
