@@ -356,11 +356,11 @@ def test_page_when_low_then_image_button_and_controls_are_beside_each_other(
     visitor.choose_example("shapes")
     visitor.choose_mode("move")
 
-    canvas, run = visitor.see("#canvas").bounding_box(), visitor.see("#run").bounding_box()
-    assert canvas is not None
+    image, run = visitor.see("#panes").bounding_box(), visitor.see("#run").bounding_box()
+    assert image is not None
     assert run is not None
-    assert canvas["height"] > 0.5 * height
-    assert run["x"] + run["width"] <= canvas["x"]
+    assert image["height"] > 0.5 * height
+    assert run["x"] + run["width"] <= image["x"]
     assert run["y"] + run["height"] <= height
     assert _find_overflow(visitor.page) == []
 
