@@ -1,11 +1,16 @@
-"""Tell what a single file of weights is, from its first bytes, so that a message can name it."""
+"""Tell what a single file of weights is, from its first bytes and names, so that a message can name it."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
+
+from joyimage.errors import CheckpointError
+from joyimage.model.checkpoint.gguf import read_gguf_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec"
@@ -14,6 +19,19 @@ SCALE_NAMES = (".weight_scale", ".scale_weight", ".scale_input", ".input_scale",
 """How the names of the extra tensors in scaled fp8 files end."""
 
 _QUANTIZED_TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "I8": "int8", "U8": "8-bit"}
+
+_LORA_KEY = re.compile(r"\.(lora_[ABab]|lora_(up|down)|lokr_w\d|hada_w\d_[ab]|alpha)(\.|$)|\.diff(_b)?$")
+_LLAMA_KEY = re.compile(r"^(blk\.\d+\.|token_embd\.)")
+_LLAMA_VISION_KEY = re.compile(r"^(v\.blk\.\d+\.|v\.patch_embd|mm\.\d+\.)")
+_LANGUAGE_KEY = re.compile(r"(^|\.)layers\.\d+\.self_attn\.q_proj\.")
+
+TEXT_ENCODER_HEAD = "visual.deepstack_merger_list.0.norm.weight"
+"""How the name ends that only a Qwen3-VL with its vision tower has."""
+
+TEXT_ENCODER_KEY = re.compile(
+    r"^(?:\w+\.)*?(?:model\.)?(?P<head>visual|language_model|layers|embed_tokens|norm|lm_head)\.(?P<rest>.+)$"
+)
+"""A name of the text encoder: any prefix, the name of a half or of a part of the language half, and the rest."""
 
 
 def describe_file(path: Path) -> str:
@@ -40,6 +58,86 @@ def describe_file(path: Path) -> str:
         if dtype in types:
             return f"a safetensors file with {name} weights"
     return "a single safetensors file"
+
+
+def part_of(names: Iterable[str]) -> str | None:
+    """Return the part of the model that weights belong to, or None if they are of another model.
+
+    Args:
+        names: Names of the weights, in any layout.
+
+    Returns:
+        "transformer", "text_encoder", "vae" or None.
+    """
+    names = list(names)
+    ends = tuple(f".{name}" for name in names)
+    if any(re.search(r"(^|\.)double_blocks\.\d+\.(attn\.)?img_attn_qkv\.", name) for name in names):
+        return "transformer"
+    if any(name.endswith(f".{TEXT_ENCODER_HEAD}") for name in ends):
+        return "text_encoder"
+    if any(name.endswith((".encoder.conv1.weight", ".encoder.conv_in.weight")) for name in ends):
+        return "vae"
+    return None
+
+
+def describe_contents(names: Iterable[str], gguf: Mapping[str, Any] | None = None) -> str | None:
+    """Return what a file holds that is no part of the model, with advice, or None for anything else.
+
+    Args:
+        names: Names of the file's tensors.
+        gguf: Settings of a GGUF file; None for other files.
+    """
+    names = list(names)
+    if any(_LORA_KEY.search(name) for name in names):
+        return "a LoRA adapter, not a part of the model. Give it with `--lora`."
+    if gguf is not None:
+        architecture = gguf.get("general.architecture", "")
+        model = "Qwen3-VL" if str(architecture).startswith("qwen3vl") else f"{architecture!r}"
+        if any(_LLAMA_VISION_KEY.match(name) for name in names):
+            return (
+                f"the vision tower (mmproj) of a GGUF of {model}, as llama.cpp uses it. Use a file that holds the"
+                " whole text encoder, such as qwen3vl_8b_joyimage_edit_bf16.safetensors."
+            )
+        if any(_LLAMA_KEY.match(name) for name in names):
+            return (
+                f"a GGUF of {model} without its vision tower, as llama.cpp uses it. Use a file that holds the"
+                " whole text encoder, such as qwen3vl_8b_joyimage_edit_bf16.safetensors."
+            )
+    if part_of(names) is None and any(_LANGUAGE_KEY.search(name) for name in names):
+        return (
+            "a language model without the vision tower of Qwen3-VL. Use a file that holds the whole text encoder,"
+            " such as qwen3vl_8b_joyimage_edit_bf16.safetensors."
+        )
+    return None
+
+
+def part_of_file(path: Path) -> str:
+    """Return the part of the model that a file holds.
+
+    Args:
+        path: A safetensors or GGUF file.
+
+    Returns:
+        "transformer", "text_encoder" or "vae".
+
+    Raises:
+        CheckpointError: The file is something else; the message says what.
+    """
+    kind = describe_file(path)
+    if "GGUF" in kind:
+        table = read_gguf_table(path)
+        names, settings = list(table.entries), table.metadata
+    else:
+        names, settings = [name for name in _read_header(path) or () if name != "__metadata__"], None
+    if not names:
+        raise CheckpointError(describe_as_model(path))
+    foreign = describe_contents(names, settings)
+    part = part_of(names)
+    if foreign is None and part is None:
+        foreign = f"of another model (it has `{names[0]}`). Expected a part of JoyAI-Image-Edit."
+    if foreign is not None or part is None:
+        raise CheckpointError(f"{path} is {foreign}")
+    return part
 
 
 def describe_as_model(path: Path) -> str:

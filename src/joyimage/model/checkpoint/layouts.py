@@ -25,6 +25,7 @@ _PREFIXES = (
     "_fsdp_wrapped_module.",
     "model.diffusion_model.",
     "diffusion_model.",
+    "transformer.",
     "model.",
 )
 

@@ -1,0 +1,1 @@
+"""How weight files store the values of a matrix, one module per family of formats."""
