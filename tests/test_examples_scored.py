@@ -130,6 +130,21 @@ def test_commands_of_the_examples_when_run_then_each_made_what_it_says(
     assert len(scorer.scored) >= len(NAMES) + 5  # and the rows of the batch
 
 
+def test_examples_of_the_help_when_run_then_each_made_what_it_says(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    from joyimage.cli.catalog import COMMANDS
+
+    (tmp_path / "images").mkdir()
+    write_examples(tmp_path)
+    (tmp_path / "shapes.png").rename(tmp_path / "images" / "shapes.png")
+    lines = [line for entry in COMMANDS if entry.name in EDITING_COMMANDS for line in entry.examples]
+
+    scorer = run_page("```sh\n" + "\n".join(lines) + "\n```\n", tmp_path, request)
+
+    assert len(scorer.scored) >= len(lines)
+
+
 @pytest.mark.parametrize(
     ("code", "fault"),
     [

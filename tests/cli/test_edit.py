@@ -217,7 +217,7 @@ def make_bad_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        ("missing.png", ["missing.png", "No such file"]),
+        ("missing.png", ["missing.png", "no such file"]),
         ("broken.png", ["broken.png"]),
         ("text.jpg", ["text.jpg", "not an image file"]),
         ("cut.jpg", ["cut.jpg", "damaged"]),

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,6 +151,10 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["generate", "", "-o", "out.png"], "PROMPT"),
         (["batch", ".", "x", "-o", "."], "Name another"),
         (["batch", ".", "x", "-o", "out", "--no-metadata"], "--no-metadata"),
+        (["edit", "IN", "x", "-o", "out.png", "--num", "2", "--seed", str(2**53 - 1)], "`--seed` is"),
+        (["edit", "IN", "x", "-o", "out.png", "--region", "IN", "--size", "nope"], "--size"),
+        (["edit", "IN", "x", "-o", "out.png", "--server", "http://127.0.0.1:1"], "cannot be reached"),
+        (["edit", "IN", "x", "-o", "out.png", "--rewrite", "http://127.0.0.1:1/v1"], "can't be reached"),
     ],
 )
 def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loaded(
@@ -175,6 +180,50 @@ def test_warning_when_off_the_trained_grid_then_one_plain_line_once(
     assert outcome.err.count("off the trained grid") == 1
     assert [line for line in outcome.err.splitlines() if line.startswith("Warning: Yaw 44")]
     assert ".py" not in outcome.err
+
+
+@pytest.mark.parametrize("words", [("edit", "IN", PROMPT), ("camera", "IN", "--zoom", "in")])
+def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_source_only_with_debug(
+    joyimage: Joyimage,
+    picture_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    from joyimage.pipeline.edit import JoyImageEditPipeline
+
+    plain_call = JoyImageEditPipeline.__call__
+
+    def call(*arguments: object, **settings: object) -> object:
+        for _ in range(3):
+            warnings.warn("something odd\nin two lines", UserWarning, stacklevel=1)
+        return plain_call(*arguments, **settings)
+
+    monkeypatch.setattr(JoyImageEditPipeline, "__call__", call)
+    names = [str(picture_path) if word == "IN" else word for word in words]
+
+    outcome = joyimage(*names, "-o", tmp_path / "out.png", *FAST)
+    again = joyimage(*names, "-o", tmp_path / "out.png", *FAST)
+
+    for one in (outcome, again):
+        assert one.code == 0
+        assert one.err.splitlines().count("Warning: something odd in two lines") == 1
+        assert ".py" not in one.err
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ("96x96", "96x96 pixels in"),
+        ("2000x1000", "128x64 pixels (the trained size nearest to 2000x1000) in"),
+    ],
+)
+def test_report_when_a_size_is_requested_then_says_which_one_was_used(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, size: str, words: str
+) -> None:
+    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--size", size)
+
+    assert words in outcome.err
 
 
 def test_report_when_restored_then_the_size_of_the_file_and_that_of_the_edit(
@@ -350,3 +399,35 @@ def test_batch_when_several_images_are_asked_for_then_numbered_and_done_only_whe
     assert {path.name for path in (tmp_path / "out").glob("a*")} == {"a-1.png", "a-2.png"}
     assert "1 made, 0 already there" in again.err
     assert "0 made, 1 already there" in third.err
+
+
+def test_edit_when_the_mask_or_the_aspect_ratio_does_not_fit_then_one_line_before_the_model_is_loaded(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (50, 40)).save(tmp_path / "small.png")
+    (tmp_path / "notes.png").write_text("no image")
+    Image.new("RGB", (600, 2)).save(tmp_path / "strip.png")
+
+    for image, options, words in (
+        (picture_path, ("--region", tmp_path / "small.png"), "50x40 pixels; expected 96x96"),
+        (picture_path, ("--region", tmp_path / "notes.png"), "is not an image file"),
+        (tmp_path / "strip.png", ("--fit", "exact"), "600x2"),
+    ):
+        outcome = joyimage("edit", image, PROMPT, "-o", tmp_path / "out.png", *FAST, *options)
+
+        assert outcome.code == 2
+        assert words in outcome.err
+        assert outcome.err.count("\n") == 1
+
+
+def test_batch_when_the_seed_of_a_row_leaves_none_for_its_last_image_then_the_row_is_reported(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+) -> None:
+    rows = [{"image": picture_path.name, "prompt": "x", "seed": 2**53 - 1, "num_images": n} for n in (1, 2)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    outcome = joyimage("batch", tmp_path / "rows.jsonl", "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 1
+    assert "Row 2: its `seed` is 9007199254740991; expected at most 9007199254740990" in outcome.err
+    assert "1 made" in outcome.err

@@ -74,7 +74,7 @@ def test_spatial_command_when_no_json_then_check_in_words(
         (["rotate", "car", "left", "--style", "loud"], ["--prompt-style loud", "benchmark"]),
         (["camera", "--zoom", "closer"], ["--zoom closer", "unchanged"]),
         (["camera", "--yaw", "much"], ["much"]),
-        (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "no effect"]),
+        (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "not an option"]),
     ],
 )
 def test_spatial_command_when_wrong_then_one_sentence_before_loading(

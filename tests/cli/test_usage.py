@@ -155,13 +155,13 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
 
 
 def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
-    for name, hint in (("a.jpg", True), ("a.png", False)):
+    for name, hint in (("a.bmp", True), ("a.jpg", False), ("a.png", False)):
         random_models.make_picture(0, 32, 32).save(tmp_path / name)
 
         outcome = joyimage("info", tmp_path / name)
 
         assert outcome.code == 2
-        assert ("Edits are recorded in PNG files only." in outcome.err) is hint
+        assert ("BMP files hold no record." in outcome.err) is hint
 
 
 def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_loading(

@@ -75,6 +75,8 @@ def edits(draw: st.DrawFn) -> Any:
         for name, one in kind.settings().items()
         if one.is_required or draw(st.booleans())
     }
+    if "seed" in fields:  # the last image needs a seed too
+        fields["seed"] = min(fields["seed"], LARGEST_SEED + 1 - fields.get("num_images", 1))
     return kind.from_dict(fields)
 
 
@@ -155,6 +157,34 @@ def test_resolve_when_a_box_leaves_the_image_then_rejected_by_name() -> None:
 def test_resolve_when_something_needed_is_missing_then_rejected(edit: Any) -> None:
     with pytest.raises(InvalidInputError):
         edit.resolve(TINY)
+
+
+@pytest.mark.parametrize("kind", ["edit", "generate", "move", "rotate", "camera"])
+@pytest.mark.parametrize("num", [1, 2, 1000])
+def test_seed_when_the_last_image_would_have_none_then_rejected_before_work(kind: str, num: int) -> None:
+    needed = {"prompt": "x", "object": "car", "box": (1, 1, 20, 20), "view": "left", "yaw": 45}
+    fields = {name: value for name, value in needed.items() if name in KINDS[kind].settings()}
+    largest = LARGEST_SEED + 1 - num
+
+    edit = KINDS[kind].from_dict({**fields, "num_images": num, "seed": largest})
+    assert edit.resolve(Defaults()).given()["seed"] == largest
+
+    if largest < LARGEST_SEED:
+        with pytest.raises(FieldError, match=f"at most {largest} for {num} consecutive seeds"):
+            edit.replace(seed=largest + 1).resolve(Defaults())
+
+
+@pytest.mark.parametrize(("width", "height"), [(12_000, 3), (3, 12_000), (201, 1)])
+def test_exact_fit_when_no_model_takes_the_aspect_ratio_then_rejected_with_the_image_size(
+    width: int, height: int
+) -> None:
+    edit = Edit.from_dict({"prompt": "x", "fit": "exact"})
+    size = ImageSize(width, height)
+
+    with pytest.raises(InvalidInputError, match=f"`fit` is 'exact' for an image of {width}x{height}"):
+        edit.resolve(Defaults(), size)
+    edit.replace(fit="crop").resolve(Defaults(), size)
+    edit.replace(size="96x96").resolve(Defaults(), size)
 
 
 def test_camera_when_it_does_not_move_then_rejected_and_when_it_does_then_not() -> None:

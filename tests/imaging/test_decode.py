@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from joyimage.errors import ImageError, InvalidInputError
-from joyimage.imaging import Limits, decode, read_image, to_rgb
+from joyimage.imaging import Limits, decode, read_image, read_mask, to_rgb
 
 CASES = Path(__file__).parents[2] / "../shared/cases/images"
 DISC = (210, 39, 40)
@@ -357,3 +357,46 @@ def test_cases_when_read_then_the_disc_has_its_color() -> None:
         image = to_rgb(read_image(CASES / name).image)
         pixel = np.asarray(image)[image.height // 2, image.width // 2].astype(int)
         assert np.abs(pixel - DISC).max() <= 8, (name, pixel)
+
+
+def _mask_variants() -> dict[str, Image.Image]:
+    """The left half may change, in every mode that programs write masks in."""
+    half = Image.new("L", (8, 4))
+    half.paste(255, (0, 0, 4, 4))
+    alpha = Image.new("RGBA", (8, 4), (255, 255, 255, 0))
+    alpha.paste((255, 255, 255, 255), (0, 0, 4, 4))
+    deep = Image.fromarray(np.asarray(half).astype(np.uint16) * 257)
+    palette = half.convert("P")
+    keyed = half.convert("RGB")
+    keyed.info["transparency"] = (0, 0, 0)
+    return {
+        "L": half,
+        "1": half.convert("1"),
+        "RGB": half.convert("RGB"),
+        "16-bit": deep,
+        "P": palette,
+        "RGBA with black": half.convert("RGBA"),
+        "white on transparent": alpha,
+        "LA": alpha.convert("LA"),
+        "color key": keyed,
+        "CMYK": half.convert("RGB").convert("CMYK"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(_mask_variants()))
+def test_mask_when_in_any_mode_then_white_counts_and_black_or_transparent_does_not(
+    name: str, tmp_path: Path
+) -> None:
+    variant = _mask_variants()[name]
+    path = tmp_path / ("mask.tiff" if name == "CMYK" else "mask.png")
+    variant.save(path)
+
+    mask = read_mask(path, (8, 4))
+
+    assert mask.mode == "L"
+    assert [mask.getpixel((x, 1)) > 127 for x in range(8)] == [True] * 4 + [False] * 4
+    if name == "16-bit":  # grays are read by value, not cut at 255
+        Image.fromarray(np.full((4, 8), 0x4000, np.uint16)).save(path)
+        assert read_mask(path, (8, 4)).getpixel((0, 0)) == 64
+    with pytest.raises(InvalidInputError, match="has 8x4 pixels; expected 4x8"):
+        read_mask(path, (4, 8))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
@@ -25,9 +31,36 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
 
 def warn(sentence: str) -> None:
     """Print one warning on stderr."""
+    _warned.add(sentence)
     note(f"Warning: {sentence}")
 
 
 def note(sentence: str) -> None:
     """Print one line on stderr; stdout belongs to results."""
     print(sentence, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def plain_warnings(*, with_source: bool = False) -> Iterator[None]:
+    """Print Python's warnings as one line each, and none that this command has printed already.
+
+    Args:
+        with_source: Whether to show them as Python does, with file and line.
+    """
+    _warned.clear()
+    if with_source:
+        yield
+        return
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        sentence = " ".join(str(message).split())
+        if sentence not in _warned:
+            warn(sentence)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+_warned: set[str] = set()
+"""Warnings that the running command has printed."""

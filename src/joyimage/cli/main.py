@@ -6,10 +6,12 @@ import sys
 import traceback
 import warnings
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from joyimage import __version__
-from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, note
+from joyimage.cli.catalog import COMMANDS, GROUPS
+from joyimage.cli.completion import make_installer
+from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, note, plain_warnings
 from joyimage.cli.usage import usage_message
 from joyimage.compat.deferred_imports import defer_optional_imports
 from joyimage.devices import as_out_of_memory
@@ -20,61 +22,44 @@ app = App(
     help="Edit images by instruction with JoyAI-Image-Edit.",
     version=__version__,
     version_flags=["--version", "-V"],
-    help_epilogue="Add --debug to any command to see the traceback of an error.",
+    help_epilogue="`joyimage COMMAND --help` shows a command's options with examples. Documentation: "
+    "docs/index.md. Add `--debug` to any command to see the traceback of an error.",
     suppress_keyboard_interrupt=False,
-)
-# These texts are the first lines of the functions' docstrings. `joyimage --help` shows them without importing
-# the functions.
-COMMANDS = {
-    "edit": ("edit:edit", "Edit an image as the prompt says."),
-    "move": ("spatial:move", "Move an object into a box; the box also sets its size."),
-    "rotate": ("spatial:rotate", "Rotate an object to one of eight views; camera and background stay."),
-    "camera": (
-        "spatial:camera",
-        "Move the camera on its orbit around the object in focus, or toward and away from it.",
+    group_commands=Group("Other", sort_key=len(GROUPS)),
+    # "[default: False]" says nothing to a user.
+    default_parameter=Parameter(
+        show_default=lambda value: None if value is None or value is False else value
     ),
-    "generate": ("edit:generate", "Make an image from text alone."),
-    "describe": ("describe:describe", "Answer a question about an image, with the checkpoint's Qwen3-VL."),
-    "rewrite": ("rewrite:rewrite", "Rewrite a prompt in more detail; spatial prompts are left unchanged."),
-    "batch": (
-        "batch:batch",
-        "Run many edits; resumable: interrupt it at any point and rerun the same command.",
-    ),
-    "serve": ("serve:serve", "Serve a checkpoint to OpenAI's clients and to other commands' --server."),
-    "ui": ("ui:ui", "Start a server on this machine and open its page in the browser."),
-    "info": ("info:info", "Show the edit that is recorded in an image."),
-    "examples": (
-        "examples:examples",
-        "Write example images, descriptions of what they show, a batch, and commands to try on them.",
-    ),
-    "doctor": ("doctor:doctor", "Show device, memory and versions, what fits, and which settings to use."),
-    "bench": (
-        "bench:bench",
-        "Compare joyimage with diffusers on the same weights: counts and seconds of one edit.",
-    ),
-}
-for _name, (_function, _help) in COMMANDS.items():
-    app.command(f"joyimage.cli.commands.{_function}", name=_name, help=_help)
-app.command(
-    "joyimage.cli.commands.convert:app",
-    name="convert",
-    help="Convert a checkpoint of the original code to a folder for --model.",
 )
-_train = App(name="train", help="Train a checkpoint.")
-_train.command(
-    "joyimage.cli.commands.train:tiny",
-    name="tiny",
-    help="Train joyimage-tiny from drawn scenes, stage by stage.",
-)
-app.command(_train)
-_eval = App(name="eval", help="Measure a checkpoint.")
-_eval.command(
-    "joyimage.cli.commands.evaluate:tiny",
-    name="tiny",
-    help="Measure how well a checkpoint edits drawn scenes that it never saw.",
-)
-app.command(_eval)
-app.register_install_completion_command()
+
+
+def _add_commands() -> None:
+    groups = {name: Group(name, sort_key=number) for number, name in enumerate(GROUPS)}
+    last = groups[GROUPS[-1]]
+    parents = {
+        "train": App(name="train", help="Train a checkpoint.", group=last, sort_key=len(COMMANDS)),
+        "eval": App(name="eval", help="Measure a checkpoint.", group=last, sort_key=len(COMMANDS) + 1),
+    }
+    for parent_app in parents.values():
+        app.command(parent_app)
+    for number, entry in enumerate(COMMANDS):
+        parent, _, name = entry.name.rpartition(" ")
+        function = f"joyimage.cli.commands.{entry.function}"
+        # A command with subcommands is an `App` and states its examples itself.
+        epilogue = {} if function.endswith(":app") else {"help_epilogue": entry.epilogue}
+        if not parent:
+            group = groups[entry.group]
+            app.command(function, name=name, help=entry.help, group=group, sort_key=number, **epilogue)
+        elif parent in parents:
+            parents[parent].command(function, name=name, help=entry.help, **epilogue)
+    app.command(
+        make_installer(app),
+        name="--install-completion",
+        help="Complete commands and options in the shell; shows which files change, and asks first.",
+    )
+
+
+_add_commands()
 
 
 def main(tokens: list[str] | None = None) -> int:
@@ -98,7 +83,8 @@ def main(tokens: list[str] | None = None) -> int:
     if tokens[:1] == ["help"]:
         tokens = [*tokens[1:], "--help"]
     try:
-        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with plain_warnings(with_source=is_debugging):
+            result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
         note("Interrupted.")
         return EXIT_INTERRUPTED

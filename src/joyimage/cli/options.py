@@ -25,6 +25,7 @@ Output = Annotated[
         help="File to write; the suffix sets the format (.png, .jpg, .webp, .avif, .tiff, .bmp). - writes PNG to "
         "standard output.",
         group=GROUPS["Output"],
+        metavar="FILE",
     ),
 ]
 Like = Annotated[
@@ -32,14 +33,46 @@ Like = Annotated[
     Parameter(
         help="Image made by joyimage: repeat its edit. Options that are given replace the recorded ones.",
         group=GROUPS["Output"],
+        metavar="FILE",
     ),
 ]
+
+
+_Rewrite = Annotated[
+    str,
+    Parameter(
+        help='Rewrite the prompt in more detail first: "local" with the checkpoint, or the address of an '
+        'OpenAI-compatible endpoint. Default: "none".',
+        group=GROUPS["Advanced"],
+        show_default=False,
+        metavar="local|URL",
+    ),
+]
+_Metadata = Annotated[
+    bool,
+    Parameter(
+        help="Record the edit in the image file, so that `joyimage info` and `--like` can read it. Default: yes.",
+        group=GROUPS["Output"],
+        show_default=False,
+    ),
+]
+_Overwrite = Annotated[
+    bool,
+    Parameter(
+        help="Allow the output to replace the input file. Default: no.",
+        group=GROUPS["Output"],
+        negative=[],
+    ),
+]
+_NOT_OFFERED = Parameter(parse=False)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where an edit runs, and what is written beside the image.
+
+    A command offers the last three by taking one of the subclasses below.
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
@@ -48,10 +81,10 @@ class RunOptions:
         base_size: Side of the square bucket that all buckets derive from.
         offload: Memory plan.
         server: Address of a server that does the work.
+        json: Whether the report is printed as JSON.
         rewrite: Who rewrites the prompt first.
         metadata: Whether the record of the edit is written into the image file.
         overwrite: Whether the output may be the input file.
-        json: Whether the report is printed as JSON.
     """
 
     model: Annotated[
@@ -59,35 +92,41 @@ class RunOptions:
         Parameter(
             help='Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.',
             group=GROUPS["Model"],
+            metavar="MODEL",
         ),
     ] = None
     device: Annotated[
         str | None,
         Parameter(
-            help='Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.', group=GROUPS["Model"]
+            help='Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.',
+            group=GROUPS["Model"],
+            metavar="DEVICE",
         ),
     ] = None
     dtype: Annotated[
         str | None,
         Parameter(
-            help='"bfloat16", "float16" or "float32". Default: float32 on a CPU, else bfloat16.',
+            help="Precision. Default: float32 on a CPU, else bfloat16.",
             group=GROUPS["Model"],
+            metavar="|".join(DTYPES),
         ),
     ] = None
     base_size: Annotated[
         int | None,
         Parameter(
-            help="Side in pixels of the square size that the trained sizes derive from. Default: the "
-            "checkpoint's own.",
+            help="Side in pixels of the square size that the other trained sizes derive from. Default: the "
+            "checkpoint's own (published: 1024, tiny: 96).",
             group=GROUPS["Model"],
+            metavar="PIXELS",
         ),
     ] = None
     offload: Annotated[
         str | None,
         Parameter(
-            help='"none", "model" (one part of the model on the GPU at a time) or "group" (a few layers at a '
-            "time). Default: none.",
+            help='Memory plan: "none", "model" (one part of the model on the GPU at a time) or "group" (a few '
+            "layers at a time). Default: none.",
             group=GROUPS["Model"],
+            metavar="|".join(OFFLOADS),
         ),
     ] = None
     server: Annotated[
@@ -95,38 +134,15 @@ class RunOptions:
         Parameter(
             help="Address of a `joyimage serve` that does the work, for example http://127.0.0.1:8600.",
             group=GROUPS["Model"],
+            metavar="URL",
         ),
     ] = None
-    rewrite: Annotated[
-        str,
-        Parameter(
-            help='Rewrite the prompt in more detail first: "local" with the checkpoint, or the address of an '
-            'OpenAI-compatible endpoint. Default: "none".',
-            group=GROUPS["Advanced"],
-            show_default=False,
-        ),
-    ] = "none"
-    metadata: Annotated[
-        bool,
-        Parameter(
-            help="Record the edit in the image file, so that `joyimage info` and `--like` can read it. Default: yes.",
-            group=GROUPS["Output"],
-            show_default=False,
-        ),
-    ] = True
-    overwrite: Annotated[
-        bool,
-        Parameter(
-            help="Allow the output to replace the input file. Default: no.",
-            group=GROUPS["Output"],
-            negative=[],
-            show_default=False,
-        ),
-    ] = False
     json: Annotated[
-        bool,
-        Parameter(help="Print the report as JSON.", group=GROUPS["Output"], negative=[], show_default=False),
+        bool, Parameter(help="Print the report as JSON.", group=GROUPS["Output"], negative=[])
     ] = False
+    rewrite: Annotated[str, _NOT_OFFERED] = "none"
+    metadata: Annotated[bool, _NOT_OFFERED] = True
+    overwrite: Annotated[bool, _NOT_OFFERED] = False
 
     def check(self) -> None:
         """Reject what can be rejected before a checkpoint is loaded.
@@ -142,8 +158,7 @@ class RunOptions:
             from joyimage.pipeline.buckets import bucket_sizes
 
             bucket_sizes(self.base_size)
-        is_address = self.rewrite.startswith(("http://", "https://"))
-        if self.rewrite not in {"none", "local"} and not is_address:
+        if self.rewrite not in {"none", "local"} and not is_address(self.rewrite):
             raise InvalidInputError(
                 f"`--rewrite` is {self.rewrite!r}; expected none, local, or an address such as "
                 "http://localhost:8000/v1."
@@ -159,3 +174,42 @@ class RunOptions:
             raise InvalidInputError(
                 "`--rewrite local` needs a model on this machine; leave out `--server`, or name an endpoint."
             )
+
+
+def is_address(rewrite: str) -> bool:
+    """Tell whether prompts are rewritten by an endpoint."""
+    return rewrite.startswith(("http://", "https://"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SpatialOptions(RunOptions):
+    """Options of commands that edit one image with a prompt of their own."""
+
+    metadata: _Metadata = True
+    overwrite: _Overwrite = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EditOptions(SpatialOptions):
+    """Options of commands that edit one image with the user's prompt."""
+
+    rewrite: _Rewrite = "none"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(RunOptions):
+    """Options of commands that make an image from text alone."""
+
+    metadata: _Metadata = True
+    rewrite: _Rewrite = "none"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(RunOptions):
+    """Options of commands that run many edits; the record in each image says which rows are done."""
+
+    rewrite: _Rewrite = "none"

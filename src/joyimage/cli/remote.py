@@ -15,7 +15,7 @@ from joyimage.cli.runners import RunResult
 from joyimage.client import Client
 from joyimage.edits import SPATIAL_KINDS, Defaults, Describe
 from joyimage.errors import InvalidInputError
-from joyimage.imaging import read_image
+from joyimage.imaging import read_mask
 from joyimage.loading import Adapter
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from joyimage.client import Progress
     from joyimage.edits import AnyEdit
+
+_FIRST_RETRIES = 1
 
 
 class RemoteRunner:
@@ -59,8 +61,9 @@ class RemoteRunner:
             ServerError: The server cannot be reached.
         """
         started = time.perf_counter()
+        # A server that restarts is waited for during a job; one that is not there is reported in seconds.
+        models = {entry["id"]: entry for entry in Client(url, retries=_FIRST_RETRIES).models()}
         client = Client(url)
-        models = {entry["id"]: entry for entry in client.models()}
         name = model or next(iter(models))
         if name not in models:
             raise InvalidInputError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
@@ -125,15 +128,11 @@ def to_mask(region: Sequence[float] | str, size: tuple[int, int]) -> Image.Image
         size: Width and height of the image in pixels.
 
     Raises:
+        ImageError: The mask's file cannot be read.
         InvalidInputError: The mask's file has another size than the image.
     """
     if isinstance(region, str):
-        allowed = read_image(Path(region)).image.convert("L")
-        if allowed.size != size:
-            raise InvalidInputError(
-                f"The mask {region} has {allowed.width}x{allowed.height} pixels; expected {size[0]}x{size[1]}, "
-                "as the image has."
-            )
+        allowed = read_mask(Path(region), size)
     else:
         left, top, right, bottom = (round(number) for number in region)
         allowed = Image.new("L", size)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from joyimage.cli.run import Source, check_edit, output_paths
-from joyimage.edits import KINDS, Defaults, Edit, FieldError, kind_of
+from joyimage.cli.run import Source, check_edit, check_image, output_paths
+from joyimage.edits import KINDS, Edit, FieldError, kind_of
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.types import ImageSize
 
@@ -61,7 +61,8 @@ class Row:
             InvalidInputError: The edit does not fit on the image.
         """
         sources = [Source.read(path) for path in self.images]
-        self.edit.resolve(Defaults(), ImageSize.of(sources[0].image) if sources else None)
+        if sources:
+            check_image(self.edit, ImageSize.of(sources[0].image))
         return sources
 
     def key(self, sources: list[Source]) -> str:
@@ -108,6 +109,8 @@ def read_row(
     try:
         edit.check_complete()
     except FieldError as error:
+        if error.value is not None:
+            raise InvalidInputError(f"its {error}") from None
         raise InvalidInputError(f"it lacks the field `{error.name}`; expected {error.expected}.") from None
     check_edit(edit, options)
     folder = source if source.is_dir() else source.parent

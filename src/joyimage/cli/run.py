@@ -15,11 +15,11 @@ from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import describe_error
 from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
 from joyimage.errors import ImageError, InvalidInputError
-from joyimage.imaging import check_output, decode, encode, read_record, write_image
+from joyimage.imaging import check_output, decode, encode, read_mask, read_record, write_image
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
@@ -63,7 +63,7 @@ class Source:
         try:
             content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
         except OSError as error:
-            raise ImageError(f"{path} can't be read: {error.strerror or error}.") from None
+            raise ImageError(f"{path} can't be read: {(error.strerror or str(error)).lower()}.") from None
         decoded = decode(content, str(path))
         for sentence in decoded.notes:
             warn(f"{path}: {sentence}.")
@@ -104,7 +104,7 @@ def run_command(
         ImageError: A file cannot be read or written.
         InvalidInputError: An option has a value that is not accepted.
     """
-    from joyimage.cli.options import RunOptions
+    from joyimage.cli.options import RunOptions, is_address
 
     options = options or RunOptions()
     sha256 = None
@@ -116,16 +116,22 @@ def run_command(
     sources = [Source.read(path) for path in images]
     if sources:
         size = ImageSize.of(sources[0].image)
-        edit.resolve(Defaults(), size)  # rejects boxes outside of the image
+        check_image(edit, size)
         for sentence in edit.advice(size):
             warn(sentence)
         if sha256 is not None and sources[0].sha256 != sha256:
             note(f"{images[0]} is another image than the one that {like} was made from.")
+    extra: dict[str, Any] = {}
+    if is_address(options.rewrite):  # an endpoint needs no model here; one that is down ends the command now
+        from joyimage.understanding.rewrite import rewrite
+
+        edit, extra = rewrite_prompt(edit, options.rewrite, sources, rewrite)
+        options = replace(options, rewrite="none")
     runner = load_runner(options)
     caution = scope_warning(edit, options, runner, [source.image for source in sources])
     if caution is not None:
         warn(caution)
-    written = run_and_write(runner, edit, options, output, sources)
+    written = run_and_write(runner, edit, options, output, sources, extra=extra)
     print_report(written.report, json=options.json, is_stream=output == STANDARD_STREAM)
     if caution is not None:
         warn(caution)
@@ -240,11 +246,9 @@ def run_and_write(
     """
     extra = dict(extra or {})
     images = [source.image for source in sources]
-    prompt = edit.given().get("prompt")
     if options.rewrite != "none" and isinstance(edit, (Edit, Generate)):
-        rewritten = runner.rewrite(str(prompt), images[0] if images else None, options.rewrite)
-        note(f"Prompt: {rewritten}")
-        edit, extra["asked"] = edit.replace(prompt=rewritten), prompt
+        edit, asked = rewrite_prompt(edit, options.rewrite, sources, runner.rewrite)
+        extra |= asked
     resolved = edit.resolve(runner.defaults, ImageSize.of(images[0]) if images else None)
     result, seconds = timed(runner, resolved, images, quiet=quiet)
     made_with = {
@@ -288,6 +292,36 @@ def run_and_write(
     return Written(paths=paths, report=report)
 
 
+def check_image(edit: AnyEdit, size: ImageSize) -> None:
+    """Reject an edit that does not fit on its image: boxes and masks of another size, too narrow images.
+
+    Raises:
+        ImageError: The mask cannot be read.
+        InvalidInputError: Something does not fit.
+    """
+    edit.resolve(Defaults(), size)
+    region = edit.given().get("region")
+    if isinstance(region, str):
+        read_mask(Path(region), size.pil)
+
+
+def rewrite_prompt(
+    edit: AnyEdit, how: str, sources: Sequence[Source], rewrite: Callable[[str, Image | None, str], str]
+) -> tuple[AnyEdit, dict[str, Any]]:
+    """Return an edit with its prompt in more detail, and what the record says of the original prompt.
+
+    Args:
+        edit: An edit by prompt.
+        how: "local", or the address of an endpoint.
+        sources: Input images.
+        rewrite: Rewrites a prompt about an image.
+    """
+    prompt = str(edit.given()["prompt"])
+    rewritten = rewrite(prompt, sources[0].image if sources else None, how)
+    note(f"Prompt: {rewritten}")
+    return edit.replace(prompt=rewritten), {"asked": prompt}
+
+
 def output_paths(output: Path, num: int) -> list[Path]:
     """Return a file for each of several images.
 
@@ -319,7 +353,11 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
             note(f"Check: {report['checks'][number]['summary']}")
     worked = f"{report['width']}x{report['height']}"
     size = report["output_sizes"][0]
-    shown = f"{size} pixels" if size == worked else f"{size} pixels (edited at {worked})"
+    requested = report.get("size", worked)
+    nearest = "" if requested == worked else f"the trained size nearest to {requested}"
+    edited_at = "" if size == worked else f"edited at {worked}"
+    details = ", ".join(part for part in (edited_at, nearest) if part)
+    shown = f"{size} pixels ({details})" if details else f"{size} pixels"
     note(
         f"{shown} in {report['seconds']:.1f} s after {report['load_seconds']:.1f} s of loading, "
         f"seed {report['seed']}."

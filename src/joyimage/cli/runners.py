@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from joyimage.cli.console import note
 from joyimage.edits import Defaults, Describe, Edit, Generate
 from joyimage.errors import InvalidInputError
-from joyimage.imaging import read_image
+from joyimage.imaging import read_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,6 +136,7 @@ class LocalRunner:
         """Run a resolved edit on images.
 
         Raises:
+            ImageError: The mask cannot be read.
             InvalidInputError: The model does not take these images or this framing.
         """
         import torch
@@ -148,7 +149,7 @@ class LocalRunner:
         num_images, seed = given.pop("num_images"), given.pop("seed")
         size = given.pop("size", None)
         if isinstance(given.get("region"), str):
-            given["region"] = read_image(Path(given["region"])).image.convert("L")
+            given["region"] = read_mask(Path(given["region"]), images[0].size)
         given["style"] = given.pop("prompt_style", None)
         takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
         inputs = self._inputs(edit, images, given, takes_several=takes_several)

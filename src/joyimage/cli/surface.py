@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from joyimage.edits import FieldError
-from joyimage.edits.forms import Flag, Texts
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Region, Size, Text, Texts
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     name: Group(name, sort_key=number)
-    for number, name in enumerate(("Input", "Output", "Image", "Model", "Advanced"))
+    for number, name in enumerate(("Input", "Image", "Model", "Output", "Advanced"))
 }
 """Groups of options, in the order in which help texts list them."""
 
@@ -107,10 +107,32 @@ def _parameter(name: str, setting: Setting) -> inspect.Parameter:
     kind = bool if is_flag else list[str] if isinstance(setting.form, Texts) else str
     flags = setting.flags(name)
     negative = [f"--no-{flags[0][2:]}"] if is_flag else []
-    parameter = Parameter(name=list(flags), help=setting.help, group=GROUPS[setting.group], negative=negative)
+    parameter = Parameter(
+        name=list(flags),
+        help=setting.help,
+        group=GROUPS[setting.group],
+        negative=negative,
+        metavar=_metavar(setting),
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
     )
+
+
+def _metavar(setting: Setting) -> str | None:
+    """Return what help texts show in the place of an option's value."""
+    form = setting.form
+    if isinstance(form, Choice):
+        return "|".join(form.values)
+    names = {
+        Integer: "N",
+        Number: "NUMBER",
+        Size: "WIDTHxHEIGHT",
+        Region: "BOX|FILE",
+        Texts: "PATH[:SCALE]",
+        Text: "TEXT",
+    }
+    return names.get(type(form))
 
 
 def _place(parameter: inspect.Parameter) -> int:

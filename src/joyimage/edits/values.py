@@ -22,7 +22,7 @@ from joyimage.edits.forms import Box, Choice, Flag, Integer, Number, Region, Siz
 from joyimage.errors import InvalidInputError
 from joyimage.spatial.box import FORMS, resolve_box
 from joyimage.spatial.camera import ZOOMS, CameraMove
-from joyimage.spatial.frame import FITS
+from joyimage.spatial.frame import FITS, exact_size
 from joyimage.spatial.move import ObjectMove
 from joyimage.spatial.prompts import STYLES
 from joyimage.spatial.rotation import ObjectRotation, View
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**53 - 1
 """JSON numbers are exact up to here in every language."""
+
+_ANY_BASE_SIZE = 1024
 
 _VIEWS = Choice(
     tuple(view.value for view in View),
@@ -82,14 +84,15 @@ class Sampling(_Checked):
 
     num_inference_steps: int | None = setting(
         Integer(1, 1000),
-        "Number of denoising steps. Default: the checkpoint's own.",
+        "Number of denoising steps: more take longer and refine more. Default: the checkpoint's own (published: "
+        "40, tiny: 4).",
         aliases=("steps",),
         flag="--steps",
     )
     guidance_scale: float | None = setting(
         Number(0, 100),
         "Classifier-free guidance scale: higher follows the prompt more closely; 1 or less turns guidance "
-        "off and halves the time. Default: the checkpoint's own.",
+        "off and halves the time. Default: the checkpoint's own (published: 4.0, tiny: 1.0).",
         aliases=("guidance", "true_cfg_scale"),
         flag="--guidance",
     )
@@ -113,8 +116,8 @@ class Sampling(_Checked):
     )
     size: ImageSize | None = setting(
         Size(),
-        "Requested size WIDTHxHEIGHT in pixels; the nearest trained size is used. Default: follows the "
-        "image.",
+        "Requested size WIDTHxHEIGHT in pixels; the nearest of the sizes that the model was trained at is "
+        "used. Default: the one nearest to the image.",
         group="Output",
     )
     loras: tuple[str, ...] | None = setting(
@@ -254,12 +257,16 @@ class _Value(_Checked):
         return self._from_values(read_fields(self.settings(), merged, "check"))
 
     def check_complete(self) -> None:
-        """Reject a value that lacks a required field.
+        """Reject a value that lacks a required field, or whose last image would have no seed.
 
         Raises:
-            FieldError: A required field is not given.
+            FieldError: A required field is not given, or the seed is too large for the number of images.
         """
         given = self.given()
+        num_images = given.get("num_images", 1)
+        largest = LARGEST_SEED + 1 - num_images
+        if given.get("seed", 0) > largest:
+            raise FieldError("seed", given["seed"], f"at most {largest} for {num_images} consecutive seeds")
         for name, one in self.settings().items():
             if one.is_required and name not in given:
                 raise FieldError(name, None, one.form.expected)
@@ -278,7 +285,7 @@ class _Value(_Checked):
 
         Raises:
             FieldError: A required field is missing.
-            InvalidInputError: A box does not lie in the image.
+            InvalidInputError: A box does not lie in the image, or `fit` is "exact" for an image that is too narrow.
         """
         self.check_complete()
         decided: dict[str, Any] = {}
@@ -306,7 +313,10 @@ class _Value(_Checked):
         return {}
 
     def _in_pixels(self, image_size: ImageSize) -> Self:
-        region = self.given().get("region")
+        given = self.given()
+        if given.get("fit") == "exact" and "size" not in given:
+            exact_size(image_size.pil, _ANY_BASE_SIZE)  # rejects aspect ratios that no model takes
+        region = given.get("region")
         if not isinstance(region, tuple):
             return self
         return self.replace(region=_to_pixels("region", region, image_size))
@@ -392,7 +402,8 @@ class Move(_Spatial):
         is_positional=True,
     )
     box_form: str | None = setting(
-        Choice(FORMS), '"xyxy", or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.'
+        Choice(FORMS),
+        'How BOX is written: "xyxy" for LEFT,TOP,RIGHT,BOTTOM, or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.',
     )
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
@@ -462,8 +473,10 @@ class Camera(_Spatial):
         """Reject a camera that stays where it is.
 
         Raises:
+            FieldError: The seed is too large for the number of images.
             InvalidInputError: Neither yaw, pitch nor zoom changes anything.
         """
+        super().check_complete()
         if not self.yaw and not self.pitch and self.zoom in {None, "unchanged"}:
             raise InvalidInputError(
                 'The camera does not move; expected `yaw` or `pitch` other than 0, or `zoom` as "in" or '

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from joyimage.errors import ImageError
-from joyimage.imaging.pixels import srgb, upright
+from joyimage.errors import ImageError, InvalidInputError
+from joyimage.imaging.pixels import srgb, to_mask, upright
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +71,26 @@ def read_image(path: Path, limits: Limits | None = None) -> DecodedImage:
     except OSError as error:
         raise ImageError(f"{path} can't be read: {(error.strerror or str(error)).lower()}.") from None
     return decode(content, str(path), limits)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
+    """Read the file of a mask for an image: mode L, white where it counts.
+
+    Args:
+        path: The file.
+        size: Width and height of the image in pixels.
+
+    Raises:
+        ImageError: The file cannot be read.
+        InvalidInputError: The mask has another size than the image.
+    """
+    mask = to_mask(read_image(path).image, str(path))
+    if mask.size != size:
+        raise InvalidInputError(
+            f"The mask {path} has {mask.width}x{mask.height} pixels; expected {size[0]}x{size[1]}, as the image "
+            "has."
+        )
+    return mask
 
 
 def decode(

@@ -100,6 +100,23 @@ def to_8_bit(image: Image.Image, name: str = "image") -> Image.Image:
     return _gray(values / (257 if largest > 255 else 1), image)
 
 
+def to_mask(image: Image.Image, name: str = "mask") -> Image.Image:
+    """Turn any image into a mask, mode L: white counts, black and transparent parts do not.
+
+    Args:
+        image: An image of any mode of Pillow.
+        name: What messages call it.
+
+    Raises:
+        InvalidInputError: Its numbers are in no known range.
+    """
+    image = to_8_bit(upright(image), name)
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
+    return image.convert("L")
+
+
 def flatten(image: Image.Image) -> Image.Image:
     """Return RGB; transparent parts are laid on white."""
     if image.mode in _WITH_ALPHA or "transparency" in image.info:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from joyimage.cli.console import fail, note, warn
 from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.manifests import Manifest, read_manifest
-from joyimage.cli.options import RunOptions
+from joyimage.cli.options import BatchOptions, RunOptions
 from joyimage.cli.rows import Row, read_row
 from joyimage.cli.run import run_and_write
 from joyimage.cli.runners import load_runner
@@ -38,7 +38,12 @@ _Output = Annotated[
         group=GROUPS["Output"],
     ),
 ]
-_Ray = Annotated[bool, Parameter(help="Run rows on Ray workers, each with its own pipeline.", negative=[])]
+_Ray = Annotated[
+    bool,
+    Parameter(
+        help="Run rows on Ray workers, each with its own pipeline.", group=GROUPS["Advanced"], negative=[]
+    ),
+]
 
 
 @edit_command(Edit)
@@ -57,32 +62,28 @@ def batch(
     ray: _Ray = False,
     ray_address: Annotated[
         str | None,
-        Parameter(help="Address of a running Ray cluster whose machines see the same folders."),
+        Parameter(
+            help="Address of a running Ray cluster whose machines see the same folders.",
+            group=GROUPS["Advanced"],
+            metavar="URL",
+        ),
     ] = None,
-    workers: Annotated[int, Parameter(help="Most workers with --ray.")] = 1,
-    options: RunOptions | None = None,
+    workers: Annotated[
+        int, Parameter(help="Most workers with --ray.", group=GROUPS["Advanced"], metavar="N")
+    ] = 1,
+    options: BatchOptions | None = None,
 ) -> int:
     """Run many edits; resumable: interrupt it at any point and rerun the same command.
 
     A row with object and box is a move, with object and view a rotation, with yaw, pitch or zoom a camera move, and
     an edit by prompt otherwise. What a row gives wins over the options here.
 
-    Examples:
-        joyimage batch edits.jsonl -o results
-
-        joyimage batch images "Recolor the heart orange." -o results --seed 1
-
     Raises:
         InvalidInputError: An option has a value that is not accepted, or the source cannot be read as a whole.
         KeyboardInterrupt: The batch was interrupted.
     """
-    options = options or RunOptions()
+    options = options or BatchOptions()
     options.check()
-    if not options.metadata:
-        raise InvalidInputError(
-            "`--no-metadata` has no effect on `joyimage batch`: the record in each image says which rows are "
-            "done. Leave it out."
-        )
     if workers < 1 or (not ray and (workers > 1 or ray_address is not None)):
         raise InvalidInputError("`--workers` (1 or more) and `--ray-address` need `--ray`; give it too.")
     manifest = read_manifest(source)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from joyimage.cli.console import note
 
@@ -17,9 +20,9 @@ def bench(
     size: int | None = None,
     layers: int | None = None,
     counters: bool = True,
-    startup: bool = False,
+    startup: Annotated[bool, Parameter(negative=[])] = False,
     output: Path = Path("docs/benchmarks"),
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
     """Compare joyimage with diffusers on the same weights: counts and seconds of one edit.
 

@@ -5,11 +5,15 @@ from pathlib import Path
 
 from cyclopts import App
 
-app = App(name="convert", help="Convert a checkpoint of the original code to a folder for --model.")
+from joyimage.cli.catalog import find_entry
+
+_ENTRY, _LORA = find_entry("convert"), find_entry("convert lora")
+app = App(name="convert", help=_ENTRY.help, help_epilogue=_ENTRY.epilogue)
 app.command(
     "joyimage.cli.commands.convert_lora:convert_lora",
     name="lora",
-    help="Write a LoRA adapter in the layout that another program reads.",
+    help=_LORA.help,
+    help_epilogue=_LORA.epilogue,
 )
 
 

@@ -13,13 +13,7 @@ from joyimage.edits import Describe
 
 @edit_command(Describe)
 def describe(image: ImagePath, *, edit: Describe, options: RunOptions | None = None) -> None:
-    """Answer a question about an image, with the checkpoint's Qwen3-VL.
-
-    Examples:
-        joyimage describe photo.jpg "How many cups are on the table?" --model FOLDER
-
-        joyimage describe photo.jpg --server http://127.0.0.1:8600 --json
-    """
+    """Answer a question about an image, with the checkpoint's Qwen3-VL."""
     options = options or RunOptions()
     options.check()
     source = Source.read(image)

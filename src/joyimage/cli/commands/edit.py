@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.options import ImagePath, Like, Output, RunOptions
+from joyimage.cli.options import EditOptions, GenerateOptions, ImagePath, Like, Output
 from joyimage.cli.run import run_command
 from joyimage.cli.surface import GROUPS, edit_command
 from joyimage.edits import Edit, Generate
@@ -31,25 +31,15 @@ def edit(
     output: Output,
     like: Like = None,
     ref: References = None,
-    options: RunOptions | None = None,
+    options: EditOptions | None = None,
 ) -> None:
-    """Edit an image as the prompt says.
-
-    Examples:
-        joyimage edit shapes.png "Recolor the heart orange." -o orange.png
-
-        joyimage edit more_shapes.png --like orange.png -o more-orange.png
-    """
+    """Edit an image as the prompt says."""
     run_command(edit, options, output, images=[image, *(ref or [])], like=like)
 
 
 @edit_command(Generate)
-def generate(*, edit: Generate, output: Output, like: Like = None, options: RunOptions | None = None) -> None:
-    """Make an image from text alone.
-
-    Examples:
-        joyimage generate "Draw a blue heart in the center on a white background." -o heart.png
-
-        joyimage generate "Draw a red circle on the left on a white background." --num 4 -o circle.png
-    """
+def generate(
+    *, edit: Generate, output: Output, like: Like = None, options: GenerateOptions | None = None
+) -> None:
+    """Make an image from text alone."""
     run_command(edit, options, output, like=like)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
 def tiny(
@@ -15,7 +18,7 @@ def tiny(
     guidance: float | None = None,
     batch_size: int = 20,
     device: str | None = None,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
     """Measure how well a checkpoint edits drawn scenes that it was not trained on.
 

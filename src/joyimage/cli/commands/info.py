@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json as json_format
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from joyimage.errors import ImageError
 from joyimage.imaging import read_record
 
 
-def info(image: Path, *, json: bool = False) -> None:
+def info(image: Path, *, json: Annotated[bool, Parameter(negative=[])] = False) -> None:
     """Show the edit that is recorded in an image.
 
     Args:
-        image: PNG that `joyimage edit` wrote.
+        image: Image that joyimage wrote: PNG, JPEG, WebP, AVIF or TIFF.
         json: Print it as JSON.
 
     Raises:
@@ -21,7 +24,7 @@ def info(image: Path, *, json: bool = False) -> None:
     """
     recipe = read_record(image)
     if recipe is None:
-        hint = "" if image.suffix.lower() == ".png" else " Edits are recorded in PNG files only."
+        hint = " BMP files hold no record." if image.suffix.lower() == ".bmp" else ""
         raise ImageError(f"{image} holds no record of an edit by joyimage.{hint}")
     if json:
         print(json_format.dumps(recipe, ensure_ascii=False))

@@ -26,11 +26,6 @@ def rewrite(
 ) -> None:
     """Rewrite a prompt in more detail; spatial prompts are left unchanged.
 
-    Examples:
-        joyimage rewrite "make it night" photo.jpg --how http://localhost:8000/v1
-
-        joyimage rewrite "make it night" photo.jpg --model FOLDER
-
     Args:
         prompt: The prompt to rewrite.
         image: The image that it is about; "local" needs it.
