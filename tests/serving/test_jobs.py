@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from joyimage.errors import IdempotencyConflictError
 from joyimage.serving.jobs.limits import LimitError, QueueLimits
@@ -86,7 +87,7 @@ def test_clients_when_one_has_many_jobs_then_they_take_turns(store: JobStore) ->
     submit(store, *"vwx", client="b")
     submit(store, "z", client="c")
 
-    assert run_all(store) == "bvzcwdxe"
+    assert run_all(store) == "vzbwcxde"
 
 
 def test_queue_when_full_then_429_and_a_place_when_one_is_claimed(store: JobStore) -> None:
@@ -235,7 +236,7 @@ def test_list_when_asked_then_newest_first_own_only_and_in_pages(store: JobStore
 
 def test_records_when_opened_again_then_all_there(store: JobStore, tmp_path: Path, time: Time) -> None:
     (job,) = submit(store, "a", idempotency_key="k")
-    url = str(store._engine.url.render_as_string(hide_password=False))
+    url = str(store.database.engine.url.render_as_string(hide_password=False))
     store.close()
 
     other = JobStore(url, time, keep_s=100)
@@ -249,3 +250,163 @@ def test_get_when_the_job_is_another_clients_then_none(store: JobStore) -> None:
 
     assert store.get(job.id, "b") is None
     assert store.get(job.id, "a") == store.get(job.id) is not None
+
+
+def test_clients_when_one_has_large_jobs_then_turns_go_by_cost(store: JobStore) -> None:
+    submit(store, "A", "B", "C", client="a", cost=100)
+    assert store.claim("me")[0].task["name"] == "A"
+    submit(store, *"uvwxyz", client="b", cost=1)
+
+    assert run_all(store) == "uvwxyzBC"
+
+
+def test_client_when_it_sends_one_large_job_after_another_then_others_get_as_much_of_the_device(
+    store: JobStore,
+) -> None:
+    submit(store, "A", client="a", cost=3)
+    submit(store, *"uvwxyz", client="b", cost=1)
+    order = ""
+    names = iter("BCDEFG")
+    while job := next(iter(store.claim("me")), None):
+        order += job.task["name"]
+        store.finish(job.id, "me", "succeeded")
+        if job.client == "a" and len(order) < 8:  # it asks for the next one as soon as it has this one
+            submit(store, next(names), client="a", cost=3)
+
+    assert order == "AuvwxByzC"
+
+
+def test_client_when_it_cancels_jobs_that_wait_then_they_cost_nothing(store: JobStore) -> None:
+    submit(store, "A", client="c", cost=1)
+    large = submit(store, "B", client="a", cost=100)[0]
+    store.cancel(large.id)
+    submit(store, "x", "y", client="b", cost=1)
+    submit(store, "C", client="a", cost=1)
+
+    assert run_all(store) == "AxCy"
+
+
+@pytest.mark.parametrize("code", ["out_of_memory", "storage_full", "server_stopped", "queue_timeout"])
+def test_idempotency_key_when_its_job_failed_for_a_passing_reason_then_the_next_request_runs(
+    store: JobStore, code: str
+) -> None:
+    (first,) = submit(store, "a", idempotency_key="k")
+    store.claim("me")
+    store.finish(first.id, "me", "failed", error={"message": "x", "code": code})
+
+    again, is_new = store.submit(make_job("b", idempotency_key="k", request_hash="a"), ROOM)
+
+    assert is_new
+    assert again.id != first.id
+    assert store.submit(make_job("c", idempotency_key="k", request_hash="a"), ROOM) == (again, False)
+
+
+def test_idempotency_key_when_its_job_failed_by_itself_then_the_failure_is_the_answer(
+    store: JobStore,
+) -> None:
+    (first,) = submit(store, "a", idempotency_key="k")
+    store.claim("me")
+    store.finish(first.id, "me", "failed", error={"message": "x", "code": "invalid_value"})
+
+    again, is_new = store.submit(make_job("b", idempotency_key="k", request_hash="a"), ROOM)
+
+    assert (again.id, is_new) == (first.id, False)
+
+
+def test_ids_when_there_are_more_than_a_statement_may_name_then_found(store: JobStore) -> None:
+    (job,) = submit(store, "a")
+    among = [f"{number:032x}" for number in range(70_000)]
+
+    assert store.ids([*among, job.id]) == {job.id}
+    assert store.unfinished_among([*among, job.id]) == {job.id}
+    assert store.cancelled_among([*among, job.id]) == set()
+
+
+def test_client_when_its_images_fill_its_share_then_429_until_it_deletes(store: JobStore) -> None:
+    limits = QueueLimits(queue_size=10, client_jobs=10, client_bytes=100)
+    first, _ = store.submit(make_job("a", stored_bytes=80), limits)
+    with pytest.raises(LimitError, match="delete jobs") as refused:
+        store.submit(make_job("b", stored_bytes=30), limits)
+    store.submit(make_job("c", "other", stored_bytes=30), limits)
+    store.claim("me")
+    store.finish(first.id, "me", "succeeded", result={"num_images": 1}, stored_bytes=90)
+    with pytest.raises(LimitError):
+        store.submit(make_job("b", stored_bytes=30), limits)
+
+    store.drop_results(first.id)
+
+    assert refused.value.code == "storage_quota"
+    assert store.submit(make_job("b", stored_bytes=30), limits)[1]
+
+
+def test_storage_when_full_then_429_for_everybody(store: JobStore) -> None:
+    limits = QueueLimits(queue_size=10, client_jobs=10, stored_bytes=100)
+    store.submit(make_job("a", stored_bytes=80), limits)
+
+    with pytest.raises(LimitError, match="storage is full"):
+        store.submit(make_job("b", "other", stored_bytes=30), limits)
+
+
+def test_client_when_it_had_the_device_for_its_share_of_the_hour_then_429_until_it_has_passed(
+    store: JobStore, time: Time
+) -> None:
+    limits = QueueLimits(queue_size=10, client_jobs=10, client_device_s=60)
+    first, _ = store.submit(make_job("a"), limits)
+    store.claim("me")
+    store.finish(first.id, "me", "succeeded", device_s=61)
+    with pytest.raises(LimitError) as refused:
+        store.submit(make_job("b"), limits)
+    store.submit(make_job("c", "other"), limits)
+
+    time.now += 3601
+
+    assert refused.value.code == "device_quota"
+    assert store.submit(make_job("b"), limits)[1]
+
+
+def test_queue_when_others_fill_it_then_a_client_without_jobs_gets_one_in(store: JobStore) -> None:
+    limits = QueueLimits(queue_size=2, client_jobs=10)
+    store.submit(make_job("a"), limits)
+    store.submit(make_job("b"), limits)
+
+    assert store.submit(make_job("c", "other"), limits)[1]
+    for client in ("a", "other"):
+        with pytest.raises(LimitError) as refused:
+            store.submit(make_job("d", client), limits)
+        assert refused.value.code == "queue_full"
+
+
+def test_downtime_when_skipped_then_no_deadline_has_moved(store: JobStore, time: Time) -> None:
+    done, waiting = submit(store, "a", "b")
+    store.claim("me")
+    store.finish(done.id, "me", "succeeded")
+    store.heartbeat()
+
+    for jump in (25 * 3600.0, -50 * 3600.0):
+        time.now += jump
+        assert store.skip_downtime() == jump
+        assert store.remove_expired() == []
+        assert store.fail_overdue(10) == []
+    time.now += 50
+    assert [job.id for job in store.fail_overdue(10)] == [waiting.id]
+    time.now += 51
+    assert store.remove_expired() == [done.id]
+
+
+def test_sqlite_file_when_made_then_for_this_user_only_and_when_deleted_then_every_call_fails(
+    tmp_path: Path, time: Time
+) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    path.touch(mode=0o644)
+    store = JobStore(f"sqlite:///{path}", time, keep_s=100)
+    submit(store, "a")
+    modes = {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
+    path.unlink()
+
+    with pytest.raises(OperationalError, match="deleted or replaced"):
+        submit(store, "b")
+    with pytest.raises(OperationalError, match="deleted or replaced"):
+        store.check()
+    assert set(modes.values()) == {0o600}, modes
+    assert not path.exists()
+    store.close()

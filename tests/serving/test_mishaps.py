@@ -167,7 +167,7 @@ def test_database_when_its_disk_is_full_then_503_and_jobs_that_run_end_when_ther
 ) -> None:
     gate = Gate(runner)
     server = serve(gate)
-    connections = server.service.store._engine
+    connections = server.service.store.database.engine
     with server.client() as client:
         job = create(client, steps=2).json()
         wait_for(lambda: gate.steps)

@@ -261,7 +261,7 @@ def test_log_when_the_database_fails_then_it_says_why_and_no_prompt(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve()
-    with server.service.store._engine.begin() as connection:
+    with server.service.store.database.engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER full BEFORE INSERT ON joyimage_jobs BEGIN SELECT RAISE(ABORT, 'disk full'); END"
         )

@@ -75,8 +75,14 @@ class JobCompletion:
         """Record how far the jobs are, for the clients of other servers."""
         with self._lock:
             new, self._unrecorded = self._unrecorded, {}
-        if new:
-            self.store.record_progress((job_id, *steps) for job_id, steps in new.items())
+        try:
+            if new:
+                self.store.record_progress((job_id, *steps) for job_id, steps in new.items())
+        except BaseException:
+            with self._lock:  # tried again
+                again = {job_id: steps for job_id, steps in new.items() if job_id in self._running}
+                self._unrecorded = {**again, **self._unrecorded}
+            raise
 
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job: at once where it waits, at the next step where it runs."""

@@ -72,9 +72,9 @@ class Housekeeping:
         """Do everything that is due; what fails does not keep the rest from being done.
 
         Raises:
-            Exception: The first thing that failed, when the rest is done.
+            BaseException: The first thing that failed, when the rest is done.
         """
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         for task in (
             self._watch_batches,
             self._completion.settle_rest,
@@ -88,7 +88,7 @@ class Housekeeping:
         ):
             try:
                 task()
-            except Exception as error:  # noqa: BLE001 - raised below
+            except BaseException as error:  # noqa: BLE001 - raised below
                 failures.append(error)
         if failures:
             raise failures[0]

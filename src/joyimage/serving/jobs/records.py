@@ -10,6 +10,8 @@ import sqlalchemy as sa
 
 FINISHED = ("succeeded", "failed", "cancelled")
 STATES = ("queued", "running", *FINISHED)
+PASSING = ("out_of_memory", "storage_full", "server_stopped", "queue_timeout")
+"""Codes of errors that say nothing of the job itself: the same request may succeed later."""
 
 
 class JsonText(sa.types.TypeDecorator[Any]):

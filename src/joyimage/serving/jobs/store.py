@@ -6,28 +6,25 @@ may share one database and one folder. Nothing here knows HTTP.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import event, func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import func, select
 
-from joyimage.errors import IdempotencyConflictError, ServerError
+from joyimage.errors import IdempotencyConflictError
+from joyimage.serving.jobs.database import Database
 from joyimage.serving.jobs.limits import check_room
-from joyimage.serving.jobs.migrations import upgrade
-from joyimage.serving.jobs.records import FACTS, FINISHED, JOBS, STATES, Job
+from joyimage.serving.jobs.records import FACTS, FINISHED, JOBS, PASSING, STATES, Job
+from joyimage.serving.jobs.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
     from joyimage.serving.jobs.limits import QueueLimits
 
-_LOCK = 5_600_210  # any number that only we use, for PostgreSQL's advisory lock
 _AT_ONCE = 500  # rows that one statement names or changes
-_LOCK_TIMEOUT_S = 10
 
 
 class JobStore:
@@ -46,33 +43,19 @@ class JobStore:
     def __init__(self, url: str, clock: Callable[[], float], keep_s: float) -> None:
         self._clock = clock
         self._keep_s = keep_s
-        self._is_sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = (
-            {"connect_args": {"timeout": _LOCK_TIMEOUT_S}} if self._is_sqlite else {"pool_pre_ping": True}
-        )
-        # What a statement was given has no place in the log: it holds prompts.
-        options["hide_parameters"] = True
-        self._engine = sa.create_engine(url, pool_size=8, max_overflow=8, **options)
-        if self._is_sqlite:
-            event.listen(self._engine, "connect", _set_up_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
-        try:
-            with self._write() as connection:
-                upgrade(connection)
-        except (SQLAlchemyError, ImportError) as error:
-            reason = getattr(error, "orig", None) or error
-            where = self._engine.url.render_as_string(hide_password=True)
-            raise ServerError(f"The database {where} cannot be opened: {reason}") from error
+        self._turns = Turns()
+        self.database = Database(url)
+        self._read, self._write = self.database.read, self.database.write
 
     def close(self) -> None:
         """Give the connections back."""
-        self._engine.dispose()
+        self.database.close()
 
     def submit(self, job: Job, limits: QueueLimits) -> tuple[Job, bool]:
         """Put a job into the queue, or find the one that the same request made before.
 
         Clients share the device by what their jobs cost: a job's turn begins where the turn of its client's
-        last one ends, and not before that of the job that is next.
+        last one ends, and not before that of the job that runs now or is next.
 
         Args:
             job: The new record.
@@ -95,22 +78,23 @@ class JobStore:
                         raise IdempotencyConflictError(
                             "The Idempotency-Key was used for another request; give each request its own."
                         )
-                    return earlier, False
+                    if (earlier.error or {}).get("code") not in PASSING:
+                        return earlier, False
+                    connection.execute(
+                        JOBS.update().where(JOBS.c.id == earlier.id).values(idempotency_key=None)
+                    )
             check_room(connection, job.client, limits, now=now, new_bytes=job.stored_bytes)
-            queued = JOBS.c.state == "queued"
-            head = connection.scalar(select(func.min(JOBS.c.turn)).where(queued))
-            own = connection.scalar(
-                select(func.max(JOBS.c.turn + JOBS.c.cost)).where(queued & (JOBS.c.client == job.client))
-            )
+            turn = self._turns.find(connection, job.client)
             number = (connection.scalar(select(func.max(JOBS.c.number))) or 0) + 1
             values = {
                 **{column.name: getattr(job, column.name) for column in JOBS.columns},
                 "number": number,
-                "turn": max(head or 0, own or 0),
+                "turn": turn,
                 "created_at": now,
                 "queued_at": now,
             }
             connection.execute(JOBS.insert().values(**values))
+        self._turns.end_at(job.client, turn + job.cost)
         return Job(**values), True
 
     def check_room(self, client: str, limits: QueueLimits) -> None:
@@ -294,6 +278,7 @@ class JobStore:
             waiting = JOBS.update().where(this & (JOBS.c.state == "queued")).values(**ended)
             job = _one(connection.execute(waiting.returning(JOBS)))
             if job is not None:
+                self._turns.give_back(job.client, job.cost)
                 return job
             running = JOBS.update().where(this & (JOBS.c.state == "running")).values(cancel_asked=True)
             connection.execute(running)
@@ -437,7 +422,7 @@ class JobStore:
             return _all(connection.execute(JOBS.update().where(these).values(**ended).returning(JOBS)))
 
     def _take(self, connection: Connection, owner: str, which: Any) -> list[Job]:
-        if not self._is_sqlite:
+        if not self.database.is_sqlite:
             which = which.with_for_update(skip_locked=True)
         # PostgreSQL may run a bare subquery again for each row; as a list it is run once.
         chosen = JOBS.c.id.in_(which.cte("chosen").select())
@@ -446,34 +431,6 @@ class JobStore:
         return sorted(
             _all(connection.execute(update.returning(JOBS))), key=lambda job: (job.turn, job.number)
         )
-
-    @contextmanager
-    def _write(self, *, lock: bool = True) -> Iterator[Connection]:
-        """Open a transaction that writes; with `lock`, the only one of its kind."""
-        with self._engine.begin() as connection:
-            if lock and not self._is_sqlite:
-                connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-            yield connection
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(is_reading=True) as connection:
-            yield connection
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # SQLAlchemy's advice: Python's module would begin transactions when it likes.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # what a client was told stays true after a power cut
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes then would fail where another has written in between.
-    is_reading = connection.get_execution_options().get("is_reading")
-    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 
 
 def _all(rows: Any) -> list[Job]:
