@@ -11,14 +11,10 @@ import shutil
 import sys
 import tempfile
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest there
 
 ROOT = Path(__file__).parents[1]
 _COPIED = ("src", "tests", "scripts", "examples", "docs", "README.md", "Makefile", "pyproject.toml")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PROGRAM = """
 from PIL import Image
-from typing_extensions import assert_type
+from typing import assert_type
 
 from joyimage import JoyImageEditPipeline, JoyImageEditPipelineOutput, JoyImageEditPlusPipeline
 from joyimage.loading import load_pipeline

@@ -108,7 +108,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
     device, dtype = torch.device(str(settings.device)), DTYPES[str(settings.dtype)]
     model = resolve(str(settings.model), size=settings.size, num_layers=settings.layers)
     report: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "command": settings.command(),
         "device": describe_device(device),
         "versions": {package: _version(package) for package in _PACKAGES},

@@ -29,8 +29,7 @@ from joyimage.spatial.rotation import ObjectRotation, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from typing_extensions import Self
+    from typing import Self
 
     from joyimage.types import ImageSize
 

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers.processing_utils import ProcessorMixin
-from typing_extensions import Self
 
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel

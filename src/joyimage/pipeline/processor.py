@@ -12,8 +12,7 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 if TYPE_CHECKING:
     from os import PathLike
-
-    from typing_extensions import Self
+    from typing import Self
 
 PUBLISHED_CLASS = Qwen3VLProcessor.__name__
 """Class that saved folders name, so that transformers and diffusers find theirs."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from joyimage.errors import InvalidInputError
 from joyimage.spatial.prompts import check_name, check_style, without_article
 
 
-class View(str, Enum):
+class View(StrEnum):
     """The eight views, in the order of their heading: 45° times the place in this list.
 
     They are directions in the picture: LEFT means that the object's front points to the left edge.

@@ -183,7 +183,7 @@ class _Body:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             limit = self._settings.upload_timeout_s
             raise TooSlowError(
                 f"The body took more than {limit:g} s to arrive.", code="upload_timeout"
