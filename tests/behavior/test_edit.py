@@ -108,7 +108,7 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
 
 
 def test_mask_when_nothing_is_padded_then_none(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", 0)  # as for large pictures
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large pictures
 
     assert attention_masks(pipe, image=SQUARE, negative_prompt="a much longer prompt") == [None] * 4
 
@@ -200,7 +200,7 @@ def test_base_size_when_another_then_pictures_of_it(pipe: Any, base_size: int) -
 def test_pictures_when_unlike_shape_then_refused_unless_size_given(pipe: Any) -> None:
     arguments = {"image": [SQUARE, WIDE], "prompt": [PROMPT, PROMPT], "seeds": (0, 1)}
 
-    with pytest.raises(ValueError, match="unlike shape"):
+    with pytest.raises(ValueError, match="different shapes"):
         run(pipe, **arguments)
 
     assert run(pipe, **arguments, height=64, width=64).shape == (2, 64, 64, 3)
@@ -249,7 +249,7 @@ class EndGuidance(PipelineCallback):
 def test_callback_when_a_callback_object_ends_guidance_then_negative_branch_ends(
     pipe: Any, monkeypatch: pytest.MonkeyPatch, together_up_to: int
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", together_up_to)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", together_up_to)
 
     masks = attention_masks(pipe, image=SQUARE, callback_on_step_end=EndGuidance(), num_inference_steps=3)
 

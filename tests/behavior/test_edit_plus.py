@@ -63,7 +63,7 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
 
 
 def test_mask_when_one_prompt_then_none(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", 0)  # as for large pictures
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large pictures
 
     masks = attention_masks(
         pipe, images=[SQUARE, WIDE], negative_prompt="a much longer negative prompt", **SIZE

@@ -20,7 +20,7 @@ from joyimage.benchmark.report import device_slug, to_markdown, write_report
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE, Run, check_agreement, ratios
 from joyimage.cli.main import main
-from joyimage.pipeline import edit as edit_module
+from joyimage.pipeline import base as base_module
 
 MINUTE = ("--size", "64", "--layers", "3", "--steps", "1", "--rounds", "1", "--device", "cpu")
 
@@ -81,8 +81,8 @@ def test_run_again_when_run_then_the_image_is_read_and_encoded_for_the_first_edi
     minute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[Any] = []
-    encode_frame = edit_module.encode_frame
-    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (encoded.append(a), encode_frame(*a))[1])
+    encode_frame = base_module.encode_frame
+    monkeypatch.setattr(base_module, "encode_frame", lambda *a: (encoded.append(a), encode_frame(*a))[1])
     seen: list[Any] = []
     handle = minute.text_encoder.model.visual.blocks[0].register_forward_hook(lambda *_: seen.append(1))
 

@@ -61,10 +61,10 @@ def test_branches_when_in_one_pass_then_as_in_two(
 ) -> None:
     pipe = make_pipe()
     outputs = len(call.get("seeds", (0,)))
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", NEVER)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", NEVER)
     expected, rows = run(pipe, **call)
     assert rows == [outputs] * 2 * STEPS
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", ALWAYS)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", ALWAYS)
 
     latents, rows = run(pipe, **call)
 
@@ -83,10 +83,10 @@ def test_branches_when_references_are_unlike_then_one_pass_for_each_kind(
         "width": 96,
         "seeds": (0, 1, 2),
     }
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", NEVER)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", NEVER)
     expected, rows = run(pipe, **call)
     assert rows == [2, 1, 2, 1] * STEPS
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", ALWAYS)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", ALWAYS)
 
     latents, rows = run(pipe, **call)
 
@@ -118,7 +118,7 @@ def group_offload(pipe: Any) -> None:
 def test_branches_when_blocks_are_streamed_then_each_comes_once_a_step(
     offload: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", NEVER)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", NEVER)
     expected, _ = run(make_pipe(), image=SQUARE)
     pipe = make_pipe()
     offload(pipe)
@@ -130,7 +130,7 @@ def test_branches_when_blocks_are_streamed_then_each_comes_once_a_step(
 
 
 def test_branches_when_whole_parts_are_offloaded_then_two_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", NEVER)
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", NEVER)
     pipe = make_pipe()
     pipe.enable_model_cpu_offload(device="cpu:0")
 

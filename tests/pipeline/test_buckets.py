@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joyimage.pipeline.buckets import BASE_SIZES, bucket_sizes, nearest_bucket
+from joyimage.types import ImageSize
 
 SIDES = st.integers(min_value=1, max_value=20_000)
 BASES = st.sampled_from(BASE_SIZES)
@@ -15,15 +16,15 @@ BASES = st.sampled_from(BASE_SIZES)
 
 def test_bucket_sizes_when_1024_then_the_49_published_ones() -> None:
     assert len(bucket_sizes(1024)) == 49
-    assert list(bucket_sizes(1024)) == BUCKETS[1024]
+    assert [size.rows_columns for size in bucket_sizes(1024)] == BUCKETS[1024]
 
 
 @pytest.mark.parametrize("base_size", BASE_SIZES)
 def test_bucket_sizes_when_any_base_then_whole_tokens_of_about_its_area(base_size: int) -> None:
-    sizes = bucket_sizes(base_size)
+    sizes = [size.rows_columns for size in bucket_sizes(base_size)]
 
     assert (base_size, base_size) in sizes
-    assert sorted(set(sizes)) == list(sizes)
+    assert sorted(set(sizes)) == sizes
     for height, width in sizes:
         assert height % 16 == width % 16 == 0
         assert max(height, width) <= 4 * min(height, width)
@@ -40,23 +41,24 @@ def test_bucket_sizes_when_base_is_unknown_then_refused(base_size: int) -> None:
 def test_nearest_bucket_when_any_picture_then_no_bucket_is_nearer(
     height: int, width: int, base_size: int
 ) -> None:
-    chosen = nearest_bucket(height, width, base_size)
+    chosen = nearest_bucket(ImageSize(width, height), base_size)
 
-    distances = [abs(tall / wide - height / width) for tall, wide in bucket_sizes(base_size)]
-    assert abs(chosen[0] / chosen[1] - height / width) == min(distances)
+    distances = [abs(size.height / size.width - height / width) for size in bucket_sizes(base_size)]
+    assert abs(chosen.height / chosen.width - height / width) == min(distances)
 
 
 @given(base_size=BASES, data=st.data())
 def test_nearest_bucket_when_size_is_a_bucket_then_itself(base_size: int, data: st.DataObject) -> None:
-    height, width = data.draw(st.sampled_from(bucket_sizes(base_size)))
+    size = data.draw(st.sampled_from(bucket_sizes(base_size)))
 
-    chosen_height, chosen_width = nearest_bucket(height, width, base_size)
+    chosen = nearest_bucket(size, base_size)
 
-    assert chosen_height * width == chosen_width * height
+    assert chosen.height * size.width == chosen.width * size.height
 
 
 @given(height=SIDES, width=SIDES)
 def test_nearest_bucket_when_base_is_multiplied_then_so_is_the_size(height: int, width: int) -> None:
-    small = nearest_bucket(height, width, 256)
+    size = ImageSize(width, height)
+    small = nearest_bucket(size, 256)
 
-    assert nearest_bucket(height, width, 1024) == (4 * small[0], 4 * small[1])
+    assert nearest_bucket(size, 1024) == ImageSize(4 * small.width, 4 * small.height)

@@ -135,7 +135,7 @@ def test_argument_when_nonsense_then_rejected_by_name_before_any_work(
         options = {"latents": torch.full(shape, float("nan"))}
         channels = pipe.transformer.config.in_channels
         options["latents"] = torch.full([channels if side == 16 else side for side in shape], float("nan"))
-    monkeypatch.setattr(type(pipe), "_encode_branches", fail)
+    monkeypatch.setattr(type(pipe), "_encode_conditioning", fail)
 
     with pytest.raises((InvalidInputError, InvalidTypeError), match=f"`{name}`"):
         call(pipe, **options)
@@ -236,6 +236,50 @@ def test_guidance_when_diffusers_callback_cuts_it_off_then_the_rest_runs_without
     assert len(made.images) == 1
     assert sum(batches) == 2 * 3 + 1  # guidance in the first three steps
     assert pipe.num_timesteps == 4
+
+
+def test_guidance_when_cut_off_with_several_outputs_of_one_prompt_then_the_rest_runs_without(
+    pipe: Any,
+) -> None:
+    cutoff: Any = SDCFGCutoffCallback(cutoff_step_ratio=0.5)
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+
+    both = call(
+        pipe, callback_on_step_end=cutoff, num_images_per_prompt=2, generator=generators, **settings
+    ).images
+
+    for seed in (0, 1):
+        alone = call(pipe, seed, callback_on_step_end=cutoff, **settings).images
+        assert torch.allclose(both[seed], alone[0], atol=1e-4)
+
+
+def test_callback_when_it_returns_rows_for_other_outputs_then_rejected_by_name(pipe: Any) -> None:
+    cutoff: Any = SDCFGCutoffCallback(cutoff_step_ratio=0.5)
+
+    with pytest.raises(InvalidInputError, match="`prompt_embeds` with 1 rows for 2 outputs"):
+        call(
+            pipe,
+            prompt=["red", "Make the car blue"],
+            callback_on_step_end=cutoff,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+        )
+
+
+def test_latents_dtype_when_not_floating_then_rejected_before_any_work(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(pipe), "_encode_conditioning", lambda *_: pytest.fail("work was done"))
+
+    with pytest.raises(InvalidInputError, match="`latents_dtype` is 'int8'"):
+        call(pipe, latents_dtype="int8")
+
+
+def test_pipelines_when_compared_then_siblings(edit: Any, plus: Any) -> None:
+    assert not isinstance(plus, type(edit))
+    assert not isinstance(edit, type(plus))
+    assert (edit.takes_several_images, plus.takes_several_images) == (False, True)
 
 
 def test_interrupt_when_asked_for_then_what_is_there_is_decoded_and_said(pipe: Any) -> None:

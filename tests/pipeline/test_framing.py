@@ -12,10 +12,12 @@ import torch
 from PIL import Image, ImageEnhance
 
 from joyimage.pipeline.edit import JoyImageEditPipeline
-from joyimage.pipeline.framing import Framing, edited_mask, lay
-from joyimage.pipeline.images import fit_to_size, to_pixels
+from joyimage.pipeline.edit_mask import edited_mask
+from joyimage.pipeline.framing import FramedImage, Framing
+from joyimage.pipeline.images import apply_placement, fit_to_size, to_pixels
 from joyimage.spatial.frame import Placement
 from joyimage.tiny.examples import load_example
+from joyimage.types import ImageSize
 from tests import random_models
 
 SAMPLES_PATH = Path(__file__).parents[3] / "shared" / "data" / "images"
@@ -25,6 +27,12 @@ FITS = ["crop", "pad", "exact"]
 
 def drawn(width: int, height: int) -> Image.Image:
     return random_models.make_picture(3, height, width)
+
+
+def framed(source: Image.Image, placement: Placement, layer: Image.Image | None = None) -> FramedImage:
+    """An image that lies at its target size by a placement."""
+    image = apply_placement(source, placement)
+    return FramedImage(source=source, layer=layer, placement=placement, image=image)
 
 
 def psnr(first: Image.Image, second: Image.Image) -> float:
@@ -63,10 +71,11 @@ def test_identity_edit_when_restored_then_within_a_pixel_and_half_a_decibel(
     framing = Framing(fit=fit, restore=True)
     pipe: Any = random_models.make_pipeline()
     pipe.register_to_config(base_size=256)
-    canvas_size = framing.choose_size(pipe.image_processor, [picture], None, None)
-    canvas, placement = framing.place(picture, canvas_size)
+    target_size = framing.choose_size(pipe.image_processor, [picture], None)
+    placed = framing.place(picture, target_size)
+    target, placement = placed.image, placed.placement
 
-    restored, mask = framing.finish(canvas, picture, placement)
+    restored, mask = framing.finish(target, framed(picture, placement))
 
     assert mask is None
     assert restored.size == size
@@ -85,7 +94,9 @@ def test_identity_edit_when_a_real_picture_then_within_a_pixel_and_half_a_decibe
     make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[fit]
     placement = make(picture.size, (1024, 960))
 
-    restored, _ = Framing(restore=True).finish(lay(picture, placement), picture, placement)
+    restored, _ = Framing(restore=True).finish(
+        apply_placement(picture, placement), framed(picture, placement)
+    )
 
     assert shift_of(restored, picture) == (0, 0)
     assert psnr(restored, picture) > ceiling(picture, placement.scaled) - 0.5
@@ -112,28 +123,28 @@ def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_on_the
     # A scene as this VAE was trained on, scaled to another shape.
     picture = load_example("more_shapes").image.resize((333, 200), Image.Resampling.LANCZOS)
     framing = Framing(fit=fit, restore=True)
-    canvas, placement = framing.place(
-        picture, framing.choose_size(pipe.image_processor, [picture], None, None)
-    )
+    placed = framing.place(picture, framing.choose_size(pipe.image_processor, [picture], None))
+    target, placement = placed.image, placed.placement
     with torch.no_grad():
-        latents = pipe.vae.encode(to_pixels([canvas], torch.device("cpu"), torch.float32)).latent_dist.mode()
+        latents = pipe.vae.encode(to_pixels([target], torch.device("cpu"), torch.float32)).latent_dist.mode()
         pixels = pipe.vae.decode(latents).sample[0, :, 0].clamp(-1, 1)
     result = Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
-    restored, _ = framing.finish(result, picture, placement)
+    restored, _ = framing.finish(result, framed(picture, placement))
 
     shown = placement.on_canvas
-    again = lay(restored, placement)
+    again = apply_placement(restored, placement)
     assert best_roll(restored, picture) == (0, 0)
-    assert psnr(again.crop(shown), canvas.crop(shown)) > psnr(result.crop(shown), canvas.crop(shown)) - 0.5
+    assert psnr(again.crop(shown), target.crop(shown)) > psnr(result.crop(shown), target.crop(shown)) - 0.5
 
 
 def test_restore_when_less_than_a_pixel_was_cropped_then_the_result_reaches_the_edge() -> None:
     picture = Image.new("RGB", (257, 256), "white")
     framing = Framing(restore=True)
-    canvas, placement = framing.place(picture, (256, 256))
+    placed = framing.place(picture, ImageSize(256, 256))
+    target, placement = placed.image, placed.placement
 
-    restored, _ = framing.finish(Image.new("RGB", canvas.size), picture, placement)
+    restored, _ = framing.finish(Image.new("RGB", target.size), framed(picture, placement))
 
     assert placement.scaled == (257, 256)
     assert not np.asarray(restored).any()
@@ -142,9 +153,10 @@ def test_restore_when_less_than_a_pixel_was_cropped_then_the_result_reaches_the_
 def test_restore_when_a_border_was_cropped_then_it_runs_into_the_result_without_a_step() -> None:
     picture = Image.new("RGB", (400, 256), "white")
     framing = Framing(restore=True)
-    canvas, placement = framing.place(picture, (256, 256))
+    placed = framing.place(picture, ImageSize(256, 256))
+    target, placement = placed.image, placed.placement
 
-    restored, _ = framing.finish(Image.new("RGB", canvas.size, (155,) * 3), picture, placement)
+    restored, _ = framing.finish(Image.new("RGB", target.size, (155,) * 3), framed(picture, placement))
 
     row = np.asarray(restored)[128, :, 0].astype(int)
     assert (row[:72] == 255).all()
@@ -160,8 +172,8 @@ def test_restore_when_half_transparent_then_looks_the_same_on_white() -> None:
     flat = Image.alpha_composite(white, layer).convert("RGB")
     placement = Placement.crop(flat.size, flat.size)
 
-    restored, _ = Framing(restore=True).finish(flat, flat, placement, layer)
-    kept, _ = Framing(restore=True, preserve=True).finish(flat, flat, placement, layer)
+    restored, _ = Framing(restore=True).finish(flat, framed(flat, placement, layer))
+    kept, _ = Framing(restore=True, preserve=True).finish(flat, framed(flat, placement, layer))
 
     assert psnr(Image.alpha_composite(white, restored).convert("RGB"), flat) > 55
     assert np.array_equal(np.asarray(kept), np.asarray(layer))
@@ -173,7 +185,7 @@ def test_restore_when_the_picture_has_a_profile_then_only_one_of_rgb_is_kept() -
     for space, is_kept in ((b"RGB ", True), (b"CMYK", False)):
         picture.info = {"icc_profile": bytes(16) + space + bytes(108), "dpi": (72, 72)}
 
-        restored, _ = Framing(restore=True).finish(picture, picture, placement)
+        restored, _ = Framing(restore=True).finish(picture, framed(picture, placement))
 
         assert set(restored.info) == ({"icc_profile"} if is_kept else set())
 
@@ -181,21 +193,22 @@ def test_restore_when_the_picture_has_a_profile_then_only_one_of_rgb_is_kept() -
 def test_crop_when_laid_then_bitwise_what_the_pipeline_crops() -> None:
     picture = drawn(333, 200)
 
-    laid = lay(picture, Placement.crop(picture.size, (96, 64)))
+    laid = apply_placement(picture, Placement.crop(picture.size, (96, 64)))
 
-    assert np.array_equal(np.asarray(laid), np.asarray(fit_to_size(picture, 64, 96)))
+    assert np.array_equal(np.asarray(laid), np.asarray(fit_to_size(picture, ImageSize(96, 64))))
 
 
 def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
     picture = drawn(200, 50)
     framing = Framing(fit="pad")
 
-    canvas, placement = framing.place(picture, (96, 96))
-    pixels = np.asarray(canvas)
-    result, _ = framing.finish(canvas, picture, placement)
+    placed = framing.place(picture, ImageSize(96, 96))
+    target, placement = placed.image, placed.placement
+    pixels = np.asarray(target)
+    result, _ = framing.finish(target, framed(picture, placement))
 
     left, top, right, bottom = placement.on_canvas
-    assert canvas.size == (96, 96)
+    assert target.size == (96, 96)
     assert (pixels[:top] == pixels[top]).all()
     assert (pixels[bottom:] == pixels[bottom - 1]).all()
     assert result.size == (right - left, bottom - top) == (96, 24)
@@ -215,7 +228,7 @@ def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
     framing = Framing(preserve=True)
-    kept, mask = framing.finish(result, picture, Placement.exact(picture.size, picture.size))
+    kept, mask = framing.finish(result, framed(picture, Placement.exact(picture.size, picture.size)))
 
     assert mask is not None
     touched = np.asarray(mask)
@@ -264,7 +277,9 @@ def test_preserve_when_all_of_the_picture_was_edited_then_the_edit_is_not_undone
     picture = random_models.make_picture(1, 256, 256)
     result = EDITS_OF_THE_LIGHT[name](picture)
 
-    kept, mask = Framing(preserve=True).finish(result, picture, Placement.exact(picture.size, picture.size))
+    kept, mask = Framing(preserve=True).finish(
+        result, framed(picture, Placement.exact(picture.size, picture.size))
+    )
 
     assert mask is not None
     clearly = np.abs(np.asarray(result).astype(int) - np.asarray(picture)).max(axis=2) > 40
@@ -279,7 +294,9 @@ def test_preserve_when_most_of_the_picture_was_edited_then_the_rest_is_still_the
     edited[:, :180] = np.asarray(random_models.make_picture(2, 256, 256))[:, :180]
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
-    kept, _ = Framing(preserve=True).finish(result, picture, Placement.exact(picture.size, picture.size))
+    kept, _ = Framing(preserve=True).finish(
+        result, framed(picture, Placement.exact(picture.size, picture.size))
+    )
 
     assert np.array_equal(np.asarray(kept)[:, 200:], np.asarray(picture)[:, 200:])
     assert psnr(kept.crop((0, 0, 170, 256)), result.crop((0, 0, 170, 256))) > 28
@@ -287,15 +304,16 @@ def test_preserve_when_most_of_the_picture_was_edited_then_the_rest_is_still_the
 
 @pytest.mark.parametrize("fit", FITS)
 def test_preserve_when_nothing_was_edited_and_restored_then_the_picture_to_the_bit(fit: str) -> None:
-    """Detail that the smaller canvas can't show is no edit."""
+    """Detail that the smaller target can't show is no edit."""
     rng = np.random.default_rng(0)
     detail = rng.normal(0, 25, (480, 700, 3))
     picture = Image.fromarray((np.asarray(drawn(700, 480)) + detail).clip(0, 255).astype(np.uint8))
     framing = Framing(fit=fit, restore=True, preserve=True)
-    canvas, placement = framing.place(picture, (208, 304))
-    result = Image.fromarray(noisy(canvas).clip(0, 255).astype(np.uint8))
+    placed = framing.place(picture, ImageSize(304, 208))
+    target, placement = placed.image, placed.placement
+    result = Image.fromarray(noisy(target).clip(0, 255).astype(np.uint8))
 
-    kept, mask = framing.finish(result, picture, placement)
+    kept, mask = framing.finish(result, framed(picture, placement))
 
     assert mask is not None
     assert not np.asarray(mask).any()
@@ -308,9 +326,9 @@ def test_preserve_when_the_published_move_then_old_and_new_place_and_little_else
     picture = Image.open(SAMPLES_PATH / "moving_input.png").convert("RGB")
     result = Image.open(SAMPLES_PATH / "moving_output.png").convert("RGB")
     framing = Framing(restore=True, preserve=True)
-    _, placement = framing.place(picture, (960, 1024))
+    placement = framing.place(picture, ImageSize(1024, 960)).placement
 
-    kept, mask = framing.finish(result, picture, placement)
+    kept, mask = framing.finish(result, framed(picture, placement))
 
     assert mask is not None
     taken = np.asarray(mask)
@@ -322,18 +340,18 @@ def test_preserve_when_the_published_move_then_old_and_new_place_and_little_else
 
 @pytest.mark.parametrize("restored", [False, True])
 @pytest.mark.parametrize("box", [(75, 50, 150, 100), (0, 0, 300, 40), (140, 20, 160, 180)], ids=str)
-@pytest.mark.parametrize("canvas", [(128, 96), (300, 200), (640, 432)], ids=str)
+@pytest.mark.parametrize("target", [(128, 96), (300, 200), (640, 432)], ids=str)
 def test_region_when_given_then_nothing_changes_outside(
-    canvas: tuple[int, int], box: tuple[int, int, int, int], restored: bool
+    target: tuple[int, int], box: tuple[int, int, int, int], restored: bool
 ) -> None:
     picture = drawn(300, 200).point(lambda value: value // 2 + 60)
-    placement = Placement.crop(picture.size, canvas)
-    black = Image.new("RGB", canvas)
+    placement = Placement.crop(picture.size, target)
+    black = Image.new("RGB", target)
 
-    result, mask = Framing(region=box, restore=restored).finish(black, picture, placement)
+    result, mask = Framing(region=box, restore=restored).finish(black, framed(picture, placement))
 
     assert mask is not None
-    source = picture if restored else lay(picture, placement)
+    source = picture if restored else apply_placement(picture, placement)
     changed = (np.asarray(result) != np.asarray(source)).any(axis=2)
     left, top, right, bottom = box if restored else placement.to_canvas(box)
     row, column = np.mgrid[: changed.shape[0], : changed.shape[1]]
@@ -349,7 +367,7 @@ def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:
     region = Image.linear_gradient("L").resize((96, 96))
 
     _, mask = Framing(region=region, restore=True).finish(
-        picture, picture, Placement.crop((96, 96), (96, 96))
+        picture, framed(picture, Placement.crop((96, 96), (96, 96)))
     )
 
     assert mask is not None
@@ -393,7 +411,7 @@ def test_pipeline_when_exact_then_own_aspect_ratio(pipe: Any) -> None:
 
 
 def test_pipeline_when_exact_size_has_another_shape_then_warned_that_it_stretches(pipe: Any) -> None:
-    with pytest.warns(UserWarning, match="32 and 112 for a picture of 170 x 100.*stretched"):
+    with pytest.warns(UserWarning, match="32 and 112 for an image of 170x100.*stretched"):
         output = run(pipe, image=drawn(170, 100), fit="exact", height=32, width=112)
 
     assert output.images[0].size == (112, 32)
@@ -436,7 +454,10 @@ def test_pipeline_when_several_outputs_and_pictures_then_each_on_its_own(pipe: A
         ({"region": 7}, "`region`"),
         ({"region": np.zeros((2, 2, 2))}, "`region`"),
         ({"fit": "exact", "height": 50, "width": 64}, "`height`"),
-        ({"fit": "exact", "image": [drawn(64, 64), drawn(150, 90)], "prompt": ["a", "b"]}, "unlike shape"),
+        (
+            {"fit": "exact", "image": [drawn(64, 64), drawn(150, 90)], "prompt": ["a", "b"]},
+            "different shapes",
+        ),
     ],
 )
 def test_framing_when_an_argument_is_wrong_then_refused(

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from joyimage.pipeline.images import choose_size, fit_to_size, to_pictures, to_pixels
+from joyimage.pipeline.images import JoyImageEditImageProcessor as OurProcessor
+from joyimage.pipeline.images import fit_to_size, to_images, to_pixels
+from joyimage.types import ImageSize
 from tests import random_models
 
 PICTURE = random_models.make_picture(0, 48, 80)
@@ -49,32 +51,32 @@ def rotated() -> Image.Image:
         pytest.param((TENSOR / 255).to(torch.float64), PICTURE, id="double tensor"),
     ],
 )
-def test_to_pictures_when_one_of_any_kind_then_upright_rgb(given_picture: Any, expected: Image.Image) -> None:
-    (picture,) = to_pictures(given_picture)
+def test_to_images_when_one_of_any_kind_then_upright_rgb(given_picture: Any, expected: Image.Image) -> None:
+    (picture,) = to_images(given_picture)
 
     assert picture.mode == "RGB"
     assert np.array_equal(np.asarray(picture), np.asarray(expected))
 
 
-def test_to_pictures_when_16_bit_picture_is_dark_then_stays_dark() -> None:
+def test_to_images_when_16_bit_picture_is_dark_then_stays_dark() -> None:
     dark = Image.fromarray(np.full((32, 32), 200, dtype=np.uint16))
 
-    (picture,) = to_pictures(dark)
+    (picture,) = to_images(dark)
 
     assert np.asarray(picture).max() == 1
 
 
-def test_to_pictures_when_palette_then_its_colors() -> None:
-    (picture,) = to_pictures(PICTURE.quantize(16))
+def test_to_images_when_palette_then_its_colors() -> None:
+    (picture,) = to_images(PICTURE.quantize(16))
 
     assert np.array_equal(np.asarray(picture), np.asarray(PICTURE.quantize(16).convert("RGB")))
 
 
-def test_to_pictures_when_transparent_then_on_white() -> None:
+def test_to_images_when_transparent_then_on_white() -> None:
     layer = PICTURE.convert("RGBA")
     layer.putalpha(0)
 
-    (picture,) = to_pictures(layer)
+    (picture,) = to_images(layer)
 
     assert np.asarray(picture).min() == 255
 
@@ -87,8 +89,8 @@ def test_to_pictures_when_transparent_then_on_white() -> None:
         pytest.param(torch.stack([TENSOR] * 3), id="tensor"),
     ],
 )
-def test_to_pictures_when_batch_then_each(batch: Any) -> None:
-    pictures = to_pictures(batch)
+def test_to_images_when_batch_then_each(batch: Any) -> None:
+    pictures = to_images(batch)
 
     assert len(pictures) == 3
     for picture in pictures:
@@ -110,9 +112,9 @@ def test_to_pictures_when_batch_then_each(batch: Any) -> None:
         pytest.param(torch.zeros(32, 32), ValueError, id="tensor without channels"),
     ],
 )
-def test_to_pictures_when_it_is_none_then_refused_by_name(given_picture: Any, error: type[Exception]) -> None:
+def test_to_images_when_it_is_none_then_refused_by_name(given_picture: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="`image`"):
-        to_pictures(given_picture)
+        to_images(given_picture)
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +122,7 @@ def test_to_pictures_when_it_is_none_then_refused_by_name(given_picture: Any, er
 def test_fit_to_size_when_any_picture_then_as_diffusers(side: int, other: int) -> None:
     picture = PICTURE.resize((side, other))
 
-    fitted = fit_to_size(picture, 96, 160)
+    fitted = fit_to_size(picture, ImageSize(160, 96))
 
     expected = JoyImageEditImageProcessor().resize_center_crop(picture, (96, 160))
     assert np.array_equal(np.asarray(fitted), np.asarray(expected))
@@ -137,13 +139,15 @@ def test_to_pixels_when_rgb_then_minus_one_to_one() -> None:
 
 
 def test_choose_size_when_nothing_given_then_square() -> None:
-    assert choose_size(None, None, None, 512) == (512, 512)
+    assert OurProcessor(base_size=512).choose_size() == ImageSize(512, 512)
 
 
 def test_choose_size_when_size_given_then_pictures_do_not_matter() -> None:
-    assert choose_size([PICTURE, GRAY.rotate(90, expand=True)], 300, 200, 256) == (304, 208)
+    images = [PICTURE, GRAY.rotate(90, expand=True)]
+
+    assert OurProcessor(base_size=256).choose_size(images, ImageSize(200, 300)) == ImageSize(208, 304)
 
 
 def test_choose_size_when_pictures_need_unlike_sizes_then_refused() -> None:
-    with pytest.raises(ValueError, match="`image` holds pictures of unlike shape"):
-        choose_size([PICTURE, PICTURE.rotate(90, expand=True)], None, None, 256)
+    with pytest.raises(ValueError, match="`image` holds images of different shapes"):
+        OurProcessor(base_size=256).choose_size([PICTURE, PICTURE.rotate(90, expand=True)])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joyimage.pipeline.inputs import check_call
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_call
 from tests import random_models
 
 PICTURE = random_models.make_picture(0, 64, 64)
@@ -41,7 +41,7 @@ def pipe() -> Any:
         ({"latents": torch.zeros(1, 16, 8, 8)}, ValueError, ["`latents`", "[1, 16, 8, 8]", "[1, 1, 16, 1,"]),
         ({"negative_prompt": ["a", "b"]}, ValueError, ["`negative_prompt`", "2", "1 prompts"]),
         ({"negative_prompt": 3}, TypeError, ["`negative_prompt`", "3"]),
-        ({"image": [PICTURE] * 3}, ValueError, ["`image`", "3 pictures", "1 prompts"]),
+        ({"image": [PICTURE] * 3}, ValueError, ["`image`", "3 images", "1 prompts"]),
         ({"image": [PICTURE] * 3, "prompt": ["a", "b"]}, ValueError, ["`image`", "3", "2 prompts"]),
         ({"image": []}, ValueError, ["`image`", "empty"]),
         ({"image": "picture.png"}, TypeError, ["`image`", "str"]),
@@ -111,23 +111,17 @@ def test_check_call_when_numbers_are_any_then_passes_exactly_the_possible(
         side is None or side > 0 for side in (height, width)
     )
     is_possible = steps > 0 and num > 0 and sizes_fit and np.isfinite(guidance)
-    arguments: dict[str, Any] = {
-        "prompt": "a",
-        "height": height,
-        "width": width,
-        "negative_prompt": None,
-        "prompt_embeds": None,
-        "prompt_embeds_mask": None,
-        "negative_prompt_embeds": None,
-        "negative_prompt_embeds_mask": None,
-        "num_inference_steps": steps,
-        "num_images_per_prompt": num,
-        "guidance_scale": guidance,
-        "text_dim": 48,
-    }
+    prompts = PromptInputs(prompt="a")
+    sampling = SamplingInputs(
+        height=height,
+        width=width,
+        num_inference_steps=steps,
+        num_images_per_prompt=num,
+        guidance_scale=guidance,
+    )
 
     if is_possible:
-        assert check_call(**arguments) == 1
+        assert check_call(prompts, sampling, text_dim=48) == 1
     else:
         with pytest.raises(ValueError, match="`"):
-            check_call(**arguments)
+            check_call(prompts, sampling, text_dim=48)

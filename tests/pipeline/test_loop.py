@@ -85,7 +85,7 @@ def test_batch_when_references_are_of_kinds_a_b_b_a_then_same_as_single_runs() -
 def test_guidance_when_latents_are_float32_on_a_bf16_model_then_combined_in_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.denoise._TOGETHER_UP_TO", 0)  # one forward for each branch
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # one forward for each branch
     pipe = make_pipe().to(torch.bfloat16)
     steps: list[torch.Tensor] = []
     plain_step = pipe.scheduler.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from joyimage.pipeline import edit as edit_module
+from joyimage.pipeline import base as base_module
 from joyimage.pipeline.feature_cache import EditMemory, digest
 from tests import random_models
 
@@ -34,8 +35,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Count passes of the vision tower, conversations that go on, and encoded pictures."""
     counts: Counter[str] = Counter()
-    encode_frame = edit_module.encode_frame
-    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
+    encode_frame = base_module.encode_frame
+    monkeypatch.setattr(base_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
     hooks = [
         pipe.text_encoder.model.visual.blocks[0].register_forward_hook(lambda *_: counts.update(["vision"])),
         pipe.text_encoder.model.language_model.register_forward_hook(lambda *_: counts.update(["language"])),
@@ -123,6 +124,34 @@ def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing
         session("make it blue", num_inference_steps=0)
 
     assert pipe._memory is None
+
+
+def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none_stays(pipe: Any) -> None:
+    sessions = [pipe.session(random_models.make_picture(seed)) for seed in (0, 1)]
+    barrier = threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    def work(session: Any) -> None:
+        def meet(*_: Any) -> dict[str, Any]:
+            assert pipe._memory is session.memory
+            return {}
+
+        barrier.wait()
+        try:
+            for _ in range(3):
+                session("make it blue", **CALL, callback_on_step_end=meet)
+        except BaseException as error:  # noqa: BLE001 - asserted on below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    assert pipe._memory is None
+    assert [session.memory.made["posterior"] for session in sessions] == [1, 1]
 
 
 def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:

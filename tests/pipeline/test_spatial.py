@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from joyimage.spatial import CameraMove, ObjectRotation, find_red_boxes
+from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, find_red_boxes
 from tests import random_models
 
 PICTURE = random_models.make_picture(0, 120, 100).point(
@@ -46,7 +46,7 @@ def test_move_when_called_then_box_is_drawn_on_the_fitted_picture(
     (call,) = calls
     (given_picture,) = call["image"]
     assert call["prompt"] == output.prompt == "Move the car into the red box and finally remove the red box."
-    assert (call["num_inference_steps"], call["guidance_scale"]) == (1, 1.0)
+    assert (pipe.num_timesteps, pipe.guidance_scale) == (1, 1.0)
     assert given_picture.size == output.images[0].size == (output.width, output.height)
     (box,) = find_red_boxes(given_picture)
     scale = max(output.width / 100, output.height / 120)
@@ -63,7 +63,7 @@ def test_rotate_and_camera_when_called_then_trained_words_and_own_settings_win(
     calls = calls_of(pipe, monkeypatch)
 
     pipe.rotate(PICTURE, "car", "rear-left", num_inference_steps=2)
-    pipe.camera(PICTURE, yaw=45, style="benchmark")
+    pipe.camera(PICTURE, yaw=45, prompt_style="benchmark")
 
     assert calls[0]["prompt"] == ObjectRotation("car", "rear left").prompt
     assert calls[0]["num_inference_steps"] == 2
@@ -93,7 +93,7 @@ def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
     [
         ("move", (PICTURE, "car", (20, 30, 160, 90)), "inside the picture"),
         ("move", (PICTURE, "", (20, 30, 60, 90)), "`object`"),
-        ("move", ([PICTURE] * 2, "car", (20, 30, 60, 90)), "2 pictures"),
+        ("move", ([PICTURE] * 2, "car", (20, 30, 60, 90)), "2 images"),
         ("rotate", (PICTURE, "car", "upper"), "`view`"),
         ("camera", (PICTURE, float("nan")), "`yaw`"),
         ("camera", ("picture.png", 45), "`image`"),
@@ -104,6 +104,21 @@ def test_spatial_edit_when_an_argument_is_wrong_then_refused(
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         getattr(pipe, method)(*arguments)
+
+
+@pytest.mark.parametrize("name", ["height", "width"])
+def test_spatial_edit_when_one_side_is_given_then_rejected(pipe: Any, name: str) -> None:
+    with pytest.raises(ValueError, match="`height` and `width` go together"):
+        pipe.rotate(PICTURE, "car", "left", **{name: 96})
+
+
+def test_prompt_style_when_given_by_its_old_name_then_used_with_a_warning(pipe: Any) -> None:
+    with pytest.warns(FutureWarning, match="use `prompt_style`"):
+        output = pipe.move(PICTURE, "the car", (20, 30, 60, 90), style="benchmark")
+
+    assert output.prompt == ObjectMove("the car", None).prompt_in("benchmark")
+    with pytest.raises(ValueError, match="same argument"):
+        pipe.camera(PICTURE, yaw=45, style="benchmark", prompt_style="benchmark")
 
 
 def test_spatial_edit_when_a_tuple_is_asked_for_then_refused(pipe: Any) -> None:

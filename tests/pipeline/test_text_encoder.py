@@ -10,6 +10,7 @@ from torch import nn
 from torch.profiler import profile
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
+from joyimage.pipeline.images import ModelImage
 from joyimage.pipeline.text_encoder import _short_cuts, encode
 from tests import random_models
 
@@ -34,10 +35,20 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
+def wrap(groups: Any) -> Any:
+    """Turn images into what the encoder takes."""
+    return None if groups is None else [[ModelImage(image) for image in group] for group in groups]
+
+
 def run(parts: dict[str, Any], prompts: list[str], pictures: Any, **settings: Any) -> list[torch.Tensor]:
     """Encode and return each prompt's own states."""
     states, mask = encode(
-        **parts, prompts=prompts, pictures=pictures, device=torch.device("cpu"), max_tokens=4096, **settings
+        **parts,
+        prompts=prompts,
+        images=wrap(pictures),
+        device=torch.device("cpu"),
+        max_tokens=4096,
+        **settings,
     )
     return [row[: int(own.sum())] for row, own in zip(states, mask, strict=True)]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from joyimage.pipeline import base as base_module
 from joyimage.pipeline import edit as edit_module
 from joyimage.serving.jobs.task import Task
 from joyimage.serving.workers import preview as preview_module
@@ -45,8 +46,8 @@ def correlation(first: bytes, second: bytes) -> float:
 def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Count passes of the vision tower and pictures that are encoded."""
     counts: Counter[str] = Counter()
-    encode = edit_module.encode_frame
-    monkeypatch.setattr(edit_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode(*a))[1])
+    encode = base_module.encode_frame
+    monkeypatch.setattr(base_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode(*a))[1])
     hook = pipe.text_encoder.model.visual.blocks[0].register_forward_hook(
         lambda *_: counts.update(["vision"])
     )
@@ -101,16 +102,16 @@ def test_memory_when_kept_pictures_fill_it_then_they_go_first(
     shop = workshop()
     runner.sessions.clear()
     shop.ended(shop.submit(picture=png(1)))
-    decode = type(runner.pipe)._decode
+    decode = edit_module.decode_target
     kept = len(runner.sessions)
     assert kept
 
-    def need_room(self: Any, *arguments: Any) -> Any:
+    def need_room(*arguments: Any, **options: Any) -> Any:
         if len(runner.sessions) > kept:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return decode(self, *arguments)
+        return decode(*arguments, **options)
 
-    monkeypatch.setattr(type(runner.pipe), "_decode", need_room)
+    monkeypatch.setattr(edit_module, "decode_target", need_room)
     job = shop.ended(shop.submit(picture=png(2)))
 
     assert job.state == "succeeded", job.error
@@ -124,14 +125,14 @@ def test_memory_when_short_then_less_of_it_and_the_same_picture(
     shop = workshop()
     expected = shop.ended(shop.submit(picture=png(), num_images=2, seed=4))
     pipe = runner.pipe
-    decode = type(pipe)._decode
+    decode = edit_module.decode_target
 
-    def need_tiles(self: Any, target: Any, *arguments: Any) -> Any:
-        if len(target) > 1 or not self.vae.use_tiling:
+    def need_tiles(pipe: Any, target: Any, *arguments: Any, **options: Any) -> Any:
+        if len(target) > 1 or not pipe.vae.use_tiling:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return decode(self, target, *arguments)
+        return decode(pipe, target, *arguments, **options)
 
-    monkeypatch.setattr(type(pipe), "_decode", need_tiles)
+    monkeypatch.setattr(edit_module, "decode_target", need_tiles)
     job = shop.ended(shop.submit(picture=png(), num_images=2, seed=4))
 
     assert job.state == "succeeded", job.error
@@ -147,11 +148,11 @@ def test_memory_when_never_enough_then_503_and_the_server_goes_on(
 ) -> None:
     shop = workshop()
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(runner.pipe), "_decode", fail)
+        patch.setattr(edit_module, "decode_target", fail)
         job = shop.ended(shop.submit())
 
     assert job.error is not None
@@ -174,12 +175,12 @@ def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_bac
         if is_full:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def decode(self: Any, *arguments: Any) -> Any:
+    def decode(*arguments: Any, **options: Any) -> Any:
         if needed not in moves[-1:]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(self, *arguments)
+        return whole(*arguments, **options)
 
-    whole, needed = type(pipe)._decode, "parts"
+    whole, needed = edit_module.decode_target, "parts"
     # What moves weights: there is no GPU here to move them from.
     monkeypatch.setattr(runner, "_device", device)
     monkeypatch.setattr(pipe, "to", to)
@@ -190,7 +191,7 @@ def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_bac
         return run_on(runner, (make_task(kind="edit", prompt="x", seed=1, num_inputs=1), png(1)))[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(pipe), "_decode", decode)
+        patch.setattr(edit_module, "decode_target", decode)
         parts = edit()
         needed = "layers"
         layers = edit()

@@ -87,7 +87,7 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
     base_size = ours.config["base_size"]
     # It knows images of 1024 x 1024 only, and the published tokenizer's 34 tokens.
     buckets = find_class(_IMAGE_PROCESSOR, "BUCKETS")
-    buckets.setdefault(base_size, list(bucket_sizes(base_size)))
+    buckets.setdefault(base_size, [size.rows_columns for size in bucket_sizes(base_size)])
     pipe.vae_image_processor.register_to_config(basesize=base_size)
     dropped = prefix_length(ours.tokenizer)
     pipe.prompt_template_encode_start_idx = dict.fromkeys(pipe.prompt_template_encode_start_idx, dropped)

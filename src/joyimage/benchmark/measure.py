@@ -124,7 +124,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
     note("Building both implementations on the same weights.")
     ours = build(model, device, dtype) if model else load_tiny(device, dtype)
     size = ours.config["base_size"]
-    report |= {"size": size, "layers": ours.transformer.config.num_layers}
+    report |= {"size": size, "layers": ours.transformer.config["num_layers"]}
     edit = timing.make_edit(ours, make_image(size), settings.steps)
     report |= _time(ours, edit, dtype, settings, note)
     if settings.model == "full":

@@ -214,6 +214,7 @@ def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int
 def load_tiny(device: torch.device, dtype: torch.dtype) -> JoyImageEditPipeline:
     """Load the embedded checkpoint."""
     pipe = load_pipeline("tiny", device=str(device), dtype=str(dtype)).pipe
+    assert isinstance(pipe, JoyImageEditPipeline)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

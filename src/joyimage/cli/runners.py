@@ -150,7 +150,6 @@ class LocalRunner:
         size = given.pop("size", None)
         if isinstance(given.get("region"), str):
             given["region"] = read_mask(Path(given["region"]), images[0].size)
-        given["style"] = given.pop("prompt_style", None)
         takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
         inputs = self._inputs(edit, images, given, takes_several=takes_several)
         pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())

@@ -12,7 +12,7 @@ from PIL import Image
 from joyimage.evaluation.suites import Case
 
 if TYPE_CHECKING:
-    from joyimage.pipeline.edit import JoyImageEditPipeline
+    from joyimage.pipeline.base import JoyImagePipeline
 
 Editor = Callable[[Sequence[Case]], Sequence[Image.Image]]
 
@@ -49,7 +49,7 @@ def pipeline_editor(
     return edit
 
 
-def round_trip_editor(pipe: JoyImageEditPipeline) -> Editor:
+def round_trip_editor(pipe: JoyImagePipeline) -> Editor:
     """Encode and decode every target with the pipeline's VAE: the upper bound of the edit model.
 
     Args:
@@ -61,7 +61,7 @@ def round_trip_editor(pipe: JoyImageEditPipeline) -> Editor:
 
     @torch.inference_mode()
     def edit(cases: Sequence[Case]) -> Sequence[Image.Image]:
-        vae = pipe.vae
+        vae: Any = pipe.vae
         targets = torch.from_numpy(np.stack([case.target for case in cases])).permute(
             0, 3, 1, 2
         )  # [B, 3, H, W]

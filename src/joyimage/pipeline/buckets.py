@@ -1,30 +1,31 @@
-"""The picture sizes that the model was trained at."""
+"""The image sizes that the model was trained at ("buckets")."""
 
 from __future__ import annotations
 
 import functools
 
 from joyimage.errors import InvalidInputError
+from joyimage.types import ImageSize
 
 _GENERATED_BASES = (64, 96, 128, 256)
 _MULTIPLES = {512: 2, 768: 3, 1024: 4}
 BASE_SIZES = (*_GENERATED_BASES, *_MULTIPLES)
-_STEP = 16
+_STEP_PX = 16
 _LARGEST_RATIO = 4
 
 
 @functools.cache
-def bucket_sizes(base_size: int) -> tuple[tuple[int, int], ...]:
-    """List the sizes (height, width) of a base.
+def bucket_sizes(base_size: int) -> tuple[ImageSize, ...]:
+    """List the buckets of a base size.
 
     Args:
-        base_size: Side of the square size in pixels; one of `BASE_SIZES`.
+        base_size: Side of the square bucket in pixels; one of `BASE_SIZES`.
 
     Returns:
-        Sizes from wide to tall.
+        Sizes from the widest to the tallest.
 
     Raises:
-        InvalidInputError: There is no such base.
+        InvalidInputError: `base_size` is not one of `BASE_SIZES`.
 
     Source: JoyAI-Image-Edit (arXiv 2605.04128) generates base 256 and multiplies it for 512, 768 and 1024.
     """
@@ -34,20 +35,31 @@ def bucket_sizes(base_size: int) -> tuple[tuple[int, int], ...]:
         )
     if base_size in _MULTIPLES:
         factor = _MULTIPLES[base_size]
-        return tuple((factor * height, factor * width) for height, width in bucket_sizes(256))
-    sizes = []
-    height, width = base_size * base_size // _STEP, _STEP
-    while height >= _STEP:
+        return tuple(ImageSize(factor * size.width, factor * size.height) for size in bucket_sizes(256))
+    sizes: list[ImageSize] = []
+    height, width = base_size * base_size // _STEP_PX, _STEP_PX
+    while height >= _STEP_PX:
         if max(height, width) / min(height, width) <= _LARGEST_RATIO:
-            sizes.append((height, width))
-        if height * (width + _STEP) <= base_size * base_size:
-            width += _STEP
+            sizes.append(ImageSize(width, height))
+        if height * (width + _STEP_PX) <= base_size * base_size:
+            width += _STEP_PX
         else:
-            height -= _STEP
-    return tuple(sorted(sizes))
+            height -= _STEP_PX
+    return tuple(sorted(sizes, key=lambda size: size.rows_columns))
 
 
-def nearest_bucket(height: int, width: int, base_size: int) -> tuple[int, int]:
-    """Return the size (height, width) whose height/width is nearest to the given one's."""
-    ratio = height / width
-    return min(bucket_sizes(base_size), key=lambda size: abs(size[0] / size[1] - ratio))
+def nearest_bucket(size: ImageSize, base_size: int) -> ImageSize:
+    """Return the bucket whose aspect ratio is nearest to that of `size`.
+
+    Args:
+        size: Size of an image, or a requested size.
+        base_size: Side of the square bucket in pixels; one of `BASE_SIZES`.
+
+    Returns:
+        The bucket; of two that are equally near, the wider one.
+
+    Raises:
+        InvalidInputError: `base_size` is not one of `BASE_SIZES`.
+    """
+    ratio = size.height / size.width
+    return min(bucket_sizes(base_size), key=lambda bucket: abs(bucket.height / bucket.width - ratio))

@@ -1,4 +1,4 @@
-"""What every call of a pipeline shares: it runs alone on its parts, and knows which defaults it was given."""
+"""What every call of a pipeline shares: it runs alone on its parts, and knows which defaults were not given."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-import torch
-
-from joyimage.errors import InvalidResultError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
 Method = TypeVar("Method", bound="Callable[..., Any]")
 
@@ -23,49 +17,30 @@ _LOCKS_LOCK = threading.Lock()
 
 
 class DefaultSteps(int):
-    """A number of steps that no caller gave: the signature shows it, a call takes the checkpoint's own."""
+    """A number of steps that the caller did not give: the signature shows it, a call uses the checkpoint's own."""
 
 
 class DefaultGuidance(float):
-    """A guidance scale that no caller gave: the signature shows it, a call takes the checkpoint's own."""
+    """A guidance scale that the caller did not give: the signature shows it, a call uses the checkpoint's own."""
 
 
 def serialized(method: Method) -> Method:
-    """Let only one thread at a time run a pipeline's method; a second one waits.
+    """Run a pipeline's method in one thread at a time; a second thread waits.
 
-    A call keeps its state (noise levels, caches, guidance) in the scheduler, the transformer and the pipeline.
-    Pipelines that share a transformer wait for one another too. Callbacks may call the pipeline again.
+    A call has state (noise levels, caches, guidance) in the scheduler, the transformer and the pipeline. Pipelines
+    that share a transformer wait for each other too. Callbacks may call the pipeline again.
     """
 
     @wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
-        with _lock_of(self):
+        with lock_of(self):
             return method(self, *arguments, **options)
 
     return cast("Method", call)
 
 
-def check_finite(values: Tensor, what: str) -> None:
-    """Raise where a result is no image.
-
-    Args:
-        values: What the model made.
-        what: Name of it for the message.
-
-    Raises:
-        InvalidResultError: A value is not finite.
-    """
-    if values.is_meta:  # shapes only: there is nothing to check
-        return
-    if not bool(torch.isfinite(values).all()):
-        raise InvalidResultError(
-            f"The model produced {what} that are not finite, so there is no image. In float16 or with an adapter at a "
-            "large scale values overflow: use bfloat16 or float32, or a smaller scale."
-        )
-
-
-def _lock_of(pipe: Any) -> threading.RLock:
-    """Return the lock of a pipeline's transformer; kept beside it, so that pipelines can be copied and pickled."""
+def lock_of(pipe: Any) -> threading.RLock:
+    """Return the lock of a pipeline's transformer; stored outside it, so that pipelines can be copied and pickled."""
     owner = pipe if pipe.transformer is None else pipe.transformer
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(owner, threading.RLock())

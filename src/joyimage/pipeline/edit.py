@@ -1,63 +1,41 @@
-"""`JoyImageEditPipeline`: edit a picture by instruction, or make one from text."""
+"""`JoyImageEditPipeline`: edit an image by instruction, or generate one from text."""
 
-# Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
+# Annotations are real types here, as in `base.py`.
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.callbacks import PipelineCallback
 from PIL.Image import Image
 from torch import Tensor
-from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
-from joyimage.compat.diffusers import reset_step_caches
 from joyimage.errors import InvalidInputError
-from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.pipeline.adapters import AdapterLoadingMixin
-from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, check_finite, serialized
-from joyimage.pipeline.conditioning import PromptEncodingMixin
-from joyimage.pipeline.denoise import denoise, group_references
-from joyimage.pipeline.describe import DescriptionMixin
-from joyimage.pipeline.feature_cache import digest
+from joyimage.pipeline.callbacks import StepCallback, StepFunction
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.decode import decode_target
+from joyimage.pipeline.denoise import denoise
 from joyimage.pipeline.framing import Framing
-from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures, to_pixels
-from joyimage.pipeline.inputs import check_call, check_callback, check_latents, check_parts, check_pictures
-from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype, statistics
-from joyimage.pipeline.loading import CheckpointLoadingMixin
+from joyimage.pipeline.images import ImageInput, ModelImage, to_images
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_image_count, check_latents
+from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, group_references, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
-from joyimage.pipeline.processor import JoyImageProcessor
-from joyimage.pipeline.schedule import set_schedule
-from joyimage.pipeline.session import SessionMixin
-from joyimage.pipeline.settings import CheckpointSettings, resolve_settings
-from joyimage.pipeline.spatial import SpatialEditingMixin
-from joyimage.pipeline.vae import decode_frame, encode_frame
+from joyimage.pipeline.spatial import SpatialEditingPipeline
+from joyimage.types import ImageSize, LatentSize
 
 
-class JoyImageEditPipeline(
-    CheckpointLoadingMixin,
-    PromptEncodingMixin,
-    DescriptionMixin,
-    SpatialEditingMixin,
-    SessionMixin,
-    AdapterLoadingMixin,
-    DiffusionPipeline,
-):
-    """Edit pictures by instruction with JoyAI-Image-Edit.
+class JoyImageEditPipeline(SpatialEditingPipeline):
+    """Edit images by instruction with JoyAI-Image-Edit.
 
     Args:
         scheduler: Flow-matching Euler scheduler.
         vae: Wan 2.1 VAE.
-        text_encoder: Qwen3-VL, which reads picture and prompt.
-        tokenizer: Its tokenizer.
+        text_encoder: Qwen3-VL, which reads image and prompt.
+        tokenizer: Tokenizer of the text encoder.
         transformer: Predicts the velocity.
-        processor: Prepares pictures for the text encoder.
-        text_token_max_length: Most prompt tokens without an image.
+        processor: Prepares images for the text encoder.
+        text_token_max_length: Maximum number of prompt tokens without an image.
         base_size: Side in pixels of the square bucket; the other buckets have about its area.
         default_num_inference_steps: Denoising steps that suit the checkpoint.
         default_guidance_scale: Guidance scale that suits the checkpoint.
@@ -66,85 +44,11 @@ class JoyImageEditPipeline(
     and the published checkpoint's (2048, 1024, 40, 4.0) where they have none.
     """
 
-    _published_steps = 40
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012 - diffusers' name
-
-    def __init__(
-        self,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKLWan,
-        text_encoder: Qwen3VLForConditionalGeneration,
-        tokenizer: Qwen2Tokenizer,
-        transformer: JoyImageEditTransformer3DModel,
-        processor: JoyImageProcessor,
-        text_token_max_length: int | None = None,
-        base_size: int | None = None,
-        default_num_inference_steps: int | None = None,
-        default_guidance_scale: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            scheduler=scheduler,
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            transformer=transformer,
-            processor=processor,
-        )
-        settings = resolve_settings(
-            (transformer, vae, text_encoder),
-            published=CheckpointSettings(default_num_inference_steps=self._published_steps),
-            text_token_max_length=text_token_max_length,
-            base_size=base_size,
-            default_num_inference_steps=default_num_inference_steps,
-            default_guidance_scale=default_guidance_scale,
-        )
-        self.register_to_config(**asdict(settings))
-        # Without a VAE prompts can be encoded; 8 is the factor of every Wan 2.1 VAE.
-        self.vae_scale_factor_spatial = 8 if vae is None else vae.config["scale_factor_spatial"]
-        self._interrupt = False
-        self._guidance_scale = 1.0
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | None = None
-
-    @property
-    def image_processor(self) -> JoyImageEditImageProcessor:
-        """What brings pictures to a size of this pipeline's base and turns pixels into pictures."""
-        return JoyImageEditImageProcessor(
-            vae_scale_factor=self.vae_scale_factor_spatial, base_size=self.config["base_size"]
-        )
-
-    @property
-    def guidance_scale(self) -> float:
-        """Guidance of the call that is running."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether the call that is running has a negative branch."""
-        return self._guidance_scale > 1
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the loop shall end; set `_interrupt` to ask for it."""
-        return self._interrupt
-
-    @property
-    def num_timesteps(self) -> int:
-        """Number of steps of the call that is running, or of the last one."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> Tensor | None:
-        """Timestep of the step that is running; step caches ask for it."""
-        return self._current_timestep
-
     @serialized
     @torch.no_grad()
     def __call__(
         self,
-        image: Any = None,
+        image: ImageInput | None = None,
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -162,7 +66,7 @@ class JoyImageEditPipeline(
         negative_prompt_embeds_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | None = None,
+        callback_on_step_end: StepFunction | PipelineCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         max_sequence_length: int = 4096,
         enable_denormalization: bool = True,
@@ -174,17 +78,17 @@ class JoyImageEditPipeline(
         preserve: bool = False,
         region: Any = None,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
-        """Edit `image` as `prompt` says; without an image, make one.
+        """Edit `image` as `prompt` says; without an image, generate one.
 
         Args:
             image: PIL image, numpy array, tensor, or a list of these: one for all prompts, or one each.
             prompt: What to do.
-            height: Wished height in pixels; with `width` it chooses the nearest trained size.
-            width: Wished width in pixels.
+            height: Requested height in pixels; with `width` it chooses the nearest bucket.
+            width: Requested width in pixels; goes with `height`.
             num_inference_steps: Number of denoising steps. Where it is not given, the checkpoint's own: 40 for the
                 published one.
-            timesteps: Custom timesteps; their number is the number of steps.
-            sigmas: Custom noise levels, likewise.
+            timesteps: Custom timesteps, falling; their number is the number of steps.
+            sigmas: Custom noise levels from 1 to 0, falling; their number is the number of steps.
             guidance_scale: Classifier-free guidance; off at 1 and below. Where it is not given, the checkpoint's
                 own: 4.0 for the published one.
             negative_prompt: What to stay away from; None is the empty prompt.
@@ -192,202 +96,96 @@ class JoyImageEditPipeline(
             generator: One for all outputs or one each; it covers every draw.
             latents: The target's starting noise, `[outputs, 1, C, 1, H/8, W/8]`.
             prompt_embeds: Made by `encode_prompt` or `encode_prompt_multiple_images`; then without `prompt`.
-            prompt_embeds_mask: Goes with it.
-            negative_prompt_embeds: Likewise for the negative prompt.
-            negative_prompt_embeds_mask: Goes with it.
+            prompt_embeds_mask: Mask of `prompt_embeds`, `[prompts, L]`.
+            negative_prompt_embeds: Embeddings of the negative prompt; then without `negative_prompt`.
+            negative_prompt_embeds_mask: Mask of `negative_prompt_embeds`, `[prompts, L]`.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Whether to return the output object; else a tuple.
-            callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`.
-            callback_on_step_end_tensor_inputs: Tensors it is given; None: the latents.
-            max_sequence_length: Most tokens kept with a picture.
-            enable_denormalization: Whether latents are standardized with the VAE's statistics.
+            callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`. Setting
+                `pipe._interrupt = True` ends the loop after the step; what is there is decoded.
+            callback_on_step_end_tensor_inputs: Names of the tensors that it gets; None: the latents.
+            max_sequence_length: Maximum number of tokens with an image.
+            enable_denormalization: Whether latents are normalized with the VAE's statistics.
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "sample" or "mode" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
-            fit: "crop" to a trained size, as published; "pad" to one, the padding is cut off the result;
-                "exact": the picture's own aspect ratio in multiples of 16, or `height` and `width` as given.
-            restore: Map the result back onto the picture at its own size, cropped borders from the picture.
-            preserve: Keep the picture's own pixels where the edit touched nothing; the masks are returned.
-            region: A box on the picture (pixels or fractions) or a mask: nothing changes outside.
+            fit: "crop" to a bucket, as published; "pad" to one, the padding is cut off the result; "exact": the
+                image's own aspect ratio in multiples of 16, or `height` and `width` as given.
+            restore: Map the result back onto the image at its own size, cropped borders from the image.
+            preserve: Keep the image's own pixels where the edit changed nothing; the masks are returned.
+            region: A box on the image (pixels or fractions) or a mask: nothing changes outside.
 
         Returns:
-            Pictures in the order prompt 0 first to last output, prompt 1, and so on.
+            Images in the order prompt 0 first to last output, prompt 1, and so on.
 
         Raises:
-            TypeError: An argument is of a wrong type.
-            InvalidInputError: An argument is out of range or doesn't fit another.
+            InvalidTypeError: An argument is of a wrong type.
+            InvalidInputError: An argument is out of range or does not fit another.
+            InvalidResultError: The model produced values that are not finite.
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        callback_tensors = callback_on_step_end_tensor_inputs or ["latents"]
-        num_inference_steps, guidance_scale = self._own_defaults(num_inference_steps, guidance_scale)
-
-        # 1. Refuse what can't work.
-        pictures = None if image is None else to_pictures(image)
-        num_prompts = self.check_inputs(
-            prompt,
-            height,
-            width,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            prompt_embeds_mask,
-            negative_prompt_embeds_mask,
-            callback_tensors,
-            num_inference_steps=num_inference_steps,
-            timesteps=timesteps,
-            sigmas=sigmas,
-            guidance_scale=guidance_scale,
-            num_images_per_prompt=num_images_per_prompt,
-            generator=generator,
-            output_type=output_type,
-            schedule=schedule,
-            reference_latents=reference_latents,
-        )
-        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
-        height, width = (None if side is None else int(side) for side in (height, width))
-        check_pictures(pictures, num_prompts)
-        framing = Framing(fit=fit, restore=restore, preserve=preserve, region=region)
-        framing.check(has_image=pictures is not None, output_type=output_type)
-        for picture in pictures if pictures and region is not None else ():
-            framing.check_region(picture.size)
-        num_outputs = num_prompts * num_images_per_prompt
-        if pictures is None:
-            size = self.image_processor.choose_size(None, height, width)
-        else:
-            size = framing.choose_size(self.image_processor, pictures, height, width)
-        check_latents(latents, (num_outputs, 1, *self._latent_shape(size)))
-
-        # 2. Bring the pictures to the size.
-        groups, originals, placements = None, pictures, []
-        if pictures is not None:
-            pictures, placements = map(
-                list, zip(*(framing.place(one, size) for one in pictures), strict=True)
-            )
-            groups = [[picture] for picture in pictures] * (num_prompts // len(pictures))
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
-        device = self._execution_device
-
-        try:
-            # 3. Read pictures and prompts.
-            embeds, text_masks = self._encode_branches(
-                num_prompts,
-                {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or ""},
-                {
-                    "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
-                    "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
-                },
-                groups,
-                device,
-                max_sequence_length,
-                num_images_per_prompt,
-                has_negative=self.do_classifier_free_guidance,
-            )
-
-            # 4. Set the noise levels.
-            set_schedule(
-                self.scheduler,
-                num_inference_steps,
-                device,
-                timesteps=timesteps,
-                sigmas=sigmas,
-                schedule=schedule,
-            )
-            self._num_timesteps = len(self.scheduler.timesteps)
-
-            # 5. Draw the noise, then the references' latents.
-            noise, references = self.prepare_latents(
-                num_outputs,
-                self.transformer.config.in_channels,
-                *size,
-                1,
-                resolve_dtype(latents_dtype, embeds["prompt_embeds"]),
-                device,
-                generator,
-                latents,
-                image=pictures,
-                enable_denormalization=enable_denormalization,
-                reference_latents=reference_latents,
-            )
-
-            # 6. Denoise. Callbacks know references and target as one tensor, the target last.
-            target = denoise(
-                self,
-                noise,
-                group_references(
-                    [list(items) for items in references] if references is not None else [()] * num_outputs,
-                    noise.device,
-                ),
-                embeds,
-                text_masks,
-                callback=callback_on_step_end,
-                callback_tensors=callback_tensors,
-                show=lambda latents: (
-                    latents if references is None else torch.cat([references, latents], dim=1)
-                ),
-                unshow=lambda latents: latents[:, -1:],
-            )
-
-            # 7. Decode the target.
-            images: Any = self._decode(target, output_type, enable_denormalization)
-            masks = None
-            if originals is not None and not framing.is_plain:
-                images, masks = framing.finish_all(images, originals, placements, image)
-        finally:
-            self._finish()
-        if not return_dict:
-            return (images,)
-        return JoyImageEditPipelineOutput(
-            images=images, height=size[0], width=size[1], interrupted=self._interrupt, masks=masks
-        )
-
-    def check_inputs(
-        self,
-        prompt: str | list[str] | None,
-        height: int | None,
-        width: int | None,
-        negative_prompt: str | list[str] | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        prompt_embeds_mask: Tensor | None = None,
-        negative_prompt_embeds_mask: Tensor | None = None,
-        callback_on_step_end_tensor_inputs: list[str] | None = None,
-        **settings: Any,
-    ) -> int:
-        """Refuse what a call couldn't work with; arguments as in `__call__`.
-
-        Returns:
-            Number of prompts.
-
-        Raises:
-            TypeError: A prompt is no string.
-            InvalidInputError: An argument is out of range or doesn't fit another.
-        """
-        check_callback(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        check_parts(self)
-        return check_call(
+        prompts = PromptInputs(
             prompt=prompt,
-            height=height,
-            width=width,
             negative_prompt=negative_prompt,
             prompt_embeds=prompt_embeds,
             prompt_embeds_mask=prompt_embeds_mask,
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_embeds_mask=negative_prompt_embeds_mask,
-            text_dim=self.transformer.config.text_dim,
-            **settings,
         )
+        sampling = SamplingInputs(
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            timesteps=timesteps,
+            sigmas=sigmas,
+            schedule=schedule,
+            guidance_scale=guidance_scale,
+            num_images_per_prompt=num_images_per_prompt,
+            generator=generator,
+            latents=latents,
+            latents_dtype=latents_dtype,
+            reference_latents=reference_latents,
+            enable_denormalization=enable_denormalization,
+            max_sequence_length=max_sequence_length,
+            output_type=output_type,
+        )
+        framing = Framing(fit=fit, restore=restore, preserve=preserve, region=region)
+        callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
-    def normalize_latents(self, latent: Tensor) -> Tensor:
-        """Standardize raw latents `[B, C, T, H, W]` with the VAE's statistics."""
-        mean, std = statistics(self.vae, latent)
-        return (latent - mean) / std
+        # 1. Check everything before any work.
+        images = [] if image is None else to_images(image)
+        num_prompts, sampling = self._check_call(prompts, sampling, callback)
+        size = self._check_images(images, num_prompts, framing, sampling)
+        num_outputs = num_prompts * sampling.num_images_per_prompt
+        shape = (num_outputs, 1, *self._latent_shape(size))
+        check_latents(latents, shape)
 
-    def denormalize_latents(self, latent: Tensor) -> Tensor:
-        """Undo `normalize_latents`."""
-        mean, std = statistics(self.vae, latent)
-        return latent * std + mean
+        # 2. Bring the images to the target size.
+        framed = framing.place_all(images, size, image)
+        model_images = [ModelImage(one.image) for one in framed]
+
+        with self._running(sampling.guidance_scale) as device:
+            # 3. Encode images and prompts.
+            conditioning = self._encode_conditioning(
+                prompts, _group_by_prompt(model_images, num_prompts), sampling, num_prompts
+            )
+
+            # 4. Set the noise levels.
+            self._set_schedule(sampling, device)
+
+            # 5. Draw the noise, then the references' latents.
+            dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
+            noise, references = self._draw_latents(shape, model_images, sampling, device, dtype)
+
+            # 6. Denoise.
+            groups = group_references([()] * num_outputs if references is None else references, device)
+            target = denoise(self, noise, groups, conditioning, _with_references(callback, references))
+
+            # 7. Decode the target.
+            result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
+            masks = None
+            if framed and not framing.is_plain:
+                result, masks = framing.finish_all(result, framed)
+        return self._output(result, size, return_dict=return_dict, masks=masks)
 
     def prepare_latents(
         self,
@@ -400,7 +198,7 @@ class JoyImageEditPipeline(
         device: torch.device,
         generator: Generators,
         latents: Tensor | None = None,
-        image: Any = None,
+        image: ImageInput | None = None,
         enable_denormalization: bool = True,
         reference_latents: str = "sample",
     ) -> tuple[Tensor, Tensor | None]:
@@ -408,83 +206,106 @@ class JoyImageEditPipeline(
 
         Args:
             batch_size: Number of outputs, B.
-            num_channels_latents: C.
-            height: In pixels.
-            width: In pixels.
-            video_length: Frames; 1 for pictures.
-            dtype: Of both results.
-            device: Of both results.
-            generator: One, or one per output.
-            latents: Given noise.
-            image: Pictures of the size; a divisor of B of them, outputs of one picture adjacent.
-            enable_denormalization: Whether the references are standardized.
-            reference_latents: "sample" or "mode".
+            num_channels_latents: Channels of the latents, C.
+            height: Height of the output in pixels.
+            width: Width of the output in pixels.
+            video_length: Number of frames; 1 for images.
+            dtype: Precision of noise and references.
+            device: Device of noise and references.
+            generator: One for all outputs, or one per output.
+            latents: Noise to use instead of a draw, `[B, 1, C, T, H/8, W/8]`.
+            image: Images of the output's size, as many as divide B; the outputs of one image are adjacent.
+            enable_denormalization: Whether the references are normalized with the VAE's statistics.
+            reference_latents: "sample" or "mode" of the VAE's posterior.
 
         Returns:
-            Noise `[B, 1, C, T, H/8, W/8]` and references `[B, 1, C, T, H/8, W/8]`, None without pictures.
+            Noise `[B, 1, C, T, H/8, W/8]` and references `[B, 1, C, T, H/8, W/8]`, None without images.
 
         Raises:
-            InvalidInputError: A list of generators or the pictures don't match B.
+            InvalidInputError: The generators or the images do not match B.
         """
-        scale = self.vae_scale_factor_spatial
-        frames = (video_length - 1) // self.vae.config.scale_factor_temporal + 1
-        shape = (batch_size, 1, num_channels_latents, frames, height // scale, width // scale)
-        if latents is None:
-            noise = draw_noise(shape, generator, device, dtype)
+        latent = LatentSize.of(ImageSize(width, height), self.vae_scale_factor_spatial)
+        frames = (video_length - 1) // self.vae.config["scale_factor_temporal"] + 1
+        shape = (batch_size, 1, num_channels_latents, frames, latent.height, latent.width)
+        check_latents(latents, shape)
+        sampling = SamplingInputs(
+            generator=generator,
+            latents=latents,
+            reference_latents=reference_latents,
+            enable_denormalization=enable_denormalization,
+        )
+        images = [] if image is None else [ModelImage(one) for one in to_images(image)]
+        return self._draw_latents(shape, images, sampling, device, dtype)
+
+    def edit_at_size(self, image: Image, prompt: str, **call: Any) -> JoyImageEditPipelineOutput:
+        """Edit one image that already has the target size; see `SpatialEditingPipeline.edit_at_size`."""
+        size: dict[str, Any] = {"height": image.height, "width": image.width, "fit": "exact"}
+        return cast("JoyImageEditPipelineOutput", self(image=[image], prompt=prompt, **{**call, **size}))
+
+    def _check_images(
+        self, images: list[Image], num_prompts: int, framing: Framing, sampling: SamplingInputs
+    ) -> ImageSize:
+        """Check images and framing, and return the target size.
+
+        Raises:
+            InvalidInputError: The number of images, their shapes or the framing are not accepted.
+        """
+        if images:
+            check_image_count(len(images), num_prompts)
+        framing.check(has_image=bool(images), output_type=sampling.output_type)
+        for image in images:
+            framing.check_region(ImageSize.of(image))
+        if not images:
+            return self.image_processor.choose_size(requested=sampling.requested_size)
+        return framing.choose_size(self.image_processor, images, sampling.requested_size)
+
+    def _draw_latents(
+        self,
+        shape: tuple[int, ...],
+        images: list[ModelImage],
+        sampling: SamplingInputs,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw the noise of a shape `[B, 1, C, T, H/8, W/8]`, then the references; see `prepare_latents`.
+
+        Raises:
+            InvalidInputError: The generators or the images do not match B.
+        """
+        if sampling.latents is None:
+            noise = draw_noise(shape, sampling.generator, device, dtype)
         else:
-            check_latents(latents, shape)
-            noise = latents.to(device, dtype)
-        if image is None:
+            noise = sampling.latents.to(device, dtype)
+        if not images:
             return noise, None
-        pictures = to_pictures(image)
-        if batch_size % len(pictures):
+        num_outputs = shape[0]
+        if num_outputs % len(images):
             raise InvalidInputError(
-                f"`image` holds {len(pictures)} pictures; expected a divisor of {batch_size} outputs."
+                f"`image` holds {len(images)} images; expected a divisor of {num_outputs} outputs."
             )
-        each = batch_size // len(pictures)
-        owners = [output // each for output in range(batch_size)]
-        distinct: dict[str, Any] = {}
-        posteriors = [self._encode_picture(picture, device, distinct) for picture in pictures]
-        references = draw_posterior(posteriors, owners, generator, reference_latents).to(dtype)
-        if enable_denormalization:
+        posteriors = self._encode_images(images, device)
+        owners = [images[output * len(images) // num_outputs] for output in range(num_outputs)]
+        references = draw_posterior(
+            [posteriors[owner.digest] for owner in owners], sampling.generator, sampling.reference_latents
+        ).to(dtype)
+        if sampling.enable_denormalization:
             references = self.normalize_latents(references)
         return noise, references.unsqueeze(1)
 
-    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        scale = self.vae_scale_factor_spatial
-        return self.transformer.config.in_channels, 1, size[0] // scale, size[1] // scale
 
-    def _own_defaults(self, num_inference_steps: int, guidance_scale: float) -> tuple[int, float]:
-        """Return steps and guidance, the checkpoint's own where the caller gave none."""
-        if isinstance(num_inference_steps, DefaultSteps):
-            num_inference_steps = self.config["default_num_inference_steps"]
-        if isinstance(guidance_scale, DefaultGuidance):
-            guidance_scale = self.config["default_guidance_scale"]
-        return num_inference_steps, guidance_scale
+def _group_by_prompt(images: list[ModelImage], num_prompts: int) -> list[list[ModelImage]] | None:
+    """Return the image of each prompt as a list; None without images."""
+    if not images:
+        return None
+    return [[image] for image in images] * (num_prompts // len(images))
 
-    def _finish(self) -> None:
-        """Forget what belongs to the call that ends."""
-        reset_step_caches(self.transformer)
-        self.maybe_free_model_hooks()
 
-    def _encode_picture(self, picture: Image, device: torch.device, distinct: dict[str, Any]) -> Any:
-        """Return a picture's posterior; `distinct` keeps those of the call by their pictures' pixels."""
-        name = digest(picture)
-        if name not in distinct:
-            dtype = next(self.vae.parameters()).dtype
-            distinct[name] = self._once(
-                ("posterior", self.vae, dtype, device, name),
-                lambda: encode_frame(self.vae, to_pixels([picture], device, dtype)),
-            )
-        return distinct[name]
+def _with_references(callback: StepCallback, references: Tensor | None) -> StepCallback:
+    """Return the callback, to which references and target are one tensor, the target last."""
+    if references is None:
+        return replace(callback, restore=_last_item)
+    return replace(callback, show=lambda latents: torch.cat([references, latents], dim=1), restore=_last_item)
 
-    def _decode(self, target: Tensor, output_type: str, enable_denormalization: bool) -> Any:
-        latents = target[:, 0]
-        check_finite(latents, "latents")
-        if output_type == "latent":
-            return latents.squeeze(2).float()
-        if enable_denormalization:
-            latents = self.denormalize_latents(latents)
-        pixels = decode_frame(self.vae, latents.to(next(self.vae.parameters()).dtype))
-        check_finite(pixels, "pixels")
-        return self.image_processor.postprocess(pixels[:, :, 0].float(), output_type=output_type)
+
+def _last_item(latents: Tensor) -> Tensor:
+    return latents[:, -1:]

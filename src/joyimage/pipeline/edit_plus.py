@@ -1,44 +1,45 @@
-"""`JoyImageEditPlusPipeline`: edit with several reference pictures, each at its own size."""
+"""`JoyImageEditPlusPipeline`: edit with several reference images, each at its own size."""
 
-# Annotations are real types here, as in `edit.py`.
+# Annotations are real types here, as in `base.py`.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.callbacks import PipelineCallback
 from PIL.Image import Image
 from torch import Tensor
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
-from joyimage.pipeline.denoise import denoise, group_references
-from joyimage.pipeline.edit import JoyImageEditPipeline
-from joyimage.pipeline.images import is_nested, to_pictures
-from joyimage.pipeline.inputs import check_divisible, check_latents
-from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, resolve_dtype
+from joyimage.pipeline.decode import decode_target
+from joyimage.pipeline.denoise import denoise
+from joyimage.pipeline.images import ImageInput, ModelImage, fit_to_size, is_nested, to_images
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_divisible, check_latents
+from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, group_references, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
-from joyimage.pipeline.schedule import set_schedule
+from joyimage.pipeline.spatial import SpatialEditingPipeline
+from joyimage.types import ImageSize
 
-_NEGATIVE_PROMPT = " "  # As trained: one blank, where Edit has none.
 
-
-class JoyImageEditPlusPipeline(JoyImageEditPipeline):
+class JoyImageEditPlusPipeline(SpatialEditingPipeline):
     """Edit by instruction with several references, such as a person, a dress and a place.
 
-    Every reference goes in at the trained size nearest to its own shape; the output takes any size that 16
-    divides. Arguments of the constructor as in `JoyImageEditPipeline`.
+    Every reference goes in at the bucket nearest to its own shape; the output takes any size divisible by 16.
+    `JoyImageEditPipeline` documents the arguments of the constructor; the published number of steps is 30.
     """
 
-    _picture_argument = "images"
-    _published_steps = 30
-    _takes_fit = False
+    takes_several_images: ClassVar[bool] = True
+    _published_steps: ClassVar[int] = 30
+    _default_negative_prompt: ClassVar[str] = " "  # As trained: one blank, where Edit has none.
 
     @serialized
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
-        images: Any = None,
+        images: ImageInput | None = None,
         prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -56,7 +57,7 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         negative_prompt_embeds_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | None = None,
+        callback_on_step_end: StepFunction | PipelineCallback | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         max_sequence_length: int = 4096,
         enable_denormalization: bool = True,
@@ -64,19 +65,19 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
         reference_latents: str = "mode",
         latents_dtype: str | torch.dtype | None = None,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
-        """Make a picture from `images` as `prompt` says; without images, from the prompt alone.
+        """Generate an image from `images` as `prompt` says; without images, from the prompt alone.
 
         Args:
             images: References of any kind that `JoyImageEditPipeline` takes: a list, which every prompt gets,
                 or one list per prompt, whose lengths may differ.
             prompt: What to do.
-            height: Height of the output in pixels, divisible by 16; with `width`. None: of the trained size
-                that the last reference has.
-            width: Width of the output in pixels.
+            height: Height of the output in pixels, divisible by 16; goes with `width`. None: that of the bucket
+                of the last reference.
+            width: Width of the output in pixels, divisible by 16; goes with `height`.
             num_inference_steps: Number of denoising steps. Where it is not given, the checkpoint's own: 30 for the
                 published one.
-            timesteps: Custom timesteps; their number is the number of steps.
-            sigmas: Custom noise levels, likewise.
+            timesteps: Custom timesteps, falling; their number is the number of steps.
+            sigmas: Custom noise levels from 1 to 0, falling; their number is the number of steps.
             guidance_scale: Classifier-free guidance; off at 1 and below. Where it is not given, the checkpoint's
                 own: 4.0 for the published one.
             negative_prompt: What to stay away from; None is one blank.
@@ -84,171 +85,166 @@ class JoyImageEditPlusPipeline(JoyImageEditPipeline):
             generator: One for all outputs or one each; it covers every draw.
             latents: The target's starting noise, `[outputs, C, 1, H/8, W/8]`.
             prompt_embeds: Made by `encode_prompt` or `encode_prompt_multiple_images`; then without `prompt`.
-            prompt_embeds_mask: Goes with it.
-            negative_prompt_embeds: Likewise for the negative prompt.
-            negative_prompt_embeds_mask: Goes with it.
+            prompt_embeds_mask: Mask of `prompt_embeds`, `[prompts, L]`.
+            negative_prompt_embeds: Embeddings of the negative prompt; then without `negative_prompt`.
+            negative_prompt_embeds_mask: Mask of `negative_prompt_embeds`, `[prompts, L]`.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Whether to return the output object; else a tuple.
-            callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`.
-            callback_on_step_end_tensor_inputs: Tensors it is given; None: the target's latents.
-            max_sequence_length: Most tokens kept with pictures.
-            enable_denormalization: Whether latents are standardized with the VAE's statistics.
+            callback_on_step_end: `f(pipe, step, timestep, tensors) -> tensors`, or a `PipelineCallback`. Setting
+                `pipe._interrupt = True` ends the loop after the step; what is there is decoded.
+            callback_on_step_end_tensor_inputs: Names of the tensors that it gets; None: the target's latents.
+            max_sequence_length: Maximum number of tokens with images.
+            enable_denormalization: Whether latents are normalized with the VAE's statistics.
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "mode" or "sample" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
 
         Returns:
-            Pictures in the order prompt 0 first to last output, prompt 1, and so on.
+            Images in the order prompt 0 first to last output, prompt 1, and so on.
 
         Raises:
-            TypeError: An argument is of a wrong type.
-            InvalidInputError: An argument is out of range or doesn't fit another.
+            InvalidTypeError: An argument is of a wrong type.
+            InvalidInputError: An argument is out of range or does not fit another.
+            InvalidResultError: The model produced values that are not finite.
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        callback_tensors = callback_on_step_end_tensor_inputs or ["latents"]
-        num_inference_steps, guidance_scale = self._own_defaults(num_inference_steps, guidance_scale)
-
-        # 1. Refuse what can't work.
-        num_prompts = self.check_inputs(
-            prompt,
-            height,
-            width,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            prompt_embeds_mask,
-            negative_prompt_embeds_mask,
-            callback_tensors,
+        prompts = PromptInputs(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            prompt_embeds_mask=prompt_embeds_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_embeds_mask=negative_prompt_embeds_mask,
+        )
+        sampling = SamplingInputs(
+            height=height,
+            width=width,
             num_inference_steps=num_inference_steps,
             timesteps=timesteps,
             sigmas=sigmas,
+            schedule=schedule,
             guidance_scale=guidance_scale,
             num_images_per_prompt=num_images_per_prompt,
             generator=generator,
-            output_type=output_type,
-            schedule=schedule,
+            latents=latents,
+            latents_dtype=latents_dtype,
             reference_latents=reference_latents,
+            enable_denormalization=enable_denormalization,
+            max_sequence_length=max_sequence_length,
+            output_type=output_type,
         )
-        num_inference_steps, num_images_per_prompt = int(num_inference_steps), int(num_images_per_prompt)
-        height, width = (None if side is None else int(side) for side in (height, width))
-        check_divisible(height, width, 2 * self.vae_scale_factor_spatial)
-        groups = None if images is None else _share_out(images, num_prompts)
-        num_outputs = num_prompts * num_images_per_prompt
-        if height is not None and width is not None:
-            size = height, width
-        else:
-            last = [group[-1] for group in groups] if groups else None
-            size = self.image_processor.choose_size(last)
-        check_latents(latents, (num_outputs, *self._latent_shape(size)))
+        callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
+
+        # 1. Check everything before any work.
+        num_prompts, sampling = self._check_call(prompts, sampling, callback)
+        if sampling.requested_size is not None:
+            check_divisible(sampling.requested_size, 2 * self.vae_scale_factor_spatial)
+        references = None if images is None else _group_references_by_prompt(images, num_prompts)
+        size = sampling.requested_size or self._follow_last_reference(references)
+        shape = (num_prompts * sampling.num_images_per_prompt, *self._latent_shape(size))
+        check_latents(latents, shape)
 
         # 2. Bring each reference to its own size.
-        if groups is not None:
-            fitted = {id(picture): self._fit(picture) for group in groups for picture in group}
-            groups = [[fitted[id(picture)] for picture in group] for group in groups]
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
-        device = self._execution_device
+        model_images = None if references is None else self._fit_all(references)
 
-        try:
-            # 3. Read pictures and prompts.
-            embeds, masks = self._encode_branches(
-                num_prompts,
-                {"prompt_embeds": prompt, "negative_prompt_embeds": negative_prompt or _NEGATIVE_PROMPT},
-                {
-                    "prompt_embeds": (prompt_embeds, prompt_embeds_mask),
-                    "negative_prompt_embeds": (negative_prompt_embeds, negative_prompt_embeds_mask),
-                },
-                groups,
-                device,
-                max_sequence_length,
-                num_images_per_prompt,
-                has_negative=self.do_classifier_free_guidance,
-            )
+        with self._running(sampling.guidance_scale) as device:
+            # 3. Encode references and prompts.
+            conditioning = self._encode_conditioning(prompts, model_images, sampling, num_prompts)
 
             # 4. Set the noise levels.
-            set_schedule(
-                self.scheduler,
-                num_inference_steps,
-                device,
-                timesteps=timesteps,
-                sigmas=sigmas,
-                schedule=schedule,
-            )
-            self._num_timesteps = len(self.scheduler.timesteps)
+            self._set_schedule(sampling, device)
 
             # 5. Draw each output's noise and its references' latents.
-            dtype = resolve_dtype(latents_dtype, embeds["prompt_embeds"])
-            noise: list[Tensor] = []
-            references: list[list[Tensor]] = []
-            posteriors: dict[str, Any] = {}
-            for output in range(num_outputs):
-                own = [generator[output]] if isinstance(generator, list) else generator
-                if latents is None:
-                    noise.append(draw_noise((1, *self._latent_shape(size)), own, device, dtype))
-                else:
-                    noise.append(latents[output : output + 1].to(device, dtype))
-                references.append(
-                    [
-                        self._draw_reference(
-                            picture, posteriors, own, reference_latents, enable_denormalization
-                        ).to(dtype)
-                        for picture in (groups[output // num_images_per_prompt] if groups else ())
-                    ]
-                )
+            dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
+            noise, reference_items = self._draw_latents(shape, model_images, sampling, device, dtype)
 
             # 6. Denoise.
-            target = denoise(
-                self,
-                torch.stack(noise),
-                group_references(references, device),
-                embeds,
-                masks,
-                callback=callback_on_step_end,
-                callback_tensors=callback_tensors,
-                show=lambda latents: latents[:, 0],
-                unshow=lambda latents: latents.unsqueeze(1),
-            )
+            groups = group_references(reference_items, device)
+            target = denoise(self, noise, groups, conditioning, _target_only(callback))
 
             # 7. Decode the target.
-            pictures: Any = self._decode(target, output_type, enable_denormalization)
-        finally:
-            self._finish()
-        if not return_dict:
-            return (pictures,)
-        return JoyImageEditPipelineOutput(
-            images=pictures, height=size[0], width=size[1], interrupted=self._interrupt
-        )
+            result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
+        return self._output(result, size, return_dict=return_dict)
 
-    def _fit(self, picture: Image) -> Image:
-        return self.image_processor.fit(picture, *self.image_processor.choose_size([picture]))
+    def edit_at_size(self, image: Image, prompt: str, **call: Any) -> JoyImageEditPipelineOutput:
+        """Edit one image that already has the target size; see `SpatialEditingPipeline.edit_at_size`."""
+        size: dict[str, Any] = {"height": image.height, "width": image.width}
+        return cast("JoyImageEditPipelineOutput", self(images=[image], prompt=prompt, **{**call, **size}))
 
-    def _draw_reference(
+    def _follow_last_reference(self, references: list[list[Image]] | None) -> ImageSize:
+        """Return the bucket of the prompts' last references.
+
+        Raises:
+            InvalidInputError: The prompts' last references have different buckets.
+        """
+        last = [group[-1] for group in references or ()]
+        return self.image_processor.choose_size(last, name="images")
+
+    def _fit_all(self, references: list[list[Image]]) -> list[list[ModelImage]]:
+        """Scale and crop every reference to its own bucket, each distinct object once."""
+        processor = self.image_processor
+        fitted: dict[int, ModelImage] = {}
+        for image in (image for group in references for image in group):
+            if id(image) not in fitted:
+                fitted[id(image)] = ModelImage(fit_to_size(image, processor.choose_size([image])))
+        return [[fitted[id(image)] for image in group] for group in references]
+
+    def _draw_latents(
         self,
-        picture: Image,
-        posteriors: dict[str, Any],
-        generator: Generators,
-        how: str,
-        enable_denormalization: bool,
-    ) -> Tensor:
-        """Return a reference's latents `[C, 1, H, W]`; `posteriors` keeps what is encoded already."""
-        posterior = self._encode_picture(picture, self._execution_device, posteriors)
-        latents = draw_posterior([posterior], [0], generator, how)
-        return (self.normalize_latents(latents) if enable_denormalization else latents)[0]
+        shape: tuple[int, ...],
+        references: list[list[ModelImage]] | None,
+        sampling: SamplingInputs,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """Draw for each output its noise, then the latents of its references.
+
+        Args:
+            shape: Shape of the noise of all outputs, `[B, C, 1, H/8, W/8]`.
+            references: References of each prompt.
+            sampling: Holds generator, given noise and how references are drawn.
+            device: Device of the latents.
+            dtype: Precision of the latents.
+
+        Returns:
+            Noise `[B, 1, C, 1, H/8, W/8]`, and for each output the latents of its references, `[C, 1, h/8, w/8]`.
+        """
+        distinct = [image for group in references or () for image in group]
+        posteriors = self._encode_images(distinct, device)
+        noise: list[Tensor] = []
+        items: list[list[Tensor]] = []
+        for output in range(shape[0]):
+            generator = sampling.generator
+            own = [generator[output]] if isinstance(generator, list) else generator
+            if sampling.latents is None:
+                noise.append(draw_noise((1, *shape[1:]), own, device, dtype))
+            else:
+                noise.append(sampling.latents[output : output + 1].to(device, dtype))
+            items.append([])
+            for image in references[output // sampling.num_images_per_prompt] if references else ():
+                latents = draw_posterior([posteriors[image.digest]], own, sampling.reference_latents)
+                if sampling.enable_denormalization:
+                    latents = self.normalize_latents(latents)
+                items[-1].append(latents[0].to(dtype))
+        return torch.stack(noise), items
 
 
-def _share_out(images: Any, num_prompts: int) -> list[list[Image]]:
+def _target_only(callback: StepCallback) -> StepCallback:
+    """Return the callback, to which the latents are those of the target, `[B, C, 1, H, W]`."""
+    return replace(callback, show=lambda latents: latents[:, 0], restore=lambda latents: latents.unsqueeze(1))
+
+
+def _group_references_by_prompt(images: Any, num_prompts: int) -> list[list[Image]]:
     """Give every prompt its references.
 
     Raises:
-        TypeError: A picture is none.
-        InvalidInputError: There are lists for another number of prompts, or an empty one.
+        InvalidTypeError: An image is of a type that is not accepted.
+        InvalidInputError: The number of lists is not that of the prompts, or a list is empty.
     """
     if not is_nested(images):
-        return [to_pictures(images, "images")] * num_prompts
+        return [to_images(images, "images")] * num_prompts
     if len(images) != num_prompts:
         raise InvalidInputError(
             f"`images` holds {len(images)} lists for {num_prompts} prompts; expected one list for each, "
             "or one flat list for all."
         )
-    return [to_pictures(group, "images") for group in images]
+    return [to_images(group, "images") for group in images]

@@ -1,13 +1,31 @@
-"""Classifier-free guidance with the norm kept."""
+"""Classifier-free guidance: how its two branches are combined, and whether they share a forward."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+
+from joyimage.compat.accelerate import offload_hook
+from joyimage.compat.diffusers import hook_registry, is_parallel
+from joyimage.model.attention import takes_masks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
+    from joyimage.pipeline.conditioning import TextStates
+    from joyimage.pipeline.latents import References
+
+MAX_BATCHED_TOKENS = 1024
+"""Image tokens of a forward up to which both branches share it, although the shorter text is padded and masked.
+
+On two CPU cores that takes 25 % off the loop at 64 tokens, 12 % at 512 and nothing from 1,024 on.
+"""
 
 
 def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -24,5 +42,70 @@ def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     Source: classifier-free guidance, arXiv 2207.12598; the norm rule is JoyAI-Image's (arXiv 2605.04128).
     """
     combined = uncond + scale * (cond - uncond)
-    norm = torch.linalg.vector_norm(combined, dim=2, keepdim=True).clamp_min(1e-6)
-    return combined * (torch.linalg.vector_norm(cond, dim=2, keepdim=True) / norm)
+    norm = _channel_norm(combined).clamp_min(1e-6)
+    return combined * (_channel_norm(cond) / norm)
+
+
+def can_batch_branches(
+    transformer: JoyImageEditTransformer3DModel, target: Tensor, references: Sequence[References]
+) -> bool:
+    """Tell whether both guidance branches go through the transformer in one forward.
+
+    One forward pays where it is short, and where its weights are streamed to the device block by block. Step
+    caches hold a state for each branch, and not every attention kernel takes the mask that texts of different
+    lengths need.
+
+    Args:
+        transformer: The transformer.
+        target: Latents of the target, `[B, C, 1, H, W]`.
+        references: From `group_references`.
+    """
+    model: Any = transformer
+    if model.is_cache_enabled or is_parallel(transformer):
+        return False
+    if not all(takes_masks(block.attn) for block in model.double_blocks):
+        return False
+    patch = math.prod(model.settings.patch_size)
+    num_tokens = max(
+        len(group.rows) * sum(item[0, 0].numel() for item in [target, *group.items]) // patch
+        for group in references
+    )
+    return num_tokens <= MAX_BATCHED_TOKENS or _streams_weights(model)
+
+
+def pad_texts(texts: Sequence[TextStates]) -> tuple[Tensor, Tensor | None]:
+    """Batch texts `[B, L, D]` whose lengths L may differ.
+
+    Args:
+        texts: Texts of the branches that share a forward.
+
+    Returns:
+        States `[branches * B, L, D]`, and their mask, None where nothing is padded.
+    """
+    length = max(text.states.shape[1] for text in texts)
+    states = torch.cat(
+        [nn.functional.pad(text.states, (0, 0, 0, length - text.states.shape[1])) for text in texts]
+    )
+    if all(text.mask is None and text.states.shape[1] == length for text in texts):
+        return states, None
+    masks = [
+        text.states.new_ones(text.states.shape[:2], dtype=torch.long) if text.mask is None else text.mask
+        for text in texts
+    ]
+    return states, torch.cat([nn.functional.pad(mask, (0, length - mask.shape[1])) for mask in masks])
+
+
+def _channel_norm(velocity: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(velocity, dim=2, keepdim=True)
+    return norm
+
+
+def _streams_weights(transformer: Any) -> bool:
+    """Tell whether blocks come to the device one by one and leave it again."""
+    block = transformer.double_blocks[0]
+    for module in block.modules():
+        if bool(getattr(offload_hook(module), "offload", False)):
+            return True
+        if hooks := hook_registry(module):
+            return hooks.get_hook("group_offloading") is not None
+    return False

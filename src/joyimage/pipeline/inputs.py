@@ -1,116 +1,148 @@
-"""Everything that can be refused is refused here, before any work."""
+"""The arguments of a call as values, and the checks that reject what cannot work before any work starts."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import numbers
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from joyimage.errors import InvalidInputError, InvalidTypeError
+from joyimage.pipeline.latents import resolve_dtype
 from joyimage.pipeline.schedule import SCHEDULES
+from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
+    from torch import Tensor
+
+    from joyimage.pipeline.latents import Generators
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptInputs:
+    """The prompts of a call: for each guidance branch either text, or embeddings with their mask.
+
+    Attributes:
+        prompt: One prompt or several; None with `prompt_embeds`.
+        negative_prompt: One for all prompts, or one each; None takes the pipeline's default.
+        prompt_embeds: States `[prompts, L, D]`.
+        prompt_embeds_mask: Mask `[prompts, L]` of `prompt_embeds`, 1 where real.
+        negative_prompt_embeds: States `[prompts, L, D]`.
+        negative_prompt_embeds_mask: Mask `[prompts, L]` of `negative_prompt_embeds`, 1 where real.
+    """
+
+    prompt: str | list[str] | None
+    negative_prompt: str | list[str] | None = None
+    prompt_embeds: Tensor | None = None
+    prompt_embeds_mask: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
+    negative_prompt_embeds_mask: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingInputs:
+    """The arguments of a call that say how to sample, named as in `JoyImageEditPipeline.__call__`."""
+
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 1
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
+    schedule: str = "diffusers"
+    guidance_scale: float = 1.0
+    num_images_per_prompt: int = 1
+    generator: Generators = None
+    latents: Tensor | None = None
+    latents_dtype: str | torch.dtype | None = None
+    reference_latents: str = "sample"
+    enable_denormalization: bool = True
+    max_sequence_length: int = 4096
+    output_type: str = "pil"
+
+    @property
+    def requested_size(self) -> ImageSize | None:
+        """Size that the caller asks for; None where none was given."""
+        if self.height is None or self.width is None:
+            return None
+        return ImageSize(self.width, self.height)
+
+    def as_integers(self) -> SamplingInputs:
+        """Return the same arguments with checked whole numbers, such as 20.0 or numpy's, as Python's integers."""
+        return replace(
+            self,
+            height=None if self.height is None else int(self.height),
+            width=None if self.width is None else int(self.width),
+            num_inference_steps=int(self.num_inference_steps),
+            num_images_per_prompt=int(self.num_images_per_prompt),
+        )
+
+
 def check_call(
-    *,
-    prompt: str | list[str] | None,
-    height: int | None,
-    width: int | None,
-    num_inference_steps: int = 1,
-    timesteps: Sequence[float] | None = None,
-    sigmas: Sequence[float] | None = None,
-    guidance_scale: float = 1.0,
-    negative_prompt: str | list[str] | None,
-    num_images_per_prompt: int = 1,
-    generator: Any = None,
-    prompt_embeds: torch.Tensor | None,
-    prompt_embeds_mask: torch.Tensor | None,
-    negative_prompt_embeds: torch.Tensor | None,
-    negative_prompt_embeds_mask: torch.Tensor | None,
-    output_type: str = "pil",
-    schedule: str = "diffusers",
-    reference_latents: str = "sample",
-    text_dim: int,
-    num_train_timesteps: int = 1000,
+    prompts: PromptInputs, sampling: SamplingInputs, *, text_dim: int, num_train_timesteps: int = 1000
 ) -> int:
-    """Check the arguments of a call against one another, the width of embeddings and the largest timestep.
+    """Check the arguments of a call, each alone and against the others.
+
+    Args:
+        prompts: Prompts or their embeddings.
+        sampling: How to sample.
+        text_dim: Width D of embeddings that the transformer takes.
+        num_train_timesteps: Largest timestep.
 
     Returns:
         Number of prompts.
 
     Raises:
-        InvalidTypeError: A prompt is no string.
-        InvalidInputError: An argument is out of range or doesn't fit another.
+        InvalidTypeError: A prompt is not a string, or a generator is not torch's.
+        InvalidInputError: An argument is out of range or does not fit another.
     """
-    num_prompts = _check_prompt("prompt", prompt, prompt_embeds, prompt_embeds_mask, text_dim)
-    if negative_prompt is not None or negative_prompt_embeds is not None:
-        num_negative = _check_prompt(
-            "negative_prompt", negative_prompt, negative_prompt_embeds, negative_prompt_embeds_mask, text_dim
-        )
-        if num_negative != num_prompts and not isinstance(negative_prompt, str):
-            raise InvalidInputError(
-                f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
-                "give one string, or one each."
-            )
-    if (height is None) != (width is None):
-        raise InvalidInputError(
-            f"`height` and `width` go together: got height={height}, width={width}. "
-            "Give both, or neither to follow the image."
-        )
-    for name, number in (("height", height), ("width", width)):
-        if number is not None and (not _is_whole(number) or number < 1):
-            raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
-    for name, number in (
-        ("num_inference_steps", num_inference_steps),
-        ("num_images_per_prompt", num_images_per_prompt),
-    ):
-        if not _is_whole(number) or number < 1:
-            raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
-    if timesteps is not None and sigmas is not None:
+    num_prompts = _check_prompts(prompts, text_dim)
+    _check_numbers(sampling)
+    if sampling.timesteps is not None and sampling.sigmas is not None:
         raise InvalidInputError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
-    for name, values in (("timesteps", timesteps), ("sigmas", sigmas)):
-        if values is not None:
-            _check_levels(name, values, largest=1 if name == "sigmas" else num_train_timesteps)
-    if not math.isfinite(guidance_scale):
-        raise InvalidInputError(f"`guidance_scale` is {guidance_scale}; expected a finite number.")
-    num_outputs = num_prompts * int(num_images_per_prompt)
-    _check_generator(generator)
-    if isinstance(generator, list) and len(generator) != num_outputs:
+    if sampling.timesteps is not None:
+        _check_levels("timesteps", sampling.timesteps, largest=num_train_timesteps)
+    if sampling.sigmas is not None:
+        _check_levels("sigmas", sampling.sigmas, largest=1)
+    if not math.isfinite(sampling.guidance_scale):
+        raise InvalidInputError(f"`guidance_scale` is {sampling.guidance_scale}; expected a finite number.")
+    num_outputs = num_prompts * int(sampling.num_images_per_prompt)
+    _check_generator(sampling.generator)
+    if isinstance(sampling.generator, list) and len(sampling.generator) != num_outputs:
         raise InvalidInputError(
-            f"`generator` is a list of {len(generator)}; expected {num_outputs}, one per output."
+            f"`generator` is a list of {len(sampling.generator)}; expected {num_outputs}, one per output."
         )
     for name, value, allowed in (
-        ("output_type", output_type, OUTPUT_TYPES),
-        ("schedule", schedule, SCHEDULES),
-        ("reference_latents", reference_latents, ("sample", "mode")),
+        ("output_type", sampling.output_type, OUTPUT_TYPES),
+        ("schedule", sampling.schedule, SCHEDULES),
+        ("reference_latents", sampling.reference_latents, ("sample", "mode")),
     ):
         if value not in allowed:
             raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
+    resolve_dtype(sampling.latents_dtype, torch.float32)
     return num_prompts
 
 
-def check_pictures(pictures: Sequence[Any] | None, num_prompts: int) -> None:
-    """Check that there is one picture for all prompts, or one each.
+def check_image_count(num_images: int, num_prompts: int) -> None:
+    """Check that there is one image for all prompts, or one each.
 
     Raises:
-        InvalidInputError: There are more or fewer.
+        InvalidInputError: There is another number of images.
     """
-    if pictures is not None and len(pictures) not in {1, num_prompts}:
+    if num_images not in {1, num_prompts}:
         raise InvalidInputError(
-            f"`image` holds {len(pictures)} pictures for {num_prompts} prompts; "
-            "expected one, or one per prompt."
+            f"`image` holds {num_images} images for {num_prompts} prompts; expected one, or one per prompt."
         )
 
 
-def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
-    """Check the shape of given noise.
+def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Check the shape and the values of given noise.
 
     Raises:
         InvalidInputError: It has another shape than `shape`, or a value is not finite.
@@ -122,14 +154,34 @@ def check_latents(latents: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     _check_finite("latents", latents)
 
 
-def check_divisible(height: int | None, width: int | None, divisor: int) -> None:
+def check_size(height: int | None, width: int | None) -> None:
+    """Check a requested size.
+
+    Args:
+        height: Requested height in pixels, or None.
+        width: Requested width in pixels, or None.
+
+    Raises:
+        InvalidInputError: Only one side is given, or a side is not a positive whole number.
+    """
+    if (height is None) != (width is None):
+        raise InvalidInputError(
+            f"`height` and `width` go together: got height={height}, width={width}. "
+            "Give both, or neither to follow the image."
+        )
+    for name, number in (("height", height), ("width", width)):
+        if number is not None and (not _is_whole(number) or number < 1):
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
+
+
+def check_divisible(size: ImageSize, divisor: int) -> None:
     """Check that patches cover the output.
 
     Raises:
-        InvalidInputError: A side isn't divisible.
+        InvalidInputError: A side is not divisible by `divisor`.
     """
-    for name, pixels in (("height", height), ("width", width)):
-        if pixels is not None and pixels % divisor:
+    for name, pixels in (("height", size.height), ("width", size.width)):
+        if pixels % divisor:
             below, above = pixels - pixels % divisor, pixels - pixels % divisor + divisor
             raise InvalidInputError(
                 f"`{name}` is {pixels}; "
@@ -137,26 +189,67 @@ def check_divisible(height: int | None, width: int | None, divisor: int) -> None
             )
 
 
-def check_callback(names: Sequence[str] | None, allowed: Sequence[str]) -> None:
-    """Check the tensors that a callback asks for.
+def check_callback(names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Check the names of the tensors that a callback asks for.
 
     Raises:
-        InvalidInputError: One of them can't be given.
+        InvalidInputError: One of them is not available to callbacks.
     """
-    for name in names or ():
+    for name in names:
         if name not in allowed:
             raise InvalidInputError(
                 f"`callback_on_step_end_tensor_inputs` has {name!r}; expected some of {', '.join(allowed)}."
             )
 
 
-def _check_prompt(
-    name: str,
-    prompt: str | list[str] | None,
-    embeds: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    text_dim: int,
-) -> int:
+def check_parts(pipe: Any) -> None:
+    """Check that a pipeline has all parts that an edit needs, and a scheduler for flow matching.
+
+    Raises:
+        InvalidInputError: A part is missing, or the scheduler is of another kind.
+    """
+    for name in ("scheduler", "vae", "transformer"):
+        if getattr(pipe, name) is None:
+            raise InvalidInputError(
+                f"`{name}` is missing in this pipeline; it can encode prompts only. Load it with its {name}."
+            )
+    scheduler = pipe.scheduler
+    if "FlowMatch" not in type(scheduler).__name__ and not scheduler.config.get("use_flow_sigmas", False):
+        raise InvalidInputError(
+            f"`scheduler` is {type(scheduler).__name__}, which is not for flow matching; expected "
+            "FlowMatchEulerDiscreteScheduler, or a scheduler with `use_flow_sigmas`."
+        )
+
+
+def _check_prompts(prompts: PromptInputs, text_dim: int) -> int:
+    """Check the prompts of both guidance branches and return the number of prompts.
+
+    Raises:
+        InvalidInputError: A branch has neither text nor embeddings or both, or the branches differ in number.
+    """
+    num_prompts = _check_prompt(
+        "prompt", prompts.prompt, prompts.prompt_embeds, prompts.prompt_embeds_mask, text_dim
+    )
+    negative, embeds = prompts.negative_prompt, prompts.negative_prompt_embeds
+    if negative is None and embeds is None:
+        return num_prompts
+    mask = prompts.negative_prompt_embeds_mask
+    num_negative = _check_prompt("negative_prompt", negative, embeds, mask, text_dim)
+    if num_negative != num_prompts and not isinstance(negative, str):
+        raise InvalidInputError(
+            f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
+            "give one string, or one each."
+        )
+    return num_prompts
+
+
+def _check_prompt(name: str, prompt: Any, embeds: Tensor | None, mask: Tensor | None, text_dim: int) -> int:
+    """Check the prompts of one guidance branch and return their number.
+
+    Raises:
+        InvalidTypeError: A prompt is not a string.
+        InvalidInputError: There are neither prompts nor embeddings, or both, or one of them cannot be used.
+    """
     embeds_name = f"{name}_embeds"
     if (prompt is None) == (embeds is None):
         came = "neither" if prompt is None else "both"
@@ -175,38 +268,35 @@ def _check_prompt(
         _check_finite(embeds_name, embeds)
         return len(embeds)
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, (list, tuple)) or not all(isinstance(one, str) for one in prompts):
+    if not isinstance(prompts, (list, tuple)) or not all(
+        isinstance(one, str) for one in cast("Sequence[object]", prompts)
+    ):
         raise InvalidTypeError(f"`{name}` is {prompt!r}; expected a string or a list of strings.")
     if not prompts:
         raise InvalidInputError(f"`{name}` is an empty list; expected at least one string.")
-    for one in prompts:
+    for one in cast("Sequence[str]", prompts):
         try:
             one.encode()
         except UnicodeEncodeError:
             raise InvalidInputError(
                 f"`{name}` holds half of a surrogate pair: {one[:80]!r}; expected valid Unicode."
             ) from None
-    return len(prompts)
+    return len(cast("Sequence[str]", prompts))
 
 
-def check_parts(pipe: Any) -> None:
-    """Check that a pipeline has all parts that an edit needs, and a scheduler for flow matching.
+def _check_numbers(sampling: SamplingInputs) -> None:
+    """Check the size and the counts of a call.
 
     Raises:
-        InvalidInputError: A part is missing, or the scheduler is of another kind.
+        InvalidInputError: A number is not whole or too small, or only one side of the size is given.
     """
-    for name in ("scheduler", "vae", "transformer"):
-        if getattr(pipe, name) is None:
-            raise InvalidInputError(
-                f"`{name}` is missing in this pipeline; it can encode prompts only. Load it with its {name}."
-            )
-    scheduler = pipe.scheduler
-    config = scheduler.config
-    if "FlowMatch" not in type(scheduler).__name__ and not config.get("use_flow_sigmas", False):
-        raise InvalidInputError(
-            f"`scheduler` is {type(scheduler).__name__}, which is not for flow matching; expected "
-            "FlowMatchEulerDiscreteScheduler, or a scheduler with `use_flow_sigmas`."
-        )
+    check_size(sampling.height, sampling.width)
+    for name, number in (
+        ("num_inference_steps", sampling.num_inference_steps),
+        ("num_images_per_prompt", sampling.num_images_per_prompt),
+    ):
+        if not _is_whole(number) or number < 1:
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
 
 
 def _is_whole(number: Any) -> bool:
@@ -241,11 +331,9 @@ def _check_generator(generator: Any) -> None:
     """Check that draws can be made.
 
     Raises:
-        InvalidTypeError: It is no generator of torch and no list of these.
+        InvalidTypeError: It is neither torch's generator nor a list of these.
     """
-    import torch
-
-    every = generator if isinstance(generator, list) else [generator]
+    every = cast("list[object]", generator) if isinstance(generator, list) else [generator]
     for one in every:
         if one is not None and not isinstance(one, torch.Generator):
             raise InvalidTypeError(
@@ -254,7 +342,7 @@ def _check_generator(generator: Any) -> None:
             )
 
 
-def _check_finite(name: str, tensor: torch.Tensor) -> None:
+def _check_finite(name: str, tensor: Tensor) -> None:
     """Check given numbers.
 
     Raises:

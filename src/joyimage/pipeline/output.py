@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class JoyImageEditPipelineOutput(BaseOutput):
-    """Edited pictures.
+    """Edited images.
 
     Attributes:
         images: PIL images, as the type says. Other values of `output_type` give a numpy array `[B, H, W, 3]`
-            in [0, 1], a tensor `[B, 3, H, W]` in [0, 1], or latents `[B, C, H/8, W/8]`. Empty after an
-            interrupt.
-        height: Chosen height in pixels.
-        width: Chosen width in pixels.
-        interrupted: Whether `pipe._interrupt` ended the call early; the images are what was there then.
-        masks: Where `preserve` or `region` took the result (255) and not the picture; None without them.
-        checks: Of a spatial edit, what changed in each picture (`joyimage.spatial.checks.SpatialChecks`).
-        prompt: Of a spatial edit, the words that were sent.
+            in [0, 1], a tensor `[B, 3, H, W]` in [0, 1], or latents `[B, C, H/8, W/8]`.
+        height: Target height in pixels.
+        width: Target width in pixels.
+        interrupted: Whether `pipe._interrupt` ended the call early; the images are decoded from the latents of
+            the last step that ran.
+        masks: Where `preserve` or `region` took the result (255) and not the input (0); None without them.
+        checks: What changed in each image of a spatial edit (`joyimage.spatial.checks.SpatialChecks`); None for
+            other edits.
+        prompt: Prompt of a spatial edit; None for other edits.
     """
 
     images: list[Image.Image]

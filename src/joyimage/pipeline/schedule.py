@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,36 @@ if TYPE_CHECKING:
 SCHEDULES = ("diffusers", "jd")
 
 
+class Scheduler(Protocol):
+    """What the loop needs of a flow-matching scheduler of diffusers.
+
+    Attributes:
+        timesteps: Timesteps of the running call, `[steps]`.
+        sigmas: Noise levels of the running call, `[steps + 1]`; the last one is 0.
+    """
+
+    timesteps: Tensor
+    sigmas: Tensor
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: torch.device | None = None, **levels: Any
+    ) -> None:
+        """Set the steps of a call."""
+        ...
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start at a step, so that the first one is not searched for."""
+        ...
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool
+    ) -> tuple[Tensor, ...]:
+        """Return the latents after a step, the only element of a tuple."""
+        ...
+
+
 def set_schedule(
-    scheduler: Any,
+    scheduler: Scheduler,
     num_inference_steps: int,
     device: torch.device,
     *,
@@ -27,12 +55,12 @@ def set_schedule(
     """Set the scheduler's steps and return its timesteps.
 
     Args:
-        scheduler: FlowMatchEuler.
-        num_inference_steps: Number of steps without a list.
-        device: Where the timesteps go.
+        scheduler: The pipeline's scheduler.
+        num_inference_steps: Number of steps, where neither `timesteps` nor `sigmas` is given.
+        device: Device of the timesteps.
         timesteps: Custom timesteps.
         sigmas: Custom noise levels, before the shift.
-        schedule: "diffusers" takes FlowMatchEuler's own list, whose last step is nearly empty; "jd" the
+        schedule: "diffusers" uses FlowMatchEuler's own list, whose last step is nearly empty; "jd" the
             original code's shift(linspace(1, 0, N + 1)).
 
     Returns:

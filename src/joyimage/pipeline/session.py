@@ -1,33 +1,38 @@
-"""Several edits of one picture, the later of which pay for denoising only."""
+"""Several edits of one image, of which all but the first only pay for denoising."""
 
-# Annotations are real types here, as in `edit.py`.
+from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from typing import TYPE_CHECKING, Any
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.calls import lock_of
 from joyimage.pipeline.feature_cache import EditMemory
-from joyimage.pipeline.output import JoyImageEditPipelineOutput
-from joyimage.spatial.rotation import View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from joyimage.pipeline.output import JoyImageEditPipelineOutput
+    from joyimage.spatial.rotation import View
 
 DEFAULT_SESSION_BYTES = 2**30
-"""Room for about six pictures of 1024 x 1024: the keys and values that belong to one take 160 MB in bf16."""
+"""Room for about six images of 1024 x 1024: the keys and values of one take 160 MB in bf16."""
 
 
 class EditSession:
-    """Edit one picture again and again, or several in turn.
+    """Edit one image again and again, or several in turn.
 
-    What text encoder and VAE make of a picture, and the text encoder of a prompt about it, is kept and taken
-    up again, bit for bit. It belongs to the picture's pixels at the size that the model sees: another picture
-    or another size starts afresh. In a `with` statement everything is forgotten at the end.
+    What text encoder and VAE compute from an image, and the text encoder from a prompt about it, is cached and
+    reused, bit for bit. The cache key is the image's pixels at the target size: another image or another size
+    is computed anew. In a `with` statement the cache is cleared at the end.
 
     Args:
-        pipe: What edits.
-        image: The picture; set the attribute to go on with another.
-        max_bytes: Most bytes kept, on the pipeline's device; the least recently used go first.
+        pipe: The pipeline.
+        image: The image; set the attribute to continue with another one.
+        max_bytes: Maximum size of the cache, on the pipeline's device; the least recently used entries go first.
+
+    Attributes:
+        memory: The cache.
 
     Raises:
         InvalidInputError: `max_bytes` is negative.
@@ -40,16 +45,25 @@ class EditSession:
         self.image = image
         self.memory = EditMemory(max_bytes)
 
-    def __enter__(self) -> "EditSession":
+    def __enter__(self) -> EditSession:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.clear()
 
     def __call__(self, prompt: Any = None, **call: Any) -> Any:
-        """Edit the picture; arguments as in the pipeline's call."""
+        """Edit the image.
+
+        Args:
+            prompt: What to do.
+            **call: Further arguments of the pipeline's call.
+
+        Returns:
+            The result of the pipeline's call.
+        """
+        name = "images" if self.pipe.takes_several_images else "image"
         with self.remembering():
-            return self.pipe(**{self.pipe._picture_argument: self.image, "prompt": prompt, **call})
+            return self.pipe(**{name: self.image, "prompt": prompt, **call})
 
     def move(self, object: str, box: Sequence[float], **call: Any) -> JoyImageEditPipelineOutput:
         """Move an object; see the pipeline's `move`."""
@@ -57,7 +71,7 @@ class EditSession:
             return self.pipe.move(self.image, object, box, **call)
 
     def rotate(self, object: str, view: View | str, **call: Any) -> JoyImageEditPipelineOutput:
-        """Turn an object; see the pipeline's `rotate`."""
+        """Rotate an object; see the pipeline's `rotate`."""
         with self.remembering():
             return self.pipe.rotate(self.image, object, view, **call)
 
@@ -67,40 +81,16 @@ class EditSession:
             return self.pipe.camera(self.image, **call)
 
     def clear(self) -> None:
-        """Forget everything; needed after weights of text encoder or VAE were changed in place."""
+        """Clear the cache; needed after weights of text encoder or VAE were changed in place."""
         self.memory.clear()
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Have the pipeline's own calls keep and take up again, inside the `with`, as the session's do."""
-        outer = self.pipe._memory
-        self.pipe._memory = self.memory
-        try:
-            yield
-        finally:
-            self.pipe._memory = outer
-
-
-class SessionMixin(DiffusionPipeline):
-    """Give a pipeline `session`."""
-
-    _memory: EditMemory | None = None
-    _picture_argument = "image"
-
-    def session(self, image: Any = None, *, max_bytes: int = DEFAULT_SESSION_BYTES) -> EditSession:
-        """Return a session in which the second edit of a picture pays for denoising only.
-
-        Args:
-            image: The picture, of any kind that the pipeline takes.
-            max_bytes: Most bytes kept between edits.
-
-        Returns:
-            What edits, by a call or by `move`, `rotate` and `camera`.
-
-        Raises:
-            InvalidInputError: `max_bytes` is negative.
-        """
-        return EditSession(self, image, max_bytes)
-
-    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
-        return make() if self._memory is None else self._memory.once(key, make)
+        """Make the pipeline's own calls use this session's cache inside the `with`; other threads wait."""
+        with lock_of(self.pipe):
+            outer = self.pipe._memory
+            self.pipe._memory = self.memory
+            try:
+                yield
+            finally:
+                self.pipe._memory = outer

@@ -1,159 +1,170 @@
-"""Spatial edits as methods of a pipeline: move, rotate, camera."""
+"""Spatial edits: move an object, rotate an object, move the camera."""
 
-# Annotations are real types here, as in `edit.py`.
+# Annotations are real types here, as in `base.py`.
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL.Image import Image
 
 from joyimage.errors import InvalidInputError
-from joyimage.pipeline.framing import Framing
-from joyimage.pipeline.images import to_pictures
+from joyimage.pipeline.base import JoyImagePipeline
+from joyimage.pipeline.framing import FramedImage, Framing
+from joyimage.pipeline.images import ImageInput, to_images
+from joyimage.pipeline.inputs import check_size
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.camera import CameraMove
 from joyimage.spatial.checks import SpatialChecks, check_edit
-from joyimage.spatial.frame import Placement
 from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.rotation import ObjectRotation, View
+from joyimage.types import ImageSize
 
-ChooseSize = Callable[[Framing, Image], tuple[int, int]]
+ChooseSize = Callable[[Framing, Image], ImageSize]
+"""Returns the target size for an upright RGB image."""
 
 
-class SpatialEditingMixin(DiffusionPipeline):
-    """Give a pipeline `move`, `rotate` and `camera`.
+class SpatialEditingPipeline(JoyImagePipeline):
+    """A pipeline with `move`, `rotate` and `camera`.
 
-    Steps and guidance are the checkpoint's own where a call doesn't give them. The result's `checks` say what
-    changed, as far as pictures can tell without a judge.
+    Steps and guidance are the checkpoint's own where a call does not give them. The result's `checks` say what
+    changed, as far as images can tell without a judge.
     """
 
-    image_processor: Any
-    _picture_argument = "image"
-    _takes_fit = True
+    @abstractmethod
+    def edit_at_size(self, image: Image, prompt: str, **call: Any) -> JoyImageEditPipelineOutput:
+        """Edit one image that already has the target size.
+
+        Args:
+            image: RGB image, whose sides 16 divides.
+            prompt: What to do.
+            **call: Further arguments of the pipeline's call.
+        """
 
     def move(
         self,
-        image: Any,
+        image: ImageInput,
         object: str,
         box: Sequence[float],
         *,
         box_form: str = "xyxy",
-        style: str = "documented",
+        prompt_style: str | None = None,
         **call: Any,
     ) -> JoyImageEditPipelineOutput:
-        """Move an object to a place, with the size that it shall have there.
+        """Move an object to a place, and give it the size that it should have there.
+
+        A box that the crop would cut off causes the image to be padded instead, with a warning.
 
         Args:
-            image: One picture of any kind that the pipeline takes, without a red box.
+            image: One image of any kind that the pipeline takes, without a red box.
             object: What to move, such as "blue car".
-            box: Where it shall end on `image`: pixels, or fractions where no number exceeds 1.
+            box: Where it should end up on `image`: pixels, or fractions where no number exceeds 1.
             box_form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
-            style: Wording, "documented" or "benchmark".
+            prompt_style: "documented" or "benchmark"; None: "documented".
             **call: Further arguments of the pipeline's call.
 
-        A box that the crop would cut off makes the picture be padded instead, with a warning.
-
         Returns:
-            Pictures, with `checks` of each.
+            Images, with `checks` of each.
 
         Raises:
-            TypeError: The picture is none.
-            InvalidInputError: The box doesn't fit on the picture.
+            InvalidTypeError: The image is of a type that is not accepted.
+            InvalidInputError: The box does not fit on the image, or an argument is out of range.
         """
-        framing = _take_framing(call)
-        plan = plan_move(image, object, box, framing, self._chooser(call), box_form=box_form, style=style)
+        style, framing = _take_prompt_style(call, prompt_style), _take_framing(call)
+        plan = plan_move(
+            image, object, box, framing, self._chooser(call), box_form=box_form, prompt_style=style
+        )
         return self._edit_spatially(plan, call)
 
     def rotate(
-        self, image: Any, object: str, view: View | str, *, style: str = "documented", **call: Any
+        self,
+        image: ImageInput,
+        object: str,
+        view: View | str,
+        *,
+        prompt_style: str | None = None,
+        **call: Any,
     ) -> JoyImageEditPipelineOutput:
-        """Turn an object to one of eight views; camera and background stay.
+        """Rotate an object to one of eight views; camera and background stay.
 
         Args:
-            image: One picture of any kind that the pipeline takes.
-            object: What to turn, such as "car".
+            image: One image of any kind that the pipeline takes.
+            object: What to rotate, such as "car".
             view: A `View`, or a usual spelling such as "rear-left".
-            style: Wording, "documented" or "benchmark".
+            prompt_style: "documented" or "benchmark"; None: "documented".
             **call: Further arguments of the pipeline's call.
 
         Returns:
-            Pictures, with `checks` of each.
+            Images, with `checks` of each.
 
         Raises:
-            TypeError: The picture is none.
-            InvalidInputError: There is no such view.
+            InvalidTypeError: The image is of a type that is not accepted.
+            InvalidInputError: There is no such view, or an argument is out of range.
         """
-        prompt = ObjectRotation(object, view).prompt_in(style)
-        return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
+        prompt = ObjectRotation(object, view).prompt_in(_take_prompt_style(call, prompt_style))
+        plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
+        return self._edit_spatially(plan, call)
 
     def camera(
         self,
-        image: Any,
+        image: ImageInput,
         yaw: float = 0,
         pitch: float = 0,
         zoom: str = "unchanged",
         *,
-        style: str = "documented",
+        prompt_style: str | None = None,
         **call: Any,
     ) -> JoyImageEditPipelineOutput:
         """Move the camera on its orbit around the object in focus.
 
         Args:
-            image: One picture of any kind that the pipeline takes.
-            yaw: Degrees; positive carries the camera to its right.
+            image: One image of any kind that the pipeline takes.
+            yaw: Degrees; positive moves the camera to its right.
             pitch: Degrees; positive raises it to look down.
             zoom: "in", "out" or "unchanged".
-            style: Wording, "documented" or "benchmark".
+            prompt_style: "documented" or "benchmark"; None: "documented".
             **call: Further arguments of the pipeline's call.
 
         Returns:
-            Pictures, with `checks` of each.
+            Images, with `checks` of each.
 
         Raises:
-            TypeError: The picture is none.
-            InvalidInputError: An angle is not finite or the zoom is unknown.
+            InvalidTypeError: The image is of a type that is not accepted.
+            InvalidInputError: An angle is not finite, the zoom is unknown, or an argument is out of range.
         """
-        prompt = CameraMove(yaw, pitch, zoom).prompt_in(style)
-        return self._edit_spatially(plan_words(image, prompt, _take_framing(call), self._chooser(call)), call)
+        prompt = CameraMove(yaw, pitch, zoom).prompt_in(_take_prompt_style(call, prompt_style))
+        plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
+        return self._edit_spatially(plan, call)
 
     def _chooser(self, call: dict[str, Any]) -> ChooseSize:
+        """Return what chooses the target size of an image, by the call's `height` and `width`."""
         height, width = call.get("height"), call.get("width")
-        return lambda framing, picture: framing.choose_size(self.image_processor, [picture], height, width)
+        check_size(height, width)
+        requested = None if height is None or width is None else ImageSize(int(width), int(height))
+        return lambda framing, image: framing.choose_size(self.image_processor, [image], requested)
 
     def _edit_spatially(self, plan: "SpatialPlan", call: dict[str, Any]) -> JoyImageEditPipelineOutput:
-        """Run the edit, check and finish what comes out.
+        """Run a spatial edit, check the result and bring it into the caller's frame.
 
         Args:
             plan: The edit.
-            call: Arguments of the pipeline's call.
+            call: Further arguments of the pipeline's call.
 
         Raises:
-            InvalidInputError: `call` asks for a tuple, or for what doesn't go with the framing.
+            InvalidInputError: `call` asks for a tuple, or for what the framing excludes.
         """
         if call.get("return_dict", True) is False:
             raise InvalidInputError(
-                "`return_dict` is False; expected True: the checks have no place in a tuple."
+                "`return_dict` is False; expected True: a tuple has no place for the checks."
             )
-        is_pil = call.get("output_type", "pil") == "pil"
-        plan.framing.check(has_image=True, output_type=call.get("output_type", "pil"))
-        if plan.framing.region is not None:
-            plan.framing.check_region(plan.picture.size)
-        settings = {
-            "num_inference_steps": self.config["default_num_inference_steps"],
-            "guidance_scale": self.config["default_guidance_scale"],
-            **call,
-            "height": plan.given.height,
-            "width": plan.given.width,
-            self._picture_argument: [plan.given],
-        }
-        if self._takes_fit:
-            settings["fit"] = "exact"  # the canvas as it is
-        output = cast("Any", self)(prompt=plan.prompt, **settings)
-        if not is_pil:
+        output_type = call.get("output_type", "pil")
+        plan.framing.check(has_image=True, output_type=output_type)
+        plan.framing.check_region(ImageSize.of(plan.framed.source))
+        output = self.edit_at_size(plan.model_input, plan.prompt, **call)
+        if output_type != "pil":
             return replace(output, prompt=plan.prompt)
         images, masks, checks = plan.finish(output.images)
         return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)
@@ -164,23 +175,17 @@ class SpatialPlan:
     """A spatial edit, ready for the model: everything about it that needs no model.
 
     Attributes:
-        image: What the caller gave.
-        picture: The same as upright RGB.
-        framing: How it goes in and comes out.
-        placement: How it lies on the canvas.
-        canvas: Of the size that the model works at, without a red box.
-        given: What the model sees.
-        prompt: What it is told.
-        box: Target box of a move on the canvas; None for other edits.
+        framing: How the image is brought to the target size and back.
+        framed: The caller's image, and the same at the target size.
+        model_input: What the model sees: the image at the target size, for a move with a red box.
+        prompt: Instruction for the model.
+        box: Target box of a move, in pixels of the target size; None for other edits.
         object: Name of the object of a move; None for other edits.
     """
 
-    image: Any
-    picture: Image
     framing: Framing
-    placement: Placement
-    canvas: Image
-    given: Image
+    framed: FramedImage
+    model_input: Image
     prompt: str
     box: Box | None = None
     object: str | None = None
@@ -189,116 +194,113 @@ class SpatialPlan:
         """Check what the model made, and bring it into the caller's frame.
 
         Args:
-            results: Of the canvas's size.
+            results: RGB images at the target size.
 
         Returns:
-            Pictures, masks where `preserve` or `region` is on, and what changed in each picture.
+            Images, masks where `preserve` or `region` is on, and what changed in each image.
         """
-        checks = [check_edit(self.canvas, made, self.box, self.object) for made in results]
+        checks = [check_edit(self.framed.image, result, self.box, self.object) for result in results]
         if self.framing.is_plain:
             return results, None, checks
-        images, masks = self.framing.finish_all(results, [self.picture], [self.placement], self.image)
+        images, masks = self.framing.finish_all(results, [self.framed])
         return images, masks, checks
 
 
 def plan_move(
-    image: Any,
+    image: ImageInput,
     object: str,
     box: Sequence[float],
     framing: Framing,
     choose_size: ChooseSize,
     *,
     box_form: str = "xyxy",
-    style: str = "documented",
+    prompt_style: str = "documented",
 ) -> SpatialPlan:
-    """Draw the red box; arguments as in `SpatialEditingMixin.move`.
+    """Plan a move: draw the red box on the image at its target size.
 
     Args:
-        image: One picture.
+        image: One image of any kind that the pipeline takes.
         object: What to move.
-        box: Where it shall end.
-        framing: How the picture goes in and comes out.
-        choose_size: Gives the canvas's size (height, width).
+        box: Where it should end up on `image`: pixels, or fractions where no number exceeds 1.
+        framing: How the image is brought to the target size and back.
+        choose_size: Returns the target size.
         box_form: "xyxy" or "xywh".
-        style: Wording.
-
-    Returns:
-        The plan.
+        prompt_style: "documented" or "benchmark".
 
     Raises:
-        TypeError: The picture is none.
-        InvalidInputError: The box doesn't fit on the picture.
+        InvalidTypeError: The image is of a type that is not accepted.
+        InvalidInputError: The box does not fit on the image, or there are several images.
     """
-    picture = _one_picture(image)
-    pixels = resolve_box(box, picture.size, box_form)
+    source = _one_image(image)
+    pixels = resolve_box(box, source.size, box_form)
     edit = ObjectMove(object, pixels)
-    canvas, placement = framing.place(picture, choose_size(framing, picture))
-    if placement.cuts(pixels):
+    framed = framing.place(source, choose_size(framing, source), image)
+    if framed.placement.cuts(pixels):
         warnings.warn(
-            f"`box` is {pixels}, which the crop to {canvas.width} x {canvas.height} would cut off; "
-            "the picture is padded instead (fit='pad').",
+            f"`box` is {pixels}, which the crop to {ImageSize.of(framed.image)} would cut off; "
+            "the image is padded instead (fit='pad').",
             stacklevel=3,
         )
         framing = replace(framing, fit="pad")
-        canvas, placement = framing.place(picture, choose_size(framing, picture))
-    left, top, right, bottom = (round(side) for side in placement.to_canvas(pixels))
+        framed = framing.place(source, choose_size(framing, source), image)
+    left, top, right, bottom = (round(side) for side in framed.placement.to_canvas(pixels))
     placed = (left, top, right, bottom)
     return SpatialPlan(
-        image=image,
-        picture=picture,
         framing=framing,
-        placement=placement,
-        canvas=canvas,
-        given=draw_red_box(canvas, placed),
-        prompt=edit.prompt_in(style),
+        framed=framed,
+        model_input=draw_red_box(framed.image, placed),
+        prompt=edit.prompt_in(prompt_style),
         box=placed,
         object=object,
     )
 
 
-def plan_words(image: Any, prompt: str, framing: Framing, choose_size: ChooseSize) -> SpatialPlan:
-    """Plan an edit that needs nothing but words: a rotation or a camera move.
+def plan_prompt(image: ImageInput, prompt: str, framing: Framing, choose_size: ChooseSize) -> SpatialPlan:
+    """Plan an edit that needs a prompt only: a rotation or a camera move.
 
     Args:
-        image: One picture.
-        prompt: The words.
-        framing: How the picture goes in and comes out.
-        choose_size: Gives the canvas's size (height, width).
-
-    Returns:
-        The plan.
+        image: One image of any kind that the pipeline takes.
+        prompt: Instruction for the model.
+        framing: How the image is brought to the target size and back.
+        choose_size: Returns the target size.
 
     Raises:
-        TypeError: The picture is none.
-        InvalidInputError: There are several.
+        InvalidTypeError: The image is of a type that is not accepted.
+        InvalidInputError: There are several images.
     """
-    picture = _one_picture(image)
-    canvas, placement = framing.place(picture, choose_size(framing, picture))
-    return SpatialPlan(
-        image=image,
-        picture=picture,
-        framing=framing,
-        placement=placement,
-        canvas=canvas,
-        given=canvas,
-        prompt=prompt,
-    )
+    source = _one_image(image)
+    framed = framing.place(source, choose_size(framing, source), image)
+    return SpatialPlan(framing=framing, framed=framed, model_input=framed.image, prompt=prompt)
 
 
 def _take_framing(call: dict[str, Any]) -> Framing:
-    """Take what belongs to framing out of a call's arguments."""
+    """Take the framing out of a call's arguments."""
     return Framing(
         **{name: call.pop(name) for name in ("fit", "restore", "preserve", "region") if name in call}
     )
 
 
-def _one_picture(image: Any) -> Image:
-    """Return the picture.
+def _take_prompt_style(call: dict[str, Any], prompt_style: str | None) -> str:
+    """Return the prompt style, also under its deprecated name `style`.
+
+    Raises:
+        InvalidInputError: Both names are given.
+    """
+    if "style" not in call:
+        return prompt_style or "documented"
+    if prompt_style is not None:
+        raise InvalidInputError("`prompt_style` and `style` are the same argument; give `prompt_style` only.")
+    warnings.warn("`style` is deprecated; use `prompt_style`.", FutureWarning, stacklevel=3)
+    return call.pop("style")
+
+
+def _one_image(image: ImageInput) -> Image:
+    """Return the image as upright RGB.
 
     Raises:
         InvalidInputError: There are several.
     """
-    pictures = to_pictures(image)
-    if len(pictures) != 1:
-        raise InvalidInputError(f"`image` holds {len(pictures)} pictures; expected one.")
-    return pictures[0]
+    images = to_images(image)
+    if len(images) != 1:
+        raise InvalidInputError(f"`image` holds {len(images)} images; expected one.")
+    return images[0]

@@ -11,7 +11,6 @@ from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from joyimage.compat.transformers import attention_implementation
-from joyimage.pipeline.feature_cache import EditMemory, digest
+from joyimage.pipeline.feature_cache import EditMemory
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
     from torch import Tensor
+
+    from joyimage.pipeline.images import ModelImage
 
 Tokens = tuple[int, ...]
 
@@ -61,7 +62,7 @@ def encode(
     processor: Any,
     tokenizer: Any,
     prompts: Sequence[str],
-    pictures: Sequence[Sequence[Image]] | None,
+    images: Sequence[Sequence[ModelImage]] | None,
     *,
     device: torch.device,
     max_tokens: int,
@@ -75,8 +76,7 @@ def encode(
         processor: Its processor.
         tokenizer: Its tokenizer.
         prompts: `B` of them.
-        pictures: The pictures of each prompt; prompts with the same pictures share the work. None without
-            pictures.
+        images: Images of each prompt; prompts with the same images share the work. None without images.
         device: Where to run.
         max_tokens: Most tokens kept per sample.
         placeholders: Whether "<image>\\n" in a prompt stands for a picture.
@@ -85,17 +85,16 @@ def encode(
     Returns:
         States `[B, L, D]`, zeros behind the shorter ones, and their mask `[B, L]`, 1 where real.
     """
-    groups = [()] * len(prompts) if pictures is None else [tuple(group) for group in pictures]
-    names = {id(picture): digest(picture) for picture in chain.from_iterable(groups)}
+    groups = [()] * len(prompts) if images is None else [tuple(group) for group in images]
     members: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        members[tuple(names[id(picture)] for picture in group)].append(index)
+        members[tuple(image.digest for image in group)].append(index)
 
     dropped = prefix_length(tokenizer)
     memory = EditMemory() if memory is None else memory
     rows: list[Any] = [None] * len(prompts)
     for about, indices in members.items():
-        group = groups[indices[0]]
+        group = [image.rgb for image in groups[indices[0]]]
         counts = count_tokens(processor, group)
         ids: list[Tokens] = [
             tuple(
@@ -116,7 +115,7 @@ def encode(
     return pad_sequence(rows, batch_first=True), mask
 
 
-def prepare_pictures(
+def prepare_images(
     text_encoder: Any, processor: Any, pictures: Sequence[Image], device: torch.device
 ) -> dict[str, Tensor]:
     """Return the vision tower's inputs."""
@@ -216,7 +215,7 @@ def _read(
     Returns:
         The beginning, without keys and values if there are endings; and the states of each ending, `[L, D]`.
     """
-    vision = prepare_pictures(text_encoder, processor, pictures, device)
+    vision = prepare_images(text_encoder, processor, pictures, device)
     ids = torch.tensor([beginning])
     # Worked out on the host: on a device it would take a wait for each of many small steps.
     positions, _ = text_encoder.model.get_rope_index(

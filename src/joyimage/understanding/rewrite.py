@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from joyimage.errors import InvalidInputError, RewriteError
-from joyimage.pipeline.images import to_pictures
+from joyimage.pipeline.images import to_images
 from joyimage.spatial.parse import parse
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def rewrite(
             )
         answer = pipe.describe(image, question, max_new_tokens=_MAX_TOKENS)
     elif urlsplit(how).scheme in {"http", "https"}:
-        pictures = [] if image is None else to_pictures(image)
+        pictures = [] if image is None else to_images(image)
         answer = _ask(how.rstrip("/"), question, pictures, model)
     else:
         raise InvalidInputError(f"`how` is {how!r}; expected 'none', 'local' or the address of an endpoint.")

@@ -221,8 +221,7 @@ def _find_target(
             _reject("size", size, f"multiples of {STEP}")
         return size
     followed = size or image_size or ImageSize(info.base_size, info.base_size)
-    height, width = nearest_bucket(followed.height, followed.width, info.base_size)
-    return ImageSize(width, height)
+    return nearest_bucket(followed, info.base_size)
 
 
 def _reject(param: str, value: object, expected: str) -> NoReturn:

@@ -72,7 +72,7 @@ class LocalRunner:
             base_size=pipe.config["base_size"],
             steps=pipe.config["default_num_inference_steps"],
             guidance=pipe.config["default_guidance_scale"],
-            takes_several=pipe._picture_argument == "images",
+            takes_several=pipe.takes_several_images,
             device=str(pipe.device),
             dtype=str(pipe.dtype).removeprefix("torch."),
             loras=tuple(loras),

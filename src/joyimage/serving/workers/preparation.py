@@ -14,8 +14,8 @@ from PIL import Image
 
 from joyimage.edits import Camera, Describe, Edit, Move, Rotate
 from joyimage.pipeline.framing import Framing
-from joyimage.pipeline.images import JoyImageEditImageProcessor, to_pictures
-from joyimage.pipeline.spatial import SpatialPlan, plan_move, plan_words
+from joyimage.pipeline.images import JoyImageEditImageProcessor, to_images
+from joyimage.pipeline.spatial import ChooseSize, SpatialPlan, plan_move, plan_prompt
 from joyimage.serving.security.uploads import mask_to_region
 from joyimage.serving.workers.protocol import WorkItem
 from joyimage.types import ImageSize
@@ -112,8 +112,8 @@ def prepare(
     known = {"image_hash": image_hash, "client": client}
     if isinstance(edit, (Move, Rotate, Camera)):
         plan = _plan(edit, given[0], info)
-        size = ImageSize.of(plan.given)
-        item = WorkItem(task=task, prompt=plan.prompt, images=(plan.given,), target_size=size, **known)
+        size = ImageSize.of(plan.model_input)
+        item = WorkItem(task=task, prompt=plan.prompt, images=(plan.model_input,), target_size=size, **known)
         return PreparedTask(item=item, finish_images=plan.finish, metadata={"prompt": plan.prompt})
     if not isinstance(edit, Edit) or info.takes_several:
         prompt = "" if isinstance(edit, Describe) else edit.prompt or ""
@@ -122,15 +122,14 @@ def prepare(
         return PreparedTask(item=item, finish_images=None, metadata={})
     region = edit.framing.region if mask is None else mask_to_region(_decode(mask))
     framing = _framing(edit, region)
-    (image,) = to_pictures(given[0])
-    if region is not None:
-        framing.check_region(image.size)
-    canvas, placement = framing.place(image, _choose_size(edit, info)(framing, image))
-    size = ImageSize.of(canvas)
-    item = WorkItem(task=task, prompt=edit.prompt or "", images=(canvas,), target_size=size, **known)
+    (image,) = to_images(given[0])
+    framing.check_region(ImageSize.of(image))
+    size = _choose_size(edit, info)(framing, image)
+    framed = framing.place(image, size, given[0])
+    item = WorkItem(task=task, prompt=edit.prompt or "", images=(framed.image,), target_size=size, **known)
 
     def finish(results: list[Image.Image]) -> Any:
-        return (*framing.finish_all(results, [image], [placement], given[0]), None)
+        return (*framing.finish_all(results, [framed]), None)
 
     return PreparedTask(item=item, finish_images=None if framing.is_plain else finish, metadata={})
 
@@ -158,9 +157,9 @@ def _plan(edit: Move | Rotate | Camera, image: Image.Image, info: ModelInfo) -> 
             box_form=edit.box_form or "xyxy",
             framing=framing,
             choose_size=choose,
-            style=edit.prompt_style or "documented",
+            prompt_style=edit.prompt_style or "documented",
         )
-    return plan_words(image, edit.prompt, framing, choose)
+    return plan_prompt(image, edit.prompt, framing, choose)
 
 
 def _framing(edit: Edit | Move | Rotate | Camera, region: Any) -> Framing:
@@ -172,13 +171,9 @@ def _framing(edit: Edit | Move | Rotate | Camera, region: Any) -> Framing:
     return framing
 
 
-def _choose_size(
-    edit: Edit | Move | Rotate | Camera, info: ModelInfo
-) -> Callable[[Framing, Image.Image], tuple[int, int]]:
+def _choose_size(edit: Edit | Move | Rotate | Camera, info: ModelInfo) -> ChooseSize:
     processor = JoyImageEditImageProcessor(base_size=info.base_size)
-    size = edit.sampling.size
-    height, width = (None, None) if size is None else (size.height, size.width)
-    return lambda framing, image: framing.choose_size(processor, [image], height, width)
+    return lambda framing, image: framing.choose_size(processor, [image], edit.sampling.size)
 
 
 def _decode(data: bytes) -> Image.Image:

@@ -1,0 +1,82 @@
+"""The region that an edit may change: a box or a mask, and its soft edge."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from joyimage.errors import InvalidInputError
+from joyimage.spatial.box import resolve_box
+from joyimage.types import ImageSize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EDGE_PX = 12
+"""Pixels per 1024 of the longer side over which the edge of a region, or of what was cropped, is blended."""
+
+
+def region_mask(region: Any, size: ImageSize) -> Image.Image:
+    """Return a region as a mask of an image's size, 255 inside.
+
+    Args:
+        region: A box (left, top, right, bottom) in pixels or fractions, or a mask: PIL image or array `[H, W]`.
+        size: Size of the image.
+
+    Raises:
+        InvalidInputError: The region is neither a box nor a mask of that size.
+    """
+    if isinstance(region, (Image.Image, np.ndarray)):
+        mask = (
+            region
+            if isinstance(region, Image.Image)
+            else Image.fromarray(_to_bytes(cast("NDArray[Any]", region)))
+        )
+        if ImageSize.of(mask) != size:
+            raise InvalidInputError(
+                f"`region` is a mask of {ImageSize.of(mask)} pixels; expected {size}, the size of the image."
+            )
+        return mask.convert("L")
+    if not isinstance(region, Sequence):
+        raise InvalidInputError(
+            f"`region` is of type {type(region).__name__}; expected a box of four numbers or a mask."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a small box warns about moves
+        try:
+            box = resolve_box(cast("Sequence[float]", region), size.pil)
+        except ValueError as error:
+            raise InvalidInputError(str(error).replace("`box`", "`region`")) from None
+    mask = Image.new("L", size.pil)
+    mask.paste(255, box)
+    return mask
+
+
+def soften_region(mask: Image.Image) -> Image.Image:
+    """Soften the edge of a hard mask inward, so that nothing outside changes; a mask with gray levels stays."""
+    if sum(mask.histogram()[1:255]):
+        return mask
+    inside = np.asarray(mask) > 0
+    inner = np.asarray(mask.filter(ImageFilter.MinFilter(3))) > 0
+    outline = max(1, int((inside & ~inner).sum()))
+    # Twice the area over the outline's length is a strip's width: a thin region keeps its middle.
+    thickness = 2 * int(inside.sum()) / outline
+    reach = min(EDGE_PX * max(mask.size) / 1024, thickness / 4)
+    blurred = mask.filter(ImageFilter.BoxBlur(reach))
+    # Half of it at a straight edge, all of it `reach` inside.
+    return ImageChops.darker(mask, blurred.point([max(0, 2 * value - 255) for value in range(256)]))
+
+
+def _to_bytes(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array `[H, W]` as 8-bit; other types are 255 where they exceed 0.5.
+
+    Raises:
+        InvalidInputError: The array is not two-dimensional.
+    """
+    if mask.ndim != 2:
+        raise InvalidInputError(f"`region` is an array of shape {list(mask.shape)}; expected [H, W].")
+    return mask if mask.dtype == np.uint8 else ((np.asarray(mask) > 0.5) * 255).astype(np.uint8)
