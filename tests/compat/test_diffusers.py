@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
+from typing import TYPE_CHECKING
 
 import pytest
 from diffusers.hooks.hooks import HookRegistry
 from diffusers.models import modeling_utils
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
@@ -18,6 +20,9 @@ from joyimage.compat.diffusers import parallel_shards
 from joyimage.model.attention import JointAttnProcessor
 from joyimage.model.blocks import JoyImageTransformerBlock
 from tests import random_models
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(params=[False, True])
@@ -65,6 +70,15 @@ def test_parallel_shards_when_a_load_fails_then_the_setting_is_restored(setting:
     assert modeling_utils.HF_ENABLE_PARALLEL_LOADING is setting
 
 
+@pytest.fixture
+def _same_backend_afterwards() -> Iterator[None]:
+    # `transformer.set_attention_backend` changes the backend of every model in this process.
+    before = _AttentionBackendRegistry.get_active_backend()[0]
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.mark.usefixtures("_same_backend_afterwards")
 def test_attention_backend_when_set_by_the_public_method_then_read_from_each_processor() -> None:
     transformer = random_models.make_transformer()
     processors = [block.attn.processor for block in transformer.double_blocks]

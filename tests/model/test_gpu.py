@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from joyimage.model.reuse import Reuse
+from joyimage.acceleration import ForwardCache, accelerate
 from tests import random_models
 from tests.model.drive import inputs
 
@@ -24,15 +24,17 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def on_device() -> tuple[Any, dict[str, Any]]:
     arguments = {name: value.to(DEVICE) for name, value in inputs().items()}
-    return random_models.make_transformer().to(DEVICE), arguments
+    model = random_models.make_transformer().to(DEVICE)
+    accelerate(model)
+    return model, arguments
 
 
 @torch.no_grad()
 def test_forward_when_captured_as_a_graph_then_replay_follows_its_inputs() -> None:
     model, arguments = on_device()
-    reuse = Reuse(arguments["timestep"])
-    call = {**arguments, "target_only": True, "reuse": reuse}
-    model.prepare(arguments["hidden_states"], arguments["encoder_hidden_states"], reuse=reuse)
+    cache = ForwardCache(model, arguments["timestep"])
+    call = {**arguments, "target_only": True, "plan": cache}
+    cache.prepare(arguments["hidden_states"], arguments["encoder_hidden_states"])
     model(**call)  # tables, texts and kernels are made ahead of the capture
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -41,7 +43,7 @@ def test_forward_when_captured_as_a_graph_then_replay_follows_its_inputs() -> No
     arguments["hidden_states"].normal_(generator=torch.Generator(DEVICE).manual_seed(1))
     graph.replay()
 
-    fresh = {**call, "hidden_states": arguments["hidden_states"].clone(), "reuse": None}
+    fresh = {**call, "hidden_states": arguments["hidden_states"].clone(), "plan": None}
     assert relative(captured, model(**fresh).sample) <= TOLERANCE
 
 

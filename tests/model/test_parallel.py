@@ -10,6 +10,7 @@ import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput
 from torch import multiprocessing
 
+from joyimage.acceleration import accelerate
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import random_models
 from tests.model.drive import assert_close, list_inputs
@@ -38,6 +39,7 @@ def run_case(case: dict[str, Any], *, is_parallel: bool) -> list[Tensor]:
     if case["is_masked"]:
         arguments["encoder_hidden_states_mask"] = torch.tensor([[1] * 8, [1] * 3 + [0] * 5])
     if is_parallel:
+        accelerate(model)
         config = ContextParallelConfig(ulysses_degree=2, **case["options"])
         # diffusers 0.42.1 divides by the number of accelerators, which a machine without any doesn't survive.
         with mock.patch.object(torch.accelerator, "device_count", return_value=2):

@@ -124,5 +124,5 @@ def test_guidance_when_a_step_cache_acts_then_each_branch_as_alone() -> None:
         alone.enable_cache(always_reuse)
         with torch.no_grad(), alone.cache_context("alone"):
             for arguments, velocity in forwards[number::2]:
-                again = alone(**{**arguments, "reuse": None})[0]
+                again = alone(**{**arguments, "plan": None})[0]
                 assert (again - velocity).abs().max() < 1e-5 * velocity.abs().max()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 import textwrap
 from collections import defaultdict
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from accelerate import init_empty_weights
 from functorch.compile import make_boxed_func
 from torch import nn
 
+from joyimage.acceleration import accelerate
 from joyimage.benchmark.op_counter import Tally, attention_result, num_bytes
 from joyimage.compat.torch import compile_with, drop_compiled
 
@@ -160,6 +160,7 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
     settings = {**{name: transformer.config[name] for name in names}, "num_layers": block + 2}
     with init_empty_weights():
         model = type(transformer)(**settings).to(torch.bfloat16).eval()
+    accelerate(model, ops="triton")
     module = model.double_blocks[block]
     module.register_forward_pre_hook(lambda *_: tally.enter("block"))
     module.register_forward_hook(lambda *_: tally.leave("block"))
@@ -167,7 +168,7 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
     launcher = kernel_class.__getitem__
     kernel_class.__getitem__ = launch
     try:
-        with torch.no_grad(), _environment("JOYIMAGE_KERNELS", None), tally.counting(as_gpu=True):
+        with torch.no_grad(), tally.counting(as_gpu=True):
             _forward(model, grid, num_text_tokens, torch.device("meta"))
     finally:
         kernel_class.__getitem__ = launcher
@@ -231,19 +232,6 @@ def _opaque_attention() -> Iterator[None]:
         yield
     finally:
         functional.scaled_dot_product_attention = original
-
-
-@contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    before = os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 def _kind(node: Any) -> str:

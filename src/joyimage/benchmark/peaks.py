@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from joyimage.acceleration.ops import TritonOps
 from joyimage.benchmark.models import FULL
 from joyimage.benchmark.op_counter import num_bytes
-from joyimage.model import elementwise
+from joyimage.model.ops import EPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,20 +66,22 @@ def measure_kernels(device: torch.device, dtype: torch.dtype, seconds: float = 1
         GB/s by function, what it reads and writes counted once.
     """
     make: dict[str, Any] = {"device": device, "dtype": dtype}
-    width, heads = FULL.hidden_size, FULL.num_attention_heads
+    width, num_heads = FULL.hidden_size, FULL.num_attention_heads
     tokens, update = (torch.randn(1, _TOKENS, width, **make) for _ in range(2))
     shift, scale, gate = (torch.randn(1, 1, width, **make) for _ in range(3))
-    qkv = torch.randn(1, _TOKENS, 3, heads, width // heads, **make)
-    norm = nn.RMSNorm(width // heads, eps=elementwise.EPS, **make).requires_grad_(False)
+    qkv = torch.randn(1, _TOKENS, 3, num_heads, width // num_heads, **make)
+    heads = qkv[:, :, 0]
+    norm = nn.RMSNorm(width // num_heads, eps=EPS, **make).requires_grad_(False)
     tables = tuple(torch.randn(1, _TOKENS, _PAIRS, device=device) for _ in range(2))
+    ops = TritonOps()
     calls: dict[str, tuple[Callable[[], Any], int]] = {
-        "norm_modulate": (lambda: elementwise.norm_modulate(tokens, shift, scale), 2),
+        "norm_modulate": (lambda: ops.norm_modulate(tokens, shift, scale), 2),
         "gated_add_norm_modulate": (
-            lambda: elementwise.gated_add_norm_modulate(tokens, update, gate, shift, scale),
+            lambda: ops.gated_add_norm_modulate(tokens, update, gate, shift, scale),
             4,
         ),
-        "norm_rotate_": (
-            lambda: elementwise.norm_rotate_(qkv[:, :, 0], norm, (tables[0], tables[1])),
+        "norm_rotate": (
+            lambda: ops.norm_rotate(heads, norm, (tables[0], tables[1]), out=heads),
             2,
         ),
     }

@@ -32,6 +32,7 @@ __all__ = [
     "causal_padding",
     "hook_registry",
     "is_parallel",
+    "keep_attention_settings",
     "parallel_shards",
     "reset_step_caches",
     "set_attention_backend",
@@ -71,6 +72,12 @@ def attention_backend(processor: Any) -> AttentionBackendName | str:
 def set_attention_backend(processor: Any, name: str) -> None:
     """Choose the backend of one attention processor by its name in `AttentionBackendName`."""
     processor._attention_backend = AttentionBackendName(name)
+
+
+def keep_attention_settings(before: Any, after: Any) -> None:
+    """Give an attention processor the backend and the parallelism of the one that it replaces."""
+    for name in ("_attention_backend", "_parallel_config"):
+        setattr(after, name, getattr(before, name, None))
 
 
 def hook_registry(module: Any) -> HookRegistry | None:

@@ -23,6 +23,7 @@ __all__ = [
     "lerp_all_",
     "tree_map",
     "version_of",
+    "without_compiler",
 ]
 
 
@@ -40,6 +41,11 @@ def addmm_gelu(bias: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
 def lerp_all_(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
     """Move each tensor in place toward its counterpart by a share `weight`, in few kernels for all of them."""
     torch._foreach_lerp_(list(targets), list(ends), weight)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def without_compiler(module: Any) -> Any:
+    """Return the module inside the wrapper that `torch.compile` returns; another module as it is."""
+    return getattr(module, "_orig_mod", module)
 
 
 def has_forward_hooks(module: nn.Module) -> bool:

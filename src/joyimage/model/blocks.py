@@ -3,13 +3,15 @@
 Dimension key: B batch, L tokens, D model width.
 """
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from joyimage.compat.diffusers import TransformerBlockMetadata, TransformerBlockRegistry
-from joyimage.model.attention import ImageRows, JointAttention
-from joyimage.model.elementwise import EPS, feed_forward, gated_add, gated_add_norm_modulate, norm_modulate
+from joyimage.model.attention import JointAttention
+from joyimage.model.ops import PLAIN_OPS, TransformerOps
 from joyimage.model.rope import RotaryTables
 
 
@@ -30,12 +32,13 @@ class JoyImageTransformerBlock(nn.Module):
 
     def __init__(self, hidden_size: int, num_attention_heads: int, mlp_width_ratio: float = 4.0) -> None:
         super().__init__()
+        self.ops: TransformerOps = PLAIN_OPS
         mlp_width = int(hidden_size * mlp_width_ratio)
         self.img_mod = Modulation(hidden_size)
         self.img_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
         self.txt_mod = Modulation(hidden_size)
         self.txt_mlp = FeedForward(hidden_size, inner_dim=mlp_width, activation_fn="gelu-approximate")
-        self.attn = JointAttention(hidden_size, num_attention_heads, eps=EPS)
+        self.attn = JointAttention(hidden_size, num_attention_heads)
 
     def forward(
         self,
@@ -46,7 +49,7 @@ class JoyImageTransformerBlock(nn.Module):
         text_rotary_emb: RotaryTables | None = None,
         encoder_hidden_states_mask: Tensor | None = None,
         num_target_tokens: int | None = None,
-        image_rows: ImageRows | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run the block.
 
@@ -59,34 +62,35 @@ class JoyImageTransformerBlock(nn.Module):
             image_rotary_emb: Tables of the image tokens.
             text_rotary_emb: Tables of the text tokens, or None.
             encoder_hidden_states_mask: `[B, L_txt]` bool, True for real tokens; None where nothing is padded.
-            num_target_tokens: For the last block: work out that many image tokens in front, and no text.
-            image_rows: For the first block: what two branches have in common.
+            num_target_tokens: Compute only that many image tokens at the front, and leave the text stream
+                as it is, which is enough in the last block; None: compute all tokens.
+            attention_kwargs: Further arguments of the attention processor.
 
         Returns:
             The new image stream and the new text stream.
         """
-        img, txt = hidden_states, encoder_hidden_states
+        ops, img, txt = self.ops, hidden_states, encoder_hidden_states
         img_shift1, img_scale1, img_gate1, img_shift2, img_scale2, img_gate2 = self.img_mod(temb)
         txt_shift1, txt_scale1, txt_gate1, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(temb)
 
         img_attn, txt_attn = self.attn(
-            norm_modulate(img, img_shift1, img_scale1),
-            norm_modulate(txt, txt_shift1, txt_scale1),
+            ops.norm_modulate(img, img_shift1, img_scale1),
+            ops.norm_modulate(txt, txt_shift1, txt_scale1),
             image_rotary_emb,
             text_rotary_emb,
             encoder_hidden_states_mask,
             num_target_tokens,
-            image_rows,
+            **(attention_kwargs or {}),
         )
-        img, img_normed = gated_add_norm_modulate(
+        img, img_normed = ops.gated_add_norm_modulate(
             img[:, :num_target_tokens], img_attn, img_gate1, img_shift2, img_scale2
         )
-        img = gated_add(img, feed_forward(self.img_mlp, img_normed), img_gate2)
+        img = ops.gated_add(img, ops.feed_forward(self.img_mlp, img_normed), img_gate2)
         if num_target_tokens is not None:
             return img, txt
 
-        txt, txt_normed = gated_add_norm_modulate(txt, txt_attn, txt_gate1, txt_shift2, txt_scale2)
-        txt = gated_add(txt, feed_forward(self.txt_mlp, txt_normed), txt_gate2)
+        txt, txt_normed = ops.gated_add_norm_modulate(txt, txt_attn, txt_gate1, txt_shift2, txt_scale2)
+        txt = ops.gated_add(txt, ops.feed_forward(self.txt_mlp, txt_normed), txt_gate2)
         return img, txt
 
 

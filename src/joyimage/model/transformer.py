@@ -5,9 +5,9 @@ Dimension key: B batch, C channels, T frames, L tokens, D model width.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,19 +17,55 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from joyimage.compat.diffusers import ContextParallelInput, ContextParallelOutput, hook_registry, is_parallel
+from joyimage.compat.diffusers import ContextParallelInput, ContextParallelOutput
 from joyimage.errors import InvalidInputError
 from joyimage.model import packing
 from joyimage.model.adapters.mixin import AdapterMixin
 from joyimage.model.blocks import JoyImageTransformerBlock
-from joyimage.model.caches import StepCacheMixin
 from joyimage.model.checkpoint.mixin import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernize
 from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
-from joyimage.model.reuse import Reuse
-from joyimage.model.rope import ItemRotaryEmbedding, TextRotaryEmbedding
+from joyimage.model.ops import PLAIN_OPS, TransformerOps
+from joyimage.model.rope import Grid, ItemRotaryEmbedding, RotaryTables, TextRotaryEmbedding
+from joyimage.model.step_cache import StepCacheMixin
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The text stream as it enters the blocks.
+
+    Attributes:
+        states: `[B, L, D]`, without the columns that are padding in every sample.
+        mask: `[B, L]` bool, True for real tokens; None where nothing is padded.
+        rotary_emb: Tables `[1 or B, L, P]`; None where text has no positions.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+    rotary_emb: RotaryTables | None
+
+
+class ForwardPlan(Protocol):
+    """How inputs become tokens, and which work single blocks leave out.
+
+    The transformer itself is the plain one; another may cache tokens across forwards.
+    """
+
+    def embed_text(self, states: Tensor, mask: Tensor | None, grids: tuple[Grid, ...]) -> TextTokens:
+        """Return the tokens of a text beside items of these sizes."""
+        ...
+
+    def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the modulation signal `[1 or B, 6, D]` of times `[B]`."""
+        ...
+
+    def embed_reference(self, item: Tensor) -> Tensor:
+        """Return a reference's tokens `[B, L, D]`."""
+        ...
+
+    def block_arguments(self, items: list[Tensor], *, target_only: bool) -> Mapping[int, Mapping[str, Any]]:
+        """Return additional arguments of single blocks, by their index."""
+        ...
 
 
 class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -129,6 +165,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         self.norm_out = FP32LayerNorm(config.hidden_size, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(config.hidden_size, math.prod(config.patch_size) * config.out_channels)
         self.gradient_checkpointing = False
+        self._ops = PLAIN_OPS
+        self.acceleration: object = None  # what `joyimage.acceleration.accelerate` chose
 
     @classmethod
     def from_config(
@@ -146,6 +184,22 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             config = modernize(config)
         return super().from_config(cast("Any", config), return_unused_kwargs, **kwargs)
 
+    @property
+    def blocks(self) -> list[JoyImageTransformerBlock]:
+        """The blocks in their order."""
+        return cast("list[JoyImageTransformerBlock]", list(self.double_blocks))
+
+    @property
+    def ops(self) -> TransformerOps:
+        """What blocks compute between their matmuls; see `set_ops`."""
+        return self._ops
+
+    def set_ops(self, ops: TransformerOps) -> None:
+        """Have every block use `ops` between its matmuls."""
+        self._ops = ops
+        for block in self.blocks:
+            block.ops = block.attn.ops = ops
+
     def forward(
         self,
         hidden_states: Tensor | Sequence[Tensor],
@@ -154,7 +208,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         encoder_hidden_states_mask: Tensor | None = None,
         return_dict: bool = True,
         target_only: bool = False,
-        reuse: Reuse | None = None,
+        plan: ForwardPlan | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor | list[Tensor]]:
         """Predict the velocity of every item.
 
@@ -166,8 +220,10 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             encoder_hidden_states_mask: `[B, L]`, non-zero for real tokens; None means that all are real.
                 Padded tokens are never attended to.
             return_dict: False returns a tuple of one.
-            target_only: Predict the target's velocity only: the last block leaves out what it doesn't need.
-            reuse: Keeps what this forward has in common with others of the same edit; None: nothing.
+            target_only: Return the target's velocity only.
+            plan: Provides the tokens in the place of this model, such as
+                `joyimage.acceleration.ForwardCache`; None embeds every input in this call, and every block
+                computes all tokens.
 
         Returns:
             The velocity, in the layout of `hidden_states`; with `target_only` the target's,
@@ -176,75 +232,34 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         Raises:
             InvalidInputError: A shape that doesn't fit, or no text.
         """
+        plan = self if plan is None else plan
         patch_size = self.settings.patch_size
         items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
-        batch_size = items[0].shape[0]
-        if (
-            encoder_hidden_states is None
-            or encoder_hidden_states.ndim != 3
-            or len(encoder_hidden_states) != batch_size
-        ):
-            got = None if encoder_hidden_states is None else tuple(encoder_hidden_states.shape)
-            raise InvalidInputError(
-                "`encoder_hidden_states` must be the text encoder's states,"
-                f" [{batch_size}, L, {self.settings.text_dim}]: got {got}."
-            )
-        if timestep.numel() not in {1, batch_size}:
-            raise InvalidInputError(
-                f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}."
-            )
-        timestep = timestep.reshape(-1).expand(batch_size)
+        states = self._check_text(encoder_hidden_states, batch_size=len(items[0]))
+        timestep = self._check_timestep(timestep, batch_size=len(items[0]))
         grids = tuple(packing.item_grid(item, patch_size) for item in items)
 
         # 1. Text, time and items become tokens.
-        once = _every_time if reuse is None or torch.compiler.is_compiling() else reuse.once
-        sources = _text_sources(encoder_hidden_states, encoder_hidden_states_mask)
-        text = once("text", sources, lambda: packing.pack_text(*sources))
-        txt = once(
-            "txt", sources, lambda: self.condition_embedder.text_embedder(text.states)
-        )  # [B, L_txt, D]
-        dtype = encoder_hidden_states.dtype
-        if reuse is None:
-            temb = self.condition_embedder.embed_time(timestep, dtype)  # [B, 6, D]
-        else:
-            steps = once(
-                f"time {dtype}",
-                (reuse.timesteps,),
-                lambda: self.condition_embedder.embed_time(reuse.timesteps, dtype),
-            )
-            temb = steps[reuse.step, None]  # [1, 6, D]
+        text = plan.embed_text(states, encoder_hidden_states_mask, grids)
+        txt = text.states  # [B, L_txt, D]
+        temb = plan.embed_time(timestep, states.dtype)  # [1 or B, 6, D]
         target, *references = items
         img = torch.cat(
-            [
-                self._embed_item(target),
-                *(once("item", (item,), partial(self._embed_item, item)) for item in references),
-            ],
-            dim=1,
+            [self.embed_item(target), *(plan.embed_reference(item) for item in references)], dim=1
         )  # [B, L_img, D]
 
         # 2. Positions: of image tokens always, of text tokens with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)
-        text_rotary_emb = None
-        if self.settings.has_text_positions:
-            text_rotary_emb = once(
-                f"positions {grids}", sources, lambda: self.text_rope(grids, text.token_index())
-            )
+        text_rotary_emb = text.rotary_emb
 
-        # 3. The blocks. The first shares image rows with the other branch, the last leaves out the rest.
-        is_short = target_only and self._may_shorten()
-        first, last = self.double_blocks[0], self.double_blocks[-1]
-        image_rows = None if reuse is None else reuse.image_rows(tuple(items))
-        for block in self.double_blocks:
+        # 3. The blocks.
+        extras = plan.block_arguments(items, target_only=target_only)
+        for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 img, txt = cast("Any", self._gradient_checkpointing_func)(
                     block, img, txt, temb, image_rotary_emb, text_rotary_emb, text.mask
                 )
             else:
-                extras: dict[str, Any] = {}
-                if image_rows is not None and block is first and block is not last:
-                    extras["image_rows"] = image_rows
-                if is_short and block is last:
-                    extras["num_target_tokens"] = math.prod(grids[0])
                 img, txt = block(
                     hidden_states=img,
                     encoder_hidden_states=txt,
@@ -252,7 +267,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                     image_rotary_emb=image_rotary_emb,
                     text_rotary_emb=text_rotary_emb,
                     encoder_hidden_states_mask=text.mask,
-                    **extras,
+                    **extras.get(index, {}),
                 )
 
         # 4. Tokens become items again.
@@ -269,47 +284,51 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             return (velocity,)
         return Transformer2DModelOutput(sample=velocity)
 
-    def prepare(
-        self,
-        hidden_states: Tensor | Sequence[Tensor],
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_mask: Tensor | None = None,
-        *,
-        reuse: Reuse,
-    ) -> None:
-        """Do ahead what would make the device wait for the host in the first forward of a loop.
+    def embed_text(self, states: Tensor, mask: Tensor | None, grids: tuple[Grid, ...]) -> TextTokens:
+        """Return the tokens of a text beside items of these sizes; see `ForwardPlan`."""
+        return self.embed_packed_text(packing.pack_text(states, mask), grids)
 
-        That is the positions' tables, which are built on the host, and the search for padding. No weight is
-        touched: they may be elsewhere until `forward` is called.
+    def embed_packed_text(self, text: packing.PackedText, grids: tuple[Grid, ...]) -> TextTokens:
+        """Return the tokens of a text whose common padding is taken out already."""
+        rotary_emb = self.text_rope(grids, text.token_index()) if self.settings.has_text_positions else None
+        return TextTokens(self.condition_embedder.text_embedder(text.states), text.mask, rotary_emb)
 
-        Args:
-            hidden_states: As in `forward`; sizes and device count.
-            encoder_hidden_states: The very tensor that `forward` will be given.
-            encoder_hidden_states_mask: Likewise.
-            reuse: Likewise.
-        """
-        items = packing.split_items(hidden_states, self.settings.in_channels, self.settings.patch_size)
-        grids = tuple(packing.item_grid(item, self.settings.patch_size) for item in items)
-        self.item_rope.prepare(grids, items[0].device)
-        sources = _text_sources(encoder_hidden_states, encoder_hidden_states_mask)
-        reuse.once("text", sources, lambda: packing.pack_text(*sources))
+    def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the modulation signal `[B, 6, D]` of times `[B]`."""
+        return self.condition_embedder.embed_time(timestep, dtype)
 
-    def _embed_item(self, item: Tensor) -> Tensor:
-        """Return an item's tokens `[B, L, D]`."""
+    def embed_item(self, item: Tensor) -> Tensor:
+        """Return an item's tokens `[B, L, D]` from `[B, C, T, H, W]`."""
         return self.img_in(item).flatten(2).transpose(1, 2)
 
-    def _may_shorten(self) -> bool:
-        """Tell whether the last block may leave tokens out: nothing else counts on all of them."""
-        last: Any = self.double_blocks[-1]
-        has_hooks = any(hook_registry(module) is not None for module in (last, last.attn))
-        return not (has_hooks or self.is_cache_enabled or is_parallel(self))
+    embed_reference = embed_item
 
+    def block_arguments(self, items: list[Tensor], *, target_only: bool) -> Mapping[int, Mapping[str, Any]]:  # noqa: ARG002 - part of `ForwardPlan`
+        """Return no additional arguments: every block computes all tokens."""
+        return {}
 
-def _text_sources(states: Tensor, mask: Tensor | None) -> tuple[Tensor] | tuple[Tensor, Tensor]:
-    """Return what a text is made of."""
-    return (states,) if mask is None else (states, mask)
+    def _check_text(self, states: Tensor | None, batch_size: int) -> Tensor:
+        """Return the text encoder's states.
 
+        Raises:
+            InvalidInputError: They are missing, or have another shape.
+        """
+        if states is None or states.ndim != 3 or len(states) != batch_size:
+            got = None if states is None else tuple(states.shape)
+            raise InvalidInputError(
+                "`encoder_hidden_states` must be the text encoder's states,"
+                f" [{batch_size}, L, {self.settings.text_dim}]: got {got}."
+            )
+        return states
 
-def _every_time(_name: str, _sources: tuple[Tensor, ...], make: Callable[[], T]) -> T:
-    """Stand in for `Reuse.once` where nothing is kept."""
-    return make()
+    def _check_timestep(self, timestep: Tensor, batch_size: int) -> Tensor:
+        """Return one time per sample, `[B]`.
+
+        Raises:
+            InvalidInputError: The number of times is neither 1 nor `batch_size`.
+        """
+        if timestep.numel() not in {1, batch_size}:
+            raise InvalidInputError(
+                f"`timestep` must hold one time per sample, [{batch_size}]: got {tuple(timestep.shape)}."
+            )
+        return timestep.reshape(-1).expand(batch_size)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
+from joyimage.acceleration.settings import accelerate_new
 from joyimage.compat.diffusers import reset_step_caches
 from joyimage.errors import InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -91,6 +92,7 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
             transformer=transformer,
             processor=processor,
         )
+        accelerate_new(transformer)
         settings = resolve_settings(
             (transformer, vae, text_encoder),
             published=CheckpointSettings(default_num_inference_steps=self._published_steps),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from joyimage.model.reuse import Reuse
+from joyimage.acceleration.forward_cache import ForwardCache
+from joyimage.acceleration.settings import caches_forwards
 from joyimage.pipeline.conditioning import TextStates
 from joyimage.pipeline.guidance import can_batch_branches, combine, pad_texts
 
@@ -51,13 +52,14 @@ def denoise(
     references = [group.to(transformer.dtype) for group in references]
     batched = can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
-    predictor = _Predictor(pipe, references, Reuse(timesteps, num_branches=len(all_branches)))
+    cache = ForwardCache(transformer, timesteps, num_branches=len(all_branches))
+    predictor = _Predictor(pipe, references, cache)
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)
     with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe.current_timestep = timestep
-            predictor.reuse.begin(step)
+            cache.begin(step)
 
             targets = predictor.split(latents[:, 0].to(transformer.dtype))
             forwards = _plan_forwards(conditioning, guided=pipe.do_classifier_free_guidance, batched=batched)
@@ -93,12 +95,12 @@ class _Predictor:
     Attributes:
         pipe: The pipeline.
         references: References of each group of outputs.
-        reuse: What the forwards of the loop share.
+        cache: What the forwards of the loop share.
     """
 
     pipe: JoyImagePipeline
     references: list[References]
-    reuse: Reuse
+    cache: ForwardCache
 
     def prepare(self, target: Tensor, branches: dict[str, TextStates]) -> None:
         """Do all work on the host before the loop, so that no step waits for it.
@@ -109,9 +111,7 @@ class _Predictor:
         """
         for number, group in enumerate(self.references):
             items = [*group.items, target[: len(group.rows)]]
-            self.pipe.transformer.prepare(
-                self._repeat(items, len(branches)), *self._texts(number, branches), reuse=self.reuse
-            )
+            self.cache.prepare(self._repeat(items, len(branches)), *self._texts(number, branches))
 
     def split(self, target: Tensor) -> list[Tensor]:
         """Return the rows of a target `[B, C, 1, H, W]` that belong to each group.
@@ -132,7 +132,7 @@ class _Predictor:
         """
         scheduler = cast("Scheduler", self.pipe.scheduler)
         timesteps = scheduler.timesteps
-        count, step = len(branches), self.reuse.step
+        count, step = len(branches), self.cache.step
         first = next(iter(branches))
         parts: list[tuple[Tensor, ...]] = []
         for number, (group, target) in enumerate(zip(self.references, targets, strict=True)):
@@ -154,12 +154,12 @@ class _Predictor:
                     encoder_hidden_states_mask=mask,
                     return_dict=False,
                     target_only=True,
-                    reuse=self.reuse,
+                    plan=self.cache if caches_forwards(self.pipe.transformer) else None,
                 )[0]
             parts.append(velocity.chunk(count))
         if len(parts) == 1:
             return [velocity.unsqueeze(1) for velocity in parts[0]]
-        order = self.reuse.once("order", (timesteps,), self._output_order)
+        order = self.cache.get_or_compute("order", (timesteps,), self._output_order)
         return [torch.cat(velocities)[order].unsqueeze(1) for velocities in zip(*parts, strict=True)]
 
     def _output_order(self) -> Tensor:
@@ -171,7 +171,7 @@ class _Predictor:
         if times == 1:
             return items
         return [
-            self.reuse.once("repeated", (item,), lambda item=item: torch.cat([item] * times))
+            self.cache.get_or_compute("repeated", (item,), lambda item=item: torch.cat([item] * times))
             for item in items
         ]
 
@@ -185,7 +185,7 @@ class _Predictor:
             return rows[0].states, rows[0].mask
         masks = [text.mask for text in rows if text.mask is not None]
         sources = (*(text.states for text in rows), *masks)
-        return self.reuse.once("together", sources, lambda: pad_texts(rows))
+        return self.cache.get_or_compute("together", sources, lambda: pad_texts(rows))
 
     def _rows(self, number: int, text: TextStates) -> TextStates:
         """Return the texts of a group's outputs."""
@@ -194,6 +194,6 @@ class _Predictor:
 
         def select(tensor: Tensor) -> Tensor:
             rows = self.references[number].rows
-            return self.reuse.once(f"rows {number}", (tensor,), lambda: tensor[rows])
+            return self.cache.get_or_compute(f"rows {number}", (tensor,), lambda: tensor[rows])
 
         return TextStates(select(text.states), None if text.mask is None else select(text.mask))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from joyimage.compat.accelerate import offload_hook
-from joyimage.compat.diffusers import hook_registry, is_parallel
-from joyimage.model.attention import takes_masks
+from joyimage.acceleration.conditions import can_share_forward, streams_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,26 +49,21 @@ def can_batch_branches(
 ) -> bool:
     """Tell whether both guidance branches go through the transformer in one forward.
 
-    One forward pays where it is short, and where its weights are streamed to the device block by block. Step
-    caches hold a state for each branch, and not every attention kernel takes the mask that texts of different
-    lengths need.
+    One forward pays where it is short, and where its weights are streamed to the device block by block.
 
     Args:
         transformer: The transformer.
         target: Latents of the target, `[B, C, 1, H, W]`.
         references: From `group_references`.
     """
-    model: Any = transformer
-    if model.is_cache_enabled or is_parallel(transformer):
+    if not can_share_forward(transformer):
         return False
-    if not all(takes_masks(block.attn) for block in model.double_blocks):
-        return False
-    patch = math.prod(model.settings.patch_size)
+    patch = math.prod(transformer.settings.patch_size)
     num_tokens = max(
         len(group.rows) * sum(item[0, 0].numel() for item in [target, *group.items]) // patch
         for group in references
     )
-    return num_tokens <= MAX_BATCHED_TOKENS or _streams_weights(model)
+    return num_tokens <= MAX_BATCHED_TOKENS or streams_weights(transformer)
 
 
 def pad_texts(texts: Sequence[TextStates]) -> tuple[Tensor, Tensor | None]:
@@ -98,14 +91,3 @@ def pad_texts(texts: Sequence[TextStates]) -> tuple[Tensor, Tensor | None]:
 def _channel_norm(velocity: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(velocity, dim=2, keepdim=True)
     return norm
-
-
-def _streams_weights(transformer: Any) -> bool:
-    """Tell whether blocks come to the device one by one and leave it again."""
-    block = transformer.double_blocks[0]
-    for module in block.modules():
-        if bool(getattr(offload_hook(module), "offload", False)):
-            return True
-        if hooks := hook_registry(module):
-            return hooks.get_hook("group_offloading") is not None
-    return False

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from joyimage.acceleration import accelerate
 from joyimage.errors import InvalidInputError
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
@@ -119,7 +120,9 @@ def _new_parts(run_path: Path, seed: int) -> _Parts:
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
     text_encoder = build_text_encoder(tokenizer)
-    return _Parts(vae=vae, text_encoder=text_encoder, transformer=build_transformer(), tokenizer=tokenizer)
+    transformer = build_transformer()
+    accelerate(transformer)
+    return _Parts(vae=vae, text_encoder=text_encoder, transformer=transformer, tokenizer=tokenizer)
 
 
 def _parts_of(checkpoint: str) -> _Parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "tests.model.kernels_program"
+PROGRAM = "tests.acceleration.kernels_program"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton runs on Linux")

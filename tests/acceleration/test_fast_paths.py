@@ -1,4 +1,4 @@
-"""The default path leaves work out; the plain path, which doesn't, is what it is compared with.
+"""The fast paths leave work out; the plain network, which does not, is what they are compared with.
 
 Where a saving runs the same kernels on the same rows its numbers are asked to be bitwise equal. Where it runs
 a matmul of another shape, the kernel may sum in another order: the bound for that is 1e-6 relative.
@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from joyimage.model import attention, rope
-from joyimage.model.elementwise import is_plain_linear
-from joyimage.model.reuse import Reuse
+from joyimage.acceleration import ForwardCache, accelerate, attention
+from joyimage.acceleration.conditions import is_plain_linear
+from joyimage.acceleration.ops import rotate_at_once
+from joyimage.model import rope
 from tests import random_models
 from tests.model.drive import TEXT_DIM, draw, inputs, list_inputs
 
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OTHER_KERNEL = 1e-6
+
+
+def make_fast_transformer(**settings: Any) -> Any:
+    model = random_models.make_transformer(**settings)
+    accelerate(model)
+    return model
+
+
+def run_target(model: Any, arguments: dict[str, Any]) -> Tensor:
+    """Return the target's velocity from a forward whose last block may leave the other tokens out."""
+    cache = ForwardCache(model, arguments["timestep"])
+    return model(**arguments, target_only=True, plan=cache).sample
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
@@ -50,22 +63,22 @@ class Operators(TorchDispatchMode):
 def test_target_only_when_asked_for_then_velocity_is_that_of_the_full_forward(
     sizes: list[tuple[int, int]], rope_type: str
 ) -> None:
-    model = random_models.make_transformer(rope_type=rope_type)
-    arguments = list_inputs(sizes, batch_size=2)
+    model = make_fast_transformer(rope_type=rope_type)
+    arguments = {**list_inputs(sizes, batch_size=2), "timestep": torch.tensor([700.0])}
 
-    short = model(**arguments, target_only=True).sample
+    short = run_target(model, arguments)
 
     assert relative(short, model(**arguments).sample[-1]) <= OTHER_KERNEL
 
 
 @torch.no_grad()
 def test_target_only_when_texts_are_padded_then_velocity_is_that_of_the_full_forward() -> None:
-    model = random_models.make_transformer()
-    arguments = inputs(batch_size=2)
+    model = make_fast_transformer()
+    arguments = {**inputs(batch_size=2), "timestep": torch.tensor([700.0])}
     mask = torch.ones(2, 7)
     mask[1, 4:] = 0
 
-    short = model(**arguments, encoder_hidden_states_mask=mask, target_only=True).sample
+    short = run_target(model, {**arguments, "encoder_hidden_states_mask": mask})
 
     full = model(**arguments, encoder_hidden_states_mask=mask).sample
     assert relative(short, full[:, -1]) <= OTHER_KERNEL
@@ -73,7 +86,7 @@ def test_target_only_when_texts_are_padded_then_velocity_is_that_of_the_full_for
 
 @torch.no_grad()
 def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference() -> None:
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
     rows: dict[str, list[int]] = {}
     last = model.double_blocks[-1]
     for name in ("img_mlp", "txt_mlp", "attn.img_attn_proj", "attn.txt_attn_proj"):
@@ -81,24 +94,24 @@ def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference
             lambda _module, args, name=name: rows.setdefault(name, []).append(args[0].shape[1])
         )
 
-    model(**inputs(), target_only=True)
+    run_target(model, inputs())
 
     assert rows == {"img_mlp": [6], "attn.img_attn_proj": [6]}  # 2 x 3 tokens of the target
 
 
 @torch.no_grad()
-def test_reuse_when_two_branches_take_three_steps_then_each_equals_a_forward_alone() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_two_branches_take_three_steps_then_each_equals_a_forward_alone() -> None:
+    model = make_fast_transformer()
     timesteps = torch.tensor([900.0, 500.0, 100.0])
     texts = {"cond": draw(1, 7, TEXT_DIM, seed=1), "uncond": draw(1, 4, TEXT_DIM, seed=2)}
     reference = draw(1, 16, 1, 4, 6, seed=3)
-    reuse = Reuse(timesteps, num_branches=2)
+    cache = ForwardCache(model, timesteps, num_branches=2)
 
     for step in range(3):
-        reuse.begin(step)
+        cache.begin(step)
         target = draw(1, 16, 1, 4, 6, seed=10 + step)
         for text in texts.values():
-            shared = model([reference, target], timesteps[step], text, reuse=reuse).sample
+            shared = model([reference, target], timesteps[step], text, plan=cache).sample
             alone = model([reference, target], timesteps[step], text).sample
 
             for got, expected in zip(shared, alone, strict=True):
@@ -107,34 +120,34 @@ def test_reuse_when_two_branches_take_three_steps_then_each_equals_a_forward_alo
 
 
 @torch.no_grad()
-def test_reuse_when_there_is_one_step_then_branches_are_bitwise_those_without() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_there_is_one_step_then_branches_are_bitwise_those_without() -> None:
+    model = make_fast_transformer()
     items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
-    reuse = Reuse(timestep, num_branches=2)
+    cache = ForwardCache(model, timestep, num_branches=2)
 
     for text in (draw(1, 7, TEXT_DIM, seed=1), draw(1, 4, TEXT_DIM, seed=2)):
-        shared = model(items, timestep, text, reuse=reuse).sample
+        shared = model(items, timestep, text, plan=cache).sample
 
         for got, expected in zip(shared, model(items, timestep, text).sample, strict=True):
             assert torch.equal(got, expected)
 
 
 @torch.no_grad()
-def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_worked_out_once() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_step_goes_on_then_text_time_references_and_image_rows_are_computed_once() -> None:
+    model = make_fast_transformer()
     calls: Counter[str] = Counter()
     for name in ("condition_embedder.text_embedder", "condition_embedder.time_proj", "img_in"):
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
     timesteps = torch.tensor([900.0, 500.0, 100.0])
     texts = [draw(1, 7, TEXT_DIM, seed=1), draw(1, 4, TEXT_DIM, seed=2)]
     reference = draw(1, 16, 1, 4, 6, seed=3)
-    reuse = Reuse(timesteps, num_branches=2)
+    cache = ForwardCache(model, timesteps, num_branches=2)
 
     for step in range(3):
-        reuse.begin(step)
+        cache.begin(step)
         target = draw(1, 16, 1, 4, 6, seed=10 + step)
         for text in texts:
-            model([reference, target], timesteps[step], text, reuse=reuse)
+            model([reference, target], timesteps[step], text, plan=cache)
 
     assert calls == {
         "condition_embedder.text_embedder": 2,  # branches
@@ -144,60 +157,72 @@ def test_reuse_when_step_goes_on_then_text_time_references_and_image_rows_are_wo
 
 
 @torch.no_grad()
-def test_reuse_when_a_step_is_left_after_one_branch_then_the_next_takes_no_rows_of_it() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_a_step_is_left_after_one_branch_then_the_next_takes_no_rows_of_it() -> None:
+    model = make_fast_transformer()
     items = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)]
     timesteps, text = torch.tensor([900.0, 100.0]), draw(1, 7, TEXT_DIM, seed=1)
-    reuse = Reuse(timesteps, num_branches=2)
-    model(items, timesteps[0], text, reuse=reuse)  # the second branch of this step never runs
+    cache = ForwardCache(model, timesteps, num_branches=2)
+    model(items, timesteps[0], text, plan=cache)  # the second branch of this step never runs
 
-    reuse.begin(1)
-    got = model(items, timesteps[1], text, reuse=reuse).sample
+    cache.begin(1)
+    got = model(items, timesteps[1], text, plan=cache).sample
 
     for velocity, expected in zip(got, model(items, timesteps[1], text).sample, strict=True):
         assert relative(velocity, expected) <= OTHER_KERNEL
 
 
 @torch.no_grad()
-def test_reuse_when_a_text_is_changed_in_place_then_it_is_projected_again() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_a_text_is_changed_in_place_then_it_is_projected_again() -> None:
+    model = make_fast_transformer()
     arguments = inputs()
-    reuse = Reuse(arguments["timestep"])
-    model(**arguments, reuse=reuse)
+    cache = ForwardCache(model, arguments["timestep"])
+    model(**arguments, plan=cache)
 
     arguments["encoder_hidden_states"].mul_(-1)
 
-    assert torch.equal(model(**arguments, reuse=reuse).sample, model(**arguments).sample)
+    assert torch.equal(model(**arguments, plan=cache).sample, model(**arguments).sample)
 
 
-def test_reuse_when_tensors_are_of_inference_mode_then_nothing_is_kept() -> None:
-    model = random_models.make_transformer()
+def test_forward_cache_when_tensors_are_of_inference_mode_then_nothing_is_kept() -> None:
+    model = make_fast_transformer()
     with torch.inference_mode():
         arguments = inputs()
-        reuse = Reuse(arguments["timestep"], num_branches=2)
-        model(**arguments, reuse=reuse)
+        cache = ForwardCache(model, arguments["timestep"], num_branches=2)
+        model(**arguments, plan=cache)
         arguments["encoder_hidden_states"].mul_(-1)
 
-        got = model(**arguments, reuse=reuse).sample
+        got = model(**arguments, plan=cache).sample
 
         assert torch.equal(got, model(**arguments).sample)
 
 
-def test_joint_buffer_when_compared_with_concatenation_then_they_agree() -> None:
-    model = random_models.make_transformer().requires_grad_(False)
+@pytest.mark.parametrize("rope_type", ["rope", "mrope"])
+@torch.no_grad()
+def test_joint_buffer_when_compared_with_concatenation_then_they_agree(rope_type: str) -> None:
+    model = random_models.make_transformer(rope_type=rope_type)
     arguments = inputs(batch_size=2)
+    plain = model(**arguments).sample
 
-    with torch.enable_grad():  # the plain way
-        plain = model(**arguments).sample
-    with torch.no_grad():
-        fast = model(**arguments).sample
+    accelerate(model)
 
-    assert relative(fast, plain) <= OTHER_KERNEL
+    assert relative(model(**arguments).sample, plain) <= OTHER_KERNEL
+
+
+@torch.no_grad()
+def test_network_when_not_accelerated_then_streams_are_concatenated() -> None:
+    model = random_models.make_transformer()
+    arguments = inputs()
+    model(**arguments)  # tables of this size
+
+    with Operators() as operators:
+        model(**arguments)
+
+    assert operators.counts["cat"] == 3 + 3 * len(model.double_blocks)
 
 
 @torch.no_grad()
 def test_joint_buffer_when_a_block_runs_then_streams_are_never_concatenated() -> None:
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
     arguments = inputs()
     model(**arguments)  # tables of this size
 
@@ -212,9 +237,9 @@ def test_joint_buffer_when_a_block_runs_then_streams_are_never_concatenated() ->
 
 @torch.no_grad()
 def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
     arguments = inputs()
-    expected = model(**arguments, target_only=True).sample
+    expected = run_target(model, arguments)
     called: list[str] = []
 
     class Wrapped(torch.nn.Linear):
@@ -229,7 +254,7 @@ def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
         block.attn.img_attn_qkv = wrapped
         assert not is_plain_linear(wrapped, arguments["encoder_hidden_states"])
 
-    assert relative(model(**arguments, target_only=True).sample, expected) <= OTHER_KERNEL
+    assert relative(run_target(model, arguments), expected) <= OTHER_KERNEL
     assert called == ["qkv"] * (len(model.double_blocks) + 1)  # the last block asks twice
 
 
@@ -260,30 +285,27 @@ class Int8Weight(torch.Tensor):
 
 @torch.no_grad()
 def test_quantized_weights_when_blocks_have_them_then_short_cuts_change_nothing() -> None:
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
     arguments = inputs()
-    expected = model(**arguments, target_only=True).sample
+    expected = run_target(model, arguments)
     for layer in model.double_blocks.modules():
         if isinstance(layer, torch.nn.Linear):
             layer._parameters["weight"] = Int8Weight(layer.weight.detach())  # pyright: ignore[reportArgumentType]
 
-    short = model(**arguments, target_only=True, reuse=Reuse(arguments["timestep"], num_branches=2)).sample
+    short = model(
+        **arguments, target_only=True, plan=ForwardCache(model, arguments["timestep"], num_branches=2)
+    ).sample
 
     assert relative(short, model(**arguments).sample[:, -1]) <= OTHER_KERNEL
     assert 1e-4 < relative(short, expected) < 0.2
 
 
 @torch.no_grad()
-def test_rotation_when_computed_with_complex_numbers_then_it_is_bitwise_the_plain_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rotation_when_computed_with_complex_numbers_then_it_is_bitwise_the_plain_one() -> None:
     heads = draw(2, 5, 3, 32)
     tables = rope.rotary_tables(rope.item_positions(((1, 1, 5),)), (8, 12, 12), 256)
-    fast = rope.rotate(heads, tables)
 
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-
-    assert torch.equal(fast, rope.rotate(heads, tables))
+    assert torch.equal(rotate_at_once(heads, tables), rope.rotate(heads, tables))
 
 
 @pytest.mark.parametrize("target_only", [False, True])
@@ -292,7 +314,8 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
     target_only: bool,
 ) -> None:
     torch._dynamo.reset()
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
+    run = run_target if target_only else lambda model, arguments: model(**arguments).sample
     graphs: list[Any] = []
 
     def backend(graph: Any, _inputs: Any) -> Callable[..., Any]:
@@ -300,12 +323,12 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
         return graph.forward
 
     cases = [list_inputs(sizes) for sizes in ([(4, 6), (4, 6)], [(6, 8), (8, 6)], [(8, 10), (4, 12)])]
-    expected = [model(**arguments, target_only=target_only).sample for arguments in cases]
+    expected = [run(model, arguments) for arguments in cases]
     model.compile_repeated_blocks(backend=backend, fullgraph=True, dynamic=True)
 
     num_graphs = []
     for arguments, plain in zip(cases, expected, strict=True):
-        got = model(**arguments, target_only=target_only).sample
+        got = run(model, arguments)
         pairs = [(got, plain)] if target_only else list(zip(got, plain, strict=True))
         assert all(relative(a, b) <= OTHER_KERNEL for a, b in pairs)
         num_graphs.append(len(graphs))
@@ -317,7 +340,7 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
 def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_projection_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = random_models.make_transformer()
+    model = make_fast_transformer()
     items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
     projected: list[int] = []
     project_into = attention.project_into
@@ -326,9 +349,9 @@ def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_proje
         "project_into",
         lambda layer, rows, out: (projected.append(rows.shape[1]), project_into(layer, rows, out))[1],
     )
-    reuse = Reuse(timestep, num_branches=2)
+    cache = ForwardCache(model, timestep, num_branches=2)
 
     for length in (7, 4):
-        model(items, timestep, draw(1, length, TEXT_DIM), reuse=reuse)
+        model(items, timestep, draw(1, length, TEXT_DIM), plan=cache)
 
     assert projected == [12, 7, 12, 7, 4, 12, 4]  # two blocks; 12 image tokens

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+from typing import Any
 
 import torch
 from torch import nn
 
-from joyimage.model import elementwise, kernels
+from joyimage.acceleration import accelerate, kernels
+from joyimage.acceleration.ops import TritonOps
+from joyimage.model.ops import PLAIN_OPS
 from joyimage.model.rope import RotaryTables, item_positions, rotary_tables
 from tests import random_models
 from tests.model.drive import inputs
@@ -19,12 +22,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 1.5e-2}
 
 
-def plain(function: str, *arguments: object) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    os.environ["JOYIMAGE_KERNELS"] = "torch"
-    try:
-        return getattr(elementwise, function)(*arguments)
-    finally:
-        os.environ["JOYIMAGE_KERNELS"] = "triton"
+FUSED_OPS = TritonOps(on_any_device=True)
 
 
 def check(what: str, got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -44,10 +42,10 @@ def main() -> None:
         # One chunk of a larger tensor, as the blocks hand it over.
         gate, shift, scale = torch.randn(mods, 6, width, dtype=dtype, device=DEVICE).split(1, dim=1)[:3]
         name = f"{dtype}, {batch} samples, {mods} times, width {width}"
-        got = elementwise.norm_modulate(x, shift, scale)
-        check(f"norm_modulate, {name}", got, plain("norm_modulate", x, shift, scale))
-        total, got = elementwise.gated_add_norm_modulate(x, update, gate, shift, scale)
-        total_plain, expected = plain("gated_add_norm_modulate", x, update, gate, shift, scale)
+        got = FUSED_OPS.norm_modulate(x, shift, scale)
+        check(f"norm_modulate, {name}", got, PLAIN_OPS.norm_modulate(x, shift, scale))
+        total, got = FUSED_OPS.gated_add_norm_modulate(x, update, gate, shift, scale)
+        total_plain, expected = PLAIN_OPS.gated_add_norm_modulate(x, update, gate, shift, scale)
         check(f"gated_add, {name}", total, total_plain)
         check(f"gated_add_norm_modulate, {name}", got, expected)
 
@@ -57,15 +55,16 @@ def main() -> None:
         for num_heads in (2, 12)[: 2 if has_tables else 1]:
             check_norm_rotate(dtype, tables if has_tables else None, num_heads)
 
-    model = random_models.make_transformer().to(DEVICE)
+    model: Any = random_models.make_transformer()
+    model.to(DEVICE)
     arguments = {name: value.to(DEVICE) for name, value in inputs(batch_size=2).items()}
     calls: list[str] = []
     for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate_"):
         kernel = getattr(kernels, name)
         setattr(kernels, name, lambda *args, name=name, kernel=kernel: (calls.append(name), kernel(*args))[1])
-    got = model(**arguments, target_only=True).sample
-    os.environ["JOYIMAGE_KERNELS"] = "torch"
-    expected = model(**arguments, target_only=True).sample
+    expected = model(**arguments).sample
+    accelerate(model)  # JOYIMAGE_KERNELS says "triton"
+    got = model(**arguments).sample
     assert set(calls) == {"norm_modulate", "gated_add_norm_modulate", "norm_rotate_"}
     check("the whole forward", got, expected)
 
@@ -75,8 +74,9 @@ def check_norm_rotate(dtype: torch.dtype, tables: RotaryTables | None, num_heads
     nn.init.normal_(norm.weight, mean=1, std=0.3)
     qkv = torch.randn(2, 7, 3, num_heads, 32, dtype=dtype, device=DEVICE)
     untouched = qkv.clone()
-    expected = elementwise.norm_rotate(qkv[:, :, 1], norm, tables)
-    elementwise.norm_rotate_(qkv[:, :, 1], norm, tables)
+    expected = PLAIN_OPS.norm_rotate(qkv[:, :, 1], norm, tables)
+    heads = qkv[:, :, 1]
+    FUSED_OPS.norm_rotate(heads, norm, tables, out=heads)
     assert torch.equal(qkv[:, :, 0], untouched[:, :, 0])
     assert torch.equal(qkv[:, :, 2], untouched[:, :, 2])
     check(f"norm_rotate_, {dtype}, {num_heads} heads, {tables is not None}", qkv[:, :, 1], expected)

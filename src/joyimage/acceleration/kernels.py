@@ -1,4 +1,4 @@
-"""The fused elementwise kernels in Triton; `elementwise.py` holds their plain twins and decides which runs.
+"""The fused operations as Triton kernels; `ops.py` decides when they run, `model/ops.py` has the plain ones.
 
 Everything is computed in fp32 and rounded once, on the way out. No gradients.
 Dimension key: B batch, L tokens, N heads, H head width, D model width, P = H / 2 rotated pairs.
@@ -106,7 +106,7 @@ def _norm_rotate(
 
 
 def norm_modulate(hidden_states: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Run `elementwise.norm_modulate`."""
+    """Compute `TransformerOps.norm_modulate`."""
     batch_size, tokens, width = hidden_states.shape
     hidden_states = hidden_states.contiguous()
     (shift, scale), mod_stride = _modulation(shift, scale)
@@ -120,7 +120,7 @@ def norm_modulate(hidden_states: Tensor, shift: Tensor, scale: Tensor, eps: floa
 def gated_add_norm_modulate(
     residual: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Run `elementwise.gated_add_norm_modulate`."""
+    """Compute `TransformerOps.gated_add_norm_modulate`."""
     batch_size, tokens, width = residual.shape
     residual, update = residual.contiguous(), update.contiguous()
     (gate, shift, scale), mod_stride = _modulation(gate, shift, scale)
@@ -132,7 +132,7 @@ def gated_add_norm_modulate(
 
 
 def norm_rotate_(heads: Tensor, weight: Tensor, eps: float, tables: RotaryTables | None) -> None:
-    """Run `elementwise.norm_rotate_` on a view `[B, L, N, H]` whose last axis is dense.
+    """Compute `TransformerOps.norm_rotate` in place, on a view `[B, L, N, H]` whose last axis is dense.
 
     Raises:
         InvalidInputError: The last axis has gaps.

@@ -1,0 +1,133 @@
+"""A second attention processor: both streams write queries, keys and values into one buffer.
+
+Dimension key: B batch, L tokens, N heads, H head width, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from joyimage.acceleration.conditions import can_write_in_place, is_plain_linear
+from joyimage.model.attention import JointAttnProcessor, register_processor
+
+if TYPE_CHECKING:
+    from joyimage.model.attention import JointAttention
+    from joyimage.model.rope import RotaryTables
+
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass
+class ImageRows:
+    """Queries, keys and values of image tokens that two guidance branches have in common.
+
+    Attributes:
+        qkv: Normalized and rotated, `[B, L_img, 3, N, H]`; None until a branch has computed them.
+    """
+
+    qkv: Tensor | None = None
+
+
+class JointBufferAttnProcessor(JointAttnProcessor):
+    """Project into one joint buffer, so that the streams are never concatenated.
+
+    Where a gradient is wanted or a compiler is active, the plain projection runs instead.
+    """
+
+    def project(
+        self,
+        attn: JointAttention,
+        img: Tensor,
+        txt: Tensor,
+        image_rotary_emb: RotaryTables,
+        text_rotary_emb: RotaryTables | None,
+        num_target_tokens: int | None,
+        image_rows: ImageRows | None = None,
+    ) -> QKV:
+        """Return queries, keys and values of the joint sequence; see `JointAttnProcessor.project`.
+
+        Args:
+            attn: The block's attention.
+            img: Image stream `[B, L_img, D]`.
+            txt: Text stream `[B, L_txt, D]`.
+            image_rotary_emb: Tables of the image tokens.
+            text_rotary_emb: Tables of the text tokens; None leaves them unrotated.
+            num_target_tokens: Number of image tokens at the front that queries are for; None: all tokens.
+            image_rows: Rows of the image tokens: used if another branch has computed them, otherwise set.
+
+        Returns:
+            `[B, L, N, H]` each.
+        """
+        if num_target_tokens is not None:
+            return _project_target(attn, img, txt, image_rotary_emb, text_rotary_emb, num_target_tokens)
+        if not can_write_in_place():
+            return super().project(attn, img, txt, image_rotary_emb, text_rotary_emb, None)
+        num_image_tokens = img.shape[1]
+        num_tokens = num_image_tokens + txt.shape[1]
+        qkv = img.new_empty(len(img), num_tokens, 3, attn.heads, attn.head_dim)
+        img_qkv, txt_qkv = qkv[:, :num_image_tokens], qkv[:, num_image_tokens:]
+        if image_rows is not None and image_rows.qkv is not None:
+            img_qkv.copy_(image_rows.qkv)
+        else:
+            project_into(attn.img_attn_qkv, img, img_qkv.flatten(2))
+            _norm_rotate(attn, img_qkv[:, :, 0], attn.img_attn_q_norm, image_rotary_emb)
+            _norm_rotate(attn, img_qkv[:, :, 1], attn.img_attn_k_norm, image_rotary_emb)
+            if image_rows is not None:
+                image_rows.qkv = img_qkv
+        project_into(attn.txt_attn_qkv, txt, txt_qkv.flatten(2))
+        _norm_rotate(attn, txt_qkv[:, :, 0], attn.txt_attn_q_norm, text_rotary_emb)
+        _norm_rotate(attn, txt_qkv[:, :, 1], attn.txt_attn_k_norm, text_rotary_emb)
+        query, key, value = qkv.unbind(2)
+        return query, key, value
+
+
+def _norm_rotate(attn: JointAttention, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None) -> None:
+    """Normalize and rotate queries or keys in their place in the buffer."""
+    attn.ops.norm_rotate(heads, norm, tables, out=heads)
+
+
+def _project_target(
+    attn: JointAttention,
+    img: Tensor,
+    txt: Tensor,
+    image_rotary_emb: RotaryTables,
+    text_rotary_emb: RotaryTables | None,
+    num_target_tokens: int,
+) -> QKV:
+    """Return queries of the target's tokens, which are at the front, and keys and values of all tokens."""
+    query = project_part(attn.img_attn_qkv, img[:, :num_target_tokens], 0, 1, attn.heads)
+    img_key, img_value = project_part(attn.img_attn_qkv, img, 1, 3, attn.heads).unbind(2)
+    txt_key, txt_value = project_part(attn.txt_attn_qkv, txt, 1, 3, attn.heads).unbind(2)
+    cos, sin = image_rotary_emb
+    target_rotary_emb = cos[:, :num_target_tokens], sin[:, :num_target_tokens]
+    query = attn.ops.norm_rotate(query.squeeze(2), attn.img_attn_q_norm, target_rotary_emb)
+    img_key = attn.ops.norm_rotate(img_key, attn.img_attn_k_norm, image_rotary_emb)
+    txt_key = attn.ops.norm_rotate(txt_key, attn.txt_attn_k_norm, text_rotary_emb)
+    return query, torch.cat([img_key, txt_key], dim=1), torch.cat([img_value, txt_value], dim=1)
+
+
+def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
+    """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
+    if not is_plain_linear(layer, rows):
+        out.copy_(layer(rows))
+        return
+    weight = cast("Tensor", layer.weight).t()
+    for row, target in zip(rows, out, strict=True):
+        torch.addmm(cast("Tensor", layer.bias), row, weight, out=target)
+
+
+def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: int) -> Tensor:
+    """Return parts `start` to `stop` of query, key, value, `[B, L, stop - start, N, H]`."""
+    if not is_plain_linear(layer, rows):
+        return layer(rows).unflatten(-1, (3, heads, -1))[:, :, start:stop]
+    width = rows.shape[-1]
+    part = slice(start * width, stop * width)
+    weight, bias = cast("Tensor", layer.weight)[part], cast("Tensor", layer.bias)[part]
+    return nn.functional.linear(rows, weight, bias).unflatten(-1, (stop - start, heads, -1))
+
+
+register_processor(JointBufferAttnProcessor)

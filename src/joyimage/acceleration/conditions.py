@@ -1,0 +1,83 @@
+"""When a fast path may run: every condition, in one place.
+
+A fast path goes past a module or an operator that something else may have replaced: an adapter, a hook, a
+compiler, a quantized weight. Each function here answers one question about the state it is asked in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import Tensor, nn
+
+from joyimage.compat.accelerate import offload_hook
+from joyimage.compat.diffusers import attention_backend, hook_registry, is_parallel
+from joyimage.compat.torch import has_forward_hooks
+
+if TYPE_CHECKING:
+    from joyimage.model.attention import JointAttention
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
+
+
+def can_write_in_place() -> bool:
+    """Return whether operators may write in place: no gradient, compiler or autocast is active."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cuda")
+        or torch.is_autocast_enabled("cpu")
+    )
+
+
+def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
+    """Return whether a layer's weight may be used without calling the layer.
+
+    That is so without an adapter, a hook, a cast and a quantized weight.
+    """
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) is nn.Parameter
+        and layer.weight.dtype == hidden_states.dtype
+        and layer.weight.device == hidden_states.device
+        and layer.bias is not None
+        and "forward" not in layer.__dict__
+        and not has_forward_hooks(layer)
+    )
+
+
+def can_shorten_last_block(transformer: JoyImageEditTransformer3DModel) -> bool:
+    """Return whether the last block may compute the target alone: nothing else counts on all tokens."""
+    last = transformer.blocks[-1]
+    has_hooks = any(hook_registry(module) is not None for module in (last, last.attn))
+    return not (has_hooks or transformer.is_cache_enabled or is_parallel(transformer))
+
+
+def takes_masks(attn: JointAttention) -> bool:
+    """Return whether attention runs on torch's own choice of kernel, which takes any mask."""
+    return attention_backend(attn.processor) == AttentionBackendName.NATIVE
+
+
+def can_share_forward(transformer: JoyImageEditTransformer3DModel) -> bool:
+    """Return whether guidance branches may go through the transformer in one forward.
+
+    Step caches hold a state for each branch, and not every attention kernel takes the mask that texts of different
+    lengths need.
+    """
+    if transformer.is_cache_enabled or is_parallel(transformer):
+        return False
+    return all(takes_masks(block.attn) for block in transformer.blocks)
+
+
+def streams_weights(transformer: JoyImageEditTransformer3DModel) -> bool:
+    """Return whether blocks come to the device one by one and leave it again."""
+    return any(offload_kind(module) is not None for module in transformer.blocks[0].modules())
+
+
+def offload_kind(module: nn.Module) -> str | None:
+    """Return how a module's weights come to the device when it runs: "sequential", "group", or None."""
+    if bool(getattr(offload_hook(module), "offload", False)):
+        return "sequential"
+    hooks = hook_registry(module)
+    return "group" if hooks is not None and hooks.get_hook("group_offloading") is not None else None

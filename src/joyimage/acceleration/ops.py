@@ -1,0 +1,99 @@
+"""Faster operations between the matmuls: torch's own short cuts, and Triton kernels on a GPU.
+
+`JOYIMAGE_KERNELS` chooses where `accelerate` is not told: "torch" keeps Triton out, "triton" runs its kernels on
+any device (on a CPU with `TRITON_INTERPRET=1`), "auto" runs them on a GPU.
+Dimension key: B batch, L tokens, N heads, H head width, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from joyimage.acceleration.conditions import can_write_in_place, is_plain_linear
+from joyimage.compat.torch import addmm_gelu
+from joyimage.model.ops import EPS, TransformerOps
+from joyimage.model.rope import RotaryTables, rotate
+
+
+@dataclass(frozen=True)
+class TorchOps(TransformerOps):
+    """Operations that torch itself can run in fewer passes over the tokens."""
+
+    def norm_rotate(
+        self, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None, out: Tensor | None = None
+    ) -> Tensor:
+        """Normalize and rotate queries or keys; see `TransformerOps.norm_rotate`."""
+        normed = norm(heads)
+        rotated = normed if tables is None else rotate_at_once(normed, tables)
+        return rotated if out is None else out.copy_(rotated)
+
+    def feed_forward(self, mlp: nn.Module, hidden_states: Tensor) -> Tensor:
+        """Run a GELU-tanh MLP; on a GPU bias and activation go into the first matmul's epilogue."""
+        layers: Any = mlp
+        expand: Any = layers.net[0].proj
+        if not (hidden_states.is_cuda and can_write_in_place() and is_plain_linear(expand, hidden_states)):
+            return mlp(hidden_states)
+        rows = hidden_states.flatten(0, -2)
+        # On CUDA this operator's GELU is the tanh form, which the published weights want.
+        inner = addmm_gelu(expand.bias, rows, expand.weight.t())
+        return layers.net[2](inner.unflatten(0, hidden_states.shape[:-1]))
+
+
+@dataclass(frozen=True)
+class TritonOps(TorchOps):
+    """Fused Triton kernels, each one pass over the tokens.
+
+    Kernels have no gradient, and a compiler cannot look into them: where either is wanted, torch runs.
+
+    Attributes:
+        on_any_device: Whether kernels run on tensors outside of a GPU, which Triton's interpreter can do.
+    """
+
+    on_any_device: bool = False
+
+    def norm_modulate(self, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Normalize and modulate tokens; see `TransformerOps.norm_modulate`."""
+        if not self._takes(hidden_states):
+            return super().norm_modulate(hidden_states, shift, scale)
+        from joyimage.acceleration import kernels
+
+        return kernels.norm_modulate(hidden_states, shift, scale, EPS)
+
+    def gated_add_norm_modulate(
+        self, residual: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add, normalize and modulate tokens; see `TransformerOps.gated_add_norm_modulate`."""
+        if not self._takes(residual):
+            return super().gated_add_norm_modulate(residual, update, gate, shift, scale)
+        from joyimage.acceleration import kernels
+
+        return kernels.gated_add_norm_modulate(residual, update, gate, shift, scale, EPS)
+
+    def norm_rotate(
+        self, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None, out: Tensor | None = None
+    ) -> Tensor:
+        """Normalize and rotate queries or keys; see `TransformerOps.norm_rotate`."""
+        # The kernel works in place; a new tensor would cost a pass that torch's own short cut does not.
+        if out is not heads or not self._takes(heads):
+            return super().norm_rotate(heads, norm, tables, out)
+        from joyimage.acceleration import kernels
+
+        kernels.norm_rotate_(heads, norm.weight, norm.eps or EPS, tables)
+        return heads
+
+    def _takes(self, tensor: Tensor) -> bool:
+        return (self.on_any_device or tensor.is_cuda) and can_write_in_place()
+
+
+def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:
+    """Do what `rotate` does, bit for bit, in one pass over the heads instead of eight."""
+    if torch.compiler.is_compiling():  # compilers know no complex numbers
+        return rotate(hidden_states, tables)
+    cos, sin = (table.unsqueeze(2) for table in tables)  # [B, L, 1, P]
+    pairs = hidden_states.float().unflatten(-1, (-1, 2))  # [B, L, N, P, 2]
+    rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return rotated.flatten(-2).type_as(hidden_states)
