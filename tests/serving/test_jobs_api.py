@@ -227,7 +227,7 @@ def test_clients_when_one_floods_the_queue_then_another_is_served_next(
         flood = [create(anna).json() for _ in range(11)]
         too_many = create(anna)
         single = create(bert).json()
-        assert bert.get(f"/v1/jobs/{single['id']}").json()["position"] == 1
+        assert bert.get(f"/v1/jobs/{single['id']}").json()["position"] == 0
         gate.is_open.set()
         ends = [ended(anna, job)["finished_at"] for job in (first, *flood)]
         mine = ended(bert, single)["finished_at"]
@@ -235,7 +235,7 @@ def test_clients_when_one_floods_the_queue_then_another_is_served_next(
         foreign = bert.get(f"/v1/jobs/{first['id']}")
 
     assert too_many.json()["error"]["code"] == "too_many_jobs"
-    assert sorted([*ends, mine]).index(mine) == 2
+    assert sorted([*ends, mine]).index(mine) == 1
     assert [job["id"] for job in listed] == [single["id"]]
     assert foreign.status_code == 404
 
