@@ -25,6 +25,14 @@ class ImageError(JoyImageError, ValueError):
     """An image file cannot be read or written; the message names the file."""
 
 
+class ImageTooLargeError(ImageError):
+    """An image file has more bytes, pixels or scans than are read."""
+
+
+class UnknownFormatError(ImageError):
+    """A file is no image, or of a format that is not read."""
+
+
 class DeviceError(JoyImageError, ValueError):
     """The requested device does not exist on this machine, or cannot be used."""
 

@@ -42,7 +42,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     folder = Path(f"/tmp/joyimage-pg-{uuid.uuid4().hex[:8]}")
     folder.mkdir(mode=0o700)
-    # PostgreSQL refuses to run as root.
+    # PostgreSQL rejects to run as root.
     prefix: list[str] = []
     if os.geteuid() == 0:
         user = "postgres" if _has_user("postgres") else "nobody"

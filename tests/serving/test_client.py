@@ -130,16 +130,16 @@ def test_masks_when_the_edit_has_them_then_fetched_with_and_without_waiting(serv
     assert plain.masks == []
 
 
-def test_request_when_refused_then_the_servers_sentence(server: LiveServer) -> None:
+def test_request_when_rejected_then_the_servers_sentence(server: LiveServer) -> None:
     with Client(server.url) as client:
-        with pytest.raises(ServerError, match="`steps` is 101") as refusal:
+        with pytest.raises(ServerError, match="`steps` is 101") as rejection:
             client.generate("x", steps=101)
         with pytest.raises(TypeError, match="expected a PIL image"):
             client.edit(3, "x")  # type: ignore[arg-type]
         with pytest.raises(ServerError, match="no such job"):
             client.get("0" * 32)
 
-    assert refusal.value.status == 400
+    assert rejection.value.status == 400
 
 
 def test_client_when_nobody_listens_then_one_sentence() -> None:
@@ -166,7 +166,7 @@ def test_client_when_the_queue_is_full_then_it_comes_back(serve: Serve, runner: 
         made: list[bytes] = []
         threads.append(threading.Thread(target=lambda: made.extend(second.generate("z", steps=1))))
         threads[1].start()
-        wait_for(lambda: server.service.metrics.refused.labels("queue_full")._value.get() >= 2)
+        wait_for(lambda: server.service.metrics.rejected.labels("queue_full")._value.get() >= 2)
         gate.is_open.set()
         for thread in threads:
             thread.join(timeout=30)
@@ -323,11 +323,11 @@ def test_client_when_the_server_stays_away_then_one_sentence_after_the_last_atte
         async with AsyncClient(line.url, retries=2) as client:
             return await client.wait(job)
 
-    with pytest.raises(ServerError, match="answered 503 without a reason") as refusal:
+    with pytest.raises(ServerError, match="answered 503 without a reason") as rejection:
         asyncio.run(follow()) if which == "AsyncClient" else Client(line.url, retries=2).wait(job)
     line.close()
 
-    assert refusal.value.status == 503
+    assert rejection.value.status == 503
     assert line.num_connections == 3
 
 

@@ -102,7 +102,7 @@ def test_reader_when_it_does_not_read_then_cut_off(serve: Serve, tmp_path: Path)
     assert len(read) == 30_000_000
 
 
-def test_header_when_huge_then_refused_before_it_is_kept(serve: Serve) -> None:
+def test_header_when_huge_then_rejected_before_it_is_kept(serve: Serve) -> None:
     server = serve()
     with connect(server) as sender:
         sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 200_000)

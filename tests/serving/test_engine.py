@@ -174,11 +174,11 @@ def test_disk_when_full_then_the_job_fails_with_a_sentence_and_no_partial_file(
 ) -> None:
     shop = workshop()
 
-    def refuse(_: int) -> None:
+    def reject(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", refuse)
+        patch.setattr(os, "fsync", reject)
         job = shop.ended(shop.submit())
 
     assert job.error is not None

@@ -145,12 +145,12 @@ def test_image_url_when_an_edit_names_one_then_as_if_the_picture_had_been_sent(
         ("ftp://pictures.example/", "http or https"),
     ],
 )
-def test_image_url_when_it_leads_inside_then_refused(url: str, words: str, tmp_path: Path) -> None:
+def test_image_url_when_it_leads_inside_then_rejected(url: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UploadError, match=words):
         fetching.fetch_image(url, make_settings(tmp_path))
 
 
-def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_refused(
+def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(tmp_path, max_image_bytes=100_000, url_timeout_s=0.5)
@@ -168,7 +168,7 @@ def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_refused(
                 fetching.fetch_image("http://pictures.example/", settings)
 
 
-def test_image_url_when_its_host_sends_a_byte_now_and_then_then_refused_in_time(
+def test_image_url_when_its_host_sends_a_byte_now_and_then_then_rejected_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(tmp_path, url_timeout_s=0.4)
@@ -182,7 +182,7 @@ def test_image_url_when_its_host_sends_a_byte_now_and_then_then_refused_in_time(
             assert time.monotonic() - started < 2
 
 
-def test_image_url_when_its_name_servers_are_silent_then_refused_in_time(
+def test_image_url_when_its_name_servers_are_silent_then_rejected_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_over = threading.Event()
@@ -193,7 +193,7 @@ def test_image_url_when_its_name_servers_are_silent_then_refused_in_time(
     is_over.set()
 
 
-def test_image_url_when_one_of_its_hosts_addresses_is_private_then_refused(
+def test_image_url_when_one_of_its_hosts_addresses_is_private_then_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look_up(*_: Any, **__: Any) -> list[Any]:
@@ -221,6 +221,6 @@ def test_image_url_when_its_name_changes_after_the_check_then_the_checked_addres
 
     monkeypatch.setattr(fetching.socket, "getaddrinfo", rebind)
 
-    # The site refuses a connection to any address but the first.
+    # The site rejects a connection to any address but the first.
     assert fetching.fetch_image("http://pictures.example/a.png", make_settings(tmp_path)) == png(1)
     assert answers[0] == "pictures.example"

@@ -109,7 +109,7 @@ def check_uploads(server: LiveServer, num_cases: int) -> dict[int, int]:
     return counts
 
 
-def test_uploads_when_broken_then_refused_or_read_but_never_an_error(small: LiveServer) -> None:
+def test_uploads_when_broken_then_rejected_or_read_but_never_an_error(small: LiveServer) -> None:
     counts = check_uploads(small, 60)
 
     assert counts[400] >= 15

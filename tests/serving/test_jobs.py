@@ -94,26 +94,26 @@ def test_queue_when_full_then_429_and_a_place_when_one_is_claimed(store: JobStor
     for name in "ab":
         store.submit(make_job(name), QueueLimits(queue_size=2, client_jobs=9))
 
-    with pytest.raises(LimitError, match="queue is full") as refusal:
+    with pytest.raises(LimitError, match="queue is full") as rejection:
         store.submit(make_job("c"), QueueLimits(queue_size=2, client_jobs=9))
     store.claim("me")
     store.submit(make_job("d"), QueueLimits(queue_size=2, client_jobs=9))
 
-    assert refusal.value.code == "queue_full"
+    assert rejection.value.code == "queue_full"
 
 
 def test_client_when_it_has_its_share_then_429_for_it_alone(store: JobStore) -> None:
     store.submit(make_job("a"), QueueLimits(queue_size=9, client_jobs=1))
     store.claim("me")
 
-    with pytest.raises(LimitError) as refusal:
+    with pytest.raises(LimitError) as rejection:
         store.submit(make_job("b"), QueueLimits(queue_size=9, client_jobs=1))
 
-    assert refusal.value.code == "too_many_jobs"
+    assert rejection.value.code == "too_many_jobs"
     store.submit(make_job("c", "b"), QueueLimits(queue_size=9, client_jobs=1))
 
 
-def test_idempotency_key_when_used_again_then_the_same_job_and_another_request_is_refused(
+def test_idempotency_key_when_used_again_then_the_same_job_and_another_request_is_rejected(
     store: JobStore,
 ) -> None:
     first, is_new = store.submit(make_job("a", idempotency_key="k"), ROOM)
@@ -325,7 +325,7 @@ def test_ids_when_there_are_more_than_a_statement_may_name_then_found(store: Job
 def test_client_when_its_images_fill_its_share_then_429_until_it_deletes(store: JobStore) -> None:
     limits = QueueLimits(queue_size=10, client_jobs=10, client_bytes=100)
     first, _ = store.submit(make_job("a", stored_bytes=80), limits)
-    with pytest.raises(LimitError, match="delete jobs") as refused:
+    with pytest.raises(LimitError, match="delete jobs") as rejected:
         store.submit(make_job("b", stored_bytes=30), limits)
     store.submit(make_job("c", "other", stored_bytes=30), limits)
     store.claim("me")
@@ -335,7 +335,7 @@ def test_client_when_its_images_fill_its_share_then_429_until_it_deletes(store: 
 
     store.drop_results(first.id)
 
-    assert refused.value.code == "storage_quota"
+    assert rejected.value.code == "storage_quota"
     assert store.submit(make_job("b", stored_bytes=30), limits)[1]
 
 
@@ -354,13 +354,13 @@ def test_client_when_it_had_the_device_for_its_share_of_the_hour_then_429_until_
     first, _ = store.submit(make_job("a"), limits)
     store.claim("me")
     store.finish(first.id, "me", "succeeded", device_s=61)
-    with pytest.raises(LimitError) as refused:
+    with pytest.raises(LimitError) as rejected:
         store.submit(make_job("b"), limits)
     store.submit(make_job("c", "other"), limits)
 
     time.now += 3601
 
-    assert refused.value.code == "device_quota"
+    assert rejected.value.code == "device_quota"
     assert store.submit(make_job("b"), limits)[1]
 
 
@@ -371,9 +371,9 @@ def test_queue_when_others_fill_it_then_a_client_without_jobs_gets_one_in(store:
 
     assert store.submit(make_job("c", "other"), limits)[1]
     for client in ("a", "other"):
-        with pytest.raises(LimitError) as refused:
+        with pytest.raises(LimitError) as rejected:
             store.submit(make_job("d", client), limits)
-        assert refused.value.code == "queue_full"
+        assert rejected.value.code == "queue_full"
 
 
 def test_downtime_when_skipped_then_no_deadline_has_moved(store: JobStore, time: Time) -> None:

@@ -203,11 +203,11 @@ def test_queue_when_full_then_429_with_a_time_to_come_back(serve: Serve, runner:
         wait_for(lambda: gate.batches)
         create(client, steps=3)
         create(client, steps=4)
-        refused = create(client)
-        refused_edit = client.post("/v1/images/generations", json={"prompt": "x"})
+        rejected = create(client)
+        rejected_edit = client.post("/v1/images/generations", json={"prompt": "x"})
         gate.is_open.set()
 
-    for answer in (refused, refused_edit):
+    for answer in (rejected, rejected_edit):
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "queue_full"

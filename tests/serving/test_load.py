@@ -1,4 +1,4 @@
-"""Many clients at once: every accepted job ends, every refusal is a 429, memory stays flat. And one alone."""
+"""Many clients at once: every accepted job ends, every rejection is a 429, memory stays flat. And one alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drive(url: str, num_clients: int, num_requests: int, *, retries: bool) -> di
         url: Of the server.
         num_clients: At the same time.
         num_requests: Of all clients together.
-        retries: Whether who is refused comes back after Retry-After.
+        retries: Whether who is rejected comes back after Retry-After.
 
     Returns:
         Seconds of each accepted request, number of each status.
@@ -75,12 +75,12 @@ def check(server: Process, found: dict[str, Any]) -> None:
 
 
 def report(found: dict[str, Any], memory: list[int]) -> None:
-    seconds, refused = found["seconds"], found["counts"].get(429, 0)
+    seconds, rejected = found["seconds"], found["counts"].get(429, 0)
     middle, slow = np.percentile(seconds, [50, 95])
     rate = len(seconds) / found["total_s"]
     grown = f"{memory[0] >> 20} -> {memory[-1] >> 20} MiB"
     print(  # noqa: T201 - the load table
-        f"\nserved {len(seconds)}, refused {refused}, p50 {middle:.2f} s, "
+        f"\nserved {len(seconds)}, rejected {rejected}, p50 {middle:.2f} s, "
         f"p95 {slow:.2f} s, {rate:.1f}/s, {grown}"
     )
 

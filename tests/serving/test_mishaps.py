@@ -127,12 +127,12 @@ def test_disk_when_full_at_the_upload_then_503_to_come_back_to_and_no_record(
 ) -> None:
     server = serve()
 
-    def refuse(_: int) -> None:
+    def reject(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with server.client() as client:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", refuse)
+            patch.setattr(os, "fsync", reject)
             answer = client.post("/v1/jobs", data={"prompt": "x"}, files=[("image", png())])
         listed = client.get("/v1/jobs").json()["data"]
         again = client.post("/v1/jobs", data={"prompt": "x", "steps": "1"}, files=[("image", png())])
@@ -150,11 +150,11 @@ def test_disk_when_full_while_a_form_arrives_then_503_to_come_back_to(
 ) -> None:
     server = serve()
 
-    def refuse(_: Any) -> None:
+    def reject(_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with server.client() as client:
-        monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+        monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", reject)
         answer = client.post("/v1/jobs", data={"prompt": "x"}, files=[("image", bytes(2_000_000))])
 
     assert answer.status_code == 503
@@ -173,21 +173,21 @@ def test_database_when_its_disk_is_full_then_503_and_jobs_that_run_end_when_ther
         wait_for(lambda: gate.steps)
         is_full = True
 
-        def refuse(*_: Any) -> None:
+        def reject(*_: Any) -> None:
             if is_full:
                 raise sqlite3.OperationalError("database or disk is full")
 
-        event.listen(connections, "before_cursor_execute", refuse)
-        refused = create(client)
+        event.listen(connections, "before_cursor_execute", reject)
+        rejected = create(client)
         gate.is_open.set()
         wait_for(lambda: server.service.dispatcher._completion._unsettled)
         is_full = False
 
         assert ended(client, job)["state"] == "succeeded"
-        event.remove(connections, "before_cursor_execute", refuse)
+        event.remove(connections, "before_cursor_execute", reject)
 
-    assert refused.status_code == 503
-    assert refused.json()["error"]["code"] == "database"
+    assert rejected.status_code == 503
+    assert rejected.json()["error"]["code"] == "database"
 
 
 def test_stream_when_its_reader_is_slow_then_others_are_served_and_the_reader_gets_all(

@@ -211,11 +211,11 @@ def test_several_pictures_when_the_model_takes_them_then_all_count(serve: Serve)
 
 
 def test_several_pictures_when_the_model_takes_one_then_a_sentence(server: LiveServer) -> None:
-    with pytest.raises(openai.BadRequestError) as refusal:
+    with pytest.raises(openai.BadRequestError) as rejection:
         connect(server).images.edit(image=[("a.png", png(1)), ("b.png", png(2))], prompt="x")
 
-    assert refusal.value.param == "image"
-    assert "this model takes one" in refusal.value.message
+    assert rejection.value.param == "image"
+    assert "this model takes one" in rejection.value.message
 
 
 @pytest.mark.parametrize(
@@ -251,12 +251,12 @@ def test_request_when_it_can_not_be_then_openais_error_with_a_sentence(
 ) -> None:
     request = {"image": ("a.png", png(1)), "prompt": "red", **change}
 
-    with pytest.raises(error) as refusal:
+    with pytest.raises(error) as rejection:
         connect(server).images.edit(**request)
 
-    assert words in refusal.value.message
-    assert refusal.value.param == param  # type: ignore[attr-defined]
-    assert refusal.value.type == "invalid_request_error"  # type: ignore[attr-defined]
+    assert words in rejection.value.message
+    assert rejection.value.param == param  # type: ignore[attr-defined]
+    assert rejection.value.type == "invalid_request_error"  # type: ignore[attr-defined]
 
 
 def test_models_when_listed_then_the_one_that_is_served(server: LiveServer) -> None:
@@ -272,7 +272,7 @@ def test_key_when_wrong_then_openais_authentication_error(serve: Serve) -> None:
     server = serve(api_keys="anna:0123456789abcdef")
 
     connect(server, "0123456789abcdef").models.list()
-    with pytest.raises(openai.AuthenticationError) as refusal:
+    with pytest.raises(openai.AuthenticationError) as rejection:
         connect(server, "0123456789abcdeX").models.list()
 
-    assert refusal.value.code == "invalid_api_key"
+    assert rejection.value.code == "invalid_api_key"

@@ -115,7 +115,7 @@ def test_memory_when_kept_pictures_fill_it_then_they_go_first(
     job = shop.ended(shop.submit(picture=png(2)))
 
     assert job.state == "succeeded", job.error
-    assert (job.result or {})["memory"] == "nothing kept of earlier pictures"
+    assert (job.result or {})["memory"] == "nothing cached of earlier images"
     assert not runner.sessions.num_bytes
 
 

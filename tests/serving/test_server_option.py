@@ -100,13 +100,13 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
         plain, styled = edit("plain.png", *there), edit("styled.png", *there, "--lora", "style")
         again = edit("again.png", "--like", str(tmp_path / "styled.png"), "--server", server.url)
         capsys.readouterr()
-        refused = main(["edit", str(picture), "red", "-o", "x.png", *there, "--lora", "other"])
+        rejected = main(["edit", str(picture), "red", "-o", "x.png", *there, "--lora", "other"])
     finally:
         server.close()
 
     assert np.abs(styled - plain).max() > 5
     assert np.array_equal(again, styled)
-    assert refused == 2
+    assert rejected == 2
     assert "`--lora` is 'other'; the server offers style." in capsys.readouterr().err
 
 

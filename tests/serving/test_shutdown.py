@@ -53,14 +53,14 @@ def test_server_when_stopped_then_running_edits_are_answered_and_waiting_ones_to
         wait_for(lambda: server.service.store.counts()["queued"] == 1)
         create(client, prompt="later")
         server.begin_close()
-        refused = waiting.result(30)
+        rejected = waiting.result(30)
         gate.is_open.set()
         answered = running.result(30)
     server.close()
 
     assert answered.status_code == 200
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_stopped")
-    assert int(refused.headers["retry-after"]) >= 1
+    assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "server_stopped")
+    assert int(rejected.headers["retry-after"]) >= 1
     assert gate.batches == [1]
     assert states(tmp_path) == {"running": "succeeded", "waiting": "failed", "later": "queued"}
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, UnidentifiedImageError
 
-from joyimage.errors import ImageError, InvalidInputError
+from joyimage.errors import ImageError, ImageTooLargeError, InvalidInputError, UnknownFormatError
+from joyimage.imaging.headers import is_heif, read_size
 from joyimage.imaging.pixels import srgb, to_mask, upright
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+    from joyimage.types import ImageSize
+
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
 
 
@@ -105,18 +107,18 @@ def decode(
         formats: Pillow's names of the formats that are accepted; None for all.
 
     Raises:
-        ImageError: The content is no image, is damaged, or is too large.
+        UnknownFormatError: The content is no image, or of a format that is not accepted.
+        ImageTooLargeError: The image is too large.
+        ImageError: The content is damaged.
     """
     limits = limits or Limits()
-    if len(content) > limits.max_bytes:
-        raise ImageError(f"{name} has {len(content):,} bytes; at most {limits.max_bytes:,} are read.")
-    _check_scans(content, name, limits)
+    check(content, name, limits)
     _register_heif(content, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=formats) as opened:
-                _check_pixels(opened, name, limits)
+                _check_pixels(*opened.size, name, limits)
                 frames = getattr(opened, "n_frames", 1)
                 opened.load()
                 metadata = _read_metadata(opened)
@@ -125,9 +127,11 @@ def decode(
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{name} is too large; at most {limits.max_pixels:,} pixels are read.") from None
+        raise ImageTooLargeError(
+            f"{name} is too large; at most {limits.max_pixels:,} pixels are read."
+        ) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image file that can be read.") from None
+        raise UnknownFormatError(f"{name} is not an image file that can be read.") from None
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
         reason = str(error)[:200] or type(error).__name__
         raise ImageError(f"{name} can't be read: it is damaged ({reason}).") from None
@@ -143,31 +147,59 @@ def decode(
     )
 
 
+def check(content: bytes, name: str, limits: Limits) -> ImageSize | None:
+    """Reject an image that is too large by its length and header, before a decoder sees it.
+
+    Args:
+        content: The file.
+        name: What messages call it.
+        limits: What is too large.
+
+    Returns:
+        The size, not yet upright; None where only a decoder can tell it.
+
+    Raises:
+        ImageTooLargeError: The file or the image is too large.
+        ImageError: The image has no pixels.
+    """
+    if len(content) > limits.max_bytes:
+        raise ImageTooLargeError(f"{name} has {len(content):,} bytes; at most {limits.max_bytes:,} are read.")
+    _check_scans(content, name, limits)
+    size = read_size(content)
+    if size is not None:
+        _check_pixels(size.width, size.height, name, limits)
+    return size
+
+
 def _check_scans(content: bytes, name: str, limits: Limits) -> None:
     """Reject a JPEG with so many scans that decoding it takes minutes.
 
     Raises:
-        ImageError: It has.
+        ImageTooLargeError: It has.
     """
     if content[:2] != b"\xff\xd8":
         return
     # In coded data a byte 0xFF is followed by 0x00: this marker is a scan, or one of a small embedded preview.
     scans = content.count(b"\xff\xda")
     if scans > limits.max_jpeg_scans:
-        raise ImageError(f"{name} is a JPEG with {scans} scans; at most {limits.max_jpeg_scans} are read.")
+        raise ImageTooLargeError(
+            f"{name} is a JPEG with {scans} scans; at most {limits.max_jpeg_scans} are read. Save it again as a "
+            "plain JPEG."
+        )
 
 
-def _check_pixels(image: Image.Image, name: str, limits: Limits) -> None:
+def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
     """Reject an image by the size that its header tells.
 
     Raises:
-        ImageError: It has no pixels, or too many.
+        ImageError: It has no pixels.
+        ImageTooLargeError: It has too many.
     """
-    if min(image.size) < 1:
-        raise ImageError(f"{name} has {image.width}x{image.height} pixels; expected at least one.")
-    if image.width * image.height > limits.max_pixels:
-        raise ImageError(
-            f"{name} has {image.width}x{image.height} pixels; at most {limits.max_pixels:,} are read."
+    if min(width, height) < 1:
+        raise ImageError(f"{name} has {width}x{height} pixels; expected at least one.")
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"{name} has {width}x{height} pixels; at most {limits.max_pixels:,} are read."
         )
 
 
@@ -177,7 +209,7 @@ def _register_heif(content: bytes, name: str) -> None:
     Raises:
         ImageError: The content is HEIC, and the package is missing.
     """
-    if content[4:8] != b"ftyp" or content[8:12] not in _HEIF_BRANDS:
+    if not is_heif(content):
         return
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]

@@ -44,21 +44,21 @@ class ServerSettings(BaseSettings):
         trusted_proxies: Addresses of proxies whose X-Forwarded-For is believed.
         cors_origins: Web pages of these origins may call; none by default.
         public_url: How clients reach the server, for addresses of results; as the request came if None.
-        data_dir: Where records, pictures and results are kept.
+        data_dir: Folder of records, uploads and results.
         database: Such as "postgresql+psycopg://user@host/name"; a SQLite file in `data_dir` if None.
         api_keys: Keys separated by commas, each "name:key" or a key alone.
         api_keys_file: A file with one of these a line.
         allow_anonymous: Whether to listen on other addresses than loopback without any key.
         queue_size: Most jobs that wait.
         client_jobs: Most jobs of one client that wait or run.
-        session_bytes: Most bytes that a pipeline keeps of pictures it has read, for their next edit.
+        session_bytes: Most bytes that a pipeline caches of images it has read, for their next edit.
         max_batch: Most jobs of equal settings that run together.
         batch_pixels: Only outputs up to this many pixels in all run together.
         job_timeout_s: Longest run of a job.
         queue_timeout_s: Longest wait of a job.
         upload_timeout_s: Longest time that a request's body may take to arrive.
-        shutdown_grace_s: How long a running job may go on when the server is asked to stop.
-        hang_timeout_s: How long a device call may go on after a job's time limit before the server ends.
+        shutdown_grace_s: How long a running job may continue when the server is asked to stop.
+        hang_timeout_s: How long a device call may continue after a job's time limit before the server ends.
         write_timeout_s: Longest time that a client may take to read a part of an answer.
         header_timeout_s: Longest time from a connection to the end of a request's headers.
         max_connections: Most open connections.
@@ -69,17 +69,17 @@ class ServerSettings(BaseSettings):
         client_device_s: Most seconds that one client has a device within an hour; None for no limit.
         max_pending_uploads: Most requests whose images are parsed and decoded, or wait for it.
         max_body_bytes: Largest request.
-        max_image_bytes: Largest picture file.
-        max_image_pixels: Most pixels of a picture, checked before it is decoded.
+        max_image_bytes: Largest image file.
+        max_image_pixels: Most pixels of an image, checked before it is decoded.
         max_output_pixels: Most pixels of one output.
-        max_images: Most pictures of a request.
+        max_images: Most images of a request.
         max_outputs: Most outputs of a request.
         max_steps: Most steps of an edit.
         max_new_tokens: Most tokens of a description.
         max_prompt_chars: Longest prompt.
         keep_s: How long records and results of finished jobs are kept.
-        image_urls: Whether pictures are fetched from addresses that a request names.
-        url_timeout_s: Longest time that such a picture may take.
+        image_urls: Whether images are fetched from addresses that a request names.
+        url_timeout_s: Longest time that fetching an image may take.
         preview: "auto", "latent" or "decoded": how steps are drawn; "auto" decodes where that hardly counts.
         preview_px: Longest side of a step's preview; of a decoded one, twice that.
         web_dir: Folder of the page at "/"; that of the package, where it has one, if None.

@@ -73,8 +73,8 @@ async def parse_request(
         except HTTPException as error:
             raise ApiError(400, f"The form cannot be read: {error.detail}", code="invalid_form") from None
         except OSError as error:  # large parts wait in temporary files
-            refusal = storage_full("The form cannot be stored", error)
-            raise refusal from None
+            rejection = storage_full("The form cannot be stored", error)
+            raise rejection from None
         is_form = True
     elif kind in {"", "application/json"} or kind.endswith("+json"):
         body = await request.body()

@@ -89,7 +89,7 @@ class BoundedProtocol(H11Protocol):
     """A connection with time limits for its headers and for taking an answer.
 
     Where there are too many connections, the one that has been without a request for longest makes way, so that
-    silent ones keep nobody out.
+    silent ones keep no client out.
 
     Args:
         settings: Time limits.
@@ -148,7 +148,7 @@ class BoundedProtocol(H11Protocol):
             self._write_timer = self.loop.call_later(self._write_timeout_s, self._drop_reader)
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Resume writing."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()

@@ -96,7 +96,7 @@ class Service:
         self.dispatcher.start(load)
 
     def begin_close(self) -> None:
-        """Take no further jobs; those that run go on."""
+        """Take no further jobs; those that run continue."""
         self.dispatcher.begin_stop()
 
     def close(self) -> None:
@@ -238,8 +238,8 @@ class Service:
                 self.files.write(job.id, "mask", mask.data)
             stored, is_new = self.store.submit(job, self.limits)
         except OSError as error:
-            refusal = storage_full("The image cannot be stored", error)
-            raise refusal from None
+            rejection = storage_full("The image cannot be stored", error)
+            raise rejection from None
         finally:
             if not is_new:
                 self.files.remove(job.id)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobCompletion:
-    """Records the beginning, the progress and the end of the jobs that run here.
+    """Records the start, the progress and the end of the jobs that run here.
 
     Args:
         store: The records.

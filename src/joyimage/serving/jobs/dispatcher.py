@@ -117,7 +117,7 @@ class Dispatcher:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a device call goes on although the server was stopped, so that its thread cannot end."""
+        """Whether a device call continues although the server was stopped, so that its thread cannot end."""
         return bool(self._futures)
 
     @property

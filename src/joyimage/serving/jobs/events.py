@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from joyimage.serving.workers.preview import Preview
 
-# After a restart a job's events go on from a number that no earlier event of it had.
+# After a restart a job's events continue from a number that no earlier event of it had.
 _PER_START = 1_000_000
 _ENDED_KEPT = 256
 _ENDED_KEPT_S = 120.0
@@ -92,7 +92,7 @@ class EventLog:
                 self._forget()
             watchers = list(log.watchers)
         for loop, woken in watchers:
-            # A closed loop has nobody who watches.
+            # A closed loop has no watchers.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(woken.set)
 
@@ -132,7 +132,7 @@ class EventLog:
                     del self._logs[job_id]
 
     def unended(self) -> list[str]:
-        """Return the jobs of which no last event is known and that nobody follows."""
+        """Return the jobs of which no last event is known and that no client follows."""
         with self._lock:
             return [
                 job_id
@@ -141,7 +141,7 @@ class EventLog:
             ]
 
     def drop(self, job_ids: set[str]) -> None:
-        """Drop the events of jobs that nobody follows."""
+        """Drop the events of jobs that no client follows."""
         with self._lock:
             for job_id in job_ids:
                 log = self._logs.get(job_id)

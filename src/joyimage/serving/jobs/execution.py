@@ -192,7 +192,7 @@ class BatchRun:
         return None
 
     def _is_stopped(self, jobs: Sequence[Job]) -> bool:
-        """End jobs that are not to go on; return whether none is left, or the server stops."""
+        """End jobs that were cancelled or ran for too long; return whether none is left, or the server stops."""
         if self._is_interrupted():
             return True
         self._look_for_cancelled()

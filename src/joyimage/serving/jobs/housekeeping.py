@@ -94,7 +94,7 @@ class Housekeeping:
             raise failures[0]
 
     def end_awaited(self, waiter: str | None) -> None:
-        """End queued jobs that nobody but the clients of a stopped server wanted."""
+        """End queued jobs whose only clients were connected to a stopped server."""
         while jobs := self._store.end_awaited(waiter):
             for job in jobs:
                 self._completion.publish_end(job)

@@ -19,8 +19,8 @@ _FAILURES_UNTIL_SICK = 3
 class GuardedLoop:
     """Calls a function again and again in a thread of its own.
 
-    Whatever the function raises is logged, and the loop goes on after a pause that doubles each time. After a
-    few failures in a row, `problem` says that it does not work.
+    Whatever the function raises is logged, and the loop continues after a pause that doubles each time. After a
+    few consecutive failures, `problem` says that it does not work.
 
     Args:
         name: Name of the loop, for the log and for `problem`.
@@ -64,5 +64,5 @@ class GuardedLoop:
                 self._failures += 1
                 self._last = error
                 pause_s = min(_FIRST_PAUSE_S * 2 ** (self._failures - 1), _LONGEST_PAUSE_S)
-                logger.exception("The %s loop failed; it goes on in %g s.", self._name, pause_s)
+                logger.exception("The %s loop failed; it continues in %g s.", self._name, pause_s)
                 self._stopped.wait(pause_s)

@@ -100,7 +100,7 @@ class Job:
         batch_key: Jobs with the same one may run together; None for those that run alone.
         image_hash: Hash of the first input image.
         idempotency_key: The client's own name for the request.
-        is_awaited: Whether a connection waits for the result and nobody else will ask for it.
+        is_awaited: Whether a connection waits for the result and no other client will ask for it.
         awaited_by: Name of the server that holds this connection.
         cancel_asked: Whether the job is to end at its next step.
         owner: Name of the server that runs it.

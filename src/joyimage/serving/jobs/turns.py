@@ -33,7 +33,7 @@ class Turns:
         now = connection.scalar(select(func.max(JOBS.c.turn)).where(JOBS.c.state == "running"))
         if now is None:
             now = connection.scalar(select(func.min(JOBS.c.turn)).where(JOBS.c.state == "queued"))
-        if now is None:  # no job waits or runs, so nobody is ahead of anybody
+        if now is None:  # no job waits or runs, so no client is ahead of another
             with self._lock:
                 self._ends.clear()
             return 0

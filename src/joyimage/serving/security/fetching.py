@@ -53,7 +53,7 @@ def fetch_image(url: str, settings: ServerSettings, param: str = "image") -> byt
             if isinstance(answer, bytes):
                 return answer
             url = urljoin(url, answer)
-    except _RefusedError as error:
+    except _NotFetchedError as error:
         raise UploadError(f"`{param}` cannot be fetched: {error}.", code="image_url", param=param) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = "it takes too long" if time.monotonic() > deadline else type(error).__name__
@@ -61,7 +61,7 @@ def fetch_image(url: str, settings: ServerSettings, param: str = "image") -> byt
     raise UploadError(f"`{param}` cannot be fetched: too many redirects.", code="image_url", param=param)
 
 
-class _RefusedError(Exception):
+class _NotFetchedError(Exception):
     """Why an address isn't fetched; short enough to tell, and without a word on what answers there."""
 
 
@@ -86,16 +86,16 @@ def _look_up(host: str, port: int, deadline: float) -> str:
     """Return one address of a host, all of which are public.
 
     Raises:
-        _RefusedError: One is not, or its name servers take too long.
+        _NotFetchedError: One is not, or its name servers take too long.
     """
     asked = _RESOLVERS.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
         found = {str(entry[4][0]) for entry in asked.result(_left(deadline))}
     except futures.TimeoutError:
         asked.cancel()
-        raise _RefusedError("it takes too long") from None
+        raise _NotFetchedError("it takes too long") from None
     if not found or not all(is_public(address) for address in found):
-        raise _RefusedError("its host is not on the public internet")
+        raise _NotFetchedError("its host is not on the public internet")
     return min(found, key=lambda address: ":" in address)
 
 
@@ -103,14 +103,14 @@ def _get(url: str, deadline: float, limit: int) -> bytes | str:
     """Return the content, or where the address redirects to.
 
     Raises:
-        _RefusedError: It isn't fetched.
+        _NotFetchedError: It isn't fetched.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
-        raise _RefusedError("expected an http or https address without a password")
+        raise _NotFetchedError("expected an http or https address without a password")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if port not in {80, 443}:
-        raise _RefusedError("expected port 80 or 443")
+        raise _NotFetchedError("expected port 80 or 443")
     address = _look_up(parts.hostname, port, deadline)
     plain = socket.create_connection((address, port), timeout=_left(deadline))
     if parts.scheme == "https":
@@ -131,12 +131,12 @@ def _get(url: str, deadline: float, limit: int) -> bytes | str:
         if answer.status in {301, 302, 303, 307, 308}:
             return answer.headers.get("Location") or ""
         if answer.status != 200:
-            raise _RefusedError(f"its host answers {answer.status}")
+            raise _NotFetchedError(f"its host answers {answer.status}")
         content = bytearray()
         while chunk := answer.read1(_CHUNK):
             content += chunk
             if len(content) > limit:
-                raise _RefusedError(f"it has more than {limit:,} bytes")
+                raise _NotFetchedError(f"it has more than {limit:,} bytes")
         _left(deadline)  # a connection that was shut down looks like the end of the file
         return bytes(content)
     finally:
@@ -154,9 +154,9 @@ def _left(deadline: float) -> float:
     """Return the seconds that are left.
 
     Raises:
-        _RefusedError: There are none.
+        _NotFetchedError: There are none.
     """
     left = deadline - time.monotonic()
     if left <= 0:
-        raise _RefusedError("it takes too long")
+        raise _NotFetchedError("it takes too long")
     return left

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import struct
 import threading
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
-
+from joyimage.errors import ImageError, ImageTooLargeError, UnknownFormatError
+from joyimage.imaging.decode import Limits, check, decode
+from joyimage.imaging.headers import is_heif, read_size
 from joyimage.serving.security.errors import TooLargeError, UploadError
-
-try:
-    import pillow_heif
-except ImportError:
-    pillow_heif = None
-else:
-    pillow_heif.register_heif_opener()
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from PIL import Image
+
     from joyimage.serving.settings import ServerSettings
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", *(("HEIF",) if pillow_heif else ()))
-_SHOWN = "PNG, JPEG, WebP, GIF, AVIF, TIFF or BMP"
 _MEASURED = ("PNG", "JPEG", "WEBP")
-_FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG's "start of frame" of each kind
-# A progressive JPEG is decoded once for each scan. Encoders write about 10; 300 KB can hold hundreds.
-_MOST_SCANS = 100
+_OTHERS = ("GIF", "AVIF", "TIFF", "BMP")
+_SHOWN = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF or BMP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,56 +82,31 @@ def check_upload(data: bytes, settings: ServerSettings, budget: PixelBudget, par
         UploadError: The file is no image that can be decoded.
         TooLargeError: The file or its image is too large.
     """
-    if len(data) > settings.max_image_bytes:
-        raise TooLargeError(
-            f"`{param}` has {len(data):,} bytes; at most {settings.max_image_bytes:,} are accepted.",
-            code="image_too_large",
-            param=param,
-        )
-    size = measure(data)
-    if size is not None:
-        _check_pixels(size, settings, param)
-    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:
-        raise UploadError(
-            f"`{param}` is a JPEG of more than {_MOST_SCANS} scans; save it again as a plain JPEG.",
-            code="invalid_image",
-            param=param,
-        )
-    with budget.reserve(1 if size is None else size[0] * size[1]):
+    try:
+        size = check(data, f"`{param}`", _limits(settings))
+    except ImageError as error:
+        rejection = _to_upload_error(error, param)
+        raise rejection from None
+    # Where the header does not tell the size before the file is opened, it is decoded alone.
+    with budget.reserve(settings.max_image_pixels if size is None else size.num_pixels):
         image = open_image(data, settings, param)
         return Upload(data=data, size=image.size)
 
 
 def open_image(data: bytes, settings: ServerSettings, param: str = "image") -> Image.Image:
-    """Decode an image, upright; of an animation, the first frame.
+    """Decode an image, upright and in sRGB; of an animation, the first frame.
 
     Raises:
         UploadError: The file is broken, not what its header says, or of another format.
         TooLargeError: The image has too many pixels.
     """
     # What was measured must be decoded as that; a header of one format can precede another's data.
-    formats = _MEASURED if measure(data) is not None else tuple(set(FORMATS) - set(_MEASURED))
+    formats = _MEASURED if read_size(data) is not None else ("HEIF",) if is_heif(data) else _OTHERS
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                _check_pixels(image.size, settings, param)
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except TooLargeError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UploadError(
-            f"`{param}` is not an image file that is accepted; expected {_SHOWN}.",
-            code="invalid_image_format",
-            param=param,
-        ) from None
-    # Decoders of broken files raise whatever they stumble over.
-    except Exception as error:  # noqa: BLE001
-        reason = str(error) or type(error).__name__
-        raise UploadError(
-            f"`{param}` cannot be decoded: {reason[:200]}.", code="invalid_image", param=param
-        ) from None
+        return decode(data, f"`{param}`", _limits(settings), formats).image
+    except ImageError as error:
+        rejection = _to_upload_error(error, param)
+        raise rejection from None
 
 
 def mask_to_region(mask: Image.Image) -> Image.Image:
@@ -183,70 +148,17 @@ def decode_base64(text: str, param: str = "image") -> bytes:
         ) from None
 
 
-def measure(data: bytes) -> tuple[int, int] | None:
-    """Read width and height off a file's header, without a decoder.
-
-    Returns:
-        The size; None where the file is no PNG, JPEG or WebP.
-    """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:
-        return struct.unpack(">II", data[16:24])
-    if data[:2] == b"\xff\xd8":
-        return _measure_jpeg(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
-        return _measure_webp(data)
-    return None
+def _limits(settings: ServerSettings) -> Limits:
+    return Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
 
 
-def _measure_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Return the largest size that any frame of the file has."""
-    place, found = 2, None
-    while place + 9 <= len(data):
-        if data[place] != 0xFF:
-            break
-        marker = data[place + 1]
-        if marker == 0xFF:  # filling
-            place += 1
-            continue
-        if marker in _FRAME_MARKERS:
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
-            found = max(found or (0, 0), (width, height), key=lambda size: size[0] * size[1])
-        if marker == 0xDA:  # the pixels begin
-            break
-        place += (
-            2
-            if marker in {0x01, *range(0xD0, 0xD9)}
-            else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        )
-    return found
-
-
-def _measure_webp(data: bytes) -> tuple[int, int] | None:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    if kind == b"VP8 ":
-        width, height = struct.unpack("<HH", data[26:30])
-        return width & 0x3FFF, height & 0x3FFF
-    return None
-
-
-def _check_pixels(size: tuple[int, int], settings: ServerSettings, param: str) -> None:
-    """Reject an image that is too large, or has no pixels.
-
-    Raises:
-        UploadError: The image has no pixels.
-        TooLargeError: The image has too many pixels.
-    """
-    width, height = size
-    if width < 1 or height < 1:
-        raise UploadError(f"`{param}` has {width} x {height} pixels.", code="invalid_image", param=param)
-    if width * height > settings.max_image_pixels:
-        raise TooLargeError(
-            f"`{param}` has {width} x {height} pixels; at most {settings.max_image_pixels:,} are accepted.",
-            code="image_too_large",
+def _to_upload_error(error: ImageError, param: str) -> UploadError:
+    if isinstance(error, ImageTooLargeError):
+        return TooLargeError(str(error), code="image_too_large", param=param)
+    if isinstance(error, UnknownFormatError):
+        return UploadError(
+            f"`{param}` is not an image file that is accepted; expected {_SHOWN}.",
+            code="invalid_image_format",
             param=param,
         )
+    return UploadError(str(error), code="invalid_image", param=param)

@@ -127,7 +127,7 @@ class LocalRunner:
         """List settings that need less and less memory, and whether outputs run one by one."""
         levels: list[tuple[str, Callable[[], Any], bool]] = [("all of it", lambda: None, False)]
         if len(self.sessions):
-            levels.append(("nothing kept of earlier pictures", self.sessions.clear, False))
+            levels.append(("nothing cached of earlier images", self.sessions.clear, False))
         levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
         if self._device.type != "cpu":
             levels += [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from joyimage.edits import Camera, Describe, Edit, Move, Rotate
+from joyimage.imaging.decode import Limits, decode
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_images
 from joyimage.pipeline.spatial import ChooseSize, SpatialPlan, plan_move, plan_prompt
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
         [list[Image.Image]],
         tuple[list[Image.Image], list[Image.Image] | None, list[SpatialChecks] | None],
     ]
+
+
+_NO_LIMITS = Limits(max_bytes=2**62, max_pixels=2**62, max_jpeg_scans=2**62)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +181,5 @@ def _choose_size(edit: Edit | Move | Rotate | Camera, info: ModelInfo) -> Choose
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Decode an image that has been decoded before."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
+    """Decode an image that was within the limits when it came."""
+    return decode(data, "The image", _NO_LIMITS).image

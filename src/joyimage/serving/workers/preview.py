@@ -1,4 +1,4 @@
-"""What a half-made picture looks like.
+"""What a half-made image looks like.
 
 Two ways: a linear map from latents to colors, which costs next to nothing, and the VAE's own decode, for
 which the edit has to wait and which is therefore done only as often as it hardly counts.
@@ -38,7 +38,7 @@ _SAMPLES = 4
 
 @dataclass(frozen=True)
 class Preview:
-    """What a picture may become.
+    """What an image may become.
 
     Attributes:
         file: WebP.
@@ -80,7 +80,7 @@ class Previewer:
         """Tell whether to decode now.
 
         Args:
-            num_pixels: Of all pictures that would be decoded.
+            num_pixels: Pixels of all images that would be decoded.
             since_s: Seconds since that was done last, or since the pass began.
         """
         if self._mode != "auto":
@@ -96,7 +96,7 @@ class Previewer:
         return Preview(_write(self._colors.draw(latents)), "latent")
 
     def decode(self, latents: Tensor) -> np.ndarray | None:
-        """Decode latents `[B, C, H, W]` to small 8-bit pictures `[B, h, w, 3]`; None without the memory."""
+        """Decode latents `[B, C, H, W]` to small 8-bit images `[B, h, w, 3]`; None without the memory."""
         started = time.perf_counter()
         try:
             pixels = self._decode_small(latents)
@@ -169,11 +169,11 @@ class PassPreviews:
         guess = self._guesses.guess(target.float(), pipe.scheduler.sigmas, step)
         firsts = guess[:: len(guess) // len(self._shown)]
         small = firsts.cpu()
-        pictures = self._decode(firsts, pipe) if self._may_decode else None
+        images = self._decode(firsts, pipe) if self._may_decode else None
         draw: list[Callable[[], Preview]] = (
             [partial(self._previewer.color, one) for one in small]
-            if pictures is None
-            else [partial(_write_decoded, one) for one in pictures]
+            if images is None
+            else [partial(_write_decoded, one) for one in images]
         )
         return [one if is_shown else None for one, is_shown in zip(draw, self._shown, strict=True)]
 
@@ -186,15 +186,15 @@ class PassPreviews:
         num_pixels = len(latents) * latents.shape[2] * latents.shape[3] * pipe.vae_scale_factor_spatial**2
         if not self._previewer.is_worth_decoding(num_pixels, time.perf_counter() - self._decoded_at):
             return None
-        pictures = self._previewer.decode(latents)
+        images = self._previewer.decode(latents)
         self._decoded_at = time.perf_counter()
-        return pictures
+        return images
 
 
 class LatentPreview:
-    """Draw latents as small pictures.
+    """Draw latents as small images.
 
-    The map is fitted to the VAE that is there: a few pictures of random colors are encoded, and least
+    The map is fitted to the VAE that is there: a few images of random colors are encoded, and least
     squares finds how the latents of a place go with its color. It suits any VAE, and nothing is shipped.
 
     Args:
@@ -216,17 +216,17 @@ class LatentPreview:
         columns = latents.detach().float().cpu().reshape(channels, -1).T.numpy()
         colors = _with_constant(columns) @ self._weights
         pixels = ((colors + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-        picture = Image.fromarray(pixels.reshape(height, width, 3))
+        image = Image.fromarray(pixels.reshape(height, width, 3))
         scale = self._longest_px / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return picture.resize(size, Image.Resampling.BICUBIC)
+        return image.resize(size, Image.Resampling.BICUBIC)
 
 
 class StepPreview:
     """Guess from the latents between steps where they are heading.
 
-    Between two steps the latents went along the velocity; going on along it to noise level 0 gives the
-    picture that the model has in mind. After the first step only the latents themselves are known.
+    Between two steps the latents went along the velocity; continuing along it to noise level 0 gives the
+    image that the model is heading for. After the first step only the latents themselves are known.
     """
 
     def __init__(self) -> None:
@@ -246,9 +246,9 @@ def _write_decoded(pixels: np.ndarray) -> Preview:
     return Preview(_write(Image.fromarray(pixels)), "decoded")
 
 
-def _write(picture: Image.Image) -> bytes:
+def _write(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=70, method=0)
+    image.save(file, "WEBP", quality=70, method=0)
     return file.getvalue()
 
 
@@ -257,16 +257,16 @@ def _fit(pipe: Any) -> np.ndarray:
     """Return the weights, `[C + 1, 3]`; the last row is the constant."""
     rng = np.random.default_rng(0)
     patches = [rng.integers(0, 256, (_PATCHES, _PATCHES, 3), dtype=np.uint8) for _ in range(_SAMPLES)]
-    pictures = [
+    images = [
         Image.fromarray(patch).resize((_SAMPLE_PX, _SAMPLE_PX), Image.Resampling.BICUBIC) for patch in patches
     ]
     parameter = next(pipe.vae.parameters())
     latents, colors = [], []
-    for picture in pictures:
-        pixels = to_pixels([picture], parameter.device, parameter.dtype)
+    for image in images:
+        pixels = to_pixels([image], parameter.device, parameter.dtype)
         encoded = pipe.normalize_latents(encode_frame(pipe.vae, pixels).mode())[0, :, 0]
         latents.append(encoded.float().cpu().flatten(1).T.numpy())
-        small = picture.resize((encoded.shape[2], encoded.shape[1]), Image.Resampling.BOX)
+        small = image.resize((encoded.shape[2], encoded.shape[1]), Image.Resampling.BOX)
         colors.append(np.asarray(small, dtype=np.float32).reshape(-1, 3) / 127.5 - 1)
     weights, *_ = np.linalg.lstsq(_with_constant(np.concatenate(latents)), np.concatenate(colors), rcond=None)
     return weights

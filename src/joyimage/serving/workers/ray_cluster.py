@@ -14,7 +14,7 @@ def start_ray(num_workers: int, address: str | None = None) -> bool:
     """Start Ray here, or join a cluster, unless this process has one.
 
     Args:
-        num_workers: Most processes that shall run pipelines, where Ray is started here.
+        num_workers: Most processes that run pipelines, where Ray is started here.
         address: Of a running cluster; None starts one here.
 
     Returns:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _APPLICATION = "joyimage"
 _MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
 _ASK_S = 0.1
-_KNOWN_PICTURES = 16  # that one replica is remembered for
+_KNOWN_IMAGES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {
     "OutOfMemoryError": OutOfMemoryError,
     "InvalidResultError": InvalidResultError,
     "InvalidInputError": InvalidInputError,
-    "DeviceFailedError": ReplicaLostError,  # Ray starts another replica; the server goes on
+    "DeviceFailedError": ReplicaLostError,  # Ray starts another replica; the server continues
     "ValueError": ValueError,
     "TypeError": TypeError,
 }
@@ -44,13 +44,13 @@ class EditReplica:
 
     Args:
         settings: Those of the server that concern the model.
-        is_alone: Whether all of Ray is on this machine, and nobody else shall hear of it.
+        is_alone: Whether all of Ray is on this machine, so that it is not to be reached from elsewhere.
     """
 
     def __init__(self, settings: dict[str, Any], *, is_alone: bool) -> None:
         if is_alone:
             keep_replica_on_loopback()
-        # Not what the environment says of the server: this listens to nobody.
+        # Not what the environment says of the server: this process does not listen.
         self._runner = load_runner(ServerSettings(host="127.0.0.1", **settings))
         self._lock = threading.Lock()
         self._failure: DeviceFailedError | None = None
@@ -69,7 +69,7 @@ class EditReplica:
         return os.getpid()
 
     async def remember(self, image_hash: str) -> str:
-        """Be known for a picture, so that Ray sends its next edit here too."""
+        """Become known for an image, so that Ray sends its next edit here too."""
         return image_hash
 
     async def run(self, items: Sequence[WorkItem]) -> AsyncIterator[tuple[str, Any]]:
@@ -91,7 +91,7 @@ class EditReplica:
         stopped = threading.Event()
 
         def put(kind: str, value: Any) -> None:
-            # After a cancelled run nobody listens, and the loop may be closed.
+            # After a cancelled run there is no listener, and the loop may be closed.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(events.put_nowait, (kind, value))
 
@@ -118,7 +118,7 @@ class EditReplica:
 
 
 class RayRunner:
-    """A runner whose pipeline is any replica: that which knows the picture, or one that is free.
+    """A runner whose pipeline is any replica: that which knows the image, or one that is free.
 
     Args:
         handle: Ray Serve's handle of the replicas.
@@ -246,11 +246,11 @@ class RayReplicas:
 
 
 def _sticky_replica() -> type[EditReplica]:
-    """Return the replica's class with Ray's memory of who knows which picture; only now must Ray be there."""
+    """Return the replica's class with Ray's memory of which replica knows which image; Ray is imported only now."""
     from ray import serve
 
     class StickyReplica(EditReplica):
-        @serve.multiplexed(max_num_models_per_replica=_KNOWN_PICTURES)
+        @serve.multiplexed(max_num_models_per_replica=_KNOWN_IMAGES)
         async def remember(  # pyright: ignore[reportIncompatibleMethodOverride] - Ray wraps it untyped
             self, image_hash: str
         ) -> str:

@@ -20,7 +20,7 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     """Bring a database to a version of the schema.
 
     Args:
-        connection: In a transaction that nobody else writes beside.
+        connection: In a transaction beside which no other one writes.
         revision: Name of the version; "head" is the newest.
 
     Raises:
