@@ -91,7 +91,7 @@ def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "words"),
     [
-        ("move", (PICTURE, "car", (20, 30, 160, 90)), "inside the picture"),
+        ("move", (PICTURE, "car", (20, 30, 160, 90)), "inside the image"),
         ("move", (PICTURE, "", (20, 30, 60, 90)), "`object`"),
         ("move", ([PICTURE] * 2, "car", (20, 30, 60, 90)), "2 images"),
         ("rotate", (PICTURE, "car", "upper"), "`view`"),

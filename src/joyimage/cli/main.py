@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import traceback
 import warnings
@@ -76,6 +78,7 @@ def main(tokens: list[str] | None = None) -> int:
         defer_optional_imports()
         # peft says this of every adapter after the first; several adapters are what the user asked for.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        _accept_any_path()
         tokens = sys.argv[1:]
     is_debugging = "--debug" in tokens
     # "-" is a path here, never an option; written so, the parser sees that.
@@ -88,11 +91,23 @@ def main(tokens: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("Interrupted.")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of standard output is gone, as in `joyimage info a.png | head -1`: nothing is left to say.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - stays open until the process ends
+        return EXIT_BUG
     except Exception as error:  # noqa: BLE001 - nothing escapes: it is a message for the user, or a bug
         if is_debugging:
             traceback.print_exc()
         return _report(error)
     return result if isinstance(result, int) else 0
+
+
+def _accept_any_path() -> None:
+    """Let standard output print paths and prompts that the terminal's encoding does not have."""
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+        stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def _report(error: Exception) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json as json_format
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.run import Source, check_edit, check_image, output_paths
-from joyimage.edits import KINDS, Edit, FieldError, kind_of
+from joyimage.edits import KINDS, Describe, Edit, FieldError, kind_of
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.types import ImageSize
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 OWN_FIELDS = ("kind", "image", "refs", "output")
 """Fields of a row that are no fields of an edit."""
 
+_KINDS = tuple(name for name, kind in KINDS.items() if kind is not Describe)
+_CONTACT_SHEET = "contact.png"  # written into the same folder when the batch ends
+_LONGEST_SHOWN = 60
+_LONGEST_NAME_BYTES = 240  # 255 less what "-1000" and a second edit of the same image add
 _MADE_WITH = ("model", "device", "dtype", "base_size", "offload", "rewrite", "server")
 
 
@@ -114,12 +119,13 @@ def read_row(
         raise InvalidInputError(f"it lacks the field `{error.name}`; expected {error.expected}.") from None
     check_edit(edit, options)
     folder = source if source.is_dir() else source.parent
-    images = [folder / one for one in _image_names(own, is_text=entry.is_text)]
+    images = [_find_image(folder, one) for one in _image_names(own, is_text=entry.is_text)]
+    if images and not edit.needs_image:
+        raise InvalidInputError(f"it has the field `image`; a row of kind {edit.kind} takes none.")
     if not images and edit.needs_image:
         raise InvalidInputError("it lacks the field `image`; expected the path of an image file.")
     for image in images:
-        if not image.is_file():
-            raise ImageError(f"{image} can't be read: there is no such file.")
+        _check_exists(image)
     row = Row(
         number=entry.number,
         images=tuple(images),
@@ -143,6 +149,8 @@ def _read_edit(kind: Any, fields: dict[str, Any], *, is_text: bool) -> AnyEdit:
         InvalidInputError: The fields make no edit, or more than one, or have values that are not accepted.
     """
     cls = _find_kind(fields) if kind is None else kind_of(kind)
+    if cls is Describe:
+        raise InvalidInputError(f"its `kind` is {kind!r}; expected one of {', '.join(_KINDS)}.")
     read = cls.from_text if is_text else cls.from_dict
     try:
         return read(fields)
@@ -195,24 +203,76 @@ def _image_names(own: dict[str, Any], *, is_text: bool) -> list[str]:
     return names
 
 
+def _find_image(folder: Path, name: str) -> Path:
+    """Return an image's file; a table from Windows may have backslashes in its paths.
+
+    Raises:
+        ImageError: The name cannot be that of a file.
+    """
+    try:
+        path = folder / name
+        os.fsencode(path)
+        if "\\" in name and not path.exists():
+            return folder / PureWindowsPath(name).as_posix()
+    except ValueError:
+        raise ImageError(f"{name!r} can't be read: that is no name of a file.") from None
+    return path
+
+
+def _check_exists(image: Path) -> None:
+    """Reject an image that is not there.
+
+    Raises:
+        ImageError: There is no such file, or its folder cannot be read.
+    """
+    try:
+        is_file = image.is_file()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ImageError(f"{_shorten(str(image))} can't be read: {reason}.") from None
+    if not is_file:
+        raise ImageError(f"{image} can't be read: there is no such file.")
+
+
 def _output_name(given: Any, images: list[Path], edit: AnyEdit) -> Path:
     """Return the name of a row's file: what it asks for, or one made of the image's own name.
 
     Raises:
-        InvalidInputError: The name is no .png file, or has a folder.
+        InvalidInputError: The name is no .png file, has a folder, or is that of the contact sheet.
     """
     if given is None:
         if not images:
             return Path(f"{edit.kind}-{_identify_edit(edit)}.png")
         suffix = images[0].suffix.lower()
         # Of a.jpg and a.png both results have a name of their own, whichever came first.
-        return Path(images[0].stem + ("" if suffix == ".png" else f"-{suffix[1:]}") + ".png")
+        stem = images[0].stem + ("" if suffix == ".png" else f"-{suffix[1:]}")
+        if f"{stem}.png".lower() == _CONTACT_SHEET:
+            stem += "-edited"
+        if len(os.fsencode(stem)) > _LONGEST_NAME_BYTES:
+            stem = f"{stem[:48]}-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]}"
+        return Path(f"{stem}.png")
     name = Path(given) if isinstance(given, str) else None
     if name is None or name.is_absolute() or len(name.parts) != 1 or name.suffix.lower() != ".png":
         raise InvalidInputError(
             f"its `output` is {given!r}; expected the name of a .png file without a folder."
         )
+    try:
+        is_name = "\0" not in str(name) and len(os.fsencode(name)) <= _LONGEST_NAME_BYTES
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise InvalidInputError(
+            f"its `output` is {_shorten(str(name))!r}; expected a file name of at most {_LONGEST_NAME_BYTES} bytes."
+        )
+    if name.name.lower() == _CONTACT_SHEET:
+        raise InvalidInputError(
+            f"its `output` is {given!r}, which the contact sheet has; choose another name."
+        )
     return name
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _identify_edit(edit: AnyEdit) -> str:
@@ -238,9 +298,3 @@ def _identify_folder(model: str | None) -> list[Any]:
     return [
         [file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files
     ]
-
-
-def known_fields() -> tuple[str, ...]:
-    """Return every field that a row may have, aliases left out."""
-    names = [name for kind in KINDS.values() if kind.kind != "describe" for name in kind.settings()]
-    return tuple(dict.fromkeys((*OWN_FIELDS, *names)))

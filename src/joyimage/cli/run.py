@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from joyimage.imaging import DecodedImage
 
 STANDARD_STREAM = Path("-")
+_ADDRESS = re.compile(r"(https?|file|s3|gs):/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class Source:
         Raises:
             ImageError: The file cannot be read.
         """
+        if _ADDRESS.match(str(path)):
+            raise ImageError(f"{path} can't be read: it is an address; expected a file. Download it first.")
         try:
             content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from joyimage.errors import ImageError, ImageTooLargeError, InvalidInputError, UnknownFormatError
 from joyimage.imaging.headers import is_heif, read_size
+from joyimage.imaging.kinds import check_raw, describe_content, readable_formats
 from joyimage.imaging.pixels import srgb, to_mask, upright
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from joyimage.types import ImageSize
 
+# A marker of a segment: in coded data 0xFF is followed by 0x00 or by the number of a restart.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
 
 
@@ -117,8 +122,9 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=formats) as opened:
+            with Image.open(io.BytesIO(content), formats=formats or readable_formats()) as opened:
                 _check_pixels(*opened.size, name, limits)
+                check_raw(opened, content, name)
                 frames = getattr(opened, "n_frames", 1)
                 opened.load()
                 metadata = _read_metadata(opened)
@@ -131,7 +137,7 @@ def decode(
             f"{name} is too large; at most {limits.max_pixels:,} pixels are read."
         ) from None
     except UnidentifiedImageError:
-        raise UnknownFormatError(f"{name} is not an image file that can be read.") from None
+        raise UnknownFormatError(f"{name} is {describe_content(content)}.") from None
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
         reason = str(error)[:200] or type(error).__name__
         raise ImageError(f"{name} can't be read: it is damaged ({reason}).") from None
@@ -179,13 +185,25 @@ def _check_scans(content: bytes, name: str, limits: Limits) -> None:
     """
     if content[:2] != b"\xff\xd8":
         return
-    # In coded data a byte 0xFF is followed by 0x00: this marker is a scan, or one of a small embedded preview.
-    scans = content.count(b"\xff\xda")
+    scans = _count_scans(content)
     if scans > limits.max_jpeg_scans:
         raise ImageTooLargeError(
             f"{name} is a JPEG with {scans} scans; at most {limits.max_jpeg_scans} are read. Save it again as a "
             "plain JPEG."
         )
+
+
+def _count_scans(content: bytes) -> int:
+    """Count the scans of a JPEG's image; previews in its metadata, and films behind its end, have their own."""
+    scans, position = 0, 2
+    while (marker := _MARKER.search(content, position)) is not None:
+        kind, position = content[marker.start() + 1], marker.end()
+        if kind == _END_OF_IMAGE:
+            break
+        scans += kind == _START_OF_SCAN
+        # A segment states its length, so that its content is not searched; coded data follows that of a scan.
+        position += int.from_bytes(content[position : position + 2], "big")
+    return scans
 
 
 def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:

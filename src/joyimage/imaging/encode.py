@@ -46,6 +46,8 @@ def check_output(path: Path) -> None:
     try:
         if path.is_dir():
             raise ImageError(f"The output {path} is a folder; name a file.")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ImageError(f"The output {path} can't be written: {path.parent} is a file, not a folder.")
         if not path.parent.is_dir():
             raise ImageError(
                 f"The output {path} can't be written: its folder {path.parent} doesn't exist; create it first."

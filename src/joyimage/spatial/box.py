@@ -1,4 +1,4 @@
-"""Boxes in a picture: pixels or fractions, corners or corner and size."""
+"""Boxes in an image: pixels or fractions, corners or corner and size."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 FORMS = ("xyxy", "xywh")
-# Sides below this share of the picture were hardly ever trained.
+_CORNERS = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
+# Sides below this share of the image were hardly ever trained.
 SMALLEST_SHARE = 0.02
 
 
 def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy") -> Box:
-    """Bring a box to whole pixels of a picture.
+    """Bring a box to whole pixels of an image.
 
     Args:
-        box: Four numbers: pixels, or, where none exceeds 1, fractions of the picture's sides.
-        size: Width and height of the picture in pixels.
+        box: Four numbers: pixels, or, where none exceeds 1, fractions of the image's sides.
+        size: Width and height of the image in pixels.
         form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
 
     Returns:
         The box, rounded to whole pixels.
 
     Raises:
-        InvalidInputError: It isn't four finite numbers, has no area, or reaches over the picture's edge.
+        InvalidInputError: It isn't four finite numbers, has no area, or reaches over the image's edge.
     """
     if form not in FORMS:
         raise InvalidInputError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
@@ -40,23 +41,23 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         raise InvalidInputError(f"`box` is {tuple(box)}; expected four finite numbers.")
     if form == "xywh":
         values[2:] = values[0] + values[2], values[1] + values[3]
+    given = f"{', '.join(f'{value:g}' for value in box)} ({_CORNERS[form]})"
     width, height = size
     if max(values) <= 1:
         values = [value * side for value, side in zip(values, (width, height, width, height), strict=True)]
     left, top, right, bottom = (round(value) for value in values)
     if right <= left or bottom <= top:
         raise InvalidInputError(
-            f"`box` is {tuple(box)} ({form}); expected one with an area, "
-            "its right side right of its left one and its bottom below its top."
+            f"`box` is {given}; expected one with an area: its right beyond its left, its bottom below its top."
         )
     if left < 0 or top < 0 or right > width or bottom > height:
         raise InvalidInputError(
-            f"`box` is {tuple(box)} ({form}); expected one inside the picture of {width} x {height} pixels."
+            f"`box` is {given}; expected one inside the image of {width}x{height} pixels."
         )
     if min((right - left) / width, (bottom - top) / height) < SMALLEST_SHARE:
         warnings.warn(
-            f"`box` is {right - left} x {bottom - top} pixels in a picture of {width} x {height}: "
-            "a side under 2 % of the picture was hardly ever trained, and the move may fail.",
+            f"`box` is {right - left}x{bottom - top} pixels in an image of {width}x{height}: sides under 2% of the "
+            "image's were hardly ever trained, and the move may fail.",
             stacklevel=3,
         )
     return left, top, right, bottom

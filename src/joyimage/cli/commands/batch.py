@@ -52,7 +52,7 @@ def batch(
         Path,
         Parameter(
             help="A folder of images, or a .jsonl, .json, .csv or .tsv file: `image`, optionally `output`, and "
-            "the fields of an edit under the names of its options.",
+            "the fields of an edit under the names of its options. - reads such a table from standard input.",
             group=GROUPS["Input"],
         ),
     ],
@@ -142,7 +142,23 @@ def check_rows(
         else:
             rows.append(row)
             taken.update(row.outputs)
-    return rows
+    inputs = {_identify(path) for row in rows for path in row.images}
+    for row in rows:
+        for path in row.outputs:
+            if path.exists() and _identify(path) in inputs:
+                problems[row.number] = (
+                    f"its output {path} is an input image; name another folder with `--output`."
+                )
+    return [row for row in rows if row.number not in problems]
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from others, whatever its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def run_rows(

@@ -1,0 +1,115 @@
+"""What the command prints where a terminal or pipe does not take it, and inputs that are no files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import random_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.cli.conftest import Outcome
+
+    Joyimage = Callable[..., Outcome]
+
+RUN = [sys.executable, "-c", "import sys; from joyimage.cli.main import main; sys.exit(main())"]
+# What is not UTF-8 in a file's name, and what Windows' code page does not have.
+NAMES = [b"caf\xe9.png", "赤い.png".encode(), b"line\nbreak.png"]
+
+
+def write_recorded(path: Path) -> None:
+    from joyimage.edits import Defaults, Edit, Record
+    from joyimage.imaging import write_image
+
+    edit = Edit(prompt="Füge ein 赤い Herz hinzu").resolve(Defaults())
+    write_image(random_models.make_picture(0, 32, 32), path, Record(edit=edit).to_dict())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_info_when_the_terminal_lacks_a_character_then_still_printed(tmp_path: Path, encoding: str) -> None:
+    write_recorded(tmp_path / "a.png")
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+
+    run = subprocess.run(
+        [*RUN, "info", "a.png"], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert b"prompt" in run.stdout
+    assert ("赤い".encode() in run.stdout) == (encoding == "utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_path_when_its_bytes_are_no_text_then_printed_as_they_are(tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / os.fsdecode(name)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+
+    run = subprocess.run(
+        [*RUN, "examples", folder.name], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert name + b"/shapes.png" in run.stdout
+
+
+def test_pipe_when_its_reader_is_gone_then_no_traceback(tmp_path: Path) -> None:
+    write_recorded(tmp_path / "a.png")
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    run = subprocess.run(
+        [*RUN, "info", "a.png"], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+
+    os.close(writer)
+    assert run.returncode == 1
+    assert run.stderr == b""
+
+
+@pytest.mark.parametrize("address", ["https://example.com/a.png", "file:///tmp/a.png", "s3://bucket/a.png"])
+def test_image_when_it_is_an_address_then_says_to_download_it(
+    joyimage: Joyimage, tmp_path: Path, address: str
+) -> None:
+    outcome = joyimage("edit", address, "x", "-o", tmp_path / "out.png")
+
+    assert outcome.code == 2
+    assert "it is an address; expected a file. Download it first." in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["edit", "", "x", "-o", "out.png"], "is a directory"),
+        (["edit", "picture.png", "x", "-o", ""], "no known format"),
+        (["edit", "picture.png", "x", "-o", "picture.png/out.png"], "picture.png is a file, not a folder"),
+        (["edit", "picture.png", "x", "-o", "picture.png/sub/out.png"], "can't be written"),
+        (["edit", "picture.png/in.png", "x", "-o", "out.png"], "not a directory"),
+        (["edit", "loop.png", "x", "-o", "out.png"], "symbolic links"),
+        (["edit", "/dev/null", "x", "-o", "out.png"], "is empty"),
+        (["edit", "picture.png", "x", "-o", "/dev/null"], "no known format"),
+        (
+            ["move", "picture.png", "heart", "50,50,10,10", "-o", "out.png"],
+            "50, 50, 10, 10 (left, top, right",
+        ),
+        (["move", "picture.png", "heart", "0,0,97,97", "-o", "out.png"], "inside the image of 96x96 pixels"),
+    ],
+)
+def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
+    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(picture_path.parent)
+    Path("loop.png").symlink_to("loop.png")
+
+    outcome = joyimage(*arguments)
+
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert "Loading" not in outcome.err
