@@ -67,7 +67,7 @@ def command_line(edit: AnyEdit, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def json_row(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
     """A row of a .jsonl file."""
-    return _row(folder, "rows.jsonl", json.dumps({"image": "image.png", **edit.to_dict()}))
+    return _row(folder, "rows.jsonl", json.dumps({**_image_of(edit), **edit.to_dict()}))
 
 
 def csv_row(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
@@ -76,11 +76,15 @@ def csv_row(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
     import io
 
     file = io.StringIO()
-    row = {"kind": edit.kind, "image": "image.png", **edit.to_text()}
+    row = {"kind": edit.kind, **_image_of(edit), **edit.to_text()}
     writer = csv.DictWriter(file, list(row))
     writer.writeheader()
     writer.writerow(row)
     return _row(folder, "rows.csv", file.getvalue())
+
+
+def _image_of(edit: AnyEdit) -> dict[str, str]:
+    return {"image": "image.png"} if edit.needs_image else {}
 
 
 def _row(folder: Path, name: str, text: str) -> AnyEdit:

@@ -51,5 +51,5 @@ def test_image_when_its_header_claims_too_many_pixels_then_rejected_before_it_is
 
 def test_file_when_no_image_then_rejected_by_its_format() -> None:
     assert not is_heif(b"%PDF-1.7 and more")
-    with pytest.raises(UnknownFormatError, match="not an image"):
+    with pytest.raises(UnknownFormatError, match="a PDF document"):
         decode(b"%PDF-1.7 and more", "x.pdf")
