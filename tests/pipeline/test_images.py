@@ -17,90 +17,90 @@ from joyimage.pipeline.images import fit_to_size, to_images, to_pixels
 from joyimage.types import ImageSize
 from tests import random_models
 
-PICTURE = random_models.make_picture(0, 48, 80)
-PIXELS = np.asarray(PICTURE)
-GRAY = PICTURE.convert("L")
+IMAGE = random_models.make_picture(0, 48, 80)
+PIXELS = np.asarray(IMAGE)
+GRAY = IMAGE.convert("L")
 TENSOR = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)
 WIDE_GRAY = Image.fromarray(np.asarray(GRAY).astype(np.uint16) * 257)
 
 
 def rotated() -> Image.Image:
-    """`PICTURE` as a camera held sideways stores it."""
-    stored = PICTURE.transpose(Image.Transpose.ROTATE_90)
+    """`IMAGE` as a camera held sideways stores it."""
+    stored = IMAGE.transpose(Image.Transpose.ROTATE_90)
     stored.getexif()[0x0112] = 6  # to be turned clockwise for showing
     return stored
 
 
 @pytest.mark.parametrize(
-    ("given_picture", "expected"),
+    ("given_image", "expected"),
     [
-        pytest.param(PICTURE, PICTURE, id="RGB"),
-        pytest.param(PICTURE.convert("RGBA"), PICTURE, id="RGBA"),
+        pytest.param(IMAGE, IMAGE, id="RGB"),
+        pytest.param(IMAGE.convert("RGBA"), IMAGE, id="RGBA"),
         pytest.param(GRAY, GRAY.convert("RGB"), id="L"),
         pytest.param(GRAY.convert("LA"), GRAY.convert("RGB"), id="LA"),
         pytest.param(WIDE_GRAY, GRAY.convert("RGB"), id="16-bit"),
         pytest.param(WIDE_GRAY.convert("I"), GRAY.convert("RGB"), id="32-bit with 16-bit values"),
-        pytest.param(rotated(), PICTURE, id="EXIF rotation"),
-        pytest.param(PIXELS, PICTURE, id="array"),
+        pytest.param(rotated(), IMAGE, id="EXIF rotation"),
+        pytest.param(PIXELS, IMAGE, id="array"),
         pytest.param(np.asarray(GRAY), GRAY.convert("RGB"), id="gray array"),
         pytest.param(np.asarray(GRAY)[:, :, None], GRAY.convert("RGB"), id="array of one channel"),
-        pytest.param(PIXELS.astype(np.uint16) * 257, PICTURE, id="16-bit array"),
-        pytest.param((PIXELS / 255).astype(np.float32), PICTURE, id="float array"),
-        pytest.param(TENSOR, PICTURE, id="tensor"),
-        pytest.param(TENSOR / 255, PICTURE, id="float tensor"),
-        pytest.param((TENSOR / 255).to(torch.float64), PICTURE, id="double tensor"),
+        pytest.param(PIXELS.astype(np.uint16) * 257, IMAGE, id="16-bit array"),
+        pytest.param((PIXELS / 255).astype(np.float32), IMAGE, id="float array"),
+        pytest.param(TENSOR, IMAGE, id="tensor"),
+        pytest.param(TENSOR / 255, IMAGE, id="float tensor"),
+        pytest.param((TENSOR / 255).to(torch.float64), IMAGE, id="double tensor"),
     ],
 )
-def test_to_images_when_one_of_any_kind_then_upright_rgb(given_picture: Any, expected: Image.Image) -> None:
-    (picture,) = to_images(given_picture)
+def test_to_images_when_one_of_any_kind_then_upright_rgb(given_image: Any, expected: Image.Image) -> None:
+    (image,) = to_images(given_image)
 
-    assert picture.mode == "RGB"
-    assert np.array_equal(np.asarray(picture), np.asarray(expected))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
 
 
-def test_to_images_when_16_bit_picture_is_dark_then_stays_dark() -> None:
+def test_to_images_when_16_bit_image_is_dark_then_stays_dark() -> None:
     dark = Image.fromarray(np.full((32, 32), 200, dtype=np.uint16))
 
-    (picture,) = to_images(dark)
+    (image,) = to_images(dark)
 
-    assert np.asarray(picture).max() == 1
+    assert np.asarray(image).max() == 1
 
 
 def test_to_images_when_palette_then_its_colors() -> None:
-    (picture,) = to_images(PICTURE.quantize(16))
+    (image,) = to_images(IMAGE.quantize(16))
 
-    assert np.array_equal(np.asarray(picture), np.asarray(PICTURE.quantize(16).convert("RGB")))
+    assert np.array_equal(np.asarray(image), np.asarray(IMAGE.quantize(16).convert("RGB")))
 
 
 def test_to_images_when_transparent_then_on_white() -> None:
-    layer = PICTURE.convert("RGBA")
+    layer = IMAGE.convert("RGBA")
     layer.putalpha(0)
 
-    (picture,) = to_images(layer)
+    (image,) = to_images(layer)
 
-    assert np.asarray(picture).min() == 255
+    assert np.asarray(image).min() == 255
 
 
 @pytest.mark.parametrize(
     "batch",
     [
-        pytest.param([PICTURE, PIXELS, TENSOR], id="list of several kinds"),
+        pytest.param([IMAGE, PIXELS, TENSOR], id="list of several kinds"),
         pytest.param(np.stack([PIXELS] * 3), id="array"),
         pytest.param(torch.stack([TENSOR] * 3), id="tensor"),
     ],
 )
 def test_to_images_when_batch_then_each(batch: Any) -> None:
-    pictures = to_images(batch)
+    images = to_images(batch)
 
-    assert len(pictures) == 3
-    for picture in pictures:
-        assert np.array_equal(np.asarray(picture), PIXELS)
+    assert len(images) == 3
+    for image in images:
+        assert np.array_equal(np.asarray(image), PIXELS)
 
 
 @pytest.mark.parametrize(
-    ("given_picture", "error"),
+    ("given_image", "error"),
     [
-        pytest.param("picture.png", TypeError, id="path"),
+        pytest.param("image.png", TypeError, id="path"),
         pytest.param(3, TypeError, id="number"),
         pytest.param([], ValueError, id="empty list"),
         pytest.param(PIXELS.astype(np.float32), ValueError, id="floats up to 255"),
@@ -112,19 +112,19 @@ def test_to_images_when_batch_then_each(batch: Any) -> None:
         pytest.param(torch.zeros(32, 32), ValueError, id="tensor without channels"),
     ],
 )
-def test_to_images_when_it_is_none_then_refused_by_name(given_picture: Any, error: type[Exception]) -> None:
+def test_to_images_when_it_is_none_then_refused_by_name(given_image: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="`image`"):
-        to_images(given_picture)
+        to_images(given_image)
 
 
 @settings(max_examples=40, deadline=None)
 @given(side=st.integers(16, 400), other=st.integers(16, 400))
-def test_fit_to_size_when_any_picture_then_as_diffusers(side: int, other: int) -> None:
-    picture = PICTURE.resize((side, other))
+def test_fit_to_size_when_any_image_then_as_diffusers(side: int, other: int) -> None:
+    image = IMAGE.resize((side, other))
 
-    fitted = fit_to_size(picture, ImageSize(160, 96))
+    fitted = fit_to_size(image, ImageSize(160, 96))
 
-    expected = JoyImageEditImageProcessor().resize_center_crop(picture, (96, 160))
+    expected = JoyImageEditImageProcessor().resize_center_crop(image, (96, 160))
     assert np.array_equal(np.asarray(fitted), np.asarray(expected))
 
 
@@ -142,12 +142,12 @@ def test_choose_size_when_nothing_given_then_square() -> None:
     assert OurProcessor(base_size=512).choose_size() == ImageSize(512, 512)
 
 
-def test_choose_size_when_size_given_then_pictures_do_not_matter() -> None:
-    images = [PICTURE, GRAY.rotate(90, expand=True)]
+def test_choose_size_when_size_given_then_images_do_not_matter() -> None:
+    images = [IMAGE, GRAY.rotate(90, expand=True)]
 
     assert OurProcessor(base_size=256).choose_size(images, ImageSize(200, 300)) == ImageSize(208, 304)
 
 
-def test_choose_size_when_pictures_need_unlike_sizes_then_refused() -> None:
+def test_choose_size_when_images_need_unlike_sizes_then_refused() -> None:
     with pytest.raises(ValueError, match="`image` holds images of different shapes"):
-        OurProcessor(base_size=256).choose_size([PICTURE, PICTURE.rotate(90, expand=True)])
+        OurProcessor(base_size=256).choose_size([IMAGE, IMAGE.rotate(90, expand=True)])

@@ -53,7 +53,7 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
 def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those_of_single_calls(
     pipe: Any, guidance_scale: float, one_pass_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
+    monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
     first, second = random_models.make_picture(0), random_models.make_picture(1)
     call = {**CALL, "guidance_scale": guidance_scale}
     session = pipe.session()
@@ -76,7 +76,7 @@ def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those
 def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
     pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", one_pass_up_to)
+    monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
     session = pipe.session(random_models.make_picture(0))
     with counting(pipe, monkeypatch) as counts:
         session("make it blue", **CALL)

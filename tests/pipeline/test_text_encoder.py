@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,11 +13,12 @@ from torch.profiler import profile
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from joyimage.pipeline.images import ModelImage
-from joyimage.pipeline.text_encoder import _short_cuts, encode
+from joyimage.pipeline.qwen3_vl import PatchConv3d, SkippableLinear, convert_text_encoder, revert_text_encoder
+from joyimage.pipeline.text_encoder import encode
 from tests import random_models
 
 PROMPTS = ["Make the car red", "blue", "Make the car blue and remove the tree"]
-PICTURE, OTHER = random_models.make_picture(0, 64, 96), random_models.make_picture(1, 96, 64)
+IMAGE, OTHER = random_models.make_picture(0, 64, 96), random_models.make_picture(1, 96, 64)
 _rms, _linear = Qwen3VLTextRMSNorm.forward, nn.Linear.forward
 ATOL = 2e-3  # states reach 80, and the shared part runs in another batch
 
@@ -29,9 +32,9 @@ def parts() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True, params=["in one pass", "beginning first"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How conversations are read: as about small pictures or as about large ones."""
+    """How conversations are read: as about small images or as about large ones."""
     if request.param == "beginning first":
-        monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", 0)
+        monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", 0)
     return request.param
 
 
@@ -40,12 +43,12 @@ def wrap(groups: Any) -> Any:
     return None if groups is None else [[ModelImage(image) for image in group] for group in groups]
 
 
-def run(parts: dict[str, Any], prompts: list[str], pictures: Any, **settings: Any) -> list[torch.Tensor]:
+def run(parts: dict[str, Any], prompts: list[str], images: Any, **settings: Any) -> list[torch.Tensor]:
     """Encode and return each prompt's own states."""
     states, mask = encode(
         **parts,
         prompts=prompts,
-        images=wrap(pictures),
+        images=wrap(images),
         device=torch.device("cpu"),
         max_tokens=4096,
         **settings,
@@ -65,20 +68,20 @@ def tokens_read(parts: dict[str, Any], *arguments: Any, **settings: Any) -> int:
     return sum(counts)
 
 
-@pytest.mark.parametrize("pictures", [[PICTURE], [PICTURE, OTHER]], ids=["one picture", "two pictures"])
-def test_encode_when_prompts_share_pictures_then_same_as_alone(parts: dict[str, Any], pictures: Any) -> None:
-    together = run(parts, PROMPTS, [pictures] * 3)
+@pytest.mark.parametrize("images", [[IMAGE], [IMAGE, OTHER]], ids=["one image", "two images"])
+def test_encode_when_prompts_share_images_then_same_as_alone(parts: dict[str, Any], images: Any) -> None:
+    together = run(parts, PROMPTS, [images] * 3)
 
     for prompt, states in zip(PROMPTS, together, strict=True):
-        (alone,) = run(parts, [prompt], [pictures])
+        (alone,) = run(parts, [prompt], [images])
         assert states.shape == alone.shape
         assert torch.allclose(states, alone, atol=ATOL)
 
 
-def test_encode_when_prompts_share_a_picture_then_its_tokens_are_read_once(parts: dict[str, Any]) -> None:
-    alone = [tokens_read(parts, [prompt], [[PICTURE]]) for prompt in PROMPTS]
+def test_encode_when_prompts_share_a_image_then_its_tokens_are_read_once(parts: dict[str, Any]) -> None:
+    alone = [tokens_read(parts, [prompt], [[IMAGE]]) for prompt in PROMPTS]
 
-    together = tokens_read(parts, PROMPTS, [[PICTURE]] * 3)
+    together = tokens_read(parts, PROMPTS, [[IMAGE]] * 3)
 
     shared = (
         random_models.PREFIX_TOKENS + len(["user", "newline"]) + 2 * 3 + len(["vision_start", "vision_end"])
@@ -86,21 +89,21 @@ def test_encode_when_prompts_share_a_picture_then_its_tokens_are_read_once(parts
     assert together == sum(alone) - 2 * shared
 
 
-def test_encode_when_pictures_differ_then_each_prompt_reads_its_own(parts: dict[str, Any]) -> None:
-    together = run(parts, PROMPTS, [[PICTURE], [OTHER, PICTURE], [PICTURE]])
+def test_encode_when_images_differ_then_each_prompt_reads_its_own(parts: dict[str, Any]) -> None:
+    together = run(parts, PROMPTS, [[IMAGE], [OTHER, IMAGE], [IMAGE]])
 
-    for index, pictures in enumerate([[PICTURE], [OTHER, PICTURE], [PICTURE]]):
-        (alone,) = run(parts, [PROMPTS[index]], [pictures])
+    for index, images in enumerate([[IMAGE], [OTHER, IMAGE], [IMAGE]]):
+        (alone,) = run(parts, [PROMPTS[index]], [images])
         assert torch.allclose(together[index], alone, atol=ATOL)
 
 
-def test_encode_when_a_picture_stands_behind_words_then_same_as_alone(parts: dict[str, Any]) -> None:
+def test_encode_when_a_image_stands_behind_words_then_same_as_alone(parts: dict[str, Any]) -> None:
     prompts = ["Make it red <image>\n like this", "blue <image>\n"]
 
-    together = run(parts, prompts, [[PICTURE]] * 2, placeholders=True)
+    together = run(parts, prompts, [[IMAGE]] * 2, placeholders=True)
 
     for prompt, states in zip(prompts, together, strict=True):
-        (alone,) = run(parts, [prompt], [[PICTURE]], placeholders=True)
+        (alone,) = run(parts, [prompt], [[IMAGE]], placeholders=True)
         assert torch.allclose(states, alone, atol=ATOL)
 
 
@@ -112,12 +115,12 @@ def test_encode_when_states_are_measured_then_those_before_the_final_norm(parts:
     assert normed.std() < 5
 
 
-def test_encode_when_pictures_are_equal_but_not_the_same_objects_then_they_are_read_once(
+def test_encode_when_images_are_equal_but_not_the_same_objects_then_they_are_read_once(
     parts: dict[str, Any],
 ) -> None:
-    together = tokens_read(parts, PROMPTS, [[PICTURE]] * 3)
+    together = tokens_read(parts, PROMPTS, [[IMAGE]] * 3)
 
-    assert tokens_read(parts, PROMPTS, [[PICTURE.copy()] for _ in PROMPTS]) == together
+    assert tokens_read(parts, PROMPTS, [[IMAGE.copy()] for _ in PROMPTS]) == together
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -126,9 +129,9 @@ def test_encode_when_endings_stand_in_one_row_then_none_sees_another(
 ) -> None:
     parts["text_encoder"].set_attn_implementation(attention)
     try:
-        first = run(parts, ["blue", "red"], [[PICTURE]] * 2)[0]
-        other = run(parts, ["blue", "tree"], [[PICTURE]] * 2)[0]
-        last = run(parts, ["red", "blue"], [[PICTURE]] * 2)[1]
+        first = run(parts, ["blue", "red"], [[IMAGE]] * 2)[0]
+        other = run(parts, ["blue", "tree"], [[IMAGE]] * 2)[0]
+        last = run(parts, ["red", "blue"], [[IMAGE]] * 2)[1]
     finally:
         parts["text_encoder"].set_attn_implementation("sdpa")
 
@@ -136,10 +139,10 @@ def test_encode_when_endings_stand_in_one_row_then_none_sees_another(
     assert torch.allclose(first, last, atol=ATOL)
 
 
-def test_encode_when_picture_is_small_or_large_then_read_in_one_pass_or_its_beginning_first(
+def test_encode_when_image_is_small_or_large_then_read_in_one_pass_or_its_beginning_first(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("joyimage.pipeline.text_encoder._ONE_PASS_UP_TO", 256)
+    monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", 256)
     small, large = (
         random_models.make_picture(0, 256, 256),
         random_models.make_picture(0, 512, 512),
@@ -149,7 +152,7 @@ def test_encode_when_picture_is_small_or_large_then_read_in_one_pass_or_its_begi
     handle = layer.register_forward_hook(lambda _module, _inputs, out: lengths.append(out.shape[1]))
 
     try:
-        passes = [len((run(parts, PROMPTS, [[picture]] * 3), lengths)[1]) for picture in (small, large)]
+        passes = [len((run(parts, PROMPTS, [[image]] * 3), lengths)[1]) for image in (small, large)]
     finally:
         handle.remove()
 
@@ -160,10 +163,10 @@ def test_encode_when_picture_is_small_or_large_then_read_in_one_pass_or_its_begi
 def test_encode_when_attention_takes_no_mask_then_endings_run_one_by_one(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = run(parts, PROMPTS, [[PICTURE]] * 3)
-    monkeypatch.setattr("joyimage.pipeline.text_encoder._TAKE_MASKS", set())
+    together = run(parts, PROMPTS, [[IMAGE]] * 3)
+    monkeypatch.setattr("joyimage.pipeline.qwen3_vl._ATTENTION_WITH_MASKS", set())
 
-    one_by_one = run(parts, PROMPTS, [[PICTURE]] * 3)
+    one_by_one = run(parts, PROMPTS, [[IMAGE]] * 3)
 
     for states, alone in zip(together, one_by_one, strict=True):
         assert torch.allclose(states, alone, atol=ATOL)
@@ -178,28 +181,70 @@ def test_encode_when_it_runs_then_neither_final_norm_nor_head_computes(
     def fail(*_: object) -> None:
         pytest.fail("ran what nobody reads")
 
-    monkeypatch.setattr(type(norm), "forward", lambda own, x: fail() if own is norm else _rms(own, x))
+    monkeypatch.setattr(Qwen3VLTextRMSNorm, "forward", lambda own, x: fail() if own is norm else _rms(own, x))
     monkeypatch.setattr(nn.Linear, "forward", lambda own, x: fail() if own is head else _linear(own, x))
 
-    run(parts, PROMPTS, [[PICTURE]] * 3)
+    run(parts, PROMPTS, [[IMAGE]] * 3)
 
     assert "forward" not in norm.__dict__
     assert "forward" not in head.__dict__
 
 
 @torch.no_grad()
-def test_encode_when_a_picture_is_read_then_its_patches_go_through_a_matmul(parts: dict[str, Any]) -> None:
+def test_encode_when_a_image_is_read_then_its_patches_go_through_a_matmul(parts: dict[str, Any]) -> None:
     convolution = parts["text_encoder"].model.visual.patch_embed.proj
     patches = torch.randn(5, 3, 2, *convolution.kernel_size[1:])
     expected = convolution(patches)
 
+    embedded: list[torch.Tensor] = []
+    handle = convolution.register_forward_hook(lambda _module, inputs, rows: embedded.extend((*inputs, rows)))
+
     with profile() as profiler:
-        run(parts, ["blue"], [[PICTURE]])
-    with _short_cuts(parts["text_encoder"]):
-        rows = convolution(patches)
+        run(parts, ["blue"], [[IMAGE]])
+    handle.remove()
 
     names = {event.key for event in profiler.key_averages()}
     assert "aten::linear" in names
     assert not any("conv" in name for name in names)
-    assert torch.allclose(rows, expected, atol=1e-5)
-    assert "forward" not in convolution.__dict__
+    assert isinstance(convolution, PatchConv3d)
+    seen, rows = embedded
+    assert torch.allclose(rows, convolution(seen), atol=1e-5)
+    assert torch.equal(convolution(patches), expected)
+
+
+@torch.no_grad()
+def test_text_encoder_when_converted_then_the_librarys_own_calls_are_bitwise_as_before(
+    parts: dict[str, Any],
+) -> None:
+    plain: Any = random_models.make_pipeline().text_encoder
+    revert_text_encoder(plain)
+    ids = torch.arange(5, 25)[None]
+
+    assert isinstance(parts["text_encoder"].lm_head, SkippableLinear)
+    assert type(plain.lm_head) is nn.Linear
+    assert torch.equal(parts["text_encoder"](input_ids=ids).logits, plain(input_ids=ids).logits)
+    assert parts["text_encoder"].state_dict().keys() == plain.state_dict().keys()
+
+
+def test_text_encoder_when_reverted_and_converted_again_then_encodes_as_before(parts: dict[str, Any]) -> None:
+    (expected,) = run(parts, ["blue"], [[IMAGE]])
+    model = parts["text_encoder"]
+
+    revert_text_encoder(model)
+    assert not model.model.language_model.layers[-1]._forward_hooks
+    convert_text_encoder(model)
+
+    (states,) = run(parts, ["blue"], [[IMAGE]])
+    assert torch.equal(states, expected)
+    assert torch.equal(run({**parts, "text_encoder": copy.deepcopy(model)}, ["blue"], [[IMAGE]])[0], expected)
+
+
+def test_encode_when_two_threads_share_the_text_encoder_then_each_gets_its_own_states(
+    parts: dict[str, Any],
+) -> None:
+    expected = [run(parts, [prompt], [[IMAGE]])[0] for prompt in PROMPTS]
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda n: run(parts, [PROMPTS[n % 3]], [[IMAGE]])[0], range(12)))
+
+    assert all(torch.equal(states, expected[number % 3]) for number, states in enumerate(together))

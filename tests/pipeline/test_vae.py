@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from joyimage.pipeline.vae import decode_frame, encode_frame
+from joyimage.pipeline.vae import FrameConv3d, convert_vae, decode_frame, encode_frame, revert_vae
 from tests import random_models
 
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
     """A Wan VAE whose temporal taps all have weights."""
-    return random_models.make_vae()
+    return make_converted_vae()
+
+
+def make_converted_vae() -> Any:
+    vae = random_models.make_vae()
+    convert_vae(vae)
+    return vae
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (8, 200)])
@@ -44,7 +51,7 @@ def test_frame_when_run_then_less_than_half_of_the_arithmetic(vae: Any) -> None:
 
 def test_frame_when_weights_are_bf16_then_no_further_from_fp32_than_the_library(vae: Any) -> None:
     latents = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    half: Any = random_models.make_vae().bfloat16()
+    half: Any = make_converted_vae().bfloat16()
     exact = vae.decode(latents, return_dict=False)[0]
 
     library = half.decode(latents.bfloat16(), return_dict=False)[0].float()
@@ -63,8 +70,8 @@ def test_video_when_encoded_afterwards_then_as_before(vae: Any) -> None:
     assert torch.equal(vae.encode(video).latent_dist.mean, expected)
 
 
-def test_tiles_when_enabled_then_large_pictures_go_through_them() -> None:
-    vae: Any = random_models.make_vae()
+def test_tiles_when_enabled_then_large_images_go_through_them() -> None:
+    vae: Any = make_converted_vae()
     vae.enable_tiling(
         tile_sample_min_height=64,
         tile_sample_min_width=64,
@@ -74,11 +81,11 @@ def test_tiles_when_enabled_then_large_pictures_go_through_them() -> None:
     latents = torch.randn(1, 16, 1, 16, 16, generator=torch.Generator().manual_seed(2))
 
     assert torch.equal(decode_frame(vae, latents), vae.decode(latents, return_dict=False)[0])
-    assert not torch.equal(decode_frame(vae, latents), decode_frame(random_models.make_vae(), latents))
+    assert not torch.equal(decode_frame(vae, latents), decode_frame(make_converted_vae(), latents))
 
 
 def test_offloaded_vae_when_run_then_its_hooks_decide() -> None:
-    vae: Any = random_models.make_vae()
+    vae: Any = make_converted_vae()
     expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
     vae.enable_group_offload(
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
@@ -90,7 +97,7 @@ def test_offloaded_vae_when_run_then_its_hooks_decide() -> None:
 def test_offloaded_as_a_whole_when_run_then_brought_to_its_device() -> None:
     from accelerate import cpu_offload_with_hook
 
-    vae: Any = random_models.make_vae()
+    vae: Any = make_converted_vae()
     expected = decode_frame(vae, torch.zeros(1, 16, 1, 4, 4))
     calls = []
     vae, hook = cpu_offload_with_hook(vae, "cpu")
@@ -100,3 +107,54 @@ def test_offloaded_as_a_whole_when_run_then_brought_to_its_device() -> None:
     assert torch.equal(decode_frame(vae, torch.zeros(1, 16, 1, 4, 4)), expected)
     assert len(calls) == 1
     hook.remove()
+
+
+def test_vae_when_converted_then_the_librarys_own_calls_are_bitwise_as_before(vae: Any) -> None:
+    plain: Any = random_models.make_vae()
+    pixels = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+    posterior, expected = vae.encode(pixels).latent_dist, plain.encode(pixels).latent_dist
+
+    assert torch.equal(posterior.parameters, expected.parameters)
+    assert torch.equal(vae.decode(expected.mean).sample, plain.decode(expected.mean).sample)
+    assert vae.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_vae_when_reverted_then_of_the_librarys_classes_with_the_same_frames() -> None:
+    vae = make_converted_vae()
+    pixels = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    converted = encode_frame(vae, pixels).mean
+    assert any(isinstance(module, FrameConv3d) for module in vae.modules())
+
+    revert_vae(vae)
+
+    plain = [type(module) for module in random_models.make_vae().modules()]
+    assert [type(module) for module in vae.modules()] == plain
+    assert torch.allclose(encode_frame(vae, pixels).mean, converted, atol=1e-5)
+
+
+def test_pipeline_when_it_gets_another_vae_then_that_one_is_converted() -> None:
+    pipe: Any = random_models.make_pipeline()
+    other = random_models.make_vae(seed=5)
+
+    pipe.vae = other
+
+    assert any(isinstance(module, FrameConv3d) for module in other.modules())
+    assert any(isinstance(module, FrameConv3d) for module in pipe.vae.modules())
+
+
+def test_frame_when_another_thread_encodes_a_video_then_each_gets_its_own_result(vae: Any) -> None:
+    video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1))
+    pixels = video[:, :, :1]
+    expected_video, expected_frame = vae.encode(video).latent_dist.mean, encode_frame(vae, pixels).mean
+
+    def work(number: int) -> torch.Tensor:
+        return encode_frame(vae, pixels).mean if number % 2 else vae.encode(video).latent_dist.mean
+
+    with ThreadPoolExecutor(2) as pool:
+        # The library caches frames on the VAE itself, so only one thread at a time may encode videos.
+        frames = pool.map(lambda _: work(1), range(8))
+        videos = [work(0) for _ in range(2)]
+        assert all(torch.equal(frame, expected_frame) for frame in frames)
+
+    assert all(torch.equal(one, expected_video) for one in videos)

@@ -43,11 +43,12 @@ from joyimage.pipeline.latents import statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.processor import JoyImageProcessor
+from joyimage.pipeline.qwen3_vl import convert_text_encoder
 from joyimage.pipeline.schedule import Scheduler, set_schedule
 from joyimage.pipeline.session import DEFAULT_SESSION_BYTES, EditSession
 from joyimage.pipeline.settings import CheckpointSettings, resolve_settings
 from joyimage.pipeline.text_encoder import encode
-from joyimage.pipeline.vae import encode_frame
+from joyimage.pipeline.vae import convert_vae, encode_frame
 from joyimage.types import ImageSize, LatentSize
 
 
@@ -110,6 +111,14 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
         self._guidance_scale = 1.0
         self._num_timesteps = 0
         self._current_timestep: Tensor | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a VAE or text encoder is converted once, when it becomes part of the pipeline."""
+        if isinstance(value, AutoencoderKLWan):
+            convert_vae(value)
+        elif isinstance(value, Qwen3VLForConditionalGeneration):
+            convert_text_encoder(value)
+        super().__setattr__(name, value)
 
     @property
     def image_processor(self) -> JoyImageEditImageProcessor:

@@ -12,7 +12,7 @@ import torch
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.images import to_images
 from joyimage.pipeline.prompts import tokenize_chat
-from joyimage.pipeline.text_encoder import count_tokens, prepare_images
+from joyimage.pipeline.qwen3_vl import count_tokens, prepare_images
 
 if TYPE_CHECKING:
     from joyimage.pipeline.base import JoyImagePipeline

@@ -1,8 +1,14 @@
-"""Run the Wan VAE, which is made for video, on single frames: a third of the work with the same result."""
+"""Run the Wan VAE, which is made for video, on single frames: a third of the work with the same result.
+
+`convert_vae` gives its convolutions and norms classes that have a second way to run. It happens once, when a VAE
+becomes part of a pipeline. They use that way only inside `encode_frame` and `decode_frame`, in the thread that
+calls these: videos, other threads and other programs get the library's own arithmetic.
+"""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,104 +20,132 @@ from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import causal_padding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
 _LEAST_NORM = 1e-12  # that of `torch.nn.functional.normalize`
 
+_is_single_frame: ContextVar[bool] = ContextVar("joyimage_is_single_frame", default=False)
 
-def encode_frame(vae: Any, pixels: Tensor) -> DiagonalGaussianDistribution:
-    """Return the posterior of single frames.
 
-    Args:
-        vae: AutoencoderKLWan.
-        pixels: `[B, 3, 1, H, W]` in [-1, 1].
+class FrameConv3d(WanCausalConv3d):
+    """A causal convolution that runs on a single frame as a 2-D one with its last temporal tap.
 
-    Returns:
-        Distribution over `[B, C, 1, H/8, W/8]`.
+    Exact for one frame: the causal padding is zeros, so no other tap sees data.
     """
-    if not _is_plain(vae, pixels.shape[-2:], 1):
-        return vae.encode(pixels).latent_dist
-    with single_frames(vae):
-        return DiagonalGaussianDistribution(vae.quant_conv(vae.encoder(_channels_last(pixels))).contiguous())
+
+    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+        """Convolve `[B, C, T, H, W]`; `cache_x` holds the frames before."""
+        if not _is_single_frame.get():
+            return super().forward(x, cache_x)
+        return functional.conv2d(
+            x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], causal_padding(self)
+        ).unsqueeze(2)
 
 
-def decode_frame(vae: Any, latents: Tensor) -> Tensor:
-    """Return the pixels of single frames.
+class FrameRMSNorm(WanRMS_norm):
+    """A norm over the channels that reads the features of a single frame twice, where the library's does five times."""
 
-    Args:
-        vae: AutoencoderKLWan.
-        latents: Raw latents, `[B, C, 1, H/8, W/8]`.
-
-    Returns:
-        `[B, 3, 1, H, W]` in [-1, 1].
-    """
-    if not _is_plain(vae, latents.shape[-2:], vae.config.scale_factor_spatial):
-        return vae.decode(latents, return_dict=False)[0]
-    with single_frames(vae):
-        return vae.decoder(vae.post_quant_conv(_channels_last(latents))).clamp(-1, 1).contiguous()
-
-
-def _channels_last(frames: Tensor) -> Tensor:
-    """Lay out `[B, C, 1, H, W]` with the channels fastest, as convolutions of one frame like it best."""
-    return frames.squeeze(2).contiguous(memory_format=torch.channels_last).unsqueeze(2)
-
-
-@contextmanager
-def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
-    """Run every causal convolution as a 2-D one with its last temporal tap, while the block lasts.
-
-    Exact for one frame: the causal padding is zeros, so no other tap sees data. Where encoder and decoder are
-    called directly, the library's frame cache, a copy of every feature map, isn't made either.
-    """
-    if (hook := offload_hook(vae)) is not None:
-        hook.pre_forward(vae)  # brings an offloaded VAE to its device, as `encode` and `decode` do
-    replaced: list[Any] = []
-    module: Any
-    for module in vae.modules():
-        if isinstance(module, WanCausalConv3d):
-            module.forward = _frame_convolution(module)
-        elif isinstance(module, WanRMS_norm) and module.channel_first:
-            module.forward = _frame_norm(module)
-        else:
-            continue
-        replaced.append(module)
-    try:
-        yield
-    finally:
-        for module in replaced:
-            module.__dict__.pop("forward", None)
-
-
-def _frame_convolution(module: WanCausalConv3d) -> Callable[..., Tensor]:
-    padding = causal_padding(module)
-
-    def forward(x: Tensor, _cache: Tensor | None = None) -> Tensor:
-        weight = module.weight[:, :, -1]
-        return functional.conv2d(x[:, :, 0], weight, module.bias, module.stride[1:], padding).unsqueeze(2)
-
-    return forward
-
-
-def _frame_norm(module: WanRMS_norm) -> Callable[..., Tensor]:
-    """Normalize over the channels in two passes over the features, where the library takes five."""
-
-    def forward(x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `[B, C, T, H, W]` or, in the attention blocks, `[B * T, C, H, W]`."""
+        if not _is_single_frame.get() or not self.channel_first:
+            return super().forward(x)
         wide = x.float()
         if x.device.type == "cpu":
             # vector_norm over an outer axis took 40 % of a decode on a CPU; this takes a tenth of that.
             norm = wide.square().sum(dim=1, keepdim=True).sqrt_()
         else:
             norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        normed = (wide / norm.clamp_min(_LEAST_NORM)).to(x.dtype) * (module.gamma * module.scale)
-        return normed + module.bias if isinstance(module.bias, torch.Tensor) else normed
-
-    return forward
+        normed = (wide / norm.clamp_min(_LEAST_NORM)).to(x.dtype) * (self.gamma * self.scale)
+        return normed + self.bias if isinstance(self.bias, torch.Tensor) else normed
 
 
-def _is_plain(vae: Any, sides: tuple[int, ...], scale: int) -> bool:
-    """Tell whether nothing else wants a say in how the VAE runs: tiles, offloading, another architecture."""
+_CONVERTED: dict[type, type] = {WanCausalConv3d: FrameConv3d, WanRMS_norm: FrameRMSNorm}
+
+
+def convert_vae(vae: AutoencoderKLWan) -> None:
+    """Give a VAE's modules their second way to run, in place; weights and saved files stay as they are.
+
+    Args:
+        vae: The VAE; converting it again changes nothing.
+    """
+    for module in vae.modules():
+        module.__class__ = _CONVERTED.get(type(module), type(module))
+
+
+def revert_vae(vae: AutoencoderKLWan) -> None:
+    """Undo `convert_vae`, in place."""
+    originals = {converted: original for original, converted in _CONVERTED.items()}
+    for module in vae.modules():
+        module.__class__ = originals.get(type(module), type(module))
+
+
+def encode_frame(vae: AutoencoderKLWan, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """Return the posterior of single frames.
+
+    Args:
+        vae: The VAE; without `convert_vae` the result takes about three times the work.
+        pixels: `[B, 3, 1, H, W]` in [-1, 1].
+
+    Returns:
+        Distribution over `[B, C, 1, H/8, W/8]`.
+    """
+    model: Any = vae
+    if not _runs_whole(vae, pixels.shape[-2:], 1):
+        return model.encode(pixels).latent_dist
+    with single_frames(vae):
+        return DiagonalGaussianDistribution(
+            model.quant_conv(model.encoder(_channels_last(pixels))).contiguous()
+        )
+
+
+def decode_frame(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Return the pixels of single frames.
+
+    Args:
+        vae: The VAE; without `convert_vae` the result takes about three times the work.
+        latents: Raw latents, `[B, C, 1, H/8, W/8]`.
+
+    Returns:
+        `[B, 3, 1, H, W]` in [-1, 1].
+    """
+    model: Any = vae
+    if not _runs_whole(vae, latents.shape[-2:], vae.config["scale_factor_spatial"]):
+        return model.decode(latents, return_dict=False)[0]
+    with single_frames(vae):
+        return model.decoder(model.post_quant_conv(_channels_last(latents))).clamp(-1, 1).contiguous()
+
+
+@contextmanager
+def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
+    """Run a converted VAE's modules as for single frames inside the `with`, in this thread only.
+
+    Where encoder and decoder are called directly, the library's frame cache, a copy of every feature map, is not
+    made either.
+
+    Args:
+        vae: The VAE.
+
+    Yields:
+        Nothing.
+    """
+    if (hook := offload_hook(vae)) is not None:
+        hook.pre_forward(vae)  # brings an offloaded VAE to its device, as `encode` and `decode` do
+    token = _is_single_frame.set(True)
+    try:
+        yield
+    finally:
+        _is_single_frame.reset(token)
+
+
+def _channels_last(frames: Tensor) -> Tensor:
+    """Lay out `[B, C, 1, H, W]` with the channels fastest, which suits convolutions of one frame."""
+    return frames.squeeze(2).contiguous(memory_format=torch.channels_last).unsqueeze(2)
+
+
+def _runs_whole(vae: Any, sides: tuple[int, ...], scale: int) -> bool:
+    """Tell whether encoder and decoder may be called directly: no tiles, no offloading of parts, no other network."""
     if not isinstance(vae, AutoencoderKLWan) or vae.config["patch_size"] is not None:
         return False
     limits = (vae.tile_sample_min_height, vae.tile_sample_min_width)

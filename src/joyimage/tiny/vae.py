@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from joyimage.pipeline.vae import single_frames
+from joyimage.pipeline.vae import convert_vae, single_frames
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -69,7 +69,8 @@ def quiet_posterior(vae: AutoencoderKLWan) -> None:
 
 
 def trainable(vae: AutoencoderKLWan) -> nn.Module:
-    """Leave out the temporal convolutions, which a single frame never reaches."""
+    """Prepare a VAE for training on single frames, which never reach its temporal convolutions."""
+    convert_vae(vae)
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("time_conv" not in name)
     return vae
