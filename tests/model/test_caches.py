@@ -109,9 +109,10 @@ def test_cache_when_enabled_then_attention_runs_less_often(
     assert len(BRANCHES) * 3 <= len(calls) < num_exact_calls
     for branch in BRANCHES:
         assert torch.equal(cached[branch][0], exact[branch][0])
-        assert (
-            not torch.equal(cached[branch][-1], exact[branch][-1]) or name == "sea"
-        )  # its last step is exact
+        # Reused velocities reach the output; SeaCache's last step is exact, so not in every step.
+        reused = [not torch.equal(*pair) for pair in zip(cached[branch], exact[branch], strict=True)]
+        assert any(reused)
+        assert reused[-1] or name == "sea"
         assert all(torch.isfinite(velocity).all() for velocity in cached[branch])
 
 
