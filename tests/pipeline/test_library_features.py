@@ -18,8 +18,8 @@ from joyimage.errors import InvalidInputError
 from tests import random_models
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable
+    from pathlib import Path
 
 KINDS = ("edit", "plus")
 STEPS = 4
