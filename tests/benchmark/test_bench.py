@@ -95,6 +95,19 @@ def test_run_again_when_run_then_the_image_is_read_and_encoded_for_the_first_edi
     assert not np.array_equal(runs[0].image, runs[1].image)
 
 
+def test_report_when_measured_then_says_what_ran_and_what_did_not(
+    written: Path, report: dict[str, Any]
+) -> None:
+    ran = report["acceleration"]
+
+    assert (ran["ops"], ran["attention"], ran["offload"]) == ("torch", "joint_buffer", "none")
+    page = next(written.glob("*.md")).read_text()
+    assert (
+        "joyimage ran: torch operations, joint_buffer attention (native), forward cache; skipped: kernels ("
+        in page
+    )
+
+
 def test_page_when_written_then_both_sides_versions_and_the_command(
     written: Path, report: dict[str, Any]
 ) -> None:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from joyimage.acceleration import report
 from joyimage.cli.commands.doctor import PACKAGES, advise
+from joyimage.errors import CheckpointError
+from joyimage.loading import load_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +22,34 @@ if TYPE_CHECKING:
 
 
 def test_doctor_when_called_then_names_this_machine(joyimage: Joyimage) -> None:
-    report = json.loads(joyimage("doctor", "--json").out)
+    found = json.loads(joyimage("doctor", "--json").out)
 
-    assert set(report["versions"]) == set(PACKAGES)
-    assert report["versions"]["torch"] == torch.__version__
-    assert report["fits"]
-    for name in report:
+    assert set(found["versions"]) == set(PACKAGES)
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["fits"]
+    for name in found:
         assert name in joyimage("doctor").out
+
+
+def test_doctor_when_the_embedded_model_loads_then_reports_what_runs(joyimage: Joyimage) -> None:
+    found = json.loads(joyimage("doctor", "--json").out)["acceleration"]
+
+    assert found == report(load_pipeline("tiny").pipe).to_dict()
+    lines = joyimage("doctor").out.splitlines()
+    for name in ("ops", "attention backend", "offload"):
+        assert any(line.split("  ")[0] != name and f" {name} " in line for line in lines)
+
+
+def test_doctor_when_the_embedded_model_cannot_be_loaded_then_says_why(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_model: str) -> None:
+        raise CheckpointError("A file is missing.")
+
+    monkeypatch.setattr("joyimage.loading.load_pipeline", fail)
+
+    assert json.loads(joyimage("doctor", "--json").out)["acceleration"] == {"error": "A file is missing."}
+    assert "cannot be loaded: A file is missing." in joyimage("doctor").out
 
 
 @pytest.mark.parametrize(
@@ -51,9 +75,9 @@ def test_advice_when_memory_differs_then_what_fits(
 
 
 def test_doctor_when_json_then_sizes_are_numbers(joyimage: Joyimage) -> None:
-    report = json.loads(joyimage("doctor", "--json").out)
+    found = json.loads(joyimage("doctor", "--json").out)
 
-    assert report["memory"]["total"] >= report["memory"]["free"] > 0
-    assert report["disk"]["free"] > 0
-    assert list(report["devices"])[-1] == "cpu"
-    assert report["device"].startswith(next(iter(report["devices"])))
+    assert found["memory"]["total"] >= found["memory"]["free"] > 0
+    assert found["disk"]["free"] > 0
+    assert list(found["devices"])[-1] == "cpu"
+    assert found["device"].startswith(next(iter(found["devices"])))

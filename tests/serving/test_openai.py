@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from joyimage.acceleration import report
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, opened, png
@@ -276,3 +277,10 @@ def test_key_when_wrong_then_openais_authentication_error(serve: Serve) -> None:
         connect(server, "0123456789abcdeX").models.list()
 
     assert rejection.value.code == "invalid_api_key"
+
+
+def test_models_when_listed_then_report_what_runs_in_an_edit(server: LiveServer, runner: LocalRunner) -> None:
+    listed = httpx2.get(f"{server.url}/v1/models").json()["data"]
+
+    assert all(model["acceleration"] == report(runner.pipe).to_dict() for model in listed)
+    assert listed[0]["acceleration"]["attention"] == "joint_buffer"

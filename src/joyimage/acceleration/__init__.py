@@ -4,6 +4,7 @@ The network in `joyimage.model` is plain and knows nothing of this package.
 """
 
 from joyimage.acceleration.forward_cache import ForwardCache
+from joyimage.acceleration.report import Report, report
 from joyimage.acceleration.settings import Acceleration, accelerate
 
-__all__ = ["Acceleration", "ForwardCache", "accelerate"]
+__all__ = ["Acceleration", "ForwardCache", "Report", "accelerate", "report"]

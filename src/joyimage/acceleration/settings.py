@@ -71,7 +71,7 @@ def accelerate(
         InvalidInputError: A name is not accepted, or "triton" is asked for and Triton is not installed.
         InvalidTypeError: The target has no JoyImage transformer.
     """
-    transformer = _transformer_of(target)
+    transformer = find_transformer(target)
     _check("attention", attention, ATTENTIONS)
     skipped: dict[str, str] = {}
     chosen_ops = _choose_ops(ops, skipped)
@@ -109,11 +109,16 @@ def name_of(ops: TransformerOps) -> str:
     return "torch" if isinstance(ops, TorchOps) else "plain"
 
 
-def _transformer_of(target: Any) -> JoyImageEditTransformer3DModel:
+def find_transformer(target: Any) -> JoyImageEditTransformer3DModel:
+    """Return the transformer of a pipeline, or a transformer itself, without `torch.compile`'s wrapper.
+
+    Raises:
+        InvalidTypeError: The target has none.
+    """
     transformer = without_compiler(getattr(target, "transformer", target))
     if not isinstance(transformer, JoyImageEditTransformer3DModel):
         raise InvalidTypeError(
-            f"`accelerate` was given {type(target).__name__}; expected a JoyImage pipeline or its transformer."
+            f"`target` is a {type(target).__name__}; expected a JoyImage pipeline or its transformer."
         )
     return transformer
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from joyimage import acceleration
 from joyimage.benchmark import timing
 from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
 from joyimage.benchmark.counters import STEPS, bars, count
@@ -125,6 +126,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
     ours = build(model, device, dtype) if model else load_tiny(device, dtype)
     size = ours.config["base_size"]
     report |= {"size": size, "layers": ours.transformer.config["num_layers"]}
+    report["acceleration"] = acceleration.report(ours).to_dict()
     edit = timing.make_edit(ours, make_image(size), settings.steps)
     report |= _time(ours, edit, dtype, settings, note)
     if settings.model == "full":

@@ -166,6 +166,8 @@ def _rest(report: dict[str, Any]) -> list[str]:
             for side, times in report["loading"].items()
         ]
         lines.append(f"- Time to the first edit, loading + edit, files in memory: {', '.join(parts)}.")
+    if "acceleration" in report:
+        lines.append(f"- {_acceleration(report['acceleration'])}")
     ceilings = report["ceilings"]
     lines.append(
         f"- Measured in the same run: matmul {ceilings['matmul_tflops']:.3g} TFLOP/s, attention"
@@ -184,6 +186,17 @@ def _rest(report: dict[str, Any]) -> list[str]:
         parts = [f"`{name}` {value:.0f}" for name, value in report["kernels_gbs"].items()]
         lines.append(f"- Kernels, GB/s: {', '.join(parts)}.")
     return [*lines, ""]
+
+
+def _acceleration(report: dict[str, Any]) -> str:
+    """Return what ran and what did not as one line."""
+    parts = [
+        f"{report['ops']} operations",
+        f"{report['attention']} attention ({report['attention_backend']})",
+    ]
+    parts += ["forward cache"] if report["forward_cache"] else []
+    skipped = [f"{name} ({reason})" for name, reason in report["skipped"].items()]
+    return f"joyimage ran: {', '.join(parts)}; skipped: {', '.join(skipped) or 'nothing'}."
 
 
 def _counters(counters: dict[str, Any]) -> list[str]:

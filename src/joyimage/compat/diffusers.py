@@ -34,8 +34,10 @@ __all__ = [
     "is_parallel",
     "keep_attention_settings",
     "parallel_shards",
+    "parallelism_of",
     "reset_step_caches",
     "set_attention_backend",
+    "step_cache_of",
 ]
 
 _SWITCH = "HF_ENABLE_PARALLEL_LOADING"
@@ -88,6 +90,22 @@ def hook_registry(module: Any) -> HookRegistry | None:
 def is_parallel(model: Any) -> bool:
     """Tell whether `enable_parallelism` is active on a model."""
     return model._parallel_config is not None
+
+
+def parallelism_of(model: Any) -> str | None:
+    """Return how many devices share a forward and how, such as "ulysses 2"; None without parallelism."""
+    config = model._parallel_config
+    if config is None:
+        return None
+    context = getattr(config, "context_parallel_config", None)
+    degrees = {"ulysses": getattr(context, "ulysses_degree", 1), "ring": getattr(context, "ring_degree", 1)}
+    shown = [f"{name} {degree}" for name, degree in degrees.items() if (degree or 1) > 1]
+    return ", ".join(shown) or "tensor parallelism"
+
+
+def step_cache_of(model: Any) -> str | None:
+    """Return the class of the step cache that is enabled, such as "FirstBlockCacheConfig"; None without one."""
+    return type(model._cache_config).__name__ if model.is_cache_enabled else None
 
 
 def reset_step_caches(model: Any) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "compile_with",
     "drop_compiled",
     "has_forward_hooks",
+    "is_compiled",
     "is_mutating",
     "lerp_all_",
     "tree_map",
@@ -74,6 +75,11 @@ def compile_with(module: nn.Module, backend: Callable[..., Any]) -> None:
 
     torch.compiler.reset()
     module.compile(backend=aot_autograd(fw_compiler=backend), dynamic=False)
+
+
+def is_compiled(module: Any) -> bool:
+    """Tell whether `torch.compile` or `module.compile` is active on a module."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def drop_compiled(module: nn.Module) -> None:

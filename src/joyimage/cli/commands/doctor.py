@@ -7,12 +7,14 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from joyimage import __version__
 from joyimage.devices import available_devices
+from joyimage.errors import JoyImageError
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
 # Weights of the published checkpoint in bf16: transformer 16.26 B, text encoder 8.8 B, VAE 0.13 B parameters.
@@ -37,7 +39,8 @@ def doctor(*, json: bool = False) -> None:
         return
     width = max(map(len, report))
     for name, value in report.items():
-        print(f"{name:<{width}}  {_shown(value)}")
+        shown = _acceleration_lines(value, width) if name == "acceleration" else _shown(value)
+        print(f"{name:<{width}}  {shown}")
 
 
 def examine() -> dict[str, Any]:
@@ -58,6 +61,7 @@ def examine() -> dict[str, Any]:
         "memory": {"total": round(memory.total / 1e9, 1), "free": round(memory.available / 1e9, 1)},
         "disk": {"cache": str(cache), "free": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
         "cores": os.cpu_count(),
+        "acceleration": _acceleration(),
         "fits": fits,
         "use": command,
     }
@@ -109,6 +113,26 @@ def _accelerator() -> tuple[str, str, float, float]:
         total = torch.mps.recommended_max_memory()
         return device, "Apple GPU", total / 1e9, (total - torch.mps.driver_allocated_memory()) / 1e9
     return device, platform.processor() or platform.machine(), 0.0, 0.0
+
+
+def _acceleration() -> dict[str, Any]:
+    """Return what runs in an edit on this machine, by the embedded model; or why that cannot be loaded."""
+    from joyimage.acceleration import report
+    from joyimage.loading import load_pipeline
+
+    try:
+        return report(load_pipeline("tiny").pipe).to_dict()
+    except JoyImageError as error:
+        return {"error": str(error)}
+
+
+def _acceleration_lines(found: dict[str, Any], width: int) -> str:
+    """Return the lines of an acceleration report, all but the first indented like a value."""
+    from joyimage.acceleration import Report
+
+    if "error" in found:
+        return f"the embedded model cannot be loaded: {found['error']}"
+    return textwrap.indent(str(Report(**found)), " " * (width + 2)).lstrip()
 
 
 def _cache_folder() -> Path:

@@ -145,5 +145,6 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "default_guidance": info.guidance,
         "takes_several_images": info.takes_several,
         "loras": list(info.loras),
+        "acceleration": dict(info.acceleration),
         "sizes": [str(size) for size in bucket_sizes(info.base_size)],
     }

@@ -58,6 +58,7 @@ class LocalRunner:
         preview: str = "auto",
         session_bytes: int = 2**30,
     ) -> None:
+        from joyimage import acceleration
         from joyimage.serving.workers.preview import Previewer
 
         self.pipe = pipe
@@ -76,6 +77,7 @@ class LocalRunner:
             device=str(pipe.device),
             dtype=str(pipe.dtype).removeprefix("torch."),
             loras=tuple(loras),
+            acceleration=acceleration.report(pipe).to_dict(),
         )
 
     def run(

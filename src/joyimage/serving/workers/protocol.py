@@ -9,7 +9,7 @@ from joyimage.edits import Defaults
 from joyimage.errors import JoyImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -40,6 +40,7 @@ class ModelInfo:
         device: Device of the model, such as "cuda:0".
         dtype: Its precision, such as "bfloat16".
         loras: Names of the adapters it has.
+        acceleration: What runs in an edit and what does not; see `joyimage.acceleration.Report`.
     """
 
     base_size: int
@@ -49,6 +50,7 @@ class ModelInfo:
     device: str
     dtype: str
     loras: tuple[str, ...] = ()
+    acceleration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def defaults(self) -> Defaults:
