@@ -112,7 +112,7 @@ def test_device_when_it_fails_then_jobs_wait_for_the_next_start_and_the_process_
     def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
-    monkeypatch.setattr(type(runner.pipe), "_decode", fail)
+    hook = runner.pipe.transformer.register_forward_pre_hook(fail)
     monkeypatch.setattr(app, "load_runner", lambda *_: runner)
     settings = make_settings(tmp_path, max_batch=1)
 
@@ -130,16 +130,18 @@ def test_device_when_it_fails_then_jobs_wait_for_the_next_start_and_the_process_
         filling[0].start()
 
     filling: list[threading.Thread] = []
-    begins = threading.Event()
     claim = JobStore.claim
 
     def claim_later(self: JobStore, *arguments: Any) -> Any:
-        return claim(self, *arguments) if begins.is_set() or self.counts()["queued"] == 3 else []
+        return claim(self, *arguments) if self.counts()["queued"] == 3 else []
 
     monkeypatch.setattr(JobStore, "claim", claim_later)
 
-    with pytest.raises(SystemExit) as ended:
-        run_server(settings, listening_on=listening_on)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_server(settings, listening_on=listening_on)
+    finally:
+        hook.remove()
     filling[0].join()
 
     assert ended.value.code == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from joyimage import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,7 @@ class Metrics:
         )
         self.run_seconds = Histogram(
             "joyimage_run_seconds",
-            "From claim to result.",
+            "From claim to the end of the job, in whatever way it ends.",
             ["kind"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -60,10 +62,18 @@ class Metrics:
         self.batch_size = Histogram(
             "joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8), registry=self._registry
         )
-        self._jobs = Gauge("joyimage_jobs", "Jobs in each state.", ["state"], registry=self._registry)
+        self._jobs = Gauge(
+            "joyimage_jobs",
+            "Jobs in each state, of all servers of the database.",
+            ["state"],
+            registry=self._registry,
+        )
         self._oldest = Gauge(
             "joyimage_oldest_job_seconds", "Wait of the oldest queued job.", registry=self._registry
         )
+        build = Gauge("joyimage_build_info", "Version.", ["version"], registry=self._registry)
+        build.labels(__version__).set(1)
+        ProcessCollector(registry=self._registry)
         self._replicas = Gauge("joyimage_replicas", "Pipelines.", ["state"], registry=self._registry)
 
     def page(self, jobs: Mapping[str, int], *, idle: int, busy: int, oldest_wait_s: float = 0.0) -> bytes:

@@ -68,6 +68,7 @@ class ServerSettings(BaseSettings):
         stored_bytes: Most bytes that all images take on disk; None for no limit.
         client_device_s: Most seconds that one client has a device within an hour; None for no limit.
         max_pending_uploads: Most requests whose images are parsed and decoded, or wait for it.
+        max_pending_bytes: Most bytes of requests in memory at a time; each client gets half.
         max_body_bytes: Largest request.
         max_image_bytes: Largest image file.
         max_image_pixels: Most pixels of an image, checked before it is decoded.
@@ -132,6 +133,7 @@ class ServerSettings(BaseSettings):
     stored_bytes: int | None = Field(default=None, ge=1)
     client_device_s: float | None = Field(default=None, gt=0)
     max_pending_uploads: int = Field(default=64, ge=1)
+    max_pending_bytes: int = Field(default=2**30, ge=1)
 
     max_body_bytes: int = Field(default=120 * 2**20, ge=1)
     max_image_bytes: int = Field(default=50 * 2**20, ge=1)

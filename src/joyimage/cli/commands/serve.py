@@ -197,6 +197,7 @@ def run_server(
         ServerError: The database cannot be opened.
         SystemExit: The device failed; the process has to be started again.
     """
+    import prometheus_client
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -205,6 +206,7 @@ def run_server(
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    prometheus_client.disable_created_metrics()  # they would double the number of series
     listening = _listen(settings)
     failures: list[str] = []
     # Whatever keeps the process from ending in order then, a supervisor has to get its chance.

@@ -37,6 +37,7 @@ def find_context(request: Request) -> RequestContext:
     """
     keys: ApiKeys = request.app.state.keys
     client = keys.client_of(request)
+    request.state.client = client  # for the log
     service: Service = request.app.state.service
     service.rates.check(client)
     return RequestContext(service=service, client=client, sees_only=client if keys else None)

@@ -49,6 +49,7 @@ JOB_STATUS = {
 
 _RETRY_AFTER_S = {"server_stopped": 5.0, "database": 10.0, "storage_full": 30.0}
 _OTHER_STATUS = {"host_not_allowed": 400}
+_LONGEST_MESSAGE = 2000  # values of requests are quoted, and may be long
 _PARAM = re.compile(r"`(\w{1,40})` ")
 
 
@@ -114,6 +115,8 @@ def to_api_error(error: BaseException) -> ApiError:
     else:
         message = str(error)
         code = getattr(error, "code", None) or code
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
     found = _PARAM.match(message)
     param = getattr(error, "param", None) or (found[1] if found else None)
     if isinstance(error, FieldError):

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from joyimage.edits import Describe, Sampling
+from joyimage.serving.http.admission import check_model
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError, to_api_error
 from joyimage.serving.http.openapi import describe_route
@@ -37,6 +38,28 @@ async def edit(request: Request, context: RequestContext = Depends(find_context)
 @router.post("/v1/images/generations", **describe_route("generate"))
 async def generate(request: Request, context: RequestContext = Depends(find_context)) -> Response:  # noqa: B008
     """Make images from text alone."""
+    return await make(request, context, "generate")
+
+
+@router.post("/openai/deployments/{name}/images/edits", include_in_schema=False)
+async def edit_as_azure(
+    name: str,
+    request: Request,
+    context: RequestContext = Depends(find_context),  # noqa: B008
+) -> Response:
+    """Edit images, at the address that Azure's clients use."""
+    check_model(name, context.service.settings)
+    return await make(request, context, "edit")
+
+
+@router.post("/openai/deployments/{name}/images/generations", include_in_schema=False)
+async def generate_as_azure(
+    name: str,
+    request: Request,
+    context: RequestContext = Depends(find_context),  # noqa: B008
+) -> Response:
+    """Make images, at the address that Azure's clients use."""
+    check_model(name, context.service.settings)
     return await make(request, context, "generate")
 
 

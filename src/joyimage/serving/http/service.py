@@ -34,6 +34,7 @@ from joyimage.serving.security.uploads import PixelBudget, check_upload, mask_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from starlette.requests import Request
 
@@ -75,6 +76,7 @@ class Service:
         self.budgets = Budgets(settings)
         self.rates = RequestRates(settings.client_requests_per_minute)
         self.clock = SteadyClock()
+        self.started_at = int(self.clock())
         self.store = JobStore(settings.database_url, self.clock, settings.keep_s)
         self.files = JobFiles(folder / "jobs")
         self.events = EventLog()
@@ -158,22 +160,26 @@ class Service:
         try:
             if key is None:  # with one, it may be a job that is there already
                 await self.call(self.store.check_room, client, self.limits)
-            parsed = await parse_request(request, self.settings, self.budgets, client)
-            if kind is None:
-                kind = kind_of(parsed.fields.pop("kind", "edit")).kind
-            body = read_body(kind, parsed.fields, is_form=parsed.is_form)
-            images, mask = await self.budgets.decoding.run(client, self._check_images, parsed)
-            is_stream = bool(getattr(body.options, "stream", None))
-            task = make_task(
-                body,
-                images,
-                mask,
-                settings=self.settings,
-                info=info,
-                has_previews=not is_awaited or (is_stream and bool(body.options.partial_images)),
-            )
-            job = self._make_job(task, body, images, mask, client, key, is_awaited=is_awaited)
-            job, is_new = await self.call(self._queue, job, images, mask)
+            with self.body_room(request, client):
+                parsed = await parse_request(request, self.settings, self.budgets, client)
+                if kind is None:
+                    kind = kind_of(parsed.fields.pop("kind", "edit")).kind
+                body = read_body(kind, parsed.fields, is_form=parsed.is_form)
+                images, mask = [], None
+                if parsed.images or parsed.mask is not None:
+                    images, mask = await self.budgets.decoding.run(client, self._check_images, parsed)
+                is_stream = bool(getattr(body.options, "stream", None))
+                task = make_task(
+                    body,
+                    images,
+                    mask,
+                    settings=self.settings,
+                    info=info,
+                    has_previews=not is_awaited or (is_stream and bool(body.options.partial_images)),
+                )
+                make_job = partial(self._make_job, is_awaited=is_awaited)
+                job = await self.budgets.parsing.run(client, make_job, task, body, images, mask, client, key)
+                job, is_new = await self.call(self._queue, job, images, mask)
         except QueueFullError as error:
             code = getattr(error, "code", "queue_full")
             self.metrics.refused.labels(code).inc()
@@ -182,6 +188,12 @@ class Service:
                 error.retry_after_s = self.dispatcher.wait_s(min(waiting, self.settings.queue_size) // 4)  # pyright: ignore[reportAttributeAccessIssue]
             raise
         return job, body, is_new
+
+    def body_room(self, request: Request, client: str) -> AbstractContextManager[None]:
+        """Keep room in memory for a body; for the largest where the client does not say how large it is."""
+        length = request.headers.get("content-length", "")
+        is_known = length.isascii() and length.isdigit()
+        return self.budgets.bodies.reserve(client, int(length) if is_known else self.settings.max_body_bytes)
 
     def _check_images(self, parsed: ParsedRequest) -> tuple[list[Upload], Upload | None]:
         """Check the files that came with a request, one after the other."""

@@ -44,6 +44,12 @@ async def camera(request: Request, context: Known) -> Response:
 async def parse_prompt(request: Request, context: Known) -> dict[str, Any]:
     """Recognize a prompt of a spatial edit, and report what is wrong with one that nearly is."""
     service = context.service
+    with service.body_room(request, context.client):
+        return await _parse(request, context)
+
+
+async def _parse(request: Request, context: RequestContext) -> dict[str, Any]:
+    service = context.service
     settings = service.settings
     parsed = await parse_request(request, settings, service.budgets, context.client)
     body = check(ParseBody, parsed.fields)

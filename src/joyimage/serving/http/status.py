@@ -131,7 +131,12 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     """Return a model as OpenAI's clients know it, and its defaults, sizes and limits."""
     settings = service.settings
     limits = {name: getattr(settings, name) for name in _LIMITS}
-    answer: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "joyimage"}
+    answer: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": service.started_at,
+        "owned_by": "joyimage",
+    }
     answer |= {"version": __version__, "limits": limits}
     try:
         info = service.info

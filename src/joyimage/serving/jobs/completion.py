@@ -162,6 +162,8 @@ class JobCompletion:
         self._forget(job.id)
         self.files.remove_inputs(job.id)
         self.metrics.ended.labels(job.kind, job.state).inc()
+        if job.started_at is not None and job.finished_at is not None:
+            self.metrics.run_seconds.labels(job.kind).observe(max(0.0, job.finished_at - job.started_at))
         self.events.publish(
             job.id, job.state, {"error": job.error} if job.error else {}, restarted=job.restarted
         )

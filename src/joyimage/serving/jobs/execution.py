@@ -104,10 +104,9 @@ class BatchRun:
                 self._end([job], "storage_full", f"The result cannot be stored: {reason}.")
                 continue
             except BaseException:
-                logger.exception("A result cannot be finished.")
+                logger.exception("The result of job %s cannot be finished.", job.id)
                 self._end([job], "internal_error", _BUG)
                 continue
-            metrics.run_seconds.labels(job.kind).observe(time.monotonic() - self._started)
             if "memory" in result.metadata:
                 metrics.low_memory.inc()
             if result.metadata.get("reused"):
@@ -168,7 +167,7 @@ class BatchRun:
                     if job.id in self._open:
                         self._make([job], prepared)
             else:
-                self._end(jobs, *_describe(error))
+                self._end(jobs, *_describe(error, jobs[0]))
             return
         finally:
             self._device_s += time.monotonic() - started
@@ -188,7 +187,7 @@ class BatchRun:
             reason = error.strerror or error
             self._end([job], "internal_error", f"The job's input images cannot be read: {reason}.")
         except BaseException as error:  # noqa: BLE001 - logged by `_describe`
-            self._end([job], *_describe(error))
+            self._end([job], *_describe(error, job))
         return None
 
     def _is_stopped(self, jobs: Sequence[Job]) -> bool:
@@ -251,7 +250,7 @@ def prepare_job(job: Job, files: JobFiles, info: ModelInfo) -> PreparedTask:
     return prepare(task, images, mask, info, image_hash=job.image_hash, client=job.client)
 
 
-def _describe(error: BaseException) -> tuple[str, str]:
+def _describe(error: BaseException, job: Job) -> tuple[str, str]:
     """Return code and message of a job that failed; what is no error of ours is logged, and not passed on."""
     if isinstance(error, UnreadableJobError):
         return "unreadable_job", str(error)
@@ -259,5 +258,5 @@ def _describe(error: BaseException) -> tuple[str, str]:
         return "invalid_result", str(error)
     if isinstance(error, (InvalidInputError, ImageError)) or type(error) is ValueError:
         return "invalid_value", str(error)
-    logger.error("The job failed.", exc_info=error)
+    logger.error("Job %s failed.", job.id, exc_info=error)
     return "internal_error", _BUG

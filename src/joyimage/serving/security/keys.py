@@ -107,6 +107,8 @@ class ApiKeys:
             return self._origin(request)
         self._read_again()
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if not scheme:  # as clients of Azure's OpenAI send it
+            scheme, key = "bearer", request.headers.get("api-key", "")
         if scheme.lower() != "bearer" or not key:
             raise UnauthorizedError(
                 "An API key is needed: send `Authorization: Bearer KEY`.", code="missing_api_key"

@@ -107,7 +107,8 @@ class SecurityMiddleware:
             self._metrics.requests.labels(route, method, answer.status).inc()
             self._metrics.request_seconds.labels(route, method).observe(seconds)
             # Never the query: it may hold a signature.
-            logger.info("%s %s %d %.0f ms", method, route, answer.status, 1000 * seconds)
+            client = inner.get("state", {}).get("client", "-")
+            logger.info("%s %s %s %d %.0f ms", client, method, route, answer.status, 1000 * seconds)
             with contextlib.suppress(ValueError):  # another context ends a stream
                 REQUEST_ID.reset(token)
 
