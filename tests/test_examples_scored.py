@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 ROOT_PATH = Path(__file__).parents[1]
 PAGES = [
-    ROOT_PATH / "README.md",
-    *(ROOT_PATH / "docs" / name for name in ("index.md", "spatial.md")),
-    *sorted((ROOT_PATH / "docs" / "how-to").glob("*.md")),
+    page
+    for page in (ROOT_PATH / "README.md", *sorted((ROOT_PATH / "docs").rglob("*.md")))
+    if re.search(r"^```(sh|python)\n", page.read_text("utf-8"), re.M)
 ]
 SERVER_URL = "http://127.0.0.1:8600"
 BLOCK = re.compile(r"^```(?P<language>sh|python)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
@@ -40,6 +40,7 @@ NOT_RUN = {
     "pip install": "changes the environment; `make wheel-test` installs the wheel",
     "python -m venv": "changes the environment",
     "git clone": "needs the network",
+    "python -m pytest": "tests run themselves",
     "make ": "the target exists: tests/test_readme.py",
     "source ": "a setting for the lines behind it",
     "docker ": "needs Docker",
@@ -117,7 +118,14 @@ def run_command(words: list[str], folder: Path, scorer: Scorer) -> None:
 def test_page_when_its_commands_and_snippets_run_then_each_made_what_it_says(
     page: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run_page(page.read_text("utf-8"), tmp_path, request)
+    text = page.read_text("utf-8")
+
+    scorer = run_page(text, tmp_path, request)
+
+    code = "".join(block["code"] for block in BLOCK.finditer(text))
+    edits = re.findall(r"^joyimage (?:edit|move|rotate|camera|generate|batch) ", code, re.M)
+    edits += re.findall(r"(?<![.\w])(?:pipe|session|client\.edit|client\.images\.edit)\(", code)
+    assert len(scorer.scored) >= len(edits)
 
 
 def test_commands_of_the_examples_when_run_then_each_made_what_it_says(
