@@ -16,6 +16,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from joyimage import __version__
 from joyimage.cli.commands.serve import serve
 from joyimage.cli.main import app
 from joyimage.serving.settings import ServerSettings
@@ -116,7 +117,7 @@ def test_kuberay_manifest_when_linted_then_as_kubernetes_and_kuberay_say() -> No
     lint_manifest(list(yaml.safe_load_all(text)))
     for good, bad in (
         ("shutdownAfterJobFinishes: false", "shutDownAfterJobFinishes: false"),
-        ("backoffLimit: 10", "backoffLimit: ten"),
+        ("backoffLimit: 1000", "backoffLimit: ten"),
         ("minReplicas: 1", "minReplica: 1"),
         ("volumeMounts:", "volumeMount:"),
         ("containerPort: 8600", "containerPort: http"),
@@ -158,14 +159,69 @@ def test_kuberay_manifest_when_read_then_images_commands_and_names_fit() -> None
     port = int(command[command.index("--port") + 1])
     assert port == server["ports"][0]["containerPort"] == server["readinessProbe"]["httpGet"]["port"]
     assert by_kind["Service"]["spec"]["ports"][0]["targetPort"] == port
-    assert {server["image"], workers["template"]["spec"]["containers"][0]["image"]} == {"joyimage"}
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert {server["image"], worker["image"]} == {f"joyimage:{__version__}"}
     mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in head["spec"]["volumes"]}
     assert mounts["data"] == command[command.index("--data-dir") + 1]
     assert command[command.index("--api-keys-file") + 1].startswith(mounts["keys"])
     claim = head["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
-    assert claim == by_kind["PersistentVolumeClaim"]["metadata"]["name"]
-    assert head["metadata"]["labels"] == by_kind["Service"]["spec"]["selector"]
+    assert claim in {one["metadata"]["name"] for one in parts if one["kind"] == "PersistentVolumeClaim"}
+    assert by_kind["Service"]["spec"]["selector"].items() <= head["metadata"]["labels"].items()
+
+
+def test_kuberay_manifest_when_read_then_probes_limits_and_networks_keep_strangers_and_hangs_out() -> None:
+    parts: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text()))
+    cluster = next(part for part in parts if part["kind"] == "RayJob")["spec"]["rayClusterSpec"]
+    templates = [cluster["headGroupSpec"]["template"], cluster["workerGroupSpecs"][0]["template"]]
+    server = templates[0]["spec"]["containers"][0]
+    policies = [part["spec"] for part in parts if part["kind"] == "NetworkPolicy"]
+    claims = {part["metadata"]["name"] for part in parts if part["kind"] == "PersistentVolumeClaim"}
+
+    for template in templates:
+        pod, (container,) = template["spec"], template["spec"]["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"name": "HF_HOME", "value": mounts["models"]} in container["env"]
+        for volume in pod["volumes"]:
+            assert "secret" in volume or volume["persistentVolumeClaim"]["claimName"] in claims
+        selected = policies[0]["podSelector"]["matchLabels"].items()
+        assert selected <= template["metadata"]["labels"].items()
+    assert {server[name]["httpGet"]["path"] for name in ("livenessProbe", "startupProbe")} == {"/livez"}
+    assert server["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    # Whatever may reach a port beside the cluster's own pods: the operator Ray's dashboard, all others the server.
+    foreign = [rule for policy in policies for rule in policy["ingress"] if "podSelector" not in str(rule)]
+    assert [[port["port"] for port in rule["ports"]] for rule in foreign] == [[8265], [8600]]
+    assert all(policy["policyTypes"] == ["Ingress"] for policy in policies)
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    assert cluster["rayVersion"] == pinned["ray"]
+
+
+def test_containers_when_stopped_then_there_is_time_for_running_jobs_and_for_what_follows() -> None:
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    service = compose["services"]["server"]
+    parts: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "deploy" / "kuberay.yaml").read_text()))
+    head = parts[0]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    environment = dict(line.split("=") for line in instructions()["ENV"])
+    pods = {one["name"]: one["value"] for one in head["containers"][0]["env"]}
+
+    times = [
+        (10, environment["JOYIMAGE_SHUTDOWN_GRACE_S"]),  # what `docker stop` gives
+        (
+            int(service["stop_grace_period"].removesuffix("s")),
+            service["environment"]["JOYIMAGE_SHUTDOWN_GRACE_S"],
+        ),
+        (head["terminationGracePeriodSeconds"], pods["JOYIMAGE_SHUTDOWN_GRACE_S"]),
+    ]
+
+    assert all(float(grace) + 5 <= most for most, grace in times)
+    assert "/livez" in " ".join(instructions()["HEALTHCHECK"])
 
 
 def test_settings_when_documented_then_every_one_with_its_default() -> None:
