@@ -81,6 +81,20 @@ def test_job_when_submitted_claimed_and_finished_then_the_record_says_so(store: 
     assert store.finish(job.id, "me", "failed") is None
 
 
+def test_finish_when_another_server_runs_the_job_then_nothing_changes(store: JobStore) -> None:
+    (job,) = submit(store, "x")
+    store.claim("thought dead")
+    store.requeue("thought dead")
+    (running,) = store.claim("alive")
+
+    assert store.finish(job.id, "thought dead", "succeeded", result={"seed": 1}) is None
+    assert store.get(job.id) == running
+
+    finished = store.finish(job.id, "alive", "succeeded", result={"seed": 2})
+    assert finished is not None
+    assert finished.result == {"seed": 2}
+
+
 def test_clients_when_one_has_many_jobs_then_they_take_turns(store: JobStore) -> None:
     submit(store, *"abcde")
     assert store.claim("me")[0].task["name"] == "a"
