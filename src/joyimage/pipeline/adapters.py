@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from diffusers.loaders.lora_base import LoraBaseMixin
 
@@ -120,7 +120,9 @@ class AdapterLoadingMixin(LoraBaseMixin):
             adapter_names: Adapters to fuse; all active ones if None.
             **kwargs: As in diffusers.
         """
-        super().fuse_lora(components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs)
+        cast("Any", super()).fuse_lora(
+            components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs
+        )
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
         """Take fused adapters out of the base weights.
@@ -129,7 +131,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
             components: Parts whose adapters are meant; only the transformer has any, and it is meant if None.
             **kwargs: As in diffusers.
         """
-        super().unfuse_lora(components or [_PART], **kwargs)
+        cast("Any", super()).unfuse_lora(components or [_PART], **kwargs)
 
     @classmethod
     def save_lora_weights(  # type: ignore[override]

@@ -2,7 +2,7 @@
 
 # Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, cast
@@ -85,7 +85,8 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
         default_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(
+        untyped: Any = self  # diffusers' methods have no types
+        untyped.register_modules(
             scheduler=scheduler,
             vae=vae,
             text_encoder=text_encoder,
@@ -102,7 +103,7 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        self.register_to_config(**asdict(settings))
+        untyped.register_to_config(**asdict(settings))
         # Without a VAE prompts can be encoded; 8 is the factor of every Wan 2.1 VAE.
         self.vae_scale_factor_spatial: int = (
             8 if self.components["vae"] is None else vae.config["scale_factor_spatial"]
@@ -345,7 +346,7 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
         return self.transformer.config["in_channels"], 1, latent.height, latent.width
 
     @contextmanager
-    def _running(self, guidance_scale: float) -> Iterator[torch.device]:
+    def _running(self, guidance_scale: float) -> Generator[torch.device]:
         """Hold the state of a call, and free what belongs to it at the end.
 
         Args:

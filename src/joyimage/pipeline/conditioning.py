@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from torch import Tensor
 
     from joyimage.pipeline.inputs import PromptInputs
@@ -103,7 +104,7 @@ def encode_conditioning(
             text = texts[name]
             batch += [text] * num_prompts if isinstance(text, str) else text or []
         states, mask = encode(batch, len(missing))
-        parts = zip(states.split(num_prompts), mask.split(num_prompts), strict=True)
+        parts = zip(torch.split(states, num_prompts), torch.split(mask, num_prompts), strict=True)
         encoded |= dict(zip(missing, parts, strict=True))
     branches = {
         name: _trim(states.to(device), mask.to(device), num_images_per_prompt)

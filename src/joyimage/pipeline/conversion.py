@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from accelerate import init_empty_weights
-from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
+from diffusers.loaders import single_file_utils
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from joyimage.errors import CheckpointError, InvalidInputError
@@ -242,7 +242,7 @@ def _write_vae(file: Path, folder: Path, max_shard_size: str, *, allow_pickle: b
     """
     weights = unwrap(read_weights([file], allow_pickle=allow_pickle))
     if "encoder.conv_in.weight" not in tensor_shapes(weights, file):
-        weights = convert_wan_vae_to_diffusers(weights)
+        weights = cast("Any", single_file_utils).convert_wan_vae_to_diffusers(weights)
     shapes = tensor_shapes(weights, file)
     if "encoder.conv_in.weight" not in shapes:
         raise CheckpointError(f"{file} lacks `encoder.conv1.weight`: it holds no Wan VAE.")
@@ -250,7 +250,7 @@ def _write_vae(file: Path, folder: Path, max_shard_size: str, *, allow_pickle: b
     config = read_json(config_path) if config_path.is_file() else {}
     with init_empty_weights():
         if config.get("_class_name") == "AutoencoderKLWan":
-            vae: Any = AutoencoderKLWan.from_config(config)
+            vae: Any = cast("Any", AutoencoderKLWan).from_config(config)
         else:
             vae = AutoencoderKLWan(base_dim=shapes["encoder.conv_in.weight"][0])
     check_tensors({key: StoredTensor(shape, file) for key, shape in shapes.items()}, shapes_of(vae), file)

@@ -138,7 +138,7 @@ class _Predictor:
         for number, (group, target) in enumerate(zip(self.references, targets, strict=True)):
             texts, mask = self._texts(number, branches)
             # Step caches hold one state per branch and group; some need the position in the schedule.
-            with self.pipe.transformer.cache_context(
+            with cast("Any", self.pipe.transformer).cache_context(
                 first if number == 0 else f"{first} {number}",
                 step_index=step,
                 sigma=scheduler.sigmas[step],

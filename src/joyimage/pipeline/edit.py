@@ -304,7 +304,11 @@ def _with_references(callback: StepCallback, references: Tensor | None) -> StepC
     """Return the callback, to which references and target are one tensor, the target last."""
     if references is None:
         return replace(callback, restore=_last_item)
-    return replace(callback, show=lambda latents: torch.cat([references, latents], dim=1), restore=_last_item)
+
+    def show(latents: Tensor) -> Tensor:
+        return torch.cat([references, latents], dim=1)
+
+    return replace(callback, show=show, restore=_last_item)
 
 
 def _last_item(latents: Tensor) -> Tensor:

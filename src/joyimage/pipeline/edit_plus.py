@@ -230,7 +230,14 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
 
 def _target_only(callback: StepCallback) -> StepCallback:
     """Return the callback, to which the latents are those of the target, `[B, C, 1, H, W]`."""
-    return replace(callback, show=lambda latents: latents[:, 0], restore=lambda latents: latents.unsqueeze(1))
+
+    def show(latents: Tensor) -> Tensor:
+        return latents[:, 0]
+
+    def restore(latents: Tensor) -> Tensor:
+        return latents.unsqueeze(1)
+
+    return replace(callback, show=show, restore=restore)
 
 
 def _group_references_by_prompt(images: Any, num_prompts: int) -> list[list[Image]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -78,9 +78,9 @@ def _count_bytes(value: object) -> int:
         if isinstance(part, torch.Tensor):
             return part.numel() * part.element_size()
         if isinstance(part, dict):
-            return sum(count(item) for item in part.values())
+            return sum(count(item) for item in cast("dict[Any, Any]", part).values())
         if isinstance(part, (list, tuple)):
-            return sum(count(item) for item in part)
+            return sum(count(item) for item in cast("list[Any]", part))
         return count(vars(part)) if hasattr(part, "__dict__") else 0
 
     return count(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -89,5 +89,5 @@ def pad_texts(texts: Sequence[TextStates]) -> tuple[Tensor, Tensor | None]:
 
 
 def _channel_norm(velocity: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(velocity, dim=2, keepdim=True)
-    return norm
+    """Return the norm over the channels of `[B, items, C, T, H, W]`."""
+    return cast("Any", torch.linalg).vector_norm(velocity, dim=2, keepdim=True)

@@ -54,7 +54,7 @@ class JoyImageEditImageProcessor(VaeImageProcessor):
     def __init__(self, vae_scale_factor: int = 8, base_size: int = 1024) -> None:
         super().__init__(vae_scale_factor=vae_scale_factor)
         bucket_sizes(base_size)  # rejects a base size that does not exist
-        self.register_to_config(vae_scale_factor=vae_scale_factor, base_size=base_size)
+        cast("Any", self).register_to_config(vae_scale_factor=vae_scale_factor, base_size=base_size)
 
     @property
     def base_size(self) -> int:
@@ -181,7 +181,7 @@ def fit_to_size(image: Image.Image, size: ImageSize) -> Image.Image:
 def to_pixels(images: Sequence[Image.Image], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Turn RGB images of one size into `[B, 3, 1, H, W]` in [-1, 1]."""
     array = np.stack([np.asarray(image) for image in images])
-    pixels = torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.as_tensor(array).permute(0, 3, 1, 2).float() / 127.5 - 1
     return pixels.unsqueeze(2).to(device, dtype)
 
 

@@ -302,8 +302,8 @@ def _check_numbers(sampling: SamplingInputs) -> None:
 def _is_whole(number: Any) -> bool:
     """Tell whether a number is whole, numpy's and floats such as 20.0 included."""
     return (
-        isinstance(number, numbers.Real)
-        and not isinstance(number, bool)
+        not isinstance(number, bool)
+        and isinstance(number, numbers.Real)
         and float(cast("float", number)).is_integer()
     )
 

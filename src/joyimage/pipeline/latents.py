@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils import torch_utils
 
 from joyimage.errors import InvalidInputError
 
@@ -78,7 +78,8 @@ def draw_noise(
         raise InvalidInputError(
             f"`generator` is a list of {len(generator)}; expected {shape[0]}, one per output."
         )
-    return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    draw = cast("Any", torch_utils).randn_tensor
+    return draw(shape, generator=generator, device=device, dtype=dtype)
 
 
 def draw_posterior(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -36,13 +36,13 @@ class JoyImageProcessor(Qwen3VLProcessor):
         chat_template: str | None = None,
     ) -> None:
         """Take the parts by the names that a saved folder uses."""
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
+        cast("Any", super()).__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
         """Accept None for the video part; see `ProcessorMixin`."""
         if argument_name == "video_processor":
             return None
-        return super().check_argument_for_proper_class(argument_name, argument)
+        return cast("Any", super()).check_argument_for_proper_class(argument_name, argument)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - what it names, kwargs take
@@ -57,8 +57,10 @@ class JoyImageProcessor(Qwen3VLProcessor):
         Returns:
             The processor.
         """
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer = Qwen2Tokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        image_processor = cast("Any", Qwen2VLImageProcessorPil).from_pretrained(
+            pretrained_model_name_or_path, **kwargs
+        )
+        tokenizer = cast("Any", Qwen2Tokenizer).from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         path = folder / "chat_template.jinja"
         template = path.read_text(encoding="utf-8") if path.is_file() else tokenizer.chat_template
@@ -84,7 +86,7 @@ class JoyImageProcessor(Qwen3VLProcessor):
         # First, so that an upload has it.
         settings = self.video_settings or self._default_video_settings()
         _write_json(folder / VIDEO_FILE, settings)
-        written = super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)
+        written = cast("Any", super()).save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)
         path = folder / "tokenizer_config.json"  # the tokenizer is told our class's name while it is saved
         config = json.loads(path.read_text(encoding="utf-8"))
         _write_json(path, {**config, "processor_class": PUBLISHED_CLASS})
@@ -108,10 +110,10 @@ def _read_video_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings of the video part, from either of the files that may hold them, or None."""
     for name, key in ((VIDEO_FILE, None), ("processor_config.json", "video_processor")):
         if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            settings: Any = json.loads((folder / name).read_text(encoding="utf-8"))
             settings = settings if key is None else settings.get(key)
             if isinstance(settings, dict):
-                return settings
+                return cast("dict[str, Any]", settings)
     return None
 
 

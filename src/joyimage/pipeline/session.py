@@ -10,7 +10,7 @@ from joyimage.pipeline.calls import lock_of
 from joyimage.pipeline.feature_cache import EditMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from joyimage.pipeline.output import JoyImageEditPipelineOutput
     from joyimage.spatial.rotation import View
@@ -85,7 +85,7 @@ class EditSession:
         self.memory.clear()
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
+    def remembering(self) -> Generator[None]:
         """Make the pipeline's own calls use this session's cache inside the `with`; other threads wait."""
         with lock_of(self.pipe):
             outer = self.pipe._memory

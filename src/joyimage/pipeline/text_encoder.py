@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -255,7 +255,7 @@ def _packing_mask(num_before: int, lengths: list[int], *, with_prefix: bool = Fa
         lengths: Tokens of each suffix.
         with_prefix: Whether the prefix's own tokens are among the `L` that look.
     """
-    blocks: Tensor = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths))
+    blocks: Tensor = cast("Any", torch).block_diag(*(torch.ones(length, length).tril() for length in lengths))
     sees = torch.cat([torch.ones(len(blocks), num_before), blocks], dim=1)
     if with_prefix:
         sees = torch.cat([torch.ones(num_before, sees.shape[1]).tril(), sees])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, WanRMS_norm
@@ -20,7 +20,7 @@ from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import causal_padding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from torch import Tensor
 
@@ -38,7 +38,7 @@ class FrameConv3d(WanCausalConv3d):
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         """Convolve `[B, C, T, H, W]`; `cache_x` holds the frames before."""
         if not _is_single_frame.get():
-            return super().forward(x, cache_x)
+            return cast("Any", super()).forward(x, cache_x)
         return functional.conv2d(
             x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], causal_padding(self)
         ).unsqueeze(2)
@@ -50,14 +50,14 @@ class FrameRMSNorm(WanRMS_norm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize `[B, C, T, H, W]` or, in the attention blocks, `[B * T, C, H, W]`."""
         if not _is_single_frame.get() or not self.channel_first:
-            return super().forward(x)
+            return cast("Any", super()).forward(x)
         wide = x.float()
         if x.device.type == "cpu":
             # vector_norm over an outer axis took 40 % of a decode on a CPU; this takes a tenth of that.
             norm = wide.square().sum(dim=1, keepdim=True).sqrt_()
         else:
-            norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        normed = (wide / norm.clamp_min(_LEAST_NORM)).to(x.dtype) * (self.gamma * self.scale)
+            norm = cast("Any", torch.linalg).vector_norm(wide, dim=1, keepdim=True)
+        normed: Tensor = (wide / norm.clamp_min(_LEAST_NORM)).to(x.dtype) * (self.gamma * self.scale)
         return normed + self.bias if isinstance(self.bias, torch.Tensor) else normed
 
 
@@ -118,7 +118,7 @@ def decode_frame(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 @contextmanager
-def single_frames(vae: AutoencoderKLWan) -> Iterator[None]:
+def single_frames(vae: AutoencoderKLWan) -> Generator[None]:
     """Run a converted VAE's modules as for single frames inside the `with`, in this thread only.
 
     Where encoder and decoder are called directly, the library's frame cache, a copy of every feature map, is not
