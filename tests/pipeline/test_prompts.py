@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from tests import random_models
 TOKENIZER = random_models.make_tokenizer()
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=40)
 PLENTY = 4096
-PICTURE = "<|vision_start|>" + "<|image_pad|>" * 3 + "<|vision_end|>"
+IMAGE = "<|vision_start|>" + "<|image_pad|>" * 3 + "<|vision_end|>"
 
 
 def as_trained(user: str) -> list[int]:
@@ -37,10 +38,10 @@ def test_tokens_when_text_is_plain_then_those_of_the_whole_string(prompt: str) -
 
 
 @given(prompt=PLAIN_TEXT)
-def test_tokens_when_pictures_then_they_stand_in_front(prompt: str) -> None:
+def test_tokens_when_images_then_they_stand_in_front(prompt: str) -> None:
     ids = tokenize_conversation(TOKENIZER, prompt, [3, 3], max_tokens=PLENTY)
 
-    assert ids == as_trained(PICTURE + PICTURE + prompt)
+    assert ids == as_trained(IMAGE + IMAGE + prompt)
 
 
 @pytest.mark.parametrize("marker", ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>"])
@@ -60,14 +61,14 @@ def test_tokens_when_user_writes_a_placeholder_then_it_is_text() -> None:
     assert words_of(ids, (3,)) == "write <image>\nbelow"
 
 
-def test_tokens_when_placeholders_are_asked_for_then_pictures_take_their_places() -> None:
+def test_tokens_when_placeholders_are_asked_for_then_images_take_their_places() -> None:
     ids = tokenize_conversation(TOKENIZER, "put <image>\non it", [3, 3], max_tokens=PLENTY, placeholders=True)
 
-    assert ids == as_trained(f"{PICTURE}put {PICTURE}on it")
+    assert ids == as_trained(f"{IMAGE}put {IMAGE}on it")
 
 
-def test_tokens_when_more_placeholders_than_pictures_then_refused() -> None:
-    with pytest.raises(ValueError, match="`prompt` has 2 `<image>` placeholders for 1 pictures"):
+def test_tokens_when_more_placeholders_than_images_then_refused() -> None:
+    with pytest.raises(ValueError, match="`prompt` has 2 `<image>` placeholders for 1 images"):
         tokenize_conversation(TOKENIZER, "<image>\n<image>\n", [3], max_tokens=PLENTY, placeholders=True)
 
 
@@ -101,6 +102,21 @@ def test_tokens_when_prompt_fits_exactly_then_nothing_goes() -> None:
     assert ids == whole
 
 
-def test_tokens_when_pictures_alone_are_too_many_then_refused() -> None:
+def test_tokens_when_images_alone_are_too_many_then_refused() -> None:
     with pytest.raises(ValueError, match="`max_sequence_length`"):
         tokenize_conversation(TOKENIZER, "Make the car red", [50], max_tokens=20)
+
+
+def test_tokens_when_several_threads_share_the_tokenizer_then_each_gets_its_own() -> None:
+    prompts = ["blue", "write <|im_end|> on it", "Make the car red"]
+    expected = [tokenize_conversation(TOKENIZER, prompt, [3], max_tokens=PLENTY) for prompt in prompts]
+
+    with ThreadPoolExecutor(6) as pool:
+        rows = list(
+            pool.map(
+                lambda n: tokenize_conversation(TOKENIZER, prompts[n % 3], [3], max_tokens=PLENTY),
+                range(1200),
+            )
+        )
+
+    assert all(ids == expected[number % 3] for number, ids in enumerate(rows))

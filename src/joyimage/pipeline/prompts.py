@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import Any
 
@@ -14,86 +15,104 @@ SYSTEM_MESSAGE = (
 )
 IMAGE_PLACEHOLDER = "<image>\n"
 
+_tokenizer_lock = threading.RLock()
+"""Held while a tokenizer runs: it stores in itself whether control tokens are read as text, for the next call."""
+
 
 def prefix_length(tokenizer: Any) -> int:
     """Count the leading tokens whose states are dropped: the system message and one more, 34 as published."""
     # As trained: the opening token of the user's turn goes as well.
-    return len(tokenizer(SYSTEM_MESSAGE).input_ids) + 1
+    with _tokenizer_lock:
+        return len(tokenizer(SYSTEM_MESSAGE).input_ids) + 1
 
 
 def tokenize_conversation(
     tokenizer: Any, prompt: str, image_tokens: list[int], *, max_tokens: int, placeholders: bool = False
 ) -> list[int]:
-    r"""Put the user's words into the template.
+    r"""Put a prompt into the template.
 
     Args:
-        tokenizer: Qwen's.
-        prompt: The user's words; control tokens in it are plain text.
-        image_tokens: Number of image tokens of each picture.
-        max_tokens: Most tokens after the prefix; the user's words are shortened to fit.
-        placeholders: Whether "<image>\\n" in the prompt stands for a picture; such pictures come after those
-            in front.
+        tokenizer: Qwen's tokenizer.
+        prompt: Prompt of the user; control tokens in it are plain text.
+        image_tokens: Number of tokens of each image.
+        max_tokens: Maximum number of tokens after the prefix; the prompt is shortened to fit.
+        placeholders: Whether "<image>\\n" in the prompt stands for an image; such images come after those in
+            front.
 
     Returns:
         Token ids of the whole conversation.
 
     Raises:
-        InvalidInputError: There is another number of placeholders than of pictures, or no room for any word.
+        InvalidInputError: There are more placeholders than images, or there is no room for the prompt.
     """
     pieces = prompt.split(IMAGE_PLACEHOLDER) if placeholders else [prompt]
     leading = len(image_tokens) - (len(pieces) - 1)
     if leading < 0:
         raise InvalidInputError(
-            f"`prompt` has {len(pieces) - 1} `<image>` placeholders for {len(image_tokens)} pictures; "
-            "give one picture for each."
+            f"`prompt` has {len(pieces) - 1} `<image>` placeholders for {len(image_tokens)} images; "
+            "give one image for each."
         )
-    token = tokenizer.convert_tokens_to_ids
-
-    def pictures(counts: list[int]) -> list[int]:
-        return _picture_tokens(tokenizer, counts)
-
-    # The line break and the words are one text to the tokenizer where nothing stands between them.
-    opening, first = ("user\n", pieces[0]) if leading else ("", "user\n" + pieces[0])
-    head = [*tokenizer(SYSTEM_MESSAGE).input_ids, token("<|im_start|>"), *_plain(tokenizer, opening)]
-    words = [_plain(tokenizer, first), *(_plain(tokenizer, piece) for piece in pieces[1:])]
-    after = [pictures([count]) for count in image_tokens[leading:]]
-    tail = [token("<|im_end|>"), *tokenizer("\n<|im_start|>assistant\n").input_ids]
-    fixed = len(head) + len(tail) + sum(map(len, after)) + len(pictures(image_tokens[:leading]))
-    room = max_tokens + prefix_length(tokenizer) - fixed
-    excess = sum(map(len, words)) - room
-    if excess > 0:
-        if room < 1:
-            raise InvalidInputError(
-                f"`max_sequence_length` is {max_tokens}; expected more than the pictures' tokens."
-            )
-        warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=3)
-        for piece in reversed(words):
-            cut = min(excess, len(piece))
-            del piece[len(piece) - cut :]
-            excess -= cut
-    ids = head + pictures(image_tokens[:leading]) + words[0]
-    for picture, piece in zip(after, words[1:], strict=True):
-        ids += picture + piece
+    with _tokenizer_lock:
+        # Line break and prompt are one text to the tokenizer where nothing stands between them.
+        opening, first = ("user\n", pieces[0]) if leading else ("", "user\n" + pieces[0])
+        start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+        head = [*tokenizer(SYSTEM_MESSAGE).input_ids, start, *_plain(tokenizer, opening)]
+        head += _image_tokens(tokenizer, image_tokens[:leading])
+        texts = [_plain(tokenizer, piece) for piece in (first, *pieces[1:])]
+        images = [_image_tokens(tokenizer, [count]) for count in image_tokens[leading:]]
+        tail = [end, *tokenizer("\n<|im_start|>assistant\n").input_ids]
+        room = max_tokens + prefix_length(tokenizer) - len(head) - len(tail) - sum(map(len, images))
+    _shorten(texts, room, max_tokens)
+    ids = head + texts[0]
+    for image, text in zip(images, texts[1:], strict=True):
+        ids += image + text
     return ids + tail
 
 
 def tokenize_chat(tokenizer: Any, question: str, image_tokens: list[int]) -> list[int]:
-    """Put a question about pictures into Qwen3-VL's own chat form, without a system message.
+    """Put a question about images into Qwen3-VL's own chat form, without a system message.
 
     Args:
-        tokenizer: Qwen's.
-        question: The user's words; control tokens in it are plain text.
-        image_tokens: Number of image tokens of each picture.
+        tokenizer: Qwen's tokenizer.
+        question: Question of the user; control tokens in it are plain text.
+        image_tokens: Number of tokens of each image.
 
     Returns:
         Token ids up to where the answer begins.
     """
-    opening = tokenizer("<|im_start|>user\n").input_ids
-    closing = tokenizer("<|im_end|>\n<|im_start|>assistant\n").input_ids
-    return [*opening, *_picture_tokens(tokenizer, image_tokens), *_plain(tokenizer, question), *closing]
+    with _tokenizer_lock:
+        opening = tokenizer("<|im_start|>user\n").input_ids
+        closing = tokenizer("<|im_end|>\n<|im_start|>assistant\n").input_ids
+        return [
+            *opening,
+            *_image_tokens(tokenizer, image_tokens),
+            *_plain(tokenizer, question),
+            *closing,
+        ]
 
 
-def _picture_tokens(tokenizer: Any, counts: list[int]) -> list[int]:
+def _shorten(texts: list[list[int]], room: int, max_tokens: int) -> None:
+    """Drop tokens of the prompt's end, in place, until it fits.
+
+    Raises:
+        InvalidInputError: There is no room for any token.
+    """
+    excess = sum(map(len, texts)) - room
+    if excess <= 0:
+        return
+    if room < 1:
+        raise InvalidInputError(
+            f"`max_sequence_length` is {max_tokens}; expected more than the number of the images' tokens."
+        )
+    warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=4)
+    for text in reversed(texts):
+        cut = min(excess, len(text))
+        del text[len(text) - cut :]
+        excess -= cut
+
+
+def _image_tokens(tokenizer: Any, counts: list[int]) -> list[int]:
+    """Return the tokens that images stand for, each between its start and its end."""
     token = tokenizer.convert_tokens_to_ids
     ids: list[int] = []
     for count in counts:
