@@ -177,7 +177,7 @@ def test_warning_when_off_the_trained_grid_then_one_plain_line_once(
     outcome = joyimage("camera", picture_path, "--yaw", 44, "-o", tmp_path / "out.png", *FAST)
 
     assert outcome.code == 0
-    assert outcome.err.count("off the trained grid") == 1
+    assert outcome.err.count("not on the trained grid") == 1
     assert [line for line in outcome.err.splitlines() if line.startswith("Warning: Yaw 44")]
     assert ".py" not in outcome.err
 

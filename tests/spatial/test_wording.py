@@ -166,7 +166,7 @@ def test_edit_when_it_can_not_be_then_refused_on_construction(make: object) -> N
 
 
 def test_camera_when_off_the_trained_grid_then_warns() -> None:
-    with pytest.warns(UserWarning, match="off the trained grid"):
+    with pytest.warns(UserWarning, match="not on the trained grid"):
         CameraMove(30, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

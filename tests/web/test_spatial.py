@@ -360,9 +360,9 @@ def test_prompt_when_edited_by_hand_then_controls_follow_or_a_sentence_says_why_
     assert prompt.input_value() == CameraMove(-90, 30, "in").prompt_in("benchmark")
 
     prompt.fill(CameraMove(45, 0).prompt.replace("static", "still"))
-    assert "nearly words a camera move" in (visitor.see("#prompt-problem").text_content() or "")
+    assert "looks like a camera move" in (visitor.see("#prompt-problem").text_content() or "")
     visitor.page.click("#run")
-    assert "nearly words" in (visitor.see("#run-problem").text_content() or "")
+    assert "looks like" in (visitor.see("#run-problem").text_content() or "")
     assert visitor.page.locator("#progress").is_hidden()
 
     visitor.page.click("#prompt-free")

@@ -1,4 +1,4 @@
-"""What every surface needs to know of one field: its form, help text, other names and command-line option."""
+"""The declaration of a field: its form, help text, aliases and command-line option."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class FieldError(InvalidInputError):
     """A field has a value that is not accepted.
 
     Args:
-        name: The field; a surface that has another name for it sets its own message from these three.
-        value: What came; None where the field is missing.
+        name: Name of the field; an interface with another name for it builds its own message with `message_for`.
+        value: The rejected value; None if the field is missing.
         expected: What is accepted, as the end of the sentence "expected ...".
     """
 
@@ -36,7 +36,7 @@ class FieldError(InvalidInputError):
         super().__init__(self.message_for(f"`{name}`"))
 
     def message_for(self, shown_name: str) -> str:
-        """Return the message with the name that a surface shows."""
+        """Return the message with the name that an interface shows."""
         if self.value is None:
             return f"{shown_name} is missing; expected {self.expected}."
         shown = repr(self.value)
@@ -50,7 +50,7 @@ class UnknownFieldError(FieldError):
     Args:
         name: The unknown field.
         known: Names of the fields that exist.
-        aliases: Other names that are accepted.
+        aliases: Other accepted names.
     """
 
     def __init__(self, name: str, known: tuple[str, ...], aliases: tuple[str, ...] = ()) -> None:
@@ -59,7 +59,7 @@ class UnknownFieldError(FieldError):
         super().__init__(name, name, "another field")
 
     def message_for(self, shown_name: str) -> str:
-        """Return the message with the name that a surface shows."""
+        """Return the message with the name that an interface shows."""
         return f"{shown_name} is not a field here; {self.hint}"
 
 
@@ -69,13 +69,13 @@ class Setting:
 
     Attributes:
         form: Reads, checks and writes its values.
-        help: One or two sentences for people, the same on every surface.
-        aliases: Other names that are accepted: older ones, and those of OpenAI, vLLM-Omni and SGLang.
-        flag: Option of the command line; None for "--" and the field's name.
+        help: One or two sentences, shown by every interface.
+        aliases: Other accepted names: older ones, and those of OpenAI, vLLM-Omni and SGLang.
+        flag: Command-line option; "--" and the field's name if None.
         old_flags: Options of older versions that are still accepted.
-        group: Where help texts list it.
+        group: Heading under which help texts list the field.
         is_required: Whether an edit cannot run without it.
-        is_positional: Whether the command line takes it as an argument, in the order of the fields.
+        is_positional: Whether it is a positional argument of the command line, in the order of the fields.
     """
 
     form: Form
@@ -112,7 +112,7 @@ class Setting:
             raise FieldError(name, text, error.expected) from None
 
     def flags(self, name: str) -> tuple[str, ...]:
-        """Return every option of the command line that sets this field, the usual one first."""
+        """Return all command-line options that set this field, the current one first."""
         usual = self.flag or _flag(name)
         return tuple(dict.fromkeys((usual, _flag(name), *self.old_flags)))
 

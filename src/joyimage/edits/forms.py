@@ -1,6 +1,6 @@
-"""The forms that a field of an edit can have: how it is read from text, checked, written and described.
+"""The forms that a field of an edit can have: how its value is parsed, checked, written and described.
 
-A form knows nothing of where a value came from. Text (command line, CSV, HTML form) goes through `parse`,
+A form does not depend on where a value comes from. Text (command line, CSV, HTML form) goes through `parse`,
 values from JSON and from Python through `check`; both return the one canonical value or raise `FormError`.
 """
 
@@ -55,7 +55,7 @@ class Form(Protocol):
         ...
 
     def to_json(self, value: Any) -> Any:
-        """Return a canonical value as JSON has it."""
+        """Return a canonical value as a JSON value."""
         ...
 
     def to_text(self, value: Any) -> str:
@@ -64,7 +64,7 @@ class Form(Protocol):
 
 
 class _PlainForm:
-    """A form whose canonical values are JSON values already."""
+    """A form whose canonical values are JSON values."""
 
     def to_json(self, value: Any) -> Any:
         """Return the value itself."""
@@ -80,8 +80,8 @@ class Integer(_PlainForm):
     """A whole number.
 
     Attributes:
-        minimum: Smallest accepted.
-        maximum: Largest accepted.
+        minimum: Smallest accepted value.
+        maximum: Largest accepted value.
     """
 
     minimum: int
@@ -98,14 +98,14 @@ class Integer(_PlainForm):
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
     def parse(self, text: str) -> int:
-        """Read a number, also one such as "4.0", which pandas writes for whole numbers beside empty cells.
+        """Read a whole number, or one such as "4.0", which pandas writes for columns with empty cells.
 
         Raises:
-            FormError: The text is no whole number in the range.
+            FormError: The text is not a whole number in the range.
         """
         text = text.strip()
         try:
-            # Digits are read as such: a float would round a seed of 16 digits.
+            # Not through a float, which would round a seed of 16 digits.
             return self.check(int(text) if text.lstrip("+-").isdecimal() else float(text))
         except ValueError:
             raise FormError(self.expected) from None
@@ -114,16 +114,12 @@ class Integer(_PlainForm):
         """Return a Python int.
 
         Raises:
-            FormError: The value is no whole number in the range.
+            FormError: The value is not a whole number in the range.
         """
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            number = float(cast("float", value))
-            if (
-                math.isfinite(number)
-                and number.is_integer()
-                and self.minimum <= cast("int", value) <= self.maximum
-            ):
-                return int(cast("int", value))
+        if _is_real(value):
+            number = float(value)
+            if math.isfinite(number) and number.is_integer() and self.minimum <= value <= self.maximum:
+                return int(value)
         raise FormError(self.expected)
 
 
@@ -132,9 +128,9 @@ class Number(_PlainForm):
     """A finite number.
 
     Attributes:
-        minimum: Smallest accepted.
-        maximum: Largest accepted.
-        unit: Such as "degrees"; empty where there is none.
+        minimum: Smallest accepted value.
+        maximum: Largest accepted value.
+        unit: Unit for messages, such as "degrees"; empty if the number has none.
     """
 
     minimum: float
@@ -156,7 +152,7 @@ class Number(_PlainForm):
         """Read a number.
 
         Raises:
-            FormError: The text is no finite number in the range.
+            FormError: The text is not a finite number in the range.
         """
         try:
             return self.check(float(text))
@@ -167,10 +163,10 @@ class Number(_PlainForm):
         """Return a Python float, or an int where one was given.
 
         Raises:
-            FormError: The value is no finite number in the range.
+            FormError: The value is not a finite number in the range.
         """
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            number = float(cast("float", value))
+        if _is_real(value):
+            number = float(value)
             if math.isfinite(number) and self.minimum <= number <= self.maximum:
                 return value if type(value) is int else number
         raise FormError(self.expected)
@@ -185,7 +181,7 @@ class Text(_PlainForm):
     """Text.
 
     Attributes:
-        may_be_blank: Whether an empty text is accepted.
+        may_be_blank: Whether text that is empty or only whitespace is accepted.
     """
 
     may_be_blank: bool = False
@@ -201,14 +197,14 @@ class Text(_PlainForm):
         return {"type": "string"} if self.may_be_blank else {"type": "string", "minLength": 1}
 
     def parse(self, text: str) -> str:
-        """Return the text; raises `FormError` where it is blank or not valid Unicode."""
+        """Return the text; raises `FormError` if it is blank or not valid Unicode."""
         return self.check(text)
 
     def check(self, value: Any) -> str:
         """Return the text.
 
         Raises:
-            FormError: The value is no text, is blank, or holds half a surrogate pair.
+            FormError: The value is not text, is blank, or contains half of a surrogate pair.
         """
         if not isinstance(value, str) or not (self.may_be_blank or value.strip()):
             raise FormError(self.expected)
@@ -234,10 +230,10 @@ class Flag(_PlainForm):
         return {"type": "boolean"}
 
     def parse(self, text: str) -> bool:
-        """Read true/false, yes/no, on/off or 1/0 in any case.
+        """Read true/false, yes/no, on/off or 1/0, in upper or lower case.
 
         Raises:
-            FormError: The text is none of these.
+            FormError: The text is something else.
         """
         word = text.strip().lower()
         if word in {"true", "yes", "on", "1"}:
@@ -250,7 +246,7 @@ class Flag(_PlainForm):
         """Return a bool.
 
         Raises:
-            FormError: The value is none.
+            FormError: The value is not a bool.
         """
         if not isinstance(value, bool):
             raise FormError(self.expected)
@@ -263,11 +259,11 @@ class Flag(_PlainForm):
 
 @dataclass(frozen=True)
 class Choice(_PlainForm):
-    """One of a few words.
+    """One of a fixed set of words.
 
     Attributes:
         values: The words, as they are stored.
-        synonyms: Other words and what they stand for. Case, hyphens and underscores never matter.
+        synonyms: Other accepted words, each with the word that is stored. Case, hyphens and underscores are ignored.
     """
 
     values: tuple[str, ...]
@@ -284,14 +280,14 @@ class Choice(_PlainForm):
         return {"type": "string", "enum": list(self.values)}
 
     def parse(self, text: str) -> str:
-        """Return the word as it is stored; raises `FormError` for another."""
+        """Return the word as it is stored; raises `FormError` for an unknown word."""
         return self.check(text)
 
     def check(self, value: Any) -> str:
         """Return the word as it is stored.
 
         Raises:
-            FormError: The value is none of them.
+            FormError: The value is not one of `values` or `synonyms`.
         """
         if isinstance(value, str):  # also members of string enumerations
             word = " ".join(
@@ -346,7 +342,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Box:
-    """Four finite numbers; pixels, or fractions of the sides where none exceeds 1."""
+    """Four finite numbers: pixels, or fractions of the sides if none exceeds 1."""
 
     @property
     def expected(self) -> str:
@@ -359,10 +355,10 @@ class Box:
         return {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 
     def parse(self, text: str) -> tuple[float, ...]:
-        """Read four numbers with commas between them, with or without brackets.
+        """Read four numbers separated by commas, with or without brackets.
 
         Raises:
-            FormError: The text holds something else.
+            FormError: The text is something else.
         """
         stripped = text.strip()
         if stripped[:1] in {"[", "("} and stripped[-1:] in {"]", ")"}:
@@ -376,7 +372,7 @@ class Box:
         """Return four numbers.
 
         Raises:
-            FormError: The value is no sequence of four finite numbers.
+            FormError: The value is not a sequence of four finite numbers.
         """
         number = Number(-1e6, 1e6)
         if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
@@ -400,14 +396,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Region:
-    """A box, or the file of a mask whose white may change."""
+    """A box, or the path of a mask file; only its white area may change."""
 
     box: Box = Box()
 
     @property
     def expected(self) -> str:
         """What is accepted."""
-        return "four numbers, for example 120,80,360,300, or the file of a mask"
+        return "four numbers, for example 120,80,360,300, or the path of a mask file"
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -415,10 +411,10 @@ class Region:
         return {"anyOf": [self.box.schema, {"type": "string", "minLength": 1}]}
 
     def parse(self, text: str) -> tuple[float, ...] | str:
-        """Read a box; any other text is a file's path.
+        """Read a box; any other text is taken as the path of a file.
 
         Raises:
-            FormError: The text is empty, or numbers that are no box.
+            FormError: The text is empty, or consists of numbers that are not a box.
         """
         try:
             return self.box.parse(text)
@@ -431,7 +427,7 @@ class Region:
         """Return four numbers or a path.
 
         Raises:
-            FormError: The value is neither.
+            FormError: The value is neither a box nor a path.
         """
         if isinstance(value, str):
             return self.parse(value)
@@ -451,7 +447,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Texts:
-    """A list of texts; one text stands for a list of one."""
+    """A list of texts; a single text is taken as a list of one."""
 
     @property
     def expected(self) -> str:
@@ -467,7 +463,7 @@ class Texts:
         """Read one text, or a JSON list of texts.
 
         Raises:
-            FormError: The text is blank, or a list of something else.
+            FormError: The text is blank, or a list of something other than text.
         """
         if not text.strip().startswith("["):
             return self.check(text)
@@ -480,13 +476,13 @@ class Texts:
         """Return a tuple of texts.
 
         Raises:
-            FormError: An entry is no text, or blank.
+            FormError: An entry is not text, or is blank.
         """
-        entries = (value,) if isinstance(value, str) else value
+        entries: Any = (value,) if isinstance(value, str) else value
         if not isinstance(entries, (list, tuple)) or not entries:
             raise FormError(self.expected)
         try:
-            return tuple(Text().check(entry) for entry in entries)
+            return tuple(Text().check(entry) for entry in cast("Sequence[Any]", entries))
         except FormError:
             raise FormError(self.expected) from None
 
@@ -495,8 +491,13 @@ class Texts:
         return list(value)
 
     def to_text(self, value: Sequence[str]) -> str:
-        """Return the only text, or a JSON list of several."""
+        """Return a single text as it is, and several as a JSON list."""
         return value[0] if len(value) == 1 else json.dumps(list(value), ensure_ascii=False)
+
+
+def _is_real(value: Any) -> bool:
+    """Tell whether a value is a real number of any type, numpy's included, other than a bool."""
+    return isinstance(value, numbers.Real) and not isinstance(cast("object", value), bool)
 
 
 def _is_number(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from joyimage.edits.values import AnyEdit, kind_of
 from joyimage.errors import InvalidInputError
@@ -18,7 +18,7 @@ class Record:
 
     Attributes:
         edit: The edit, resolved.
-        made_with: Everything that is no field of the edit: model, version, device, dtype, base_size, width
+        made_with: Everything that is not a field of the edit: model, version, device, dtype, base_size, width
             and height of the result, input_sha256 and so on.
     """
 
@@ -31,22 +31,23 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: object) -> Record:
-        """Read a record, also one that an older version wrote.
+        """Read a record, including those of older versions.
 
         Older records name the kind `command`, have short field names, and hold the size as `width` and
-        `height` only. Keys that are no fields of the edit are kept in `made_with`.
+        `height` only. Keys that are not fields of the edit go to `made_with`.
 
         Raises:
-            InvalidInputError: The record is no JSON object, has no known kind, or a field is not accepted.
+            InvalidInputError: The record is not a JSON object, its kind is unknown, or a field is not accepted.
         """
         if not isinstance(data, dict):
             raise InvalidInputError(f"it is {type(data).__name__}; expected an object with the field `kind`.")
-        kind = kind_of(data.get("kind", data.get("command")))
+        fields = cast("dict[str, Any]", data)
+        kind = kind_of(fields.get("kind", fields.get("command")))
         names = {alias for name, one in kind.settings().items() for alias in (name, *one.aliases)}
-        given: Mapping[str, Any] = {name: value for name, value in data.items() if name in names}
+        given: Mapping[str, Any] = {name: value for name, value in fields.items() if name in names}
         others = {
             name: value
-            for name, value in data.items()
+            for name, value in fields.items()
             if name not in names and name not in {"kind", "command"}
         }
         if "size" not in given and "size" in names and others.get("width") and others.get("height"):

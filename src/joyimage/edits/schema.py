@@ -1,4 +1,4 @@
-"""JSON Schema of the edits, from their fields; the page and the API document are made of it."""
+"""JSON Schema of the edits, derived from their fields; the page and the OpenAPI document use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from joyimage.edits.values import KINDS, AnyEdit
 
 
 def json_schema(kind: type[AnyEdit]) -> dict[str, Any]:
-    """Return the JSON Schema of a kind's `to_dict`.
+    """Return the JSON Schema of what `to_dict` returns for a kind of edit.
 
     Besides the standard keywords, each property has `x-group` (where forms show it), `x-aliases` and `x-flag`
     (its option on the command line).

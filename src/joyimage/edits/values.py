@@ -4,8 +4,8 @@ Every parameter of an edit is one field here, with its help text and limits. The
 the columns of a batch, the fields of an HTTP body, a job's row, the record in an image file, the client's
 request and the page all follow from these fields.
 
-A value has two states. *As given*, None means "not given". `resolve` returns the value with every default
-decided. `to_dict` and `from_dict` are the one format of both; the dict is flat, and fields that are None are
+A value has two states. *As given*, None means "not given". `resolve` returns the value with all defaults
+filled in. `to_dict` and `from_dict` are the one format of both; the dict is flat, and fields that are None are
 left out.
 """
 
@@ -50,7 +50,7 @@ _VIEWS = Choice(
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a checkpoint uses where nothing is given.
+    """Default settings of a checkpoint.
 
     Attributes:
         num_inference_steps: Number of denoising steps.
@@ -130,7 +130,7 @@ class Sampling(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Framing(_Checked):
-    """How an input image is brought to a trained size, and what of it is kept."""
+    """How an input image is resized for the model, and which of its pixels are kept."""
 
     fit: str | None = setting(
         Choice(FITS),
@@ -162,7 +162,7 @@ _FRAMING_DEFAULTS: dict[str, Any] = {"fit": "crop", "restore": False, "preserve"
 
 @dataclass(frozen=True, kw_only=True)
 class _Value(_Checked):
-    """What all edits have in common.
+    """Base of all edits.
 
     Attributes:
         kind: Name of the kind, as in `to_dict`.
@@ -235,7 +235,7 @@ class _Value(_Checked):
         return {name: settings[name].form.to_text(value) for name, value in self.given().items()}
 
     def filled_from(self, other: _Value) -> Self:
-        """Return this value with fields of another in the places of those that are not given.
+        """Return this value with the fields that are not given taken from another value.
 
         A field that is given is never changed.
         """
@@ -256,7 +256,7 @@ class _Value(_Checked):
         return self._from_values(read_fields(self.settings(), merged, "check"))
 
     def check_complete(self) -> None:
-        """Reject a value that lacks a required field, or whose last image would have no seed.
+        """Reject a value that lacks a required field, or whose seed is too large for its number of images.
 
         Raises:
             FieldError: A required field is not given, or the seed is too large for the number of images.
@@ -271,10 +271,10 @@ class _Value(_Checked):
                 raise FieldError(name, None, one.form.expected)
 
     def resolve(self, defaults: Defaults, image_size: ImageSize | None = None) -> Self:
-        """Return the value with every default decided.
+        """Return the value with all defaults filled in.
 
         Args:
-            defaults: What the checkpoint uses where nothing is given.
+            defaults: The checkpoint's settings, for fields that are not given.
             image_size: Size of the input image; with it, boxes are brought to pixels (left, top, right,
                 bottom) and checked against the image.
 
@@ -302,7 +302,7 @@ class _Value(_Checked):
         return resolved if image_size is None else resolved._in_pixels(image_size)
 
     def advice(self, image_size: ImageSize | None = None) -> list[str]:
-        """Return one sentence for each thing that is accepted but was not trained, such as an odd yaw."""
+        """Return one sentence for each value that is accepted but was not trained, such as an unusual yaw."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self._check_spatial(image_size)
@@ -315,10 +315,10 @@ class _Value(_Checked):
         given = self.given()
         if given.get("fit") == "exact" and "size" not in given:
             exact_size(image_size.pil, _ANY_BASE_SIZE)  # rejects aspect ratios that no model takes
-        region = given.get("region")
+        region: Any = given.get("region")
         if not isinstance(region, tuple):
             return self
-        return self.replace(region=_to_pixels("region", region, image_size))
+        return self.replace(region=_to_pixels("region", cast("tuple[float, ...]", region), image_size))
 
     def _check_spatial(self, image_size: ImageSize | None) -> None:
         """Let `joyimage.spatial` check the edit and warn about it; there is nothing to check by default."""
@@ -337,7 +337,7 @@ class Generate(_Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(_Value):
-    """Edit an image as a prompt says."""
+    """Edit an image according to a prompt."""
 
     kind: ClassVar[str] = "edit"
 
@@ -359,7 +359,7 @@ def _prompt_style() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _Spatial(_Value):
-    """What the three spatial edits have in common: the prompt follows from the other fields."""
+    """Base of the three spatial edits, whose prompt is built from their other fields."""
 
     @property
     def prompt(self) -> str:
@@ -378,7 +378,7 @@ class _Spatial(_Value):
         raise NotImplementedError
 
     def _check_spatial(self, image_size: ImageSize | None) -> None:
-        del image_size  # only a move has pixels
+        del image_size  # only a move depends on the image size
         self._template()
 
     def _own_defaults(self) -> dict[str, Any]:
@@ -469,11 +469,11 @@ class Camera(_Spatial):
     framing: Framing = Framing()
 
     def check_complete(self) -> None:
-        """Reject a camera that stays where it is.
+        """Reject a camera move that changes nothing.
 
         Raises:
             FieldError: The seed is too large for the number of images.
-            InvalidInputError: Neither yaw, pitch nor zoom changes anything.
+            InvalidInputError: `yaw` and `pitch` are 0 and `zoom` is unchanged.
         """
         super().check_complete()
         if not self.yaw and not self.pitch and self.zoom in {None, "unchanged"}:
@@ -498,17 +498,19 @@ class Describe(_Value):
     question: str | None = setting(
         Text(), "What to ask. Default: a description of the image.", is_positional=True
     )
-    max_new_tokens: int | None = setting(Integer(1, 4096), "Most tokens of the answer. Default: 256.")
+    max_new_tokens: int | None = setting(
+        Integer(1, 4096), "Maximum number of tokens in the answer. Default: 256."
+    )
 
     def _own_defaults(self) -> dict[str, Any]:
         return {"max_new_tokens": 256}
 
 
 AnyEdit = Edit | Generate | Move | Rotate | Camera | Describe
-"""Any of the six."""
+"""An edit of any kind."""
 
 KINDS: dict[str, type[AnyEdit]] = {one.kind: one for one in (Edit, Generate, Move, Rotate, Camera, Describe)}
-"""Every kind by its name."""
+"""All kinds by name."""
 
 SPATIAL_KINDS = ("move", "rotate", "camera")
 
@@ -517,7 +519,7 @@ def kind_of(name: Any) -> type[AnyEdit]:
     """Return the class of a kind.
 
     Raises:
-        FieldError: There is no such kind.
+        FieldError: The kind is unknown.
     """
     if not isinstance(name, str) or name not in KINDS:
         raise FieldError("kind", name, "one of " + ", ".join(KINDS))
@@ -542,13 +544,13 @@ def _parts(cls: type[Any]) -> dict[str, type[Sampling] | type[Framing]]:
 def _to_pixels(
     name: str, box: tuple[float, ...], image_size: ImageSize, form: str = "xyxy"
 ) -> tuple[int, int, int, int]:
-    """Bring a box to pixels.
+    """Convert a box to pixels.
 
     Raises:
         InvalidInputError: The box has no area or does not lie in the image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `advice` says it
+        warnings.simplefilter("ignore")  # `advice` reports it
         try:
             return resolve_box(box, image_size.pil, form)
         except ValueError as error:

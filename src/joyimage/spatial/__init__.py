@@ -1,4 +1,4 @@
-"""Geometry and wording of the three spatial edits: move, rotate, camera. Nothing here needs torch."""
+"""Geometry and prompts of the three spatial edits: move, rotate, camera. Nothing here needs torch."""
 
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.camera import CameraMove

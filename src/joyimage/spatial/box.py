@@ -1,4 +1,4 @@
-"""Boxes in an image: pixels or fractions, corners or corner and size."""
+"""Boxes in an image: in pixels or fractions, as two corners or as a corner and a size."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Box = tuple[int, int, int, int]
 
 FORMS = ("xyxy", "xywh")
 _CORNERS = {"xyxy": "left, top, right, bottom", "xywh": "left, top, width, height"}
-# Sides below this share of the image were hardly ever trained.
+# Training had hardly any boxes with a side below this share of the image.
 SMALLEST_SHARE = 0.02
 
 
 def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy") -> Box:
-    """Bring a box to whole pixels of an image.
+    """Convert a box to whole pixels of an image.
 
     Args:
-        box: Four numbers: pixels, or, where none exceeds 1, fractions of the image's sides.
+        box: Four numbers: pixels, or, if none exceeds 1, fractions of the image's sides.
         size: Width and height of the image in pixels.
         form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
 
@@ -32,7 +32,7 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         The box, rounded to whole pixels.
 
     Raises:
-        InvalidInputError: It isn't four finite numbers, has no area, or reaches over the image's edge.
+        InvalidInputError: The box is not four finite numbers, has no area, or extends beyond the image.
     """
     if form not in FORMS:
         raise InvalidInputError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
@@ -48,7 +48,7 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
     left, top, right, bottom = (round(value) for value in values)
     if right <= left or bottom <= top:
         raise InvalidInputError(
-            f"`box` is {given}; expected one with an area: its right beyond its left, its bottom below its top."
+            f"`box` is {given}; expected a box with an area: right > left and bottom > top."
         )
     if left < 0 or top < 0 or right > width or bottom > height:
         raise InvalidInputError(
@@ -64,7 +64,7 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
-    """Return the overlap of two boxes over their union, 0 to 1."""
+    """Return the area that two boxes share, divided by the area of their union: 0 to 1."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(0, width) * max(0, height)

@@ -1,4 +1,4 @@
-"""Move the camera: an orbit around the object in focus, or a dolly towards and away from it."""
+"""Move the camera: orbit around the object in focus, or move toward it or away from it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TRAINED_PITCHES_DEGREES = tuple(range(-75, 76, 15))
 
 @dataclass(frozen=True)
 class CameraMove:
-    """An orbit at constant distance, always aimed at the object in focus.
+    """A move of the camera around the object in focus, which it stays aimed at.
 
     Attributes:
-        yaw: Degrees; positive carries the camera to its right, counter-clockwise seen from above.
-        pitch: Degrees; positive raises the camera to look down.
-        zoom: "in", "out" or "unchanged"; changes the distance by no stated amount.
+        yaw: Degrees around the object; positive moves the camera to its right, counterclockwise seen from above.
+        pitch: Degrees up; positive raises the camera, which then looks down.
+        zoom: "in", "out" or "unchanged". The model chooses by how much the distance changes.
 
     Raises:
-        InvalidInputError: An angle is not finite or `zoom` is another word.
+        InvalidInputError: An angle is not finite, or `zoom` is unknown.
 
     Source: SpatialEdit, arXiv 2604.04911; the trained grid is yaw in steps of 45° from -135° to 180°, and
     pitch in steps of 15° within ±75°.
@@ -35,10 +35,10 @@ class CameraMove:
     zoom: str = "unchanged"
 
     def __post_init__(self) -> None:
-        """Refuse what has no wording, and warn about what was not trained.
+        """Reject values that no prompt can express, and warn about angles that were not trained.
 
         Raises:
-            InvalidInputError: An angle is not finite, or the zoom is unknown.
+            InvalidInputError: An angle is not finite, or `zoom` is unknown.
         """
         for name, angle in (("yaw", self.yaw), ("pitch", self.pitch)):
             if not math.isfinite(angle):
@@ -47,31 +47,31 @@ class CameraMove:
             raise InvalidInputError(f"`zoom` is {self.zoom!r}; expected one of {', '.join(ZOOMS)}.")
         if self.yaw not in TRAINED_YAWS_DEGREES or self.pitch not in TRAINED_PITCHES_DEGREES:
             warnings.warn(
-                f"Yaw {self.yaw:g}° with pitch {self.pitch:g}° is off the trained grid (yaw in steps of 45° "
-                "from -135° to 180°, pitch in steps of 15° within ±75°); the result may be less exact.",
+                f"Yaw {self.yaw:g}° with pitch {self.pitch:g}° is not on the trained grid (yaw in steps of 45° "
+                "from -135° to 180°, pitch in steps of 15° within ±75°); the result may be less accurate.",
                 stacklevel=3,
             )
 
     @property
     def prompt(self) -> str:
-        """Return the documented wording: four lines, angles in whole degrees."""
+        """The prompt in the "documented" style: four lines, angles in whole degrees."""
         return self.prompt_in("documented")
 
     def prompt_in(self, style: str) -> str:
-        """Return the wording of a style.
+        """Return the prompt in a given style.
 
         Args:
-            style: "documented" in whole degrees, or "benchmark" with one decimal as in the benchmark's files.
+            style: "documented", with whole degrees, or "benchmark", with one decimal as in SpatialEdit-Bench.
 
         Returns:
             The prompt.
 
         Raises:
-            InvalidInputError: There is no such style.
+            InvalidInputError: `style` is unknown.
         """
         check_style(style)
         decimals = 0 if style == "documented" else 1
-        # Rounded first: "-0" is no angle.
+        # Adding 0.0 turns a rounded "-0" into "0".
         yaw, pitch = (round(angle, decimals) + 0.0 for angle in (self.yaw, self.pitch))
         return (
             "Move the camera.\n"

@@ -1,4 +1,4 @@
-"""What a spatial edit did, measured on the images before and after; no judge model is asked."""
+"""Measure what a spatial edit did from the images before and after it, without a judge model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SpatialChecks:
         """Return what looks wrong, one phrase each; an empty list where nothing that was measured does."""
         if self.changed == 0:
             return ["nothing changed"]
-        found = []
+        found: list[str] = []
         if self.red_left is not None and self.red_left > RED_LEFT:
             found.append(f"{self.red_left:.0%} of the red box is still there")
         if self.box_changed is not None and self.box_changed < ARRIVED:
@@ -155,7 +155,7 @@ def check_edit(
     ring = _ring(changed.shape, box, line_width(before.size))
     inside = np.zeros_like(changed)
     inside[box[1] : box[3], box[0] : box[2]] = True
-    inside &= ~ring  # a box that stayed is no object
+    inside &= ~ring  # a red box that is still there is not an object
     old, new = np.asarray(before.convert("RGB")), np.asarray(after.convert("RGB"))
     new_red = is_red(new) & ~is_red(old)
     outside = ~inside & ~ring
@@ -194,7 +194,7 @@ COLORS: dict[str, tuple[float, float] | None] = {
 
 
 def has_color(pixels: NDArray[Any], color: str) -> NDArray[np.bool_]:
-    """Tell which pixels `[N, 3]` (8-bit RGB) one may call by a color of `COLORS`."""
+    """Return which pixels `[N, 3]` (8-bit RGB) match a color of `COLORS`, `[N]`."""
     values = pixels.astype(np.float64) / 255
     largest, smallest = values.max(axis=1), values.min(axis=1)
     spread = largest - smallest
@@ -202,7 +202,7 @@ def has_color(pixels: NDArray[Any], color: str) -> NDArray[np.bool_]:
     if hues is None:
         low, high = {"black": (0.0, 0.35), "white": (0.75, 1.0)}.get(color, (0.2, 0.85))
         return (spread < 0.2) & (largest >= low) & (largest <= high)
-    red, green, blue = values.T
+    red, green, blue = values[:, 0], values[:, 1], values[:, 2]
     safe = np.where(spread == 0, 1, spread)
     sixth = np.where(
         largest == red,
@@ -216,10 +216,10 @@ def has_color(pixels: NDArray[Any], color: str) -> NDArray[np.bool_]:
 
 
 def _color_overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Return how far the distributions of two sets of pixels `[N, 3]` overlap, 0 to 1."""
+    """Return how much the color distributions of two sets of pixels `[N, 3]` overlap, 0 to 1."""
     shares: list[NDArray[np.float64]] = []
     for pixels in (first, second):
-        # Coarse cells, blurred over their neighbors: shades of one color count as alike.
+        # Coarse cells, blurred over their neighbors, so that shades of one color count as the same.
         found, _ = np.histogramdd(pixels, bins=(8, 8, 8), range=((0, 256),) * 3)
         cells: NDArray[np.float64] = np.pad(found, 1)
         for axis in range(3):
@@ -231,17 +231,17 @@ def _color_overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def changed_pixels(before: Image.Image, after: Image.Image) -> NDArray[np.bool_]:
-    """Tell where two pictures of one size differ, `[H, W]`, noise and the finest detail smoothed away."""
+    """Return where two images of one size differ, `[H, W]`, after smoothing noise and the finest detail."""
     radius = max(before.size) / 512
     smooth = [
-        np.asarray(picture.convert("RGB").filter(ImageFilter.GaussianBlur(radius)), dtype=np.int16)
-        for picture in (before, after)
+        np.asarray(image.convert("RGB").filter(ImageFilter.GaussianBlur(radius)), dtype=np.int16)
+        for image in (before, after)
     ]
     return np.abs(smooth[0] - smooth[1]).max(axis=2) > CHANGED
 
 
 def _ring(shape: tuple[int, ...], box: Box, width: int) -> NDArray[Any]:
-    """Return where the line of a box is, and half its width to either side, `[H, W]`.
+    """Return where the line of a box is, extended by half its width on both sides, `[H, W]`.
 
     Source: the ring of the red residue in SpatialEdit's measures, arXiv 2604.04911.
     """

@@ -18,24 +18,24 @@ RED = (255, 0, 0)
 
 @dataclass(frozen=True)
 class ObjectMove:
-    """A move of one object to a place, with the size that it shall have there.
+    """A move of one object into a box, which also sets the object's new size.
 
     Attributes:
-        object: What to move.
-        box: Where it shall end, (left, top, right, bottom) in pixels; None where only the prompt is known.
+        object: Name of the object to move, such as "green heart".
+        box: Where the object should end up, (left, top, right, bottom) in pixels; None if only the prompt is known.
 
     Raises:
-        InvalidInputError: `object` is empty or the box has no area.
+        InvalidInputError: `object` is empty, or `box` has no area.
     """
 
     object: str
     box: Box | None
 
     def __post_init__(self) -> None:
-        """Refuse an empty object or box.
+        """Reject an empty name and a box without area.
 
         Raises:
-            InvalidInputError: One of them is.
+            InvalidInputError: `object` is empty, or `box` has no area.
         """
         object.__setattr__(self, "object", check_name(self.object))
         if self.box is not None:
@@ -44,20 +44,20 @@ class ObjectMove:
 
     @property
     def prompt(self) -> str:
-        """Return the documented wording; a leading article of the object is dropped."""
+        """The prompt in the "documented" style, which drops the article of the object's name."""
         return self.prompt_in("documented")
 
     def prompt_in(self, style: str) -> str:
-        """Return the wording of a style.
+        """Return the prompt in a given style.
 
         Args:
-            style: "documented", or "benchmark" as in the benchmark's files, the article as given.
+            style: "documented", or "benchmark", which keeps the article as SpatialEdit-Bench does.
 
         Returns:
             The prompt.
 
         Raises:
-            InvalidInputError: There is no such style.
+            InvalidInputError: `style` is unknown.
         """
         check_style(style)
         what = f"the {without_article(self.object)}" if style == "documented" else self.object
@@ -65,7 +65,7 @@ class ObjectMove:
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Return the width in pixels of the box's line in a picture of a size.
+    """Return the line width of the red box, in pixels, for an image size (width, height).
 
     Source: measured on the published samples of SpatialEdit, arXiv 2604.04911.
     """
@@ -76,27 +76,27 @@ def draw_red_box(image: Image.Image, box: Box) -> Image.Image:
     """Draw the box as the model was trained to see it: pure red, unfilled, square corners.
 
     Args:
-        image: RGB picture; it stays as it is.
+        image: RGB image; it is not changed.
         box: Outer edge of the line, (left, top, right, bottom) in pixels, right and bottom exclusive.
 
     Returns:
-        A copy with the box.
+        A copy of the image with the box drawn on it.
 
     Raises:
-        InvalidInputError: The box has no area or reaches over the picture's edge.
+        InvalidInputError: The box has no area or extends beyond the image.
     """
     _check_box(box)
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
         raise InvalidInputError(
             f"`box` is {tuple(box)}; "
-            f"expected one inside the picture of {image.width} x {image.height} pixels."
+            f"expected a box inside the image of {image.width} x {image.height} pixels."
         )
-    picture = image.copy()
-    ImageDraw.Draw(picture).rectangle(
+    drawn = image.copy()
+    ImageDraw.Draw(drawn).rectangle(
         (left, top, right - 1, bottom - 1), outline=RED, width=line_width(image.size)
     )
-    return picture
+    return drawn
 
 
 def _check_box(box: Box) -> None:

@@ -1,4 +1,4 @@
-"""From a prompt back to the edit that it words; and what is wrong with one that nearly is a template."""
+"""Parse a prompt into a spatial edit, and explain what keeps a similar prompt from matching its template."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _CAMERA_LINES = (
 
 
 def parse(prompt: str, image: Image.Image | None = None) -> SpatialEdit | None:
-    """Recognize the template of a spatial edit, in either wording.
+    """Recognize the prompt of a spatial edit, in either style.
 
     Args:
         prompt: Any prompt.
-        image: The picture that goes with it; the red box of a move is read from it.
+        image: The image that the prompt is about; the red box of a move is read from it.
 
     Returns:
-        The edit; None where the prompt is no template and doesn't nearly look like one.
+        The edit, or None if the prompt does not resemble a template.
 
     Raises:
-        InvalidInputError: It nearly is a template; the sentence says what keeps it from being one.
+        InvalidInputError: The prompt resembles a template but does not match it; the message says where.
     """
     start = prompt.lstrip().lower()
     if start.startswith("move the camera") or "camera rotation" in start or "camera zoom" in start:
@@ -57,7 +57,7 @@ def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
     match = _MOVE.fullmatch(prompt)
     if match is None:
         raise InvalidInputError(
-            "`prompt` nearly words a move; expected exactly "
+            "`prompt` looks like a move but does not match its template; expected exactly "
             "'Move the <object> into the red box and finally remove the red box.'"
         )
     box = None
@@ -65,7 +65,7 @@ def _parse_move(prompt: str, image: Image.Image | None) -> ObjectMove:
         boxes = find_red_boxes(image)
         if not boxes:
             raise InvalidInputError(
-                "`prompt` words a move, but `image` shows no red box; draw one where the object shall end."
+                "`prompt` is a move, but `image` has no red box; draw one where the object should end up."
             )
         box = boxes[0]
     return ObjectMove(_strip_the(match["object"]), box)
@@ -75,7 +75,7 @@ def _parse_rotation(prompt: str) -> ObjectRotation:
     match = _ROTATE.fullmatch(prompt)
     if match is None:
         raise InvalidInputError(
-            "`prompt` nearly words a rotation; expected exactly "
+            "`prompt` looks like a rotation but does not match its template; expected exactly "
             "'Rotate the <object> to show the <view> side view.'"
         )
     names = [view.value for view in View]
@@ -96,14 +96,14 @@ def _parse_camera(prompt: str) -> CameraMove:
         missing = [line for line in _CAMERA_LINES if not any(own.startswith(line[:15]) for own in lines)]
         what = f"; the line {missing[0]!r} is missing" if missing else ""
         raise InvalidInputError(
-            f"`prompt` nearly words a camera move, in {len(lines)} lines; expected 4{what}."
+            f"`prompt` looks like a camera move but has {len(lines)} lines; expected 4{what}."
         )
     rotation, zoom = _ROTATION_LINE.fullmatch(lines[1]), _ZOOM_LINE.fullmatch(lines[2])
     is_right = (lines[0] == _CAMERA_LINES[0], rotation, zoom, lines[3] == _CAMERA_LINES[3])
     for line, right, expected in zip(lines, is_right, _CAMERA_LINES, strict=True):
         if not right:
             raise InvalidInputError(
-                f"`prompt` nearly words a camera move, but has the line {line!r}; expected {expected!r}."
+                f"`prompt` looks like a camera move but has the line {line!r}; expected {expected!r}."
             )
     assert rotation is not None
     assert zoom is not None
@@ -112,10 +112,10 @@ def _parse_camera(prompt: str) -> CameraMove:
             f"`prompt` asks for the zoom {zoom['zoom']!r}; expected one of {', '.join(ZOOMS)}."
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # to recognize an edit is not to advise for it
+        warnings.simplefilter("ignore")  # parsing a prompt is no reason to warn about its values
         return CameraMove(float(rotation["yaw"]), float(rotation["pitch"]), zoom["zoom"])
 
 
 def _strip_the(name: str) -> str:
-    """Drop the article that the documented wording adds."""
+    """Drop the article that the "documented" style adds."""
     return name.removeprefix("the ")

@@ -1,4 +1,4 @@
-"""Names of objects, and the two wordings that a template has."""
+"""Names of objects in prompts, and the two styles of each prompt template."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ STYLES = ("documented", "benchmark")
 
 
 def check_name(name: str) -> str:
-    """Return the name of an object without blanks around it.
+    """Return the name of an object without surrounding whitespace.
 
     Raises:
-        InvalidInputError: It is empty, only an article, or has a line break.
+        InvalidInputError: The name is empty, consists of an article only, or contains a line break.
     """
     stripped = name.strip()
     if not without_article(stripped) or "\n" in stripped:
-        raise InvalidInputError(f"`object` is {name!r}; expected the name of one object, such as 'blue car'.")
+        raise InvalidInputError(
+            f"`object` is {name!r}; expected the name of an object, for example 'blue car'."
+        )
     return stripped
 
 
 def without_article(name: str) -> str:
-    """Drop a leading "the", "a" or "an"."""
+    """Return a name without a leading "the", "a" or "an"."""
     first, _, rest = name.partition(" ")
     if first.lower() in {"the", "a", "an"}:
         return rest.strip()
@@ -28,10 +30,10 @@ def without_article(name: str) -> str:
 
 
 def check_style(style: str) -> None:
-    """Refuse a wording that doesn't exist.
+    """Reject an unknown prompt style.
 
     Raises:
-        InvalidInputError: `style` is none of `STYLES`.
+        InvalidInputError: `style` is not in `STYLES`.
     """
     if style not in STYLES:
         raise InvalidInputError(f"`style` is {style!r}; expected {' or '.join(STYLES)}.")

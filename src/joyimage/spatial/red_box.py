@@ -1,4 +1,4 @@
-"""Find red boxes in a picture, as the model was trained to see them."""
+"""Find red boxes in an image, drawn as the model was trained to see them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
 
     from joyimage.spatial.box import Box
 
-# Sides may wander this far from the component's bounding box.
+# How far a side may deviate from the bounding box of its component.
 _SIDE_PX = 3
 _SMALLEST_PX = 6
-# Share of each side that has to be red, and share of the inside that may be.
+# Minimum share of each side that is red, and maximum share of the inside that is.
 _SIDE_COVERED = 0.9
 _INSIDE_RED = 0.02
 
 
 def is_red(pixels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which pixels `[H, W, 3]` (8-bit) are the red of a drawn box.
+    """Return which pixels `[H, W, 3]` (8-bit) have the red of a drawn box, `[H, W]`.
 
-    Source: thresholds that suit the samples of SpatialEdit, arXiv 2604.04911.
+    Source: thresholds chosen on the samples of SpatialEdit, arXiv 2604.04911.
     """
     return (pixels[..., 0] > 180) & (pixels[..., 1] < 70) & (pixels[..., 2] < 70)
 
 
 def find_red_boxes(image: Image.Image) -> list[Box]:
-    """Find unfilled red rectangles, the largest first.
+    """Find unfilled red rectangles and return them in order of area, largest first.
 
     Args:
-        image: Any picture.
+        image: Image in any mode.
 
     Returns:
-        Outer edges, (left, top, right, bottom) in pixels, right and bottom exclusive.
+        Outer edges of each rectangle, (left, top, right, bottom) in pixels, right and bottom exclusive.
     """
-    import numpy as np  # reading an edit needs none of it
+    import numpy as np  # slow to import, and not needed to read an edit
 
     red = is_red(np.asarray(image.convert("RGB")))
     boxes = [box for box in _components(red) if _is_frame(red, box)]
@@ -44,7 +44,7 @@ def find_red_boxes(image: Image.Image) -> list[Box]:
 
 
 def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
-    import numpy as np  # reading an edit needs none of it
+    import numpy as np  # slow to import, and not needed to read an edit
 
     left, top, right, bottom = box
     if min(right - left, bottom - top) < _SMALLEST_PX:
@@ -58,7 +58,7 @@ def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
     )
     if min(side.mean() for side in sides) < _SIDE_COVERED:
         return False
-    # The line's width is read off the middle of the left side; what lies behind it is inside.
+    # The line is as wide as the red run at the middle of the left side; everything beyond it is the inside.
     middle = part[part.shape[0] // 2]
     width = int(np.argmin(middle)) if not middle.all() else part.shape[1]
     margin = width + 1
@@ -68,7 +68,7 @@ def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
 
 def _components(mask: NDArray[np.bool_]) -> list[Box]:
     """Return the bounding boxes of the 8-connected components of a mask."""
-    import numpy as np  # reading an edit needs none of it
+    import numpy as np  # slow to import, and not needed to read an edit
 
     parents: list[int] = []
     boxes: list[list[int]] = []

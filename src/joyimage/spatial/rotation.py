@@ -1,4 +1,4 @@
-"""Turn an object to one of eight views."""
+"""Rotate an object to one of eight views."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from joyimage.spatial.prompts import check_name, check_style, without_article
 
 
 class View(StrEnum):
-    """The eight views, in the order of their heading: 45° times the place in this list.
+    """The eight views in the order of their headings, which are 45° apart.
 
-    They are directions in the picture: LEFT means that the object's front points to the left edge.
+    A view is a direction in the image: LEFT means that the object's front points to the left edge.
 
     Source: SpatialEdit, arXiv 2604.04911.
     """
@@ -28,12 +28,12 @@ class View(StrEnum):
 
     @property
     def heading(self) -> int:
-        """Return the direction of the object's front in degrees, 0 to the right, 90 to the viewer."""
+        """Direction of the object's front in degrees: 0 points right, 90 toward the viewer."""
         return 45 * list(View).index(self)
 
     @classmethod
     def _missing_(cls, value: object) -> View | None:
-        """Understand "rear-left", "REAR_LEFT" and "back left"."""
+        """Accept other spellings: "rear-left", "REAR_LEFT", "back left"."""
         if not isinstance(value, str):
             return None
         words = value.lower().replace("-", " ").replace("_", " ").split()
@@ -43,24 +43,24 @@ class View(StrEnum):
 
 @dataclass(frozen=True)
 class ObjectRotation:
-    """A turn of one object; camera and background stay.
+    """A rotation of one object; camera and background stay as they are.
 
     Attributes:
-        object: What to turn.
-        view: The view wanted, a `View` or one of its usual spellings.
+        object: Name of the object to rotate, such as "car".
+        view: The view to show: a `View`, or a name that `View` accepts.
 
     Raises:
-        InvalidInputError: `object` is empty or `view` is none of the eight.
+        InvalidInputError: `object` is empty, or `view` is not one of the eight.
     """
 
     object: str
     view: View | str
 
     def __post_init__(self) -> None:
-        """Bring both fields to their canonical form.
+        """Store both fields in their canonical form.
 
         Raises:
-            InvalidInputError: The object has no name, or the view is unknown.
+            InvalidInputError: `object` is empty, or `view` is not one of the eight.
         """
         object.__setattr__(self, "object", check_name(self.object))
         try:
@@ -71,20 +71,20 @@ class ObjectRotation:
 
     @property
     def prompt(self) -> str:
-        """Return the documented wording; a leading article of the object is dropped."""
+        """The prompt in the "documented" style, which drops the article of the object's name."""
         return self.prompt_in("documented")
 
     def prompt_in(self, style: str) -> str:
-        """Return the wording of a style.
+        """Return the prompt in a given style.
 
         Args:
-            style: "documented", or "benchmark" as in the benchmark's files, the article as given.
+            style: "documented", or "benchmark", which keeps the article as SpatialEdit-Bench does.
 
         Returns:
             The prompt.
 
         Raises:
-            InvalidInputError: There is no such style.
+            InvalidInputError: `style` is unknown.
         """
         check_style(style)
         view = View(self.view)

@@ -115,11 +115,11 @@ export class Prompt {
 /** Say with a problem of free words where the page writes such words itself. @param {string | null} problem */
 function pointOut(problem) {
   const kinds = /** @type {(keyof typeof NAMES)[]} */ (Object.keys(NAMES));
-  const kind = kinds.find((one) => problem?.includes(`nearly words ${NAMES[one]};`));
+  const kind = kinds.find((one) => problem?.includes(`looks like ${NAMES[one]} but`));
   return problem && `${plain(problem)}${kind ? ` ${kind[0].toUpperCase()}${kind.slice(1)}, above, writes them for you.` : ""}`;
 }
 
 /** Say it to those who see no field called `prompt`. @param {string | null} problem */
 function plain(problem) {
-  return problem?.replace("`prompt` nearly words", "This nearly words").replaceAll("`prompt`", "this text") ?? null;
+  return problem?.replace("`prompt` looks like", "This looks like").replaceAll("`prompt`", "this text") ?? null;
 }
