@@ -58,7 +58,7 @@ def test_box_when_it_can_not_be_then_refused(box: tuple[float, ...], form: str) 
 
 
 def test_box_when_a_side_is_tiny_then_warns() -> None:
-    with pytest.warns(UserWarning, match="hardly any boxes"):
+    with pytest.warns(UserWarning, match="side under 2%"):
         resolve_box((10, 10, 15, 100), SIZE)
 
 

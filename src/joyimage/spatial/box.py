@@ -56,8 +56,8 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         )
     if min((right - left) / width, (bottom - top) / height) < SMALLEST_SHARE:
         warnings.warn(
-            f"`box` is {right - left}x{bottom - top} pixels in an image of {width}x{height}: sides under 2% of the "
-            "image's were hardly ever trained, and the move may fail.",
+            f"`box` is {right - left}x{bottom - top} pixels in an image of {width}x{height}: training had hardly any "
+            "boxes with a side under 2% of the image, and the move may fail.",
             stacklevel=3,
         )
     return left, top, right, bottom
