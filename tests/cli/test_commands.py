@@ -153,7 +153,7 @@ def test_rewrite_when_a_template_then_comes_back_as_it_is(joyimage: Joyimage) ->
 
 
 def test_rewrite_when_it_can_not_be_then_one_sentence(joyimage: Joyimage) -> None:
-    for arguments, word in ((["--how", "http://127.0.0.1:9/v1"], "can't be reached"), ([], "IMAGE")):
+    for arguments, word in ((["--how", "http://127.0.0.1:9/v1"], "is unreachable"), ([], "IMAGE")):
         outcome = joyimage("rewrite", "red sky", *arguments)
         assert outcome.code == 2
         assert word in outcome.err

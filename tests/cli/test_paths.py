@@ -154,7 +154,7 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["edit", "IN", "x", "-o", "out.png", "--num", "2", "--seed", str(2**53 - 1)], "`--seed` is"),
         (["edit", "IN", "x", "-o", "out.png", "--region", "IN", "--size", "nope"], "--size"),
         (["edit", "IN", "x", "-o", "out.png", "--server", "http://127.0.0.1:1"], "cannot be reached"),
-        (["edit", "IN", "x", "-o", "out.png", "--rewrite", "http://127.0.0.1:1/v1"], "can't be reached"),
+        (["edit", "IN", "x", "-o", "out.png", "--rewrite", "http://127.0.0.1:1/v1"], "is unreachable"),
     ],
 )
 def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loaded(

@@ -118,7 +118,9 @@ def best_roll(first: Image.Image, second: Image.Image) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_on_the_canvas(fit: str) -> None:
+def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_at_the_target_size(
+    fit: str,
+) -> None:
     pipe: Any = JoyImageEditPipeline.from_pretrained("tiny")
     # A scene as this VAE was trained on, scaled to another shape.
     picture = load_example("more_shapes").image.resize((333, 200), Image.Resampling.LANCZOS)
@@ -132,7 +134,7 @@ def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_on_the
 
     restored, _ = framing.finish(result, framed(picture, placement))
 
-    shown = placement.on_canvas
+    shown = placement.in_target
     again = apply_placement(restored, placement)
     assert best_roll(restored, picture) == (0, 0)
     assert psnr(again.crop(shown), target.crop(shown)) > psnr(result.crop(shown), target.crop(shown)) - 0.5
@@ -207,7 +209,7 @@ def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
     pixels = np.asarray(target)
     result, _ = framing.finish(target, framed(picture, placement))
 
-    left, top, right, bottom = placement.on_canvas
+    left, top, right, bottom = placement.in_target
     assert target.size == (96, 96)
     assert (pixels[:top] == pixels[top]).all()
     assert (pixels[bottom:] == pixels[bottom - 1]).all()
@@ -353,7 +355,7 @@ def test_region_when_given_then_nothing_changes_outside(
     assert mask is not None
     source = picture if restored else apply_placement(picture, placement)
     changed = (np.asarray(result) != np.asarray(source)).any(axis=2)
-    left, top, right, bottom = box if restored else placement.to_canvas(box)
+    left, top, right, bottom = box if restored else placement.to_target(box)
     row, column = np.mgrid[: changed.shape[0], : changed.shape[1]]
     inside = (column + 1 > left) & (row + 1 > top) & (column < right) & (row < bottom)
     assert not changed[~inside].any()

@@ -115,9 +115,9 @@ def test_endpoint_when_it_fails_then_one_sentence(endpoint: str) -> None:
     with pytest.raises(RewriteError, match="HTTP 503"):
         rewrite("red sky", PICTURE, endpoint)
     Endpoint.status, Endpoint.answer = 200, {"choices": []}
-    with pytest.raises(RewriteError, match="didn't answer"):
+    with pytest.raises(RewriteError, match="did not answer"):
         rewrite("red sky", PICTURE, endpoint)
-    with pytest.raises(RewriteError, match="can't be reached"):
+    with pytest.raises(RewriteError, match="is unreachable"):
         rewrite("red sky", PICTURE, "http://127.0.0.1:9/v1")
 
 

@@ -271,7 +271,7 @@ def run_and_write(
         made_with["adapters"] = result.adapters
     if len(sources) > 1:
         made_with["references_sha256"] = [source.sha256 for source in sources[1:]]
-    # A result on the input's own canvas stays the photo that it was: its resolution, and when it was taken.
+    # A result at the input's own size stays the photo that it was: its resolution, and when it was taken.
     is_mapped_back = bool(sources) and resolved.given().get("restore", False)
     kept = {"dpi": sources[0].decoded.dpi, "date": sources[0].decoded.date} if is_mapped_back else {}
     seed = resolved.given()["seed"]

@@ -151,7 +151,7 @@ class Framing:
         placement = make(image.size, size.pil)
         if self.region is not None:
             mask = region_mask(self.region, ImageSize.of(image))
-            if apply_placement(mask, placement).crop(placement.on_canvas).getbbox() is None:
+            if apply_placement(mask, placement).crop(placement.in_target).getbbox() is None:
                 raise InvalidInputError(
                     "`region` is empty or lies where the image is cropped, so nothing could be edited; "
                     "use fit='pad' or fit='exact', which show the model the whole image."
@@ -192,7 +192,7 @@ class Framing:
             `preserve` and `region`.
         """
         placement, image = framed.placement, framed.source
-        visible = placement.on_canvas
+        visible = placement.in_target
         source = apply_placement(image, placement).crop(visible)
         result = result.crop(visible)  # padding is not part of the image
         mask = region = None
@@ -250,4 +250,4 @@ class Framing:
         # Pixels of the target that are only partly inside are outside.
         inside = apply_placement(region.point([0] + [255] * 255), placement)
         inside = inside.point([0] * 255 + [255])
-        return ImageChops.darker(apply_placement(region, placement), inside).crop(placement.on_canvas)
+        return ImageChops.darker(apply_placement(region, placement), inside).crop(placement.in_target)

@@ -163,7 +163,7 @@ def apply_placement(image: Image.Image, placement: Placement) -> Image.Image:
     """
     scaled = image.resize(placement.scaled, Image.Resampling.BILINEAR)
     left, top = placement.offset
-    width, height = placement.canvas
+    width, height = placement.target
     if left >= 0 and top >= 0:
         return scaled.crop((left, top, left + width, top + height))
     pixels = np.asarray(scaled)

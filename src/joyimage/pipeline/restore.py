@@ -41,16 +41,16 @@ def map_back(
         where only rounding was cropped.
     """
     width, height = placement.original
-    whole = placement.to_canvas((0, 0, width, height))
-    edges = placement.on_canvas
+    whole = placement.to_target((0, 0, width, height))
+    edges = placement.in_target
     x0, y0, x1, y1 = (
         end if abs(full - seen) < _ROUNDING_PX else own
-        for end, full, seen, own in zip((0, 0, width, height), whole, edges, placement.kept, strict=True)
+        for end, full, seen, own in zip((0, 0, width, height), whole, edges, placement.visible, strict=True)
     )
     margin = 2  # room for the rounding: the border's pixels are repeated
     pixels = np.asarray(visible)
     widened = np.pad(pixels, [(margin, margin)] * 2 + [(0, 0)] * (pixels.ndim - 2), mode="edge")
-    left, top, right, bottom = placement.to_canvas((x0, y0, x1, y1))
+    left, top, right, bottom = placement.to_target((x0, y0, x1, y1))
     box = (
         left - edges[0] + margin,
         top - edges[1] + margin,

@@ -243,7 +243,7 @@ def plan_move(
         )
         framing = replace(framing, fit="pad")
         framed = framing.place(source, choose_size(framing, source), image)
-    left, top, right, bottom = (round(side) for side in framed.placement.to_canvas(pixels))
+    left, top, right, bottom = (round(side) for side in framed.placement.to_target(pixels))
     placed = (left, top, right, bottom)
     return SpatialPlan(
         framing=framing,

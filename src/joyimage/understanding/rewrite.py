@@ -1,4 +1,4 @@
-"""Have a prompt put into fuller words, by the checkpoint's own Qwen3-VL or a server; off by default."""
+"""Rewrite a prompt in more detail with the checkpoint's own Qwen3-VL or a server; off by default."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ _MAX_TOKENS = 200
 def rewrite(
     prompt: str, image: Any = None, how: str = "none", *, pipe: Any = None, model: str | None = None
 ) -> str:
-    """Return a prompt in fuller words.
+    """Rewrite a prompt in more detail.
 
-    The templates of spatial edits are never rewritten: the model knows them word for word.
+    Prompts of spatial edits are returned unchanged: the model was trained on their exact text.
 
     Args:
-        prompt: What the user wrote.
-        image: The picture that it is about.
-        how: "none"; "local" for the text encoder of `pipe`; or the address of an OpenAI-compatible endpoint,
-            such as "http://localhost:8000/v1". The key is read from OPENAI_API_KEY.
-        pipe: Needed for "local".
-        model: Of the endpoint; the first that it lists if None.
+        prompt: The prompt as the user wrote it.
+        image: The image that the prompt is about, or a list of images.
+        how: "none"; "local" for the text encoder of `pipe`; or the URL of an OpenAI-compatible endpoint, such as
+            "http://localhost:8000/v1". Its API key is read from OPENAI_API_KEY.
+        pipe: The pipeline whose text encoder rewrites; required for "local".
+        model: Model name at the endpoint; the first that the endpoint lists if None.
 
     Returns:
-        The new prompt, or the old one where nothing is to be rewritten.
+        The rewritten prompt, or `prompt` itself if there is nothing to rewrite.
 
     Raises:
-        InvalidInputError: `how` is unknown, or "local" lacks pipe or picture.
-        RewriteError: The endpoint can't be reached or doesn't answer as it should.
+        InvalidInputError: `how` is unknown, or "local" lacks a pipeline or an image.
+        RewriteError: The endpoint is unreachable or its answer is not valid.
     """
     if how == "none" or _is_template(prompt):
         return prompt
@@ -55,14 +55,14 @@ def rewrite(
     if how == "local":
         if pipe is None or image is None:
             raise InvalidInputError(
-                "`how` is 'local', which needs a pipeline and a picture; give `pipe` and `image`."
+                "`how` is 'local', which needs a pipeline and an image; give `pipe` and `image`."
             )
         answer = pipe.describe(image, question, max_new_tokens=_MAX_TOKENS)
     elif urlsplit(how).scheme in {"http", "https"}:
-        pictures = [] if image is None else to_images(image)
-        answer = _ask(how.rstrip("/"), question, pictures, model)
+        images = [] if image is None else to_images(image)
+        answer = _ask(how.rstrip("/"), question, images, model)
     else:
-        raise InvalidInputError(f"`how` is {how!r}; expected 'none', 'local' or the address of an endpoint.")
+        raise InvalidInputError(f"`how` is {how!r}; expected 'none', 'local' or the URL of an endpoint.")
     return " ".join(answer.split()).strip('"') or prompt
 
 
@@ -70,19 +70,19 @@ def _is_template(prompt: str) -> bool:
     try:
         return parse(prompt) is not None
     except ValueError:
-        return True  # nearly one: a person has to mend it
+        return True  # similar to a template: the user has to correct it
 
 
-def _ask(endpoint: str, question: str, pictures: list[Image], model: str | None) -> str:
-    """Send one chat turn.
+def _ask(endpoint: str, question: str, images: list[Image], model: str | None) -> str:
+    """Send one chat request and return the answer.
 
     Raises:
-        RewriteError: The endpoint can't be reached or doesn't answer as it should.
+        RewriteError: The endpoint is unreachable or its answer is not valid.
     """
     key = os.environ.get("OPENAI_API_KEY")
     content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(picture)}"}}
-        for picture in pictures
+        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(image)}"}}
+        for image in images
     ]
     content.append({"type": "text", "text": question})
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -99,18 +99,22 @@ def _ask(endpoint: str, question: str, pictures: list[Image], model: str | None)
             return str(response.json()["choices"][0]["message"]["content"])
     except httpx2.HTTPStatusError as error:
         raise RewriteError(
-            f"{endpoint} refused to rewrite the prompt: HTTP {error.response.status_code}."
+            f"{endpoint} rejected the request to rewrite the prompt: HTTP {error.response.status_code}."
         ) from error
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise RewriteError(f"{endpoint} can't be reached to rewrite the prompt: {reason}.") from error
+        raise RewriteError(
+            f"{endpoint} is unreachable, so the prompt was not rewritten: {reason}."
+        ) from error
     except (ValueError, LookupError, TypeError) as error:
-        raise RewriteError(f"{endpoint} didn't answer as an OpenAI-compatible endpoint does.") from error
+        raise RewriteError(
+            f"{endpoint} did not answer like an OpenAI-compatible endpoint; check the URL."
+        ) from error
 
 
-def _encode(picture: Image) -> str:
-    picture = picture.copy()
-    picture.thumbnail((_LONGEST_PX, _LONGEST_PX))
+def _encode(image: Image) -> str:
+    image = image.copy()
+    image.thumbnail((_LONGEST_PX, _LONGEST_PX))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
+    image.save(file, "JPEG", quality=90)
     return base64.b64encode(file.getvalue()).decode("ascii")
