@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_call
+from joyimage.pipeline.checks import check_call
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from tests import random_models
 
 PICTURE = random_models.make_picture(0, 64, 64)

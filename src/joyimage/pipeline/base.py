@@ -1,137 +1,47 @@
 """The steps that all pipelines share: check, encode, draw, denoise, decode."""
 
-# Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
+# Annotations are real types here, as in `parts.py`.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
-from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
-from joyimage.acceleration.settings import accelerate_new
 from joyimage.compat.diffusers import reset_step_caches
-from joyimage.errors import InvalidInputError
-from joyimage.model.transformer import JoyImageEditTransformer3DModel
-from joyimage.pipeline.adapters import AdapterLoadingMixin
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
-from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
-from joyimage.pipeline.conditioning import Conditioning, encode_conditioning, repeat_per_output
-from joyimage.pipeline.describe import QUESTION, answer_question
-from joyimage.pipeline.feature_cache import EditMemory
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps
+from joyimage.pipeline.checks import check_call, check_callback, check_parts
+from joyimage.pipeline.conditioning import Conditioning, encode_conditioning
 from joyimage.pipeline.images import (
-    ImageInput,
-    JoyImageEditImageProcessor,
     ModelImage,
-    group_images,
     to_pixels,
 )
-from joyimage.pipeline.inputs import (
-    PromptInputs,
-    SamplingInputs,
-    check_call,
-    check_callback,
-    check_parts,
-)
-from joyimage.pipeline.latents import statistics
-from joyimage.pipeline.loading import CheckpointLoadingMixin
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
-from joyimage.pipeline.processor import JoyImageProcessor
-from joyimage.pipeline.qwen3_vl import convert_text_encoder
+from joyimage.pipeline.parts import PipelineParts
 from joyimage.pipeline.schedule import Scheduler, set_schedule
-from joyimage.pipeline.session import DEFAULT_SESSION_BYTES, EditSession
-from joyimage.pipeline.settings import CheckpointSettings, resolve_settings
-from joyimage.pipeline.text_encoder import encode
-from joyimage.pipeline.vae import convert_vae, encode_frame
+from joyimage.pipeline.vae import encode_frame
 from joyimage.types import ImageSize, LatentSize
 
 
-class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
-    """Base of the JoyAI-Image-Edit pipelines; `JoyImageEditPipeline` has the arguments of the constructor."""
+class JoyImagePipeline(PipelineParts):
+    """Base of the JoyAI-Image-Edit pipelines: the state of a call and its steps."""
 
     takes_several_images: ClassVar[bool] = False
     """Whether the call's argument is `images`, a list of references, rather than `image`."""
 
-    _published_steps: ClassVar[int] = 40
     _default_negative_prompt: ClassVar[str] = ""
     _callback_tensor_inputs: ClassVar[list[str]] = list(TENSOR_NAMES)  # diffusers' name
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
 
-    scheduler: FlowMatchEulerDiscreteScheduler
-    vae: AutoencoderKLWan
-    text_encoder: Qwen3VLForConditionalGeneration
-    tokenizer: Qwen2Tokenizer
-    transformer: JoyImageEditTransformer3DModel
-    processor: JoyImageProcessor
-    _memory: EditMemory | None = None  # set by a session while it runs
-
-    def __init__(
-        self,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        vae: AutoencoderKLWan,
-        text_encoder: Qwen3VLForConditionalGeneration,
-        tokenizer: Qwen2Tokenizer,
-        transformer: JoyImageEditTransformer3DModel,
-        processor: JoyImageProcessor,
-        text_token_max_length: int | None = None,
-        base_size: int | None = None,
-        default_num_inference_steps: int | None = None,
-        default_guidance_scale: float | None = None,
-    ) -> None:
-        super().__init__()
-        untyped: Any = self  # diffusers' methods have no types
-        untyped.register_modules(
-            scheduler=scheduler,
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            transformer=transformer,
-            processor=processor,
-        )
-        accelerate_new(transformer)
-        settings = resolve_settings(
-            (transformer, vae, text_encoder),
-            published=CheckpointSettings(default_num_inference_steps=self._published_steps),
-            text_token_max_length=text_token_max_length,
-            base_size=base_size,
-            default_num_inference_steps=default_num_inference_steps,
-            default_guidance_scale=default_guidance_scale,
-        )
-        untyped.register_to_config(**asdict(settings))
-        # Without a VAE prompts can be encoded; 8 is the factor of every Wan 2.1 VAE.
-        self.vae_scale_factor_spatial: int = (
-            8 if self.components["vae"] is None else vae.config["scale_factor_spatial"]
-        )
-        self._interrupt = False
-        self._guidance_scale = 1.0
-        self._num_timesteps = 0
-        self._current_timestep: Tensor | None = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a VAE or text encoder is converted once, when it becomes part of the pipeline."""
-        if isinstance(value, AutoencoderKLWan):
-            convert_vae(value)
-        elif isinstance(value, Qwen3VLForConditionalGeneration):
-            convert_text_encoder(value)
-        super().__setattr__(name, value)
-
-    @property
-    def image_processor(self) -> JoyImageEditImageProcessor:
-        """Brings images to a bucket of this pipeline's base size, and turns pixels into images."""
-        return JoyImageEditImageProcessor(
-            vae_scale_factor=self.vae_scale_factor_spatial, base_size=self.config["base_size"]
-        )
-
-    @property
-    def compute_device(self) -> torch.device:
-        """Device that the parts run on, also while offloading keeps their weights elsewhere."""
-        return self._execution_device
+    # State of the running call.
+    _interrupt: bool = False
+    _guidance_scale: float = 1.0
+    _num_timesteps: int = 0
+    _current_timestep: Tensor | None = None
 
     @property
     def guidance_scale(self) -> float:
@@ -194,130 +104,6 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
         )
         callback = StepCallback.of(None, callback_on_step_end_tensor_inputs)
         return self._check_call(prompts, SamplingInputs(height=height, width=width, **settings), callback)[0]
-
-    @serialized
-    @torch.no_grad()
-    def encode_prompt(
-        self,
-        prompt: str | list[str],
-        device: torch.device | None = None,
-        num_images_per_prompt: int = 1,
-        prompt_embeds: Tensor | None = None,
-        prompt_embeds_mask: Tensor | None = None,
-        max_sequence_length: int = 1024,
-        template_type: str = "image",
-    ) -> tuple[Tensor, Tensor]:
-        """Encode prompts without an image.
-
-        Args:
-            prompt: One prompt or several.
-            device: Where to run; None: the pipeline's device.
-            num_images_per_prompt: Copies of each prompt's states.
-            prompt_embeds: States that are only repeated, `[prompts, L, D]`; with `prompt_embeds_mask`.
-            prompt_embeds_mask: Mask of `prompt_embeds`, `[prompts, L]`.
-            max_sequence_length: Maximum number of tokens.
-            template_type: "image", the name of the text-only template.
-
-        Returns:
-            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
-
-        Raises:
-            InvalidInputError: `template_type` is not "image".
-        """
-        _check_template(template_type, "image")
-        if prompt_embeds is None or prompt_embeds_mask is None:
-            texts = [prompt] if isinstance(prompt, str) else prompt
-            prompt_embeds, prompt_embeds_mask = self._encode_texts(texts, None, device, max_sequence_length)
-        return repeat_per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
-
-    @serialized
-    @torch.no_grad()
-    def encode_prompt_multiple_images(
-        self,
-        prompt: str | list[str],
-        device: torch.device | None = None,
-        num_images_per_prompt: int = 1,
-        images: ImageInput | None = None,
-        prompt_embeds: Tensor | None = None,
-        prompt_embeds_mask: Tensor | None = None,
-        template_type: str = "multiple_images",
-        max_sequence_length: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        r"""Encode prompts with images, at the size that they have.
-
-        Args:
-            prompt: One prompt or several; each "<image>\\n" in it stands for an image beyond the first.
-            device: Where to run; None: the pipeline's device.
-            num_images_per_prompt: Copies of each prompt's states.
-            images: One image for all prompts, the same number for each in turn, or one list per prompt.
-            prompt_embeds: States that are only repeated, `[prompts, L, D]`; with `prompt_embeds_mask`.
-            prompt_embeds_mask: Mask of `prompt_embeds`, `[prompts, L]`.
-            template_type: "multiple_images".
-            max_sequence_length: Maximum number of tokens; None: 4,096.
-
-        Returns:
-            Embeddings `[outputs, L, D]` and mask `[outputs, L]`, 1 where real.
-
-        Raises:
-            InvalidInputError: `template_type` is not "multiple_images", or images and prompts do not match.
-        """
-        _check_template(template_type, "multiple_images")
-        if prompt_embeds is None or prompt_embeds_mask is None:
-            texts = [prompt] if isinstance(prompt, str) else prompt
-            groups = None
-            if images is not None:
-                groups = [[ModelImage(one) for one in group] for group in group_images(images, len(texts))]
-            prompt_embeds, prompt_embeds_mask = self._encode_texts(
-                texts, groups, device, max_sequence_length or 4096, placeholders=True
-            )
-        return repeat_per_output(prompt_embeds, prompt_embeds_mask, num_images_per_prompt)
-
-    @serialized
-    @torch.no_grad()
-    def describe(self, image: ImageInput, question: str = QUESTION, *, max_new_tokens: int = 256) -> str:
-        """Answer a question about images with the text encoder, which is a whole Qwen3-VL, by greedy decoding.
-
-        Args:
-            image: One image or several, of any kind that the pipeline takes.
-            question: What to ask; control tokens in it are plain text.
-            max_new_tokens: Maximum length of the answer in tokens.
-
-        Returns:
-            The answer.
-
-        Raises:
-            InvalidTypeError: An image is of a type that is not accepted.
-            InvalidInputError: The question is empty, `max_new_tokens` is not positive, or the text encoder of the
-                checkpoint never learned to answer (`has_language` in its config is false).
-        """
-        return answer_question(self, image, question, max_new_tokens)
-
-    def normalize_latents(self, latent: Tensor) -> Tensor:
-        """Normalize raw latents `[B, C, T, H, W]` with the VAE's mean and standard deviation per channel."""
-        mean, std = statistics(self.vae, latent)
-        return (latent - mean) / std
-
-    def denormalize_latents(self, latent: Tensor) -> Tensor:
-        """Undo `normalize_latents`."""
-        mean, std = statistics(self.vae, latent)
-        return latent * std + mean
-
-    def session(
-        self, image: ImageInput | None = None, *, max_bytes: int = DEFAULT_SESSION_BYTES
-    ) -> EditSession:
-        """Return a session in which the second edit of an image only pays for denoising.
-
-        Args:
-            image: The image, of any kind that the pipeline takes.
-            max_bytes: Maximum size of what is cached between edits.
-
-        Returns:
-            The session: call it, or its `move`, `rotate` and `camera`, as the pipeline's.
-
-        Raises:
-            InvalidInputError: `max_bytes` is negative.
-        """
-        return EditSession(self, image, max_bytes)
 
     def _check_call(
         self, prompts: PromptInputs, sampling: SamplingInputs, callback: StepCallback
@@ -386,28 +172,6 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
             guided=self.do_classifier_free_guidance,
         )
 
-    def _encode_texts(
-        self,
-        prompts: list[str],
-        images: Sequence[Sequence[ModelImage]] | None,
-        device: torch.device | None,
-        max_tokens: int,
-        *,
-        placeholders: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Encode prompts; see `text_encoder.encode`."""
-        return encode(
-            self.text_encoder,
-            self.processor,
-            self.tokenizer,
-            prompts,
-            images,
-            device=device or self.compute_device,
-            max_tokens=max_tokens if images else min(max_tokens, self.config["text_token_max_length"]),
-            placeholders=placeholders,
-            memory=self._memory,
-        )
-
     def _set_schedule(self, sampling: SamplingInputs, device: torch.device) -> None:
         """Set the noise levels of a call."""
         scheduler = cast("Scheduler", self.scheduler)
@@ -452,13 +216,3 @@ class JoyImagePipeline(AdapterLoadingMixin, CheckpointLoadingMixin):
         return JoyImageEditPipelineOutput(
             images=images, height=size.height, width=size.width, interrupted=self._interrupt, masks=masks
         )
-
-
-def _check_template(given: str, expected: str) -> None:
-    """Check a template's name.
-
-    Raises:
-        InvalidInputError: It is not the expected one.
-    """
-    if given != expected:
-        raise InvalidInputError(f"`template_type` is {given!r}; expected {expected!r}.")

@@ -15,13 +15,13 @@ from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.qwen3_vl import count_tokens, prepare_images
 
 if TYPE_CHECKING:
-    from joyimage.pipeline.base import JoyImagePipeline
+    from joyimage.pipeline.parts import PipelineParts
 
 QUESTION = "Describe this image in one paragraph."
 
 
-def answer_question(pipe: JoyImagePipeline, image: Any, question: str, max_new_tokens: int) -> str:
-    """Answer a question about images; see `JoyImagePipeline.describe`.
+def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_tokens: int) -> str:
+    """Answer a question about images; see `PipelineParts.describe`.
 
     Raises:
         InvalidTypeError: An image is of a type that is not accepted.

@@ -14,11 +14,12 @@ from torch import Tensor
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.checks import check_image_count, check_latents
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.denoise import denoise
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import ImageInput, ModelImage, to_images
-from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_image_count, check_latents
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, group_references, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.spatial import SpatialEditingPipeline

@@ -14,10 +14,11 @@ from torch import Tensor
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.checks import check_divisible, check_latents
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.denoise import denoise
 from joyimage.pipeline.images import ImageInput, ModelImage, fit_to_size, is_nested, to_images
-from joyimage.pipeline.inputs import PromptInputs, SamplingInputs, check_divisible, check_latents
+from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, group_references, resolve_dtype
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.spatial import SpatialEditingPipeline

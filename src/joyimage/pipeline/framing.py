@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image, ImageChops
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.checks import check_divisible
 from joyimage.pipeline.edit_mask import edited_mask
 from joyimage.pipeline.images import apply_placement
-from joyimage.pipeline.inputs import check_divisible
 from joyimage.pipeline.region import region_mask, soften_region
 from joyimage.pipeline.restore import add_transparency, border_mask, layer_of, map_back
 from joyimage.spatial.frame import FITS, STEP, Placement, exact_size

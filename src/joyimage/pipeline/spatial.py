@@ -12,9 +12,9 @@ from PIL.Image import Image
 
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.base import JoyImagePipeline
+from joyimage.pipeline.checks import check_size
 from joyimage.pipeline.framing import FramedImage, Framing
 from joyimage.pipeline.images import ImageInput, to_images
-from joyimage.pipeline.inputs import check_size
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.box import Box, resolve_box
 from joyimage.spatial.camera import CameraMove

@@ -1,0 +1,293 @@
+"""The checks that reject arguments which cannot work, before any work starts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from joyimage.errors import InvalidInputError, InvalidTypeError
+from joyimage.pipeline.latents import resolve_dtype
+from joyimage.pipeline.schedule import SCHEDULES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
+    from joyimage.types import ImageSize
+
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def check_call(
+    prompts: PromptInputs, sampling: SamplingInputs, *, text_dim: int, num_train_timesteps: int = 1000
+) -> int:
+    """Check the arguments of a call, each alone and against the others.
+
+    Args:
+        prompts: Prompts or their embeddings.
+        sampling: How to sample.
+        text_dim: Width D of embeddings that the transformer takes.
+        num_train_timesteps: Largest timestep.
+
+    Returns:
+        Number of prompts.
+
+    Raises:
+        InvalidTypeError: A prompt is not a string, or a generator is not torch's.
+        InvalidInputError: An argument is out of range or does not fit another.
+    """
+    num_prompts = _check_prompts(prompts, text_dim)
+    _check_numbers(sampling)
+    if sampling.timesteps is not None and sampling.sigmas is not None:
+        raise InvalidInputError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
+    if sampling.timesteps is not None:
+        _check_levels("timesteps", sampling.timesteps, largest=num_train_timesteps)
+    if sampling.sigmas is not None:
+        _check_levels("sigmas", sampling.sigmas, largest=1)
+    if not math.isfinite(sampling.guidance_scale):
+        raise InvalidInputError(f"`guidance_scale` is {sampling.guidance_scale}; expected a finite number.")
+    num_outputs = num_prompts * int(sampling.num_images_per_prompt)
+    _check_generator(sampling.generator)
+    if isinstance(sampling.generator, list) and len(sampling.generator) != num_outputs:
+        raise InvalidInputError(
+            f"`generator` is a list of {len(sampling.generator)}; expected {num_outputs}, one per output."
+        )
+    for name, value, allowed in (
+        ("output_type", sampling.output_type, OUTPUT_TYPES),
+        ("schedule", sampling.schedule, SCHEDULES),
+        ("reference_latents", sampling.reference_latents, ("sample", "mode")),
+    ):
+        if value not in allowed:
+            raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
+    resolve_dtype(sampling.latents_dtype, torch.float32)
+    return num_prompts
+
+
+def check_image_count(num_images: int, num_prompts: int) -> None:
+    """Check that there is one image for all prompts, or one each.
+
+    Raises:
+        InvalidInputError: There is another number of images.
+    """
+    if num_images not in {1, num_prompts}:
+        raise InvalidInputError(
+            f"`image` holds {num_images} images for {num_prompts} prompts; expected one, or one per prompt."
+        )
+
+
+def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Check the shape and the values of given noise.
+
+    Raises:
+        InvalidInputError: It has another shape than `shape`, or a value is not finite.
+    """
+    if latents is None:
+        return
+    if tuple(latents.shape) != shape:
+        raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
+    _check_finite("latents", latents)
+
+
+def check_size(height: int | None, width: int | None) -> None:
+    """Check a requested size.
+
+    Args:
+        height: Requested height in pixels, or None.
+        width: Requested width in pixels, or None.
+
+    Raises:
+        InvalidInputError: Only one side is given, or a side is not a positive whole number.
+    """
+    if (height is None) != (width is None):
+        raise InvalidInputError(
+            f"`height` and `width` go together: got height={height}, width={width}. "
+            "Give both, or neither to follow the image."
+        )
+    for name, number in (("height", height), ("width", width)):
+        if number is not None and (not _is_whole(number) or number < 1):
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
+
+
+def check_divisible(size: ImageSize, divisor: int) -> None:
+    """Check that patches cover the output.
+
+    Raises:
+        InvalidInputError: A side is not divisible by `divisor`.
+    """
+    for name, pixels in (("height", size.height), ("width", size.width)):
+        if pixels % divisor:
+            below, above = pixels - pixels % divisor, pixels - pixels % divisor + divisor
+            raise InvalidInputError(
+                f"`{name}` is {pixels}; "
+                f"expected a multiple of {divisor}, such as {below or divisor} or {above}."
+            )
+
+
+def check_callback(names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Check the names of the tensors that a callback asks for.
+
+    Raises:
+        InvalidInputError: One of them is not available to callbacks.
+    """
+    for name in names:
+        if name not in allowed:
+            raise InvalidInputError(
+                f"`callback_on_step_end_tensor_inputs` has {name!r}; expected some of {', '.join(allowed)}."
+            )
+
+
+def check_parts(pipe: Any) -> None:
+    """Check that a pipeline has all parts that an edit needs, and a scheduler for flow matching.
+
+    Raises:
+        InvalidInputError: A part is missing, or the scheduler is of another kind.
+    """
+    for name in ("scheduler", "vae", "transformer"):
+        if getattr(pipe, name) is None:
+            raise InvalidInputError(
+                f"`{name}` is missing in this pipeline; it can encode prompts only. Load it with its {name}."
+            )
+    scheduler = pipe.scheduler
+    if "FlowMatch" not in type(scheduler).__name__ and not scheduler.config.get("use_flow_sigmas", False):
+        raise InvalidInputError(
+            f"`scheduler` is {type(scheduler).__name__}, which is not for flow matching; expected "
+            "FlowMatchEulerDiscreteScheduler, or a scheduler with `use_flow_sigmas`."
+        )
+
+
+def _check_prompts(prompts: PromptInputs, text_dim: int) -> int:
+    """Check the prompts of both guidance branches and return the number of prompts.
+
+    Raises:
+        InvalidInputError: A branch has neither text nor embeddings or both, or the branches differ in number.
+    """
+    num_prompts = _check_prompt(
+        "prompt", prompts.prompt, prompts.prompt_embeds, prompts.prompt_embeds_mask, text_dim
+    )
+    negative, embeds = prompts.negative_prompt, prompts.negative_prompt_embeds
+    if negative is None and embeds is None:
+        return num_prompts
+    mask = prompts.negative_prompt_embeds_mask
+    num_negative = _check_prompt("negative_prompt", negative, embeds, mask, text_dim)
+    if num_negative != num_prompts and not isinstance(negative, str):
+        raise InvalidInputError(
+            f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
+            "give one string, or one each."
+        )
+    return num_prompts
+
+
+def _check_prompt(name: str, prompt: Any, embeds: Tensor | None, mask: Tensor | None, text_dim: int) -> int:
+    """Check the prompts of one guidance branch and return their number.
+
+    Raises:
+        InvalidTypeError: A prompt is not a string.
+        InvalidInputError: There are neither prompts nor embeddings, or both, or one of them cannot be used.
+    """
+    embeds_name = f"{name}_embeds"
+    if (prompt is None) == (embeds is None):
+        came = "neither" if prompt is None else "both"
+        raise InvalidInputError(f"`{name}` and `{embeds_name}`: {came} given; expected exactly one of them.")
+    if embeds is not None:
+        if embeds.ndim != 3 or embeds.shape[-1] != text_dim:
+            raise InvalidInputError(
+                f"`{embeds_name}` has shape {list(embeds.shape)}; expected [prompts, tokens, {text_dim}]."
+            )
+        if mask is None or tuple(mask.shape) != tuple(embeds.shape[:2]):
+            came = "nothing" if mask is None else f"shape {list(mask.shape)}"
+            raise InvalidInputError(
+                f"`{embeds_name}_mask` goes with `{embeds_name}`: "
+                f"expected {list(embeds.shape[:2])}, got {came}."
+            )
+        _check_finite(embeds_name, embeds)
+        return len(embeds)
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)) or not all(
+        isinstance(one, str) for one in cast("Sequence[object]", prompts)
+    ):
+        raise InvalidTypeError(f"`{name}` is {prompt!r}; expected a string or a list of strings.")
+    if not prompts:
+        raise InvalidInputError(f"`{name}` is an empty list; expected at least one string.")
+    for one in cast("Sequence[str]", prompts):
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise InvalidInputError(
+                f"`{name}` holds half of a surrogate pair: {one[:80]!r}; expected valid Unicode."
+            ) from None
+    return len(cast("Sequence[str]", prompts))
+
+
+def _check_numbers(sampling: SamplingInputs) -> None:
+    """Check the size and the counts of a call.
+
+    Raises:
+        InvalidInputError: A number is not whole or too small, or only one side of the size is given.
+    """
+    check_size(sampling.height, sampling.width)
+    for name, number in (
+        ("num_inference_steps", sampling.num_inference_steps),
+        ("num_images_per_prompt", sampling.num_images_per_prompt),
+    ):
+        if not _is_whole(number) or number < 1:
+            raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
+
+
+def _is_whole(number: Any) -> bool:
+    """Tell whether a number is whole, numpy's and floats such as 20.0 included."""
+    return (
+        not isinstance(number, bool)
+        and isinstance(number, numbers.Real)
+        and float(cast("float", number)).is_integer()
+    )
+
+
+def _check_levels(name: str, values: Sequence[float], largest: float) -> None:
+    """Check custom noise levels or timesteps.
+
+    Raises:
+        InvalidInputError: There is none, one is out of range, or they rise.
+    """
+    if len(values) == 0:
+        raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
+    levels = [float(value) for value in values]
+    for level in levels:
+        if not 0 <= level <= largest:  # NaN as well
+            raise InvalidInputError(
+                f"`{name}` has the value {level:g}; expected numbers from 0 to {largest:g}."
+            )
+    for before, after in itertools.pairwise(levels):
+        if after > before:
+            raise InvalidInputError(f"`{name}` rises from {before:g} to {after:g}; expected falling values.")
+
+
+def _check_generator(generator: Any) -> None:
+    """Check that draws can be made.
+
+    Raises:
+        InvalidTypeError: It is neither torch's generator nor a list of these.
+    """
+    every = cast("list[object]", generator) if isinstance(generator, list) else [generator]
+    for one in every:
+        if one is not None and not isinstance(one, torch.Generator):
+            raise InvalidTypeError(
+                f"`generator` is {generator!r}; expected a torch.Generator or a list of these, for example "
+                "torch.Generator().manual_seed(42)."
+            )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Check given numbers.
+
+    Raises:
+        InvalidInputError: One is not finite.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise InvalidInputError(f"`{name}` has values that are not finite; expected finite numbers.")
