@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import PngImagePlugin
 
 from tests import random_models
 
@@ -94,6 +98,14 @@ def test_image_when_it_is_an_address_then_says_to_download_it(
         (["edit", "loop.png", "x", "-o", "out.png"], "symbolic links"),
         (["edit", "/dev/null", "x", "-o", "out.png"], "is empty"),
         (["edit", "picture.png", "x", "-o", "/dev/null"], "no known format"),
+        (["edit", "-", "x", "-o", "out.png", "--ref", "-"], "`-` is given for more than one image"),
+        (["edit", "picture.png", "x", "-o", "-", "--num", "2"], "standard output takes one image"),
+        (
+            ["edit", "picture-1.png", "x", "-o", "picture.png", "--num", "2"],
+            "picture-1.png is the input file",
+        ),
+        (["edit", "picture.png", "x", "-o", "out.png", "--model", " "], "`--model` is empty"),
+        (["rewrite", "x", "--how", "ftp://host"], "`--how` is 'ftp://host'"),
         (
             ["move", "picture.png", "heart", "50,50,10,10", "-o", "out.png"],
             "50, 50, 10, 10 (left, top, right",
@@ -106,6 +118,7 @@ def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.chdir(picture_path.parent)
     Path("loop.png").symlink_to("loop.png")
+    Path("picture-1.png").write_bytes(picture_path.read_bytes())
 
     outcome = joyimage(*arguments)
 
@@ -113,3 +126,64 @@ def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
     assert "Loading" not in outcome.err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no image"])
+def test_standard_input_when_closed_empty_or_no_image_then_named_in_one_line(
+    joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    stream = None if content is None else SimpleNamespace(buffer=io.BytesIO(content))
+    monkeypatch.setattr("sys.stdin", stream)
+
+    outcome = joyimage("edit", "-", "x", "-o", tmp_path / "out.png")
+
+    assert outcome.code == 2
+    assert outcome.err.startswith("Standard input is ")
+    assert outcome.err.count("\n") == 1
+
+
+RECORDS: list[object] = [
+    {},
+    [],
+    "x",
+    5,
+    None,
+    {"kind": 5},
+    {"kind": "frob", "prompt": "x"},
+    {"kind": "edit"},
+    {"kind": "edit", "prompt": None},
+    {"kind": "edit", "prompt": ["x"]},
+    {"kind": "edit", "prompt": "x", "seed": "abc"},
+    {"kind": "edit", "prompt": "x", "seed": 2**60},
+    {"kind": "edit", "prompt": "x", "guidance_scale": float("nan")},
+    {"kind": "edit", "prompt": "x", "width": "abc", "height": 3},
+    {"kind": "edit", "prompt": "x", "width": -5, "height": 3},
+    {"kind": "edit", "prompt": "x", "model": 5},
+    {"kind": "edit", "prompt": "x", "model": ["tiny"]},
+    {"kind": "edit", "prompt": "x", "base_size": "96"},
+    {"kind": "edit", "prompt": "x", "base_size": 7},
+    {"kind": "edit", "prompt": "x", "dtype": "int8"},
+    {"kind": "edit", "prompt": "x", "loras": ["gone.safetensors"]},
+    {"kind": "edit", "prompt": "x", "region": "gone.png"},
+    {"kind": "move", "object": "heart", "box": [1, 1, 40, 40]},
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: json.dumps(record)[:60])
+def test_record_when_any_program_wrote_it_then_one_line_and_never_a_bug(
+    joyimage: Joyimage, picture_path: Path, tmp_path: Path, record: object
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("joyimage", json.dumps(record))
+    random_models.make_picture(0, 32, 32).save(tmp_path / "made.png", pnginfo=info)
+
+    shown = joyimage("info", tmp_path / "made.png")
+    repeated = joyimage("edit", picture_path, "--like", tmp_path / "made.png", "-o", tmp_path / "out.png")
+
+    assert shown.code == (0 if isinstance(record, dict) and record else 2)
+    assert repeated.code == 2
+    for outcome in (shown, repeated):
+        assert "Internal error" not in outcome.err
+        assert outcome.err.count("\n") <= 1
+    assert "Loading" not in repeated.err
+    assert not (tmp_path / "out.png").exists()

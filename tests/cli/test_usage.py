@@ -176,3 +176,63 @@ def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_load
     assert outcome.code == 2
     assert "style.gguf is a GGUF file; expected a safetensors file." in outcome.err
     assert "Loading" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["doctor", "now"], "`now` is one argument too many. `joyimage doctor --help`"),
+        (["edit", "a.png", "x", "--prompt", "y", "-o", "b.png"], "`x` is one argument too many. `joyimage"),
+        (
+            ["edit", "--image", "a.png", "x", "-o", "b.png"],
+            "`x` stands behind an argument that is given as an",
+        ),
+        (["edit", "a.png", "--", "x", "-o", "b.png"], "`--output` or `-o` is missing."),
+    ],
+)
+def test_words_when_out_of_place_then_says_which_and_no_odd_advice(
+    joyimage: Joyimage, words: list[str], message: str
+) -> None:
+    outcome = joyimage(*words)
+
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_batch_when_interrupted_between_rows_then_says_how_to_resume_and_resumes(
+    joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joyimage.cli.commands import batch
+
+    for name in "abc":
+        random_models.make_picture(ord(name), 64, 64).save(tmp_path / f"{name}.png")
+    words = (
+        "batch",
+        tmp_path,
+        "x",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+        "--steps",
+        1,
+    )
+    plain, calls = batch._run_row, []
+
+    def run_row(*arguments: object) -> dict[str, object]:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(batch, "_run_row", run_row)
+
+    interrupted, resumed = joyimage(*words), joyimage(*words)
+
+    assert interrupted.code == 130
+    assert interrupted.err.splitlines()[-1] == "Interrupted; run the same command again to continue."
+    assert resumed.code == 0
+    assert "2 made, 1 already there, 0 failed." in resumed.err

@@ -150,6 +150,8 @@ class RunOptions:
         Raises:
             InvalidInputError: An option has a value that is not accepted.
         """
+        if self.model is not None and not self.model.strip():
+            raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
         for name, values in (("dtype", DTYPES), ("offload", OFFLOADS)):
             value = getattr(self, name)
             if value is not None and value not in values:

@@ -64,14 +64,27 @@ class Source:
         """
         if _ADDRESS.match(str(path)):
             raise ImageError(f"{path} can't be read: it is an address; expected a file. Download it first.")
+        name = "Standard input" if path == STANDARD_STREAM else str(path)
         try:
-            content = sys.stdin.buffer.read() if path == STANDARD_STREAM else path.read_bytes()
+            content = _read_stream() if path == STANDARD_STREAM else path.read_bytes()
         except OSError as error:
-            raise ImageError(f"{path} can't be read: {(error.strerror or str(error)).lower()}.") from None
-        decoded = decode(content, str(path))
+            raise ImageError(f"{name} can't be read: {(error.strerror or str(error)).lower()}.") from None
+        decoded = decode(content, name)
         for sentence in decoded.notes:
-            warn(f"{path}: {sentence}.")
+            warn(f"{name}: {sentence}.")
         return cls(path=path, decoded=decoded)
+
+
+def _read_stream() -> bytes:
+    """Return what comes from standard input.
+
+    Raises:
+        ImageError: It is closed.
+    """
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise ImageError("Standard input is closed; name an image file.")
+    return stream.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,10 @@ def run_command(
         edit, options, sha256 = fill_from_record(like, edit, options)
     options.check()
     check_edit(edit, options)
-    check_output_path(output, images, is_overwritten=options.overwrite)
+    if images.count(STANDARD_STREAM) > 1:
+        raise InvalidInputError("`-` is given for more than one image; standard input holds one.")
+    for path in output_paths(output, edit.given().get("num_images", 1)):
+        check_output_path(path, images, is_overwritten=options.overwrite)
     sources = [Source.read(path) for path in images]
     if sources:
         size = ImageSize.of(sources[0].image)
@@ -187,7 +203,7 @@ def check_output_path(output: Path, inputs: Sequence[Path], *, is_overwritten: b
     for path in inputs:
         if not is_overwritten and output.exists() and path.exists() and output.samefile(path):
             raise InvalidInputError(
-                f"`--output` is {output}, the input file; name another file, or give `--overwrite`."
+                f"The output {output} is the input file; name another file, or give `--overwrite`."
             )
 
 
@@ -217,6 +233,10 @@ def fill_from_record(
         for name in names
         if getattr(options, name) is None and made_with.get(name) is not None
     }
+    for name, value in missing.items():
+        kind = int if name == "base_size" else str
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ImageError(f"The record in {like} can't be read: `{name}` is {value!r}.")
     return edit.filled_from(record.edit), replace(options, **missing), made_with.get("input_sha256")
 
 

@@ -28,7 +28,9 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
     if isinstance(error, exceptions.MissingArgumentError) and error.argument is not None:
         return f"{_missing(error)} {see}"
     if isinstance(error, exceptions.UnusedCliTokensError):
-        return _unused(error.unused_tokens or [], error.root_input_tokens or [], see)
+        return _unused(
+            error.unused_tokens or [], error.root_input_tokens or [], len(error.command_chain or ()), see
+        )
     if isinstance(error, exceptions.UnknownOptionError):
         option = error.token.keyword or error.token.value
         if _NUMBERS.match(option):
@@ -43,6 +45,8 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
         return f"`{name}` is not a command.{_closest(name, commands)} `joyimage --help` lists the commands."
     if isinstance(error, exceptions.CoercionError) and error.token is not None:
         return _wrong_type(error, error.token)
+    if isinstance(error, exceptions.ArgumentOrderError):
+        return f"`{error.token}` stands behind an argument that is given as an option; give it as an option too. {see}"
     if isinstance(error, exceptions.RepeatArgumentError):
         return f"`{error.token.keyword or error.token.value}` is given more than once; give it once."
     return " ".join(str(error).split())
@@ -50,7 +54,9 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
 
 def _missing(error: exceptions.MissingArgumentError) -> str:
     argument: Any = error.argument
-    given = [name for name in argument.names if name in (error.root_input_tokens or [])]
+    tokens = list(error.root_input_tokens or [])
+    options = tokens[: tokens.index("--")] if "--" in tokens else tokens  # behind it nothing is an option
+    given = [name for name in argument.names if name in options]
     if given:
         return f"`{given[0]}` has no value; write it after the option."
     if argument.field_info.is_positional:
@@ -59,16 +65,20 @@ def _missing(error: exceptions.MissingArgumentError) -> str:
     return f"{' or '.join(f'`{name}`' for name in names)} is missing."
 
 
-def _unused(unused: list[str], given: list[str], see: str) -> str:
+def _unused(unused: list[str], given: list[str], num_command_words: int, see: str) -> str:
     """Return the message for too many words, which are usually a text without quotes."""
     listed = ", ".join(f"`{word}`" for word in unused)
     verb = "is one argument" if len(unused) == 1 else f"are {len(unused)} arguments"
-    for start in range(1, len(given)):
+    for start in range(num_command_words + 1, len(given)):
         end = start + len(unused)
-        if given[start:end] == unused and not given[start - 1].startswith("-"):
+        if given[start:end] == unused and _is_word(given[start - 1]):
             text = " ".join(given[start - 1 : end])
             return f'{listed} {verb} too many. Put quotes around text of several words: "{text}". {see}'
     return f"{listed} {verb} too many. {see}"
+
+
+def _is_word(text: str) -> bool:
+    return not text.startswith("-") and not Path(text).suffix
 
 
 def _wrong_type(error: exceptions.CoercionError, token: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from tqdm import tqdm
 
-from joyimage.cli.console import fail, note, warn
+from joyimage.cli.console import EXIT_INTERRUPTED, fail, note, warn
 from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.manifests import Manifest, read_manifest
 from joyimage.cli.options import BatchOptions, RunOptions
@@ -80,7 +80,6 @@ def batch(
 
     Raises:
         InvalidInputError: An option has a value that is not accepted, or the source cannot be read as a whole.
-        KeyboardInterrupt: The batch was interrupted.
     """
     options = options or BatchOptions()
     options.check()
@@ -105,7 +104,7 @@ def batch(
             reports = run_rows(rows, options, problems)
     except KeyboardInterrupt:
         note("Interrupted; run the same command again to continue.")
-        raise
+        return EXIT_INTERRUPTED
     return write_report(output, manifest, rows, reports, problems, json=options.json)
 
 

@@ -22,13 +22,13 @@ def info(image: Path, *, json: Annotated[bool, Parameter(negative=[])] = False) 
     Raises:
         ImageError: The file cannot be read, or no edit is recorded in it.
     """
-    recipe = read_record(image)
-    if recipe is None:
+    record = read_record(image)
+    if not record:
         hint = " BMP files hold no record." if image.suffix.lower() == ".bmp" else ""
         raise ImageError(f"{image} holds no record of an edit by joyimage.{hint}")
     if json:
-        print(json_format.dumps(recipe, ensure_ascii=False))
+        print(json_format.dumps(record, ensure_ascii=False))
         return
-    width = max(map(len, recipe))
-    for name, value in recipe.items():
+    width = max(map(len, record))
+    for name, value in record.items():
         print(f"{name:<{width}}  {'-' if value is None else value}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.options import RunOptions
+from joyimage.cli.options import RunOptions, is_address
 from joyimage.cli.run import Source
 from joyimage.cli.runners import load_runner
 from joyimage.errors import InvalidInputError
@@ -40,16 +40,20 @@ def rewrite(
     """
     is_local = how == "local"
     options = RunOptions(model=model if is_local else None, device=device, dtype=dtype, rewrite=how)
+    if how != "local" and not is_address(how):
+        raise InvalidInputError(
+            f"`--how` is {how!r}; expected local, or an address such as http://localhost:8000/v1."
+        )
     options.check()
     if not prompt.strip():
         raise InvalidInputError("`PROMPT` is empty; expected the prompt to rewrite.")
     if is_local and image is None:
         raise InvalidInputError("`IMAGE` is missing; a local rewrite looks at the image.")
-    picture = None if image is None else Source.read(image).image
+    source_image = None if image is None else Source.read(image).image
     if is_local:
-        text = load_runner(options).rewrite(prompt, picture, how)
+        text = load_runner(options).rewrite(prompt, source_image, how)
     else:
         from joyimage.understanding.rewrite import rewrite as rewrite_prompt
 
-        text = rewrite_prompt(prompt, picture, how, model=model)
+        text = rewrite_prompt(prompt, source_image, how, model=model)
     print(json_format.dumps({"prompt": prompt, "rewritten": text}, ensure_ascii=False) if json else text)
