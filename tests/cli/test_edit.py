@@ -221,7 +221,7 @@ def make_bad_files(folder: Path) -> None:
         ("broken.png", ["broken.png"]),
         ("text.jpg", ["text.jpg", "not an image file"]),
         ("cut.jpg", ["cut.jpg", "damaged"]),
-        ("huge.png", ["huge.png", "too large", "at most"]),
+        ("huge.png", ["huge.png", "20000x20000", "at most 128,000,000 are read"]),
         ("folder.png", ["folder.png", "directory"]),
     ],
 )

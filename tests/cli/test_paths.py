@@ -195,8 +195,10 @@ def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_sour
     plain_call = JoyImageEditPipeline.__call__
 
     def call(*arguments: object, **settings: object) -> object:
-        for _ in range(3):
-            warnings.warn("something odd\nin two lines", UserWarning, stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for _ in range(3):
+                warnings.warn("something odd\nin two lines", UserWarning, stacklevel=1)
         return plain_call(*arguments, **settings)
 
     monkeypatch.setattr(JoyImageEditPipeline, "__call__", call)
