@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 from PIL import Image
+from playwright.sync_api import expect
 
 from joyimage.cli.main import main
 from tests.serving.parts import wait_for
@@ -162,12 +163,16 @@ class Visitor:
         """The box by its numbers: left, top, width, height."""
         return [int(self.page.input_value(f"#box-{side}")) for side in ("left", "top", "width", "height")]
 
+    def expect_name(self, words: str) -> None:
+        """Wait until the image on the stage has a name with these words."""
+        expect(self.page.locator("#picture-name")).to_contain_text(words)
+
     def run(self) -> None:
         """Run, and wait for the result."""
         before = self.page.locator("#result").get_attribute("data-job")
         self.page.click("#run")
         self.page.wait_for_function(
-            """(before) => !document.querySelector("#run").disabled
+            """(before) => document.querySelector("#progress").hidden
                 && document.querySelector("#result").dataset.job !== before""",
             arg=before,
             timeout=PATIENCE_MS,
@@ -175,7 +180,7 @@ class Visitor:
         )
 
     def wait_until_idle(self) -> None:
-        self.page.wait_for_function("() => !document.querySelector('#run').disabled", timeout=PATIENCE_MS)
+        self.page.wait_for_function("() => document.querySelector('#progress').hidden", timeout=PATIENCE_MS)
 
     def download(self, path: Path) -> Image.Image:
         """Save the result that is shown."""

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import zipfile
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -173,29 +174,148 @@ def test_results_when_several_then_a_grid_to_pick_from_and_each_has_its_seed(
     assert np.array_equal(np.asarray(second), np.asarray(again))
 
 
-def test_result_when_edited_again_then_a_chain_that_can_be_undone(visit: Callable[..., Visitor]) -> None:
+def test_results_when_edited_further_then_a_tree_in_which_nothing_is_lost(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
     visitor = visit()
     page = visitor.page
     visitor.choose_example("shapes")
     visitor.run()
-    page.click("#again")
-    expect(page.locator("#result")).to_be_hidden()
     page.fill("#prompt-edit", "Recolor the circle green.")
-    visitor.run()
+    visitor.run()  # continues from the result
+    page.locator('input[name="base"][value="original"]').check(force=True)
+    page.fill("#prompt-edit", "Remove the star.")
+    visitor.run()  # the same image again: a sibling
 
     items = visitor.see("#strip").locator("li button")
-    assert items.count() == 2
-    expect(items.nth(1)).to_have_attribute("aria-current", "true")
-    expect(items.nth(1)).to_have_accessible_name("Edit 1: Recolor the heart orange.")
-    page.click("#undo")
+    names = [
+        "Original",
+        "Edit 1: Recolor the heart orange.",
+        "Edit 2: Recolor the circle green.",
+        "Edit 3, from Edit 1: Remove the star.",
+    ]
+    assert [item.get_attribute("aria-label") for item in items.all()] == names
+    expect(items.nth(3)).to_have_attribute("aria-current", "true")
+    prompts = [job["prompt"] for job in server.jobs()[:3]]
+    assert prompts == ["Remove the star.", "Recolor the circle green.", "Recolor the heart orange."]
 
-    expect(items.nth(0)).to_have_attribute("aria-current", "true")
-    expect(page.locator("#undo")).to_be_disabled()
-    visitor.see("#result")  # what was made of it is still there
-    visitor.reload()
-    expect(visitor.see("#strip").locator("li button")).to_have_count(2)
     items.nth(1).click()
-    expect(page.locator("#picture-name")).to_contain_text("edit-")
+    expect(page.locator("#prompt-edit")).to_have_value("Recolor the heart orange.")
+    page.click("#undo")
+    expect(page.locator("#prompt-edit")).to_have_value("Remove the star.")
+    expect(items.nth(3)).to_have_attribute("aria-current", "true")
+    page.click("#redo")
+    expect(items.nth(1)).to_have_attribute("aria-current", "true")
+    visitor.reload()
+    expect(items.nth(1)).to_have_attribute("aria-current", "true")
+    assert [item.get_attribute("aria-label") for item in items.all()] == names
+
+
+def _paste(visitor: Visitor, name: str) -> None:
+    data = base64.b64encode((EXAMPLES / "car.png").read_bytes()).decode()
+    visitor.page.evaluate(
+        """([data, name]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type: "image/png" }));
+            const options = { clipboardData: transfer, bubbles: true, cancelable: true };
+            document.activeElement.dispatchEvent(new ClipboardEvent("paste", options));
+        }""",
+        [data, name],
+    )
+
+
+def test_edits_when_another_image_is_pasted_then_kept_and_a_step_back(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.run()
+    made = np.asarray(visitor.download(tmp_path / "made.png"))
+    page.locator("#prompt-edit").focus()
+
+    _paste(visitor, "screenshot.png")
+
+    visitor.expect_name("screenshot.png")
+    page.get_by_role("button", name="Back to shapes.png").click()
+    expect(page.locator("#strip-items li")).to_have_count(2)
+    assert np.array_equal(np.asarray(visitor.download(tmp_path / "again.png")), made)
+    page.click("#projects-open")
+    rows = visitor.see("#projects-list").locator("li")
+    expect(rows).to_have_count(2)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export shapes.png").click()
+    download.value.save_as(tmp_path / "shapes.zip")
+    with zipfile.ZipFile(tmp_path / "shapes.zip") as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == ["edit-1.png", "original.png", "project.json"]
+        assert archive.read("original.png") == (EXAMPLES / "shapes.png").read_bytes()
+        (tmp_path / "edit-1.png").write_bytes(archive.read("edit-1.png"))
+    record = read_record(tmp_path / "edit-1.png")
+    assert record is not None
+    assert record["prompt"] == "Recolor the heart orange."
+    page.get_by_role("button", name="Delete screenshot.png").click()
+    page.get_by_role("button", name="Delete screenshot.png").click()
+    expect(rows).to_have_count(1)
+
+
+def test_form_when_reloaded_at_once_then_every_letter_is_there(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    page.fill("#prompt-edit", "Typed and reloaded at once")
+    visitor.reload()
+    expect(page.locator("#prompt-edit")).to_have_value("Typed and reloaded at once")
+
+    visitor.choose_mode("rotate")
+    visitor.reload()
+    expect(page.locator("#modes input:checked")).to_have_value("rotate")
+
+
+def test_box_when_undone_and_redone_with_keys_then_it_is_back(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.draw(0.1, 0.1, 0.3, 0.3)
+    first = visitor.box()
+    visitor.draw(0.5, 0.5, 0.9, 0.8)
+    second = visitor.box()
+
+    page.keyboard.press("Control+z")
+    expect(page.locator("#box-left")).to_have_value(str(first[0]))
+    assert visitor.box() == first
+    page.keyboard.press("Control+Shift+z")
+    expect(page.locator("#box-left")).to_have_value(str(second[0]))
+    assert visitor.box() == second
+
+
+def test_runs_when_started_during_a_run_then_they_wait_and_can_be_taken_back(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.set("steps", 100)
+    page.click("#run")
+    visitor.set("steps", 4)
+    for words in ("Remove the star.", "Remove the heart.", "Remove the circle."):
+        page.fill("#prompt-edit", words)
+        page.click("#run")
+    tray = visitor.see("#tray")
+    page.get_by_role("button", name="Don't run: Remove the heart.").click()
+    page.get_by_role("button", name="Run earlier: Remove the circle.").click()
+    assert tray.locator("p").all_text_contents() == ["1. Remove the circle.", "2. Remove the star."]
+    visitor.reload()
+    expect(tray.locator("p")).to_have_count(2)
+
+    page.click("#cancel")
+
+    expect(page.locator("#strip-items li")).to_have_count(3, timeout=PATIENCE_MS)
+    visitor.wait_until_idle()
+    prompts = [job["prompt"] for job in server.jobs()[:2]]
+    assert prompts == ["Remove the star.", "Remove the circle."]
 
 
 def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
@@ -284,7 +404,7 @@ def test_result_when_copied_and_downloaded_then_made_again_elsewhere_to_the_pixe
     assert visitor.page.evaluate("() => navigator.clipboard.readText()") == texts["curl"]
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "picture.png").write_bytes((EXAMPLES / "shapes.png").read_bytes())
+    (tmp_path / "shapes.png").write_bytes((EXAMPLES / "shapes.png").read_bytes())
     command = shlex.split(texts["shell"].replace("\\\n", " "))
     assert command[0] == "joyimage"
     assert main(command[1:]) == 0
@@ -314,8 +434,7 @@ def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[...,
     visitor.choose_mode("move")
     visitor.choose_mode("generate")
     visitor.see("#verdict")
-    page.click("#again")
-    expect(page.locator("#modes input:checked")).to_have_value("edit")
+    visitor.choose_mode("edit")
     expect(page.locator("#picture-name")).to_contain_text("generate-")
 
 
@@ -339,7 +458,7 @@ def test_created_picture_when_edited_at_once_then_it_is_what_is_edited(
     expect(page.locator("#picture-name")).to_contain_text("generate-")
 
 
-def test_created_picture_when_another_is_being_edited_then_each_where_it_belongs(
+def test_created_picture_when_another_is_being_edited_then_a_project_of_its_own(
     visit: Callable[..., Visitor],
 ) -> None:
     visitor = visit()
@@ -348,19 +467,19 @@ def test_created_picture_when_another_is_being_edited_then_each_where_it_belongs
     visitor.choose_mode("generate")
     page.fill("#prompt-generate", "Draw a green star on the left on a mint background.")
     visitor.run()
-    expect(page.locator("#picture-name")).to_contain_text("generate-")
+    visitor.expect_name("generate-")
+    visitor.run()  # another one beside it
+    expect(page.locator("#strip-items li")).to_have_count(2)
 
     visitor.choose_mode("edit")
-    expect(page.locator("#picture-name")).to_contain_text("shapes.png")
-    expect(page.locator("#run-hint")).to_be_hidden()
-    visitor.choose_mode("generate")
-    expect(page.locator("#picture-name")).to_contain_text("generate-")
+    visitor.expect_name("generate-")
+    page.click("#projects-open")
+    page.get_by_role("button", name="Open shapes.png").click()
 
+    visitor.expect_name("shapes.png")
     visitor.choose_mode("edit")
     visitor.run()
-    expect(page.locator("#run-hint")).to_have_text("Starts from the original again, not from this result.")
-    page.click("#again")
-    expect(page.locator("#run-hint")).to_be_hidden()
+    expect(page.locator('input[name="base"]:checked')).to_have_value("result")
 
 
 def test_ideas_when_the_model_is_tiny_then_only_what_it_can(visit: Callable[..., Visitor]) -> None:
@@ -389,6 +508,7 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     page.click("#settings summary")
     size = page.locator("#size option").nth(1).get_attribute("value") or ""
     page.select_option("#size", size)
+    page.select_option("#fit", "crop")
     page.uncheck("#restore")
 
     visitor.run()
@@ -397,6 +517,7 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     assert f"{job['width']}x{job['height']}" == size
     assert job["width"] != job["height"]  # cropped out of the square
     page.select_option("#fit", "pad")
+    page.locator('input[name="base"][value="original"]').check(force=True)
     visitor.run()
     whole = visitor.download(tmp_path / "whole.png")
     assert whole.width == whole.height
@@ -523,7 +644,7 @@ def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
         expect(page.locator("#reference-list li")).to_have_count(1)
         page.click("#copy-open")
         page.locator('#copy-forms input[value="curl"]').check(force=True)
-        assert "image=@reference-1.png" in (page.locator("#copy-text").text_content() or "")
+        assert "image=@b.png" in (page.locator("#copy-text").text_content() or "")
         page.context.close()
     finally:
         server.close()
@@ -561,13 +682,7 @@ def test_steps_when_never_touched_then_another_checkpoint_brings_its_own(
     visitor = visit()
     expect(visitor.page.locator("#steps")).to_have_value("4")
     kept = visitor.page.evaluate(
-        """async () => {
-            await new Promise((resolve) => setTimeout(resolve, 800));
-            const open = indexedDB.open("joyimage", 1);
-            await new Promise((resolve) => { open.onsuccess = resolve; });
-            const all = open.result.transaction("sessions").objectStore("sessions").getAll();
-            await new Promise((resolve) => { all.onsuccess = resolve; });
-            return all.result.map(({ form }) => [form.steps, form.guidance, form.n]);
-        }"""
+        """() => Object.entries(localStorage).filter(([key]) => key.startsWith("joyimage-tab-"))
+            .map(([, text]) => JSON.parse(text).form).map((form) => [form.steps, form.guidance, form.n])"""
     )
     assert kept == [["", "", "1"]]

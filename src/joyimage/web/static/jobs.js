@@ -73,7 +73,8 @@ export class Jobs {
 
   /** @param {Job} job */
   makeRow(job) {
-    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (job.text || NAMELESS[job.kind]);
+    const question = job.edit?.question;
+    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (typeof question === "string" ? question : job.text || NAMELESS[job.kind]);
     const row = make("li", { class: "job" });
     const picture = make("span", { class: "job-picture" });
     if (job.images.length) void this.addThumbnail(job, picture);

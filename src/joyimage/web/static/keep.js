@@ -1,52 +1,43 @@
 /**
- * What survives a reload: pictures and the state of this tab, in the browser's own database.
+ * What survives a reload. Projects and their images are in the browser's own database. What a tab looks like, with every
+ * letter in its fields, is written to localStorage at once, which no reload can interrupt.
  *
- * Each tab has a session of its own. A lock says which sessions are open, so that a tab that was duplicated
- * takes a new one, and a browser that was closed goes on with its last.
+ * A lock says which tabs are open, so that a tab that was duplicated takes a state of its own, and a browser that was
+ * closed continues with its last.
  */
 
 import { newId } from "./dom.js";
+import { merged } from "./history.js";
 
-/** @import { Pending, Picture, Request, Job } from "./types.js" */
+/** @import { Base, Form, Project } from "./history.js" */
+/** @import { Pending, Picture } from "./types.js" */
 
 /**
- * @typedef {object} KeptResults
- * @property {Job} job
- * @property {Request | null} request
- * @property {string[]} pictures
- * @property {number} selected
- *
- * @typedef {object} Kept
- * @property {string} id
- * @property {number} at When it was kept, in ms.
- * @property {{picture: string, results: KeptResults | null}[]} chain
- * @property {number} current
- * @property {KeptResults | null} loose
+ * @typedef {object} TabState
+ * @property {number} at When it was written, in ms.
+ * @property {string | null} project
+ * @property {string} place
+ * @property {Base} base
  * @property {string[]} references
- * @property {Pending | null} pending
- * @property {Record<string, string | boolean>} form
+ * @property {Pending[]} queue
+ * @property {Form} form
  *
- * @typedef {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} KeptPicture
+ * @typedef {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} StoredPicture
+ * @typedef {Project & {bytes: number}} StoredProject
  */
 
 const TAB = "joyimage-session";
-const LONGEST_MS = 7 * 24 * 3600 * 1000;
+const STATE = "joyimage-tab-";
+const LONGEST_MS = 7 * 24 * 3600 * 1000; // how long the state of a closed tab is kept; projects stay until deleted
 
 /** @type {IDBDatabase | null} Null where the browser has none, as in some private windows. */
 let database = null;
 let session = "";
-/** @type {Set<string>} Ids of pictures that are stored. */
-const stored = new Set();
 
-/**
- * Open the database and find this tab's session.
- *
- * @returns {Promise<Kept | null>} What was kept; null where nothing was.
- */
-export async function openSession() {
+/** Find this tab's state. @returns {Promise<TabState | null>} Null where there is none. */
+export async function openTab() {
   database = await open();
   const candidates = [sessionStorage.getItem(TAB), localStorage.getItem(TAB)];
-  session = "";
   for (const candidate of candidates) {
     if (!session && candidate && (await lock(candidate))) session = candidate;
   }
@@ -56,47 +47,89 @@ export async function openSession() {
   }
   sessionStorage.setItem(TAB, session);
   localStorage.setItem(TAB, session);
-  if (!database) return null;
-  await forgetOld();
-  return (await finish(table("sessions", "readonly").get(session))) ?? null;
+  forgetOldTabs();
+  const text = localStorage.getItem(STATE + session);
+  return text ? JSON.parse(text) : null;
+}
+
+/** Write this tab's state, done when this returns. @param {Omit<TabState, "at">} state */
+export function keepTab(state) {
+  if (session) localStorage.setItem(STATE + session, JSON.stringify({ ...state, at: Date.now() }));
 }
 
 /**
- * Keep the state of this tab.
+ * Store a project with those of its images that are not stored yet, all or nothing.
  *
- * @param {Omit<Kept, "id" | "at">} state
- * @param {Picture[]} pictures All that the state names.
+ * @param {Project} project
+ * @param {StoredPicture[]} pictures
+ * @returns {Promise<Project>} The project with what other tabs have added to it.
  */
-export async function keepSession(state, pictures) {
+export async function storeProject(project, pictures) {
+  if (!database) return project;
+  const change = database.transaction(["projects", "pictures"], "readwrite");
+  const done = finishAll(change);
+  const [projects, images] = [change.objectStore("projects"), change.objectStore("pictures")];
+  /** @type {StoredProject | undefined} */
+  const stored = await finish(projects.get(project.id));
+  const both = stored ? merged(stored, project) : project;
+  let bytes = stored?.bytes ?? 0;
+  for (const { id, blob, width, height, name } of pictures) {
+    const key = `${project.id}/${id}`;
+    if ((await finish(images.count(key))) > 0) continue;
+    images.put({ id, blob, width, height, name }, key);
+    bytes += blob.size;
+  }
+  projects.put({ ...both, bytes }, project.id);
+  await done;
+  return both;
+}
+
+/** @param {string} id @returns {Promise<StoredProject | null>} */
+export async function findProject(id) {
+  return database ? ((await finish(table("projects", "readonly").get(id))) ?? null) : null;
+}
+
+/** List the projects, newest first. @returns {Promise<StoredProject[]>} */
+export async function listProjects() {
+  /** @type {StoredProject[]} */
+  const all = database ? await finish(table("projects", "readonly").getAll()) : [];
+  return all.sort((one, other) => other.at - one.at);
+}
+
+/** Delete a project and its images. @param {string} id */
+export async function deleteProject(id) {
+  if (!database) return;
+  const change = database.transaction(["projects", "pictures"], "readwrite");
+  change.objectStore("projects").delete(id);
+  change.objectStore("pictures").delete(IDBKeyRange.bound(`${id}/`, `${id}/~`));
+  await finishAll(change);
+}
+
+/** @param {string} owner Id of a project. @param {string} id @returns {Promise<StoredPicture | null>} */
+export async function findPicture(owner, id) {
+  return database ? ((await finish(table("pictures", "readonly").get(`${owner}/${id}`))) ?? null) : null;
+}
+
+/** Store images that belong to this tab and to no project yet. @param {StoredPicture[]} pictures */
+export async function storeLoose(pictures) {
   if (!database) return;
   for (const { id, blob, width, height, name } of pictures) {
-    if (stored.has(id)) continue;
     await finish(table("pictures", "readwrite").put({ id, blob, width, height, name }, `${session}/${id}`));
-    stored.add(id);
-  }
-  await finish(table("sessions", "readwrite").put({ ...state, id: session, at: Date.now() }, session));
-  const named = new Set(pictures.map((picture) => picture.id));
-  for (const id of stored) {
-    if (named.has(id)) continue;
-    await finish(table("pictures", "readwrite").delete(`${session}/${id}`));
-    stored.delete(id);
   }
 }
 
-/** Return a picture that was kept. @param {string} id @returns {Promise<KeptPicture | null>} */
-export async function findPicture(id) {
-  if (!database) return null;
-  const found = await finish(table("pictures", "readonly").get(`${session}/${id}`));
-  if (found) stored.add(id);
-  return found ?? null;
+/** @param {string} id @returns {Promise<StoredPicture | null>} An image of this tab. */
+export function findLoose(id) {
+  return findPicture(session, id);
 }
 
 /** @returns {Promise<IDBDatabase | null>} */
 async function open() {
   try {
-    const request = indexedDB.open("joyimage", 1);
+    const request = indexedDB.open("joyimage", 2);
     request.onupgradeneeded = () => {
-      request.result.createObjectStore("sessions");
+      for (const name of request.result.objectStoreNames) request.result.deleteObjectStore(name);
+      request.result.createObjectStore("projects");
       request.result.createObjectStore("pictures");
     };
     return await finish(request);
@@ -105,7 +138,7 @@ async function open() {
   }
 }
 
-/** Take a session's lock until this tab goes. @param {string} name @returns {Promise<boolean>} Whether it was free. */
+/** Take a tab's lock until this tab goes. @param {string} name @returns {Promise<boolean>} Whether it was free. */
 function lock(name) {
   // Plain http from elsewhere has no locks: then tabs are told apart by their sessionStorage alone.
   if (!navigator.locks) return Promise.resolve(name === sessionStorage.getItem(TAB));
@@ -119,13 +152,11 @@ function lock(name) {
   });
 }
 
-async function forgetOld() {
-  const keys = await finish(table("sessions", "readonly").getAllKeys());
-  for (const key of keys) {
-    const kept = await finish(table("sessions", "readonly").get(key));
-    if (key === session || Date.now() - kept.at < LONGEST_MS) continue;
-    await finish(table("pictures", "readwrite").delete(IDBKeyRange.bound(`${key}/`, `${key}/~`)));
-    await finish(table("sessions", "readwrite").delete(key));
+function forgetOldTabs() {
+  for (const key of Object.keys(localStorage)) {
+    if (!key.startsWith(STATE) || key === STATE + session) continue;
+    const { at } = JSON.parse(localStorage.getItem(key) ?? "{}");
+    if (!(Date.now() - at < LONGEST_MS)) localStorage.removeItem(key);
   }
 }
 
@@ -139,5 +170,13 @@ function finish(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error ?? new Error("The browser's database failed."));
+  });
+}
+
+/** @param {IDBTransaction} change @returns {Promise<void>} */
+function finishAll(change) {
+  return new Promise((resolve, reject) => {
+    change.oncomplete = () => resolve();
+    change.onabort = () => reject(change.error ?? new Error("The browser's database failed."));
   });
 }

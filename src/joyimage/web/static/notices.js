@@ -2,14 +2,23 @@
 
 import { byId, make } from "./dom.js";
 
+/** @type {Map<string, number>} Timers of messages that come only if it takes long. */
+const late = new Map();
+
 /**
  * Show a message; one of the same name is replaced.
  *
  * @param {string} name
  * @param {string} sentence
- * @param {{kind?: "problem" | "news", action?: {label: string, run: () => void}}} [options]
+ * @param {{kind?: "problem" | "news", action?: {label: string, run: () => void}, afterMs?: number}} [options] A message
+ *   that is withdrawn before `afterMs` is never seen.
  */
-export function notify(name, sentence, { kind = "problem", action } = {}) {
+export function notify(name, sentence, { kind = "problem", action, afterMs } = {}) {
+  clearTimeout(late.get(name));
+  if (afterMs) {
+    late.set(name, window.setTimeout(() => notify(name, sentence, { kind, action }), afterMs));
+    return;
+  }
   const old = document.querySelector(`[data-notice="${name}"]`);
   if (old instanceof HTMLElement && old.dataset.sentence === sentence) return;
   const notice = make("div", { class: `notice ${kind}`, "data-notice": name, role: kind === "problem" ? "alert" : "status", "data-sentence": sentence });
@@ -29,6 +38,7 @@ export function notify(name, sentence, { kind = "problem", action } = {}) {
 
 /** Take a message away. @param {string} name */
 export function withdraw(name) {
+  clearTimeout(late.get(name));
   document.querySelector(`[data-notice="${name}"]`)?.remove();
 }
 

@@ -30,7 +30,7 @@ export async function withRecord(file, record) {
 }
 
 /** Return the CRC-32 of some bytes. @param {Uint8Array} bytes */
-function checksum(bytes) {
+export function checksum(bytes) {
   let value = 0xffffffff;
   for (const byte of bytes) value = TABLE[(value ^ byte) & 0xff] ^ (value >>> 8);
   return (value ^ 0xffffffff) >>> 0;

@@ -3,6 +3,8 @@
  * and their options come from the JSON Schema of the edits, so that a new field needs nothing here.
  */
 
+import { curlFile, pythonLiteral, quote, quotePath } from "./quote.js";
+
 /** @import { Job, Model, Results, Schema, SchemaProperty, Schemas } from "./types.js" */
 
 const ROUTES = {
@@ -86,14 +88,15 @@ export async function digest(file) {
  * @param {"shell" | "python" | "curl"} language
  * @param {string} server Its address.
  * @param {boolean} hasKey Whether the server wants a key.
+ * @param {string[]} names Of the image files that went in, as far as they are known.
  * @returns {string}
  */
-export function writeCommands(results, schemas, language, server, hasKey) {
+export function writeCommands(results, schemas, language, server, hasKey, names) {
   const { job, request } = results;
   const schema = schemas[job.kind];
   const fields = Object.entries(madeFields(results, schemas));
   const numImages = request?.pictures.length ?? (job.kind === "generate" ? 0 : 1);
-  const files = Array.from({ length: numImages }, (_, n) => (n ? `reference-${n}.png` : "picture.png"));
+  const files = Array.from({ length: numImages }, (_, n) => names[n] ?? (n ? `reference-${n}.png` : "input.png"));
   if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey);
   if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey);
   return writeShell(job.kind, schema, fields, files, server, hasKey);
@@ -104,8 +107,8 @@ export function writeCommands(results, schemas, language, server, hasKey) {
  * @param {string} server @param {boolean} hasKey
  */
 function writeShell(kind, schema, fields, files, server, hasKey) {
-  const words = files.slice(0, 1);
-  const options = files.slice(1).map((file) => `--ref=${file}`);
+  const words = files.slice(0, 1).map(quotePath);
+  const options = files.slice(1).map((file) => `--ref=${quote(file)}`);
   for (const [name, text] of fields) {
     const property = schema.properties[name];
     const flag = property["x-flag"] ?? null;
@@ -135,7 +138,7 @@ function writePython(kind, schema, fields, files, server, hasKey) {
     "    job = client.run(",
     `        ${JSON.stringify(kind)},`,
     `        ${JSON.stringify(files)},`,
-    ...fields.map(([name, text]) => `        ${name}=${literal(asValue(text, schema.properties[name]))},`),
+    ...fields.map(([name, text]) => `        ${name}=${pythonLiteral(asValue(text, schema.properties[name]))},`),
     "    )",
     kind === "describe" ? "    print(job.text)" : '    Path("result.png").write_bytes(client.images(job)[0])',
   ].join("\n");
@@ -149,7 +152,7 @@ function writeCurl(kind, fields, files, server, hasKey) {
   const parts = [
     `curl -s ${server}${ROUTES[kind]}`,
     ...(hasKey ? ['-H "Authorization: Bearer $JOYIMAGE_API_KEY"'] : []),
-    ...files.map((file) => `-F image=@${file}`),
+    ...files.map((file) => curlFile("image", file)),
     ...fields.map(([name, text]) => `--form-string ${quote(`${name}=${text}`)}`),
   ];
   const rest = kind === "describe" ? "jq -r .text" : "jq -r '.data[0].b64_json' | base64 -d > result.png";
@@ -161,18 +164,6 @@ function wrap(options) {
   const lines = [];
   for (let start = 0; start < options.length; start += 4) lines.push(options.slice(start, start + 4).join(" "));
   return lines;
-}
-
-/** Quote a word for a shell where it needs it. @param {string} word */
-function quote(word) {
-  return /^[\w.,:=/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
-}
-
-/** Write a value as Python does. @param {unknown} value @returns {string} */
-function literal(value) {
-  if (typeof value === "boolean") return value ? "True" : "False";
-  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
-  return JSON.stringify(value);
 }
 
 /** Write a value as a form has it: lists of numbers with commas, other lists as JSON. @param {unknown} value */

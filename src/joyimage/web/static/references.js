@@ -3,7 +3,7 @@
 import { byId, make } from "./dom.js";
 import { askForFile } from "./files.js";
 import { notify } from "./notices.js";
-import { readPicture, releasePicture } from "./picture.js";
+import { readPicture } from "./picture.js";
 import { sentence } from "./run.js";
 
 /** @import { Limits } from "./types.js" */
@@ -25,9 +25,9 @@ export class References {
     const most = this.limits()?.max_images ?? USUAL_MOST;
     try {
       if (references.length + 1 >= most) throw new Error(`This server takes ${most} pictures at most.`);
-      references.push(await readPicture(file, file.name, this.limits()));
-      this.workspace.keepSoon();
-      this.render();
+      const picture = await readPicture(file, file.name, this.limits());
+      this.workspace.pictures.set(picture.id, picture);
+      this.workspace.setReferences([...references.map(({ id }) => id), picture.id]);
     } catch (error) {
       notify("picture", sentence(error));
     }
@@ -37,10 +37,8 @@ export class References {
     byId("reference-list", HTMLElement).replaceChildren(
       ...this.workspace.references.map((picture, place) => {
         const remove = () => {
-          this.workspace.references.splice(place, 1);
-          releasePicture(picture);
-          this.workspace.keepSoon();
-          this.render();
+          this.workspace.setReferences(this.workspace.references.filter((_, n) => n !== place).map(({ id }) => id));
+          byId("reference-add", HTMLElement).focus();
         };
         return make(
           "li",

@@ -1,24 +1,26 @@
 /** What came out: the checks in words, several results as a grid, the chain of edits, and what to do next. */
 
 import { byId, make, tell } from "./dom.js";
+import { inOrder, nameOf } from "./history.js";
 import { notify } from "./notices.js";
 import { withRecord } from "./png.js";
 import { digest, makeRecord, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
+import { state } from "./store.js";
 
-/** @import { Model, Schemas } from "./types.js" */
+/** @import { Attempt } from "./history.js" */
+/** @import { Model, Picture, Schemas } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 export class Result {
   /**
    * @param {Workspace} workspace
-   * @param {{model: () => Model | null, schemas: () => Schemas | null, hasKey: () => boolean, shown: () => void, again: () => void, keepSeed: (seed: number) => void}} on
+   * @param {{model: () => Model | null, schemas: () => Schemas | null, hasKey: () => boolean, goTo: (attempt: string) => void, keepSeed: (seed: number) => void}} on
    */
   constructor(workspace, on) {
     this.workspace = workspace;
     this.on = on;
     this.forms = byId("copy-forms", HTMLFieldSetElement);
-    byId("again", HTMLElement).addEventListener("click", () => on.again());
     byId("download", HTMLElement).addEventListener("click", () => void this.download());
     byId("keep-seed", HTMLElement).addEventListener("click", () => {
       const { results } = workspace;
@@ -30,10 +32,7 @@ export class Result {
     });
     this.forms.addEventListener("change", () => this.writeCommands());
     byId("copy-do", HTMLElement).addEventListener("click", () => void this.copy());
-    byId("undo", HTMLElement).addEventListener("click", () => {
-      workspace.goTo(workspace.current - 1);
-      on.shown();
-    });
+    byId("copy-input", HTMLElement).addEventListener("click", () => this.downloadInputs());
   }
 
   /** Show everything as it is now. */
@@ -79,9 +78,7 @@ export class Result {
         const check = results.job.checks?.[number];
         const label = `Result ${number + 1}, seed ${(results.job.seed ?? 0) + number}${check ? `: ${check.summary}` : ""}`;
         const pick = () => {
-          results.selected = number;
-          this.workspace.keepSoon();
-          this.on.shown();
+          this.workspace.select(number);
           byId("grid", HTMLElement).querySelectorAll("button")[number].focus();
         };
         const isPicked = String(number === results.selected);
@@ -94,28 +91,46 @@ export class Result {
     );
   }
 
+  /** Show all attempts, each after the one it started from. */
   renderStrip() {
-    const { chain, current, looseShown } = this.workspace;
-    byId("strip", HTMLElement).hidden = chain.length < 2;
-    byId("undo", HTMLButtonElement).disabled = current === 0;
-    byId("strip-items", HTMLElement).replaceChildren(
-      ...chain.map(({ picture }, place) => {
-        const made = place ? chain[place - 1].results?.job.prompt?.split("\n")[1] ?? chain[place - 1].results?.job.prompt : null;
-        const name = place ? `Edit ${place}` : "Original";
-        const go = () => {
-          this.workspace.goTo(place);
-          this.on.shown();
-        };
+    const { project, place } = state.value;
+    const strip = byId("strip", HTMLElement);
+    const items = byId("strip-items", HTMLElement);
+    strip.hidden = !project || project.attempts.length < 2;
+    if (!project || strip.hidden) return items.replaceChildren();
+    const focused = document.activeElement instanceof HTMLElement ? document.activeElement.dataset.attempt : undefined;
+    const listed = inOrder(project).filter(({ attempt }) => attempt.pictures.length);
+    items.replaceChildren(
+      ...listed.map(({ attempt }, n) => {
+        const { prompt } = attempt.job ?? {};
+        const words = prompt?.split("\n")[1] ?? prompt;
+        const before = listed[n - 1]?.attempt;
+        const isBranch = Boolean(before && attempt.parent && before.id !== attempt.parent);
+        const name = nameOf(project, attempt.id);
+        const origin = isBranch && attempt.parent ? `${name}, from ${nameOf(project, attempt.parent)}` : name;
+        const picture = this.workspace.find(attempt.pictures[attempt.selected]);
         const button = make(
           "button",
-          { type: "button", "aria-label": made ? `${name}: ${made}` : name, title: made ?? name, click: go },
-          make("img", { src: picture.thumbnail, alt: "" }),
+          { type: "button", "data-attempt": attempt.id, "aria-label": words ? `${origin}: ${words}` : origin, title: words ?? name, click: () => this.on.goTo(attempt.id) },
+          make("img", { src: picture?.thumbnail ?? "", alt: "" }),
           make("span", {}, name),
         );
-        if (place === current && !looseShown) button.setAttribute("aria-current", "true");
-        return make("li", {}, button);
+        if (attempt.id === place) button.setAttribute("aria-current", "true");
+        return make("li", isBranch ? { class: "branch" } : {}, button);
       }),
     );
+    if (focused) items.querySelector(/** @type {`button`} */ (`button[data-attempt="${CSS.escape(focused)}"]`))?.focus();
+    const current = items.querySelector("[aria-current]")?.parentElement;
+    // Not scrollIntoView: that would scroll the page too.
+    if (current) items.scrollLeft = Math.min(current.offsetLeft - items.offsetLeft, Math.max(items.scrollLeft, current.offsetLeft - items.offsetLeft + current.offsetWidth - items.clientWidth));
+  }
+
+  /** Return the record of an attempt's result. @param {Attempt} attempt @param {number} selected */
+  makeRecord({ job, request, pictures }, selected) {
+    const [model, schemas] = [this.on.model(), this.on.schemas()];
+    const found = pictures.map((id) => this.workspace.find(id)).filter((picture) => picture !== null);
+    if (!job || !model || !schemas || found.length < pictures.length) return null;
+    return makeRecord({ job, request, pictures: found, selected }, schemas, model, null);
   }
 
   /** Save the chosen result, how it was made written into it. */
@@ -125,7 +140,7 @@ export class Result {
     const schemas = this.on.schemas();
     if (!results || !result || !model || !schemas) return;
     try {
-      const input = results.request?.pictures.length ? this.workspace.find(results.request.pictures[0]) : null;
+      const { input } = this.workspace;
       const record = makeRecord(results, schemas, model, input && (await digest(input.blob)));
       const address = URL.createObjectURL(await withRecord(result.blob, record));
       make("a", { href: address, download: result.name }).click();
@@ -135,13 +150,31 @@ export class Result {
     }
   }
 
+  /** @returns {Picture[]} The images that went into the shown result. */
+  get inputs() {
+    const { input, results } = this.workspace;
+    const rest = results?.request?.pictures.slice(1).map((id) => this.workspace.find(id)) ?? [];
+    return [input, ...rest].filter((picture) => picture !== null);
+  }
+
+  /** Save what the copied commands read. */
+  downloadInputs() {
+    for (const picture of this.inputs) {
+      const address = URL.createObjectURL(picture.blob);
+      make("a", { href: address, download: picture.name }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    }
+  }
+
   writeCommands() {
     const { results } = this.workspace;
     const schemas = this.on.schemas();
     if (!results || !schemas) return;
     const form = this.forms.querySelector("input:checked");
     const language = /** @type {"shell" | "python" | "curl"} */ (form instanceof HTMLInputElement ? form.value : "shell");
-    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, language, location.origin, this.on.hasKey()));
+    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
+    byId("copy-input", HTMLElement).hidden = this.inputs.length === 0;
+    tell(byId("copy-input", HTMLElement), this.inputs.length ? `Download ${this.inputs.length > 1 ? "the inputs" : this.inputs[0].name}` : null);
     tell(byId("copy-do", HTMLElement), "Copy");
   }
 

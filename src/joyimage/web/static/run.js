@@ -4,6 +4,7 @@ import { GoneError, ServerError, cancelJob, follow, getImage, getJob, insist, po
 import { byId, newId, tell } from "./dom.js";
 import { announce, notify, withdraw } from "./notices.js";
 import { restorePicture } from "./picture.js";
+import { state, update } from "./store.js";
 
 /** @import { Job, JobEvent, Pending, Picture, Request, Results } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
@@ -17,45 +18,65 @@ const TOLD_SHARES = [0.25, 0.5, 0.75]; // screen readers aren't told of every st
 export class Run {
   /**
    * @param {Workspace} workspace
-   * @param {{started: () => void, preview: (address: string) => void, done: (results: Results) => void, answered: (job: Job) => void, ended: () => void}} on
+   * @param {{started: () => void, preview: (pending: Pending, address: string) => void, done: (pending: Pending, results: Results) => void, answered: (pending: Pending, job: Job) => void, ended: () => void}} on
    *   `ended` comes last, however it ended.
    */
   constructor(workspace, on) {
     this.workspace = workspace;
     this.on = on;
     this.controller = new AbortController();
+    this.isWorking = false;
     this.stepsSeen = { at: 0, step: 0 };
     this.shownAt = { preview: 0, words: 0 }; // when something was drawn last
     byId("cancel", HTMLElement).addEventListener("click", () => void this.cancel());
   }
 
-  get isGoing() {
-    return this.workspace.pending !== null;
+  /** Run something as soon as what was asked for before has ended. @param {Pending} pending */
+  async add(pending) {
+    update({ queue: [...state.value.queue, pending] });
+    this.workspace.keep();
+    await this.work();
   }
 
-  /** Begin. @param {Request} request @param {Picture[]} pictures */
-  async start(request, pictures) {
-    this.workspace.pending = { key: newId(), request, jobId: null };
-    // Kept beside the sending, not before it: a picture of 50 MB takes a moment to store.
-    void this.workspace.keep();
-    await this.go(this.workspace.pending, pictures);
-  }
-
-  /** Go on with a run that was going when the page was left. */
+  /** Continue with the runs that had not ended when the page was left. */
   async resume() {
-    const { pending } = this.workspace;
-    if (!pending) return;
-    const pictures = pending.request.pictures.map((id) => this.workspace.find(id));
-    if (!pending.jobId && !pictures.every(Boolean)) {
-      this.workspace.pending = null;
-      return;
-    }
-    await this.go(pending, /** @type {Picture[]} */ (pictures));
+    const { queue } = state.value;
+    const isComplete = (/** @type {Pending} */ one) => one.jobId || one.request.pictures.every((id) => this.workspace.find(id));
+    update({ queue: queue.filter(isComplete) });
+    await this.work();
   }
 
-  /** Cancel at the next step. */
+  /** Take a run that waits out of the queue. @param {string} key */
+  remove(key) {
+    update({ queue: state.value.queue.filter((one, place) => place === 0 || one.key !== key) });
+    this.workspace.keep();
+  }
+
+  /** Have a run that waits come one place earlier. @param {string} key */
+  advance(key) {
+    const queue = [...state.value.queue];
+    const place = queue.findIndex((one) => one.key === key);
+    if (place < 2) return;
+    [queue[place - 1], queue[place]] = [queue[place], queue[place - 1]];
+    update({ queue });
+    this.workspace.keep();
+  }
+
+  /** Run what waits, one after the other. */
+  async work() {
+    if (this.isWorking) return;
+    this.isWorking = true;
+    while (state.value.queue.length) {
+      const [pending] = state.value.queue;
+      const pictures = pending.request.pictures.map((id) => this.workspace.find(id)).filter((one) => one !== null);
+      await this.go(pending, pictures);
+    }
+    this.isWorking = false;
+  }
+
+  /** Cancel the run that is under way at its next step. */
   async cancel() {
-    const { pending } = this.workspace;
+    const [pending] = state.value.queue;
     if (!pending) return;
     byId("cancel", HTMLButtonElement).disabled = true;
     this.say("Stopping at the next step…", null);
@@ -67,7 +88,7 @@ export class Run {
       await cancelJob(pending.jobId);
     } catch (error) {
       if (error instanceof GoneError) {
-        // Who cancels is not to wait for a server that may never come back.
+        // Who cancels does not wait for a server that may never come back.
         notify("run", "The server couldn't be told to stop. If it comes back, it may finish the run; see Jobs.");
         this.controller.abort();
         return;
@@ -98,51 +119,53 @@ export class Run {
           signal,
         );
         pending.jobId = queued.id;
-        void this.workspace.keep();
+        this.workspace.keep();
         this.sayPosition(queued);
         if (signal.aborted) await cancelJob(queued.id);
       }
       const id = pending.jobId;
       poll = window.setInterval(() => void this.askPosition(id), POSITION_EVERY_MS);
-      const job = await follow(id, (event) => this.onEvent(event), signal);
+      const job = await follow(id, (event) => this.onEvent(pending, event), signal);
       clearInterval(poll);
-      await this.finish(job, pending.request, signal);
+      await this.finish(job, pending, signal);
     } catch (error) {
       if (!signal.aborted) notify("run", sentence(error));
       else announce("Cancelled.");
     } finally {
       clearInterval(poll);
-      this.workspace.pending = null;
+      // Only now: until its results are stored, a reload takes the run up again.
+      update({ queue: state.value.queue.filter((one) => one !== pending) });
       byId("progress", HTMLElement).hidden = true;
-      document.title = "joyimage";
-      void this.workspace.keep();
+      document.title = document.hidden ? "Done · joyimage" : "joyimage";
+      this.workspace.keep();
+      this.workspace.release();
       this.on.ended();
     }
   }
 
-  /** @param {Job} job @param {Request} request @param {AbortSignal} signal */
-  async finish(job, request, signal) {
+  /** @param {Job} job @param {Pending} pending @param {AbortSignal} signal */
+  async finish(job, pending, signal) {
     if (job.state === "cancelled") {
       notify("run", "Cancelled. Your picture is as it was.", { kind: "news" });
     } else if (job.state === "failed") {
       notify("run", job.error?.message ?? "The run failed without a reason.");
     } else if (job.kind === "describe") {
-      this.on.answered(job);
+      this.on.answered(pending, job);
       announce("The answer is there.");
     } else {
       const results = await insist(
-        () => fetchResults(job, request),
+        () => fetchResults(job, pending.request, pictureName(this.workspace, pending)),
         (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, 1),
         signal,
       );
-      this.workspace.setResults(results);
-      this.on.done(results);
-      announce(`Done. ${job.checks?.[0]?.summary ?? ""}`);
+      await this.workspace.addResults(pending, results);
+      this.on.done(pending, results);
+      announce(["Done.", job.checks?.[0]?.summary, "The result is beside the controls."].filter(Boolean).join(" "));
     }
   }
 
-  /** @param {JobEvent} event */
-  onEvent(event) {
+  /** @param {Pending} pending @param {JobEvent} event */
+  onEvent(pending, event) {
     const now = performance.now();
     if (event.state !== "running" || byId("cancel", HTMLButtonElement).disabled) return;
     const { step = 0, steps = 0 } = event;
@@ -162,18 +185,17 @@ export class Run {
     document.title = `${step}/${steps} · joyimage`;
     if (event.preview && now >= this.shownAt.preview + PREVIEW_EVERY_MS) {
       this.shownAt.preview = now;
-      this.on.preview(event.preview);
+      this.on.preview(pending, event.preview);
     }
   }
 
   /** @param {string} id */
   async askPosition(id) {
-    if (this.stepsSeen.at) return;
     try {
       const job = await getJob(id);
       if (!this.stepsSeen.at) this.sayPosition(job);
     } catch (error) {
-      if (error instanceof GoneError) this.say("The server doesn't answer; waiting for it…", null);
+      if (error instanceof GoneError && !byId("cancel", HTMLButtonElement).disabled) this.say("The server doesn't answer; waiting for it…", null);
     }
   }
 
@@ -198,17 +220,24 @@ export class Run {
  *
  * @param {Job} job
  * @param {Request | null} request
+ * @param {string | null} source Name of the image that went in.
  * @returns {Promise<Results>}
  */
-export async function fetchResults(job, request) {
+export async function fetchResults(job, request, source) {
+  const stem = source?.replace(/(-(edit|move|rotate|camera|generate)-\d+)?\.\w+$/, "");
   const pictures = await Promise.all(
     job.images.map(async (_, number) => {
       const blob = await getImage(job.id, number);
-      const name = `${job.kind}-${(job.seed ?? 0) + number}.png`;
+      const name = `${stem ? `${stem}-` : ""}${job.kind}-${(job.seed ?? 0) + number}.png`;
       return restorePicture({ id: newId(), blob, width: job.width ?? 1, height: job.height ?? 1, name });
     }),
   );
   return { job, request, pictures, selected: 0 };
+}
+
+/** @param {Workspace} workspace @param {Pending} pending @returns {string | null} */
+function pictureName(workspace, pending) {
+  return workspace.find(pending.request.pictures[0])?.name ?? null;
 }
 
 /** Put any failure into a sentence. @param {unknown} error @returns {string} */

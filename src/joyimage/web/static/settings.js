@@ -96,7 +96,7 @@ export class Settings {
   reset() {
     this.n.value = "1";
     this.seed.value = "";
-    this.fit.value = "crop";
+    this.fit.value = "";
     this.size.value = "";
     this.negative.value = "";
     this.lora.value = "";
@@ -108,7 +108,7 @@ export class Settings {
     this.setKind(this.kind);
   }
 
-  /** @returns {{input: HTMLInputElement, sentence: string} | null} The first number that can't be. */
+  /** @returns {{focus: HTMLInputElement, sentence: string} | null} The first number that can't be. */
   get problem() {
     const names = { n: "Number of results", seed: "Seed", steps: "Steps", guidance: "Guidance" };
     for (const [id, name] of Object.entries(names)) {
@@ -118,13 +118,32 @@ export class Settings {
       if (!(rangeUnderflow || rangeOverflow || badInput) && isWhole) continue;
       const range = input.max ? `from ${input.min} to ${input.max}` : `of ${input.min} or more`;
       const kind = input === this.guidance ? "a number" : "a whole number";
-      return { input, sentence: `${name} has to be ${kind} ${range}.` };
+      return { focus: input, sentence: `${name} has to be ${kind} ${range}.` };
     }
     return null;
   }
 
-  /** Return the fields of a request that differ from the defaults. @returns {Record<string, string>} */
-  read() {
+  /** Put the checkpoint's defaults where nothing was chosen. */
+  fillDefaults() {
+    if (this.steps.value === "") this.steps.value = String(this.known?.default_steps ?? "");
+    if (this.guidance.value === "") this.guidance.value = String(this.known?.default_guidance ?? "");
+  }
+
+  /** Return how the whole of an image goes in: nothing is left out of the edit. @param {{width: number, height: number} | null} image */
+  wholeFit(image) {
+    const trained = (this.known?.sizes ?? []).map((size) => size.split("x").map(Number)).map(([width, height]) => width / height);
+    const ratio = image ? image.width / image.height : 1;
+    const isSame = (/** @type {number} */ other) => Math.abs(Math.log(ratio / other)) < 1e-3;
+    if (this.size.value) {
+      const [width, height] = this.size.value.split("x").map(Number);
+      return isSame(width / height) ? "crop" : "pad";
+    }
+    if (trained.some(isSame)) return "crop"; // crops nothing
+    return ratio >= Math.min(...trained) && ratio <= Math.max(...trained) ? "exact" : "pad";
+  }
+
+  /** Return the fields of a request that differ from the defaults. @param {{width: number, height: number} | null} image What the run starts from. @returns {Record<string, string>} */
+  read(image) {
     /** @type {Record<string, string>} */
     const fields = {};
     const set = (/** @type {string} */ name, /** @type {string} */ value, /** @type {unknown} */ usual = "") => {
@@ -140,7 +159,7 @@ export class Settings {
     if (this.model.selectedIndex > 0) set("model", this.model.value);
     // A checkpoint for several references takes the pictures of an edit in as they are.
     if (this.kind in this.framing && !(this.kind === "edit" && this.known?.takes_several_images)) {
-      set("fit", this.fit.value, "crop");
+      set("fit", this.fit.value || this.wholeFit(image), "crop");
       if (this.restore.checked) fields.restore = "true";
       if (this.preserve.checked) fields.preserve = "true";
     }

@@ -2,6 +2,7 @@
 
 import { byId, choose, chosen, tell } from "./dom.js";
 import { alignTo } from "./picture.js";
+import { state } from "./store.js";
 import { Viewer } from "./viewer.js";
 
 /** @import { BoxEditor } from "./box.js" */
@@ -13,7 +14,7 @@ export class Stage {
   /**
    * @param {Workspace} workspace
    * @param {BoxEditor} box
-   * @param {{mode: () => Kind, isGoing: () => boolean}} state
+   * @param {{mode: () => Kind, isForming: () => boolean}} state
    */
   constructor(workspace, box, state) {
     this.workspace = workspace;
@@ -47,7 +48,7 @@ export class Stage {
     const image = new Image();
     image.src = address;
     void image.decode().then(() => {
-      if (!this.state.isGoing()) return;
+      if (!this.state.isForming()) return;
       // As large as the picture itself, so that the zoom says the same all along.
       const scale = (this.workspace.source?.width ?? image.naturalWidth) / image.naturalWidth;
       const size = { width: scale * image.naturalWidth, height: scale * image.naturalHeight };
@@ -64,43 +65,44 @@ export class Stage {
 
   /** Show the next result from its most telling side. */
   expectResult() {
-    if (!this.workspace.source || this.workspace.looseShown) return;
+    if (!this.workspace.input) return;
     choose("view", "slider");
     this.isNew = true;
   }
 
-  /** Choose the source, not a result, where the box is to be seen. */
+  /** Show the image that the next run starts from, alone: it is drawn on, or asked about. */
   chooseSource() {
-    const { source, looseShown, current } = this.workspace;
-    if (looseShown && source) this.workspace.goTo(current);
-    if (this.workspace.results && !looseShown) choose("view", "before");
+    if (this.workspace.results) choose("view", this.startsFromInput ? "before" : "after");
+  }
+
+  /** @returns {boolean} Whether the next run starts from what the shown result was made of. */
+  get startsFromInput() {
+    return state.value.base === "original" && this.workspace.input !== null;
   }
 
   /** Show everything as it is now. */
   render() {
-    const { source, results, result, looseShown } = this.workspace;
-    const hasPicture = Boolean(source || result);
-    // Nothing that is there already goes into what is created.
-    const isCreating = this.state.mode() === "generate" && !looseShown;
+    const { input, results, result, source } = this.workspace;
+    const shown = result ?? source;
+    // Nothing that was opened goes into what is created.
+    const isCreating = this.state.mode() === "generate" && !(results?.job.kind === "generate");
     for (const id of isCreating ? ["result", "strip"] : []) byId(id, HTMLElement).hidden = true;
     this.renderEmpty(isCreating);
-    byId("drop", HTMLElement).hidden = hasPicture && !isCreating;
-    byId("stage-bar", HTMLElement).hidden = !hasPicture || isCreating;
-    this.panes.hidden = !hasPicture || isCreating;
-    if (this.state.isGoing() && this.panes.classList.contains("forming")) return;
+    byId("drop", HTMLElement).hidden = shown !== null && !isCreating;
+    byId("stage-bar", HTMLElement).hidden = !shown || isCreating;
+    this.panes.hidden = !shown || isCreating;
+    if (this.state.isForming() && this.panes.classList.contains("forming")) return;
     this.panes.classList.remove("forming");
-    if (isCreating) return;
-    const canCompare = Boolean(result && source && !looseShown);
+    this.boxLayer.hidden = true;
+    const canCompare = Boolean(result && input);
     byId("views", HTMLElement).hidden = !canCompare;
-    const isSource = Boolean(source) && (!result || (canCompare && this.view === "before"));
-    // What was created or opened is edited where there is no other picture.
-    const drawnOn = isSource ? source : source ? null : result;
-    this.boxLayer.hidden = !(drawnOn && this.state.mode() === "move");
-    if (drawnOn) this.box.setSize(drawnOn);
+    const alone = !canCompare ? shown : this.view === "before" ? input : this.view === "after" ? result : null;
+    if (!isCreating) this.boxLayer.hidden = !(alone && alone === source && this.state.mode() === "move");
+    if (source && !isCreating) this.box.setSize(source);
     this.box.render();
-    if (isSource && source) this.showAlone(source, source.name);
-    else if (canCompare && source && result) void this.compare(source, result);
-    else if (result && results) this.showAlone(result, "The result");
+    if (isCreating) return;
+    if (alone) this.showAlone(alone, alone === result ? "The result" : alone.name);
+    else if (input && result) void this.compare(input, result);
   }
 
   /** @param {boolean} isCreating */
@@ -121,16 +123,17 @@ export class Stage {
   /** @param {Picture} source @param {Picture} result */
   async compare(source, result) {
     this.name(result);
-    const fields = this.workspace.results?.request?.fields ?? {};
-    const isCropped = fields.restore !== "true" && (fields.fit ?? "crop") === "crop";
+    const { job, request } = this.workspace.results ?? {};
+    const fields = /** @type {Record<string, unknown>} */ ({ ...request?.fields, ...job?.edit });
+    const isCropped = String(fields.restore) !== "true" && (fields.fit ?? "crop") === "crop";
     const pair = `${source.id} ${result.id}`;
     if (this.aligned?.for !== pair) {
       const url = await alignTo(source, result, isCropped);
       const old = this.aligned?.url;
-      if (old && !this.workspace.pictures.some((picture) => picture.url === old)) URL.revokeObjectURL(old);
+      if (old && ![...this.workspace.pictures.values()].some((picture) => picture.url === old)) URL.revokeObjectURL(old);
       this.aligned = { for: pair, url };
     }
-    if (this.workspace.result !== result || this.view === "before") return;
+    if (this.workspace.result !== result || this.workspace.input !== source || this.view === "before" || this.view === "after") return;
     this.viewer.show(result.url, this.aligned.url, result, "The result");
     this.viewer.setView(this.view);
     if (this.isNew) this.viewer.revealAfter();

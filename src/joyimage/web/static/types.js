@@ -103,13 +103,14 @@
  * @property {Picture[]} pictures
  * @property {number} selected
  *
- * @typedef {object} Link One picture of the chain.
- * @property {Picture} picture
- * @property {Results | null} results What was last made of it.
- *
  * @typedef {object} Pending A run that has not ended.
  * @property {string} key Keeps it from running twice.
  * @property {Request} request
  * @property {string | null} jobId Null until the server has said that it has it.
+ * @property {string} project Id of the project that its results belong to.
+ * @property {string | null} parent Id of the attempt whose result it starts from; null for the root.
+ * @property {number} from Which of the parent's results.
+ * @property {string} place Id of the attempt that was shown when it was started.
+ * @property {Record<string, string | boolean>} form What the controls said.
  */
 export {};

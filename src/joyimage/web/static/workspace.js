@@ -1,182 +1,257 @@
-/** What this tab works on: the chain of pictures, results, the run that goes on; kept over reloads. */
+/** What this tab works on: one project and its images in memory, and everything written down as it changes. */
 
-import { findPicture, keepSession, openSession } from "./keep.js";
+import { newId } from "./dom.js";
+import { findAttempt, newProject, picturesOf, recorded, ROOT, withAttempt, withSelected } from "./history.js";
+import { deleteProject, findLoose, findPicture, findProject, keepTab, listProjects, openTab, storeLoose, storeProject } from "./keep.js";
 import { notify } from "./notices.js";
 import { releasePicture, restorePicture } from "./picture.js";
+import { EMPTY, attempt, input, source, state, update } from "./store.js";
 
-/** @import { Link, Pending, Picture, Results } from "./types.js" */
-/** @import { KeptResults } from "./keep.js" */
+/** @import { Attempt, Base, Form, Project } from "./history.js" */
+/** @import { StoredProject } from "./keep.js" */
+/** @import { Pending, Picture, Results } from "./types.js" */
 
-const KEEP_AFTER_MS = 400;
+const MOST_BYTES = 1e9;
 
 export class Workspace {
-  /** @param {() => Record<string, string | boolean>} readForm */
+  /** @param {() => Form} readForm */
   constructor(readForm) {
     this.readForm = readForm;
-    /** @type {Link[]} The picture that came in, and what was made of it, edit after edit. */
-    this.chain = [];
-    this.current = 0;
-    /** @type {Results | null} Results that belong to no picture of the chain. */
-    this.loose = null;
-    this.isCreating = false; // elsewhere, what was created steps back behind the picture that is edited
-    /** @type {Picture[]} Further pictures for checkpoints that take several. */
-    this.references = [];
-    /** @type {Pending | null} */
-    this.pending = null;
-    this.timer = 0;
-    /** @type {Promise<void>} */
-    this.keeping = Promise.resolve();
+    /** @type {Map<string, Picture>} Images in memory: those of the project, further ones, and of runs. */
+    this.pictures = new Map();
+    this.isRestored = false; // before, what this tab was is not to be overwritten
+    /** @type {Promise<unknown>} */
+    this.storing = Promise.resolve();
   }
 
-  /** @returns {Picture | null} What is edited. */
+  /** @returns {Picture | null} What the next run starts from. */
   get source() {
-    return this.chain[this.current]?.picture ?? null;
+    return this.find(source.value?.picture);
   }
 
-  /** @returns {Results | null} What is shown beside it. */
+  /** @returns {Picture | null} What the shown result was made of. */
+  get input() {
+    return this.find(input.value?.picture);
+  }
+
+  /** @returns {Results | null} What is shown, where it came out of a run. */
   get results() {
-    return this.looseShown ?? this.chain[this.current]?.results ?? null;
-  }
-
-  /** @returns {Results | null} Those that are shown and belong to no picture of the chain. */
-  get looseShown() {
-    return this.loose?.job.kind === "generate" && this.source && !this.isCreating ? null : this.loose;
+    const one = attempt.value;
+    if (!one?.job) return null;
+    const pictures = one.pictures.map((id) => this.pictures.get(id)).filter((picture) => picture !== undefined);
+    return pictures.length === one.pictures.length ? { job: one.job, request: one.request, pictures, selected: one.selected } : null;
   }
 
   /** @returns {Picture | null} */
   get result() {
-    return this.results?.pictures[this.results.selected] ?? null;
+    const { results } = this;
+    return results?.pictures[results.selected] ?? null;
   }
 
-  /** Begin a new chain. @param {Picture} picture */
+  /** @returns {Picture | null} The image that was opened. */
+  get original() {
+    return this.find(findAttempt(state.value.project, ROOT)?.pictures[0]);
+  }
+
+  /** @returns {Picture[]} Further images for checkpoints that take several. */
+  get references() {
+    return state.value.references.map((id) => this.pictures.get(id)).filter((picture) => picture !== undefined);
+  }
+
+  /** Start a project with an image; the one before is kept. @param {Picture} picture */
   open(picture) {
-    const old = this.pictures;
-    this.chain = [{ picture, results: null }];
-    this.current = 0;
-    this.loose = null;
-    this.release(old);
-    this.keepSoon();
+    this.pictures.set(picture.id, picture);
+    const project = newProject(newId(), picture.name, Date.now(), picture.id);
+    update({ project, place: ROOT, base: "result" });
+    this.keep();
+    void this.store(project);
+    this.release();
   }
 
-  /** Make the chosen result what is edited next. */
-  takeResult() {
-    const picture = this.result;
-    if (!picture) return;
-    if (this.looseShown) this.open(picture);
-    else {
-      const old = this.pictures;
-      this.chain.splice(this.current + 1);
-      this.chain.push({ picture, results: null });
-      this.current += 1;
-      this.release(old);
-    }
-    this.keepSoon();
+  /** Go to an attempt. @param {string} place @param {Base} [base] */
+  goTo(place, base = state.value.base) {
+    if (!findAttempt(state.value.project, place)) return;
+    update({ place, base });
+    this.keep();
   }
 
-  /** Go to a picture of the chain. @param {number} place */
-  goTo(place) {
-    this.current = Math.min(this.chain.length - 1, Math.max(0, place));
-    this.loose = null;
-    this.keepSoon();
+  /** Choose one of the shown results. @param {number} number */
+  select(number) {
+    const { project, place } = state.value;
+    if (!project) return;
+    update({ project: withSelected(project, place, number) });
+    this.keep();
+    void this.store(state.value.project);
   }
 
-  /** Put results beside the picture that they were made of. @param {Results} results */
-  setResults(results) {
-    const old = this.pictures;
-    const source = results.request?.kind === "generate" ? undefined : results.request?.pictures[0];
-    const place = this.chain.findIndex((link) => link.picture.id === source);
-    if (place < 0) this.loose = results;
-    else {
-      // What came after it in the chain was made of other results; these are the newer ones.
-      this.chain.splice(place + 1);
-      this.chain[place].results = results;
-      this.current = place;
-      this.loose = null;
-    }
-    this.release(old);
-    this.keepSoon();
-  }
-
-  /** Find a picture. @param {string} id */
-  find(id) {
-    return this.pictures.find((picture) => picture.id === id) ?? null;
-  }
-
-  /** @returns {Picture[]} All that are held. */
-  get pictures() {
-    const held = this.chain.flatMap((link) => [link.picture, ...(link.results?.pictures ?? [])]);
-    return [...new Set([...held, ...(this.loose?.pictures ?? []), ...this.references])];
-  }
-
-  /** Free pictures that are no longer held. @param {Picture[]} old */
-  release(old) {
-    const held = new Set(this.pictures);
-    const sent = new Set(this.pending?.request.pictures ?? []);
-    for (const picture of old) if (!held.has(picture) && !sent.has(picture.id)) releasePicture(picture);
-  }
-
-  /** Keep everything in a moment, once however much changes until then. */
-  keepSoon() {
-    clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => void this.keep(), KEEP_AFTER_MS);
-  }
-
-  /** Keep everything now. @returns {Promise<void>} */
-  keep() {
-    clearTimeout(this.timer);
-    this.keeping = this.keeping.then(() => this.write());
-    return this.keeping;
-  }
-
-  async write() {
-    const state = {
-      chain: this.chain.map(({ picture, results }) => ({ picture: picture.id, results: results && toKept(results) })),
-      current: this.current,
-      loose: this.loose && toKept(this.loose),
-      references: this.references.map((picture) => picture.id),
-      pending: this.pending,
-      form: this.readForm(),
-    };
-    try {
-      await keepSession(state, this.pictures);
-    } catch {
-      notify("storage", "This browser has no room left, so a reload would lose the pictures here. Download what you need.");
-    }
+  /** @param {string[]} references */
+  setReferences(references) {
+    update({ references });
+    this.keep();
+    void storeLoose(this.references).catch(() => undefined);
   }
 
   /**
-   * Take up what was kept.
+   * Add what came out of a run to its project, which may be another one than that on the stage.
    *
-   * @returns {Promise<Record<string, string | boolean> | null>} The form's fields; null where nothing was kept.
+   * @param {Pending} pending
+   * @param {Results} results
+   * @returns {Promise<void>} It is stored when this is done.
    */
-  async restore() {
-    const kept = await openSession();
-    if (!kept) return null;
-    /** @type {Map<string, Promise<Picture | null>>} */
-    const found = new Map();
-    const get = (/** @type {string} */ id) => {
-      if (!found.has(id)) found.set(id, findPicture(id).then((one) => one && restorePicture(one)));
-      return /** @type {Promise<Picture | null>} */ (found.get(id));
-    };
-    const fromKept = async (/** @type {KeptResults | null} */ one) => {
-      const pictures = one ? await Promise.all(one.pictures.map(get)) : [];
-      return one && pictures.every(Boolean) ? { ...one, pictures: /** @type {Picture[]} */ (pictures) } : null;
-    };
-    for (const link of kept.chain) {
-      const picture = await get(link.picture);
-      if (!picture) break;
-      this.chain.push({ picture, results: await fromKept(link.results) });
+  async addResults(pending, results) {
+    for (const picture of results.pictures) this.pictures.set(picture.id, picture);
+    const { job, request, selected } = results;
+    const pictures = results.pictures.map((picture) => picture.id);
+    const { parent, from, form } = pending;
+    const made = { id: job.id, parent, from, at: Date.now(), job, request, pictures, selected, form };
+    await this.addAttempt(pending.project, request?.fields.prompt ?? job.kind, made);
+  }
+
+  /** @param {string} id Of the project; it is created where there is none. @param {string} name @param {Attempt} made */
+  async addAttempt(id, name, made) {
+    const isCurrent = state.value.project?.id === id;
+    const known = isCurrent ? state.value.project : await findProject(id);
+    const project = withAttempt(known ?? newProject(id, name, Date.now(), null), made);
+    if (state.value.project?.id === id) update({ project });
+    await this.store(project);
+  }
+
+  /** Make a job that another page asked for a project. @param {string} id @param {Results} results @param {Picture | null} [came] What went in, where it is known. */
+  async addJob(id, { job, request, pictures, selected }, came = null) {
+    for (const picture of [...pictures, ...(came ? [came] : [])]) this.pictures.set(picture.id, picture);
+    const at = Date.now();
+    const made = { id: job.id, parent: ROOT, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form: null };
+    const name = job.prompt?.split("\n")[0] ?? pictures[0]?.name ?? job.kind;
+    await this.store(withAttempt((await findProject(id)) ?? newProject(id, name, at, came?.id ?? null), made));
+  }
+
+  /** Bring a project to the stage. @param {string} id @param {string} place @param {Base} [base] @returns {Promise<boolean>} Whether it is there. */
+  async openProject(id, place, base = "result") {
+    if (state.value.project?.id !== id) {
+      const project = await findProject(id);
+      if (!project) return false;
+      await this.load(project);
+      update({ project });
     }
-    this.current = Math.max(0, Math.min(kept.current, this.chain.length - 1));
-    this.loose = await fromKept(kept.loose);
-    const references = await Promise.all(kept.references.map(get));
-    this.references = /** @type {Picture[]} */ (references.filter(Boolean));
-    this.pending = kept.pending;
+    const { project } = state.value;
+    update({ place: findAttempt(project, place) ? place : ROOT, base });
+    this.keep();
+    this.release();
+    return true;
+  }
+
+  /** Delete a project; the one on the stage leaves it empty. @param {string} id */
+  async deleteProject(id) {
+    await deleteProject(id);
+    if (state.value.project?.id === id) update({ project: null, place: ROOT });
+    this.keep();
+    this.release();
+  }
+
+  /** Have the state of the page as a step of undo. */
+  commit() {
+    const { project, place, base, past } = state.value;
+    const now = recorded(past, { project: project?.id ?? null, place, base, form: stepForm(this.readForm()) });
+    if (now !== past) update({ past: now });
+  }
+
+  /** Find an image in memory. @param {string | undefined} id */
+  find(id) {
+    return (id && this.pictures.get(id)) || null;
+  }
+
+  /** Write down what this tab looks like, at once. */
+  keep() {
+    if (!this.isRestored) return;
+    const { project, place, base, references, queue } = state.value;
+    try {
+      keepTab({ project: project?.id ?? null, place, base, references, queue, form: this.readForm() });
+    } catch {
+      notifyFull();
+    }
+  }
+
+  /** Store a project with its images. @param {Project | null} project */
+  async store(project) {
+    if (!project) return;
+    const pictures = picturesOf(project).map((id) => this.pictures.get(id)).filter((picture) => picture !== undefined);
+    // One after the other: each reads what the one before it has written.
+    this.storing = this.storing.then(async () => {
+      try {
+        const both = await storeProject(project, pictures);
+        const now = state.value.project;
+        if (now?.id === both.id && both.attempts.length > now.attempts.length) {
+          await this.load(both);
+          update({ project: both });
+        }
+        await warnOfSize();
+      } catch {
+        notifyFull();
+      }
+    });
+    await this.storing;
+  }
+
+  /** Bring a project's images into memory. @param {Project} project */
+  async load(project) {
+    await Promise.all(
+      picturesOf(project).map(async (id) => {
+        if (this.pictures.has(id)) return;
+        const stored = await findPicture(project.id, id);
+        if (stored) this.pictures.set(id, await restorePicture(stored));
+      }),
+    );
+  }
+
+  /** Free the images that are no longer needed in memory. */
+  release() {
+    const { project, queue, references } = state.value;
+    const needed = new Set([...(project ? picturesOf(project) : []), ...references, ...queue.flatMap((one) => one.request.pictures)]);
+    for (const [id, picture] of this.pictures) {
+      if (needed.has(id)) continue;
+      releasePicture(picture);
+      this.pictures.delete(id);
+    }
+  }
+
+  /** Take up what this tab was. @returns {Promise<Form | null>} What its controls said; null where it is a new one. */
+  async restore() {
+    const kept = await openTab();
+    this.isRestored = true;
+    if (!kept) return null;
+    const { project: id, place, base, queue } = kept;
+    for (const picture of await Promise.all(kept.references.map(findLoose))) {
+      if (picture) this.pictures.set(picture.id, await restorePicture(picture));
+    }
+    const references = kept.references.filter((one) => this.pictures.has(one));
+    for (const pending of queue) {
+      for (const picture of pending.request.pictures) {
+        const stored = (await findPicture(pending.project, picture)) ?? (await findLoose(picture));
+        if (stored && !this.pictures.has(picture)) this.pictures.set(picture, await restorePicture(stored));
+      }
+    }
+    update({ ...EMPTY, references, queue });
+    if (id) await this.openProject(id, place, base);
     return kept.form;
   }
 }
 
-/** @param {Results} results @returns {KeptResults} */
-function toKept(results) {
-  return { ...results, pictures: results.pictures.map((picture) => picture.id) };
+/** @returns {Promise<StoredProject[]>} All projects of this browser. */
+export function allProjects() {
+  return listProjects();
+}
+
+/** What of the controls is undone: not how results are compared, and no answer. @param {Form} form @returns {Form} */
+export function stepForm({ compared, answer, ...form }) {
+  return form;
+}
+
+async function warnOfSize() {
+  const bytes = (await listProjects()).reduce((sum, one) => sum + one.bytes, 0);
+  if (bytes < MOST_BYTES) return;
+  notify("storage", `The projects in this browser take ${(bytes / 1e9).toFixed(1)} GB. Export what you need, and delete what you don't, under Projects.`);
+}
+
+function notifyFull() {
+  notify("storage", "This browser has no room left, so a reload would lose the newest images here. Download them, or delete a project under Projects.");
 }

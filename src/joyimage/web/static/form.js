@@ -1,0 +1,65 @@
+/** The controls as one plain object, to be stored and brought back. */
+
+import { byId, choose, chosen, tell } from "./dom.js";
+
+/** @import { BoxEditor } from "./box.js" */
+/** @import { Compass } from "./compass.js" */
+/** @import { Box } from "./geometry.js" */
+/** @import { Form } from "./history.js" */
+/** @import { Orbit } from "./orbit.js" */
+/** @import { Settings } from "./settings.js" */
+
+export class Controls {
+  /** @param {{box: BoxEditor, compass: Compass, orbit: Orbit, settings: Settings}} parts */
+  constructor({ box, compass, orbit, settings }) {
+    this.box = box;
+    this.compass = compass;
+    this.orbit = orbit;
+    this.settings = settings;
+  }
+
+  /** @returns {NodeListOf<HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement>} */
+  get fields() {
+    return document.querySelectorAll("#panel input[id], #panel select[id], #panel textarea[id]:not(#prompt-sent)");
+  }
+
+  /** @returns {Form} */
+  read() {
+    /** @type {Form} */
+    const form = {
+      mode: chosen("mode"),
+      view: this.compass.view,
+      compared: chosen("view"),
+      framing: JSON.stringify(this.settings.framing),
+      answer: byId("answer-text", HTMLElement).textContent ?? "",
+    };
+    if (this.box.box) form.box = this.box.box.join(",");
+    for (const field of this.fields) {
+      if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
+      else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
+    }
+    return form;
+  }
+
+  /** Bring controls back; those that the form says nothing of stay. @param {Form} form @param {{width: number, height: number} | null} size Of the image that a box is on. */
+  write(form, size) {
+    for (const field of this.fields) {
+      const value = form[field.id];
+      if (field instanceof HTMLInputElement && field.type === "checkbox") field.checked = value === true;
+      else if (typeof value === "string") {
+        field.value = value;
+        field.dataset.wanted = value; // lists that the server fills may not be there yet
+      }
+    }
+    choose("mode", String(form.mode));
+    if (form.compared) choose("view", String(form.compared));
+    if (typeof form.answer === "string") tell(byId("answer-text", HTMLElement), form.answer);
+    this.compass.set(String(form.view));
+    this.settings.framing = JSON.parse(String(form.framing));
+    this.settings.fillDefaults();
+    this.box.name.value = byId("object", HTMLInputElement).value;
+    this.orbit.render();
+    if (size) this.box.setSize(size);
+    this.box.set(typeof form.box === "string" ? /** @type {Box} */ (form.box.split(",").map(Number)) : null);
+  }
+}

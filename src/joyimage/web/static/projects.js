@@ -1,0 +1,122 @@
+/** All projects of this browser: open, export, delete. */
+
+import { byId, make, tell } from "./dom.js";
+import { nameOf, picturesOf, ROOT } from "./history.js";
+import { findPicture } from "./keep.js";
+import { notify } from "./notices.js";
+import { withRecord } from "./png.js";
+import { sentence } from "./run.js";
+import { state } from "./store.js";
+import { allProjects } from "./workspace.js";
+import { zip } from "./zip.js";
+
+/** @import { Attempt, Project } from "./history.js" */
+/** @import { StoredProject } from "./keep.js" */
+/** @import { Workspace } from "./workspace.js" */
+
+export class Projects {
+  /**
+   * @param {Workspace} workspace
+   * @param {{opened: () => void, makeRecord: (attempt: Attempt, number: number) => object | null}} on
+   */
+  constructor(workspace, on) {
+    this.workspace = workspace;
+    this.on = on;
+    this.dialog = byId("projects-dialog", HTMLDialogElement);
+    /** @type {string[]} Addresses of thumbnails, while the list is open. */
+    this.addresses = [];
+    byId("projects-open", HTMLElement).addEventListener("click", () => void this.show());
+    this.dialog.addEventListener("close", () => {
+      for (const address of this.addresses.splice(0)) URL.revokeObjectURL(address);
+    });
+  }
+
+  async show() {
+    this.dialog.showModal();
+    await this.render();
+  }
+
+  async render() {
+    const projects = await allProjects();
+    const bytes = projects.reduce((sum, one) => sum + one.bytes, 0);
+    tell(
+      byId("projects-size", HTMLElement),
+      projects.length ? `${inMegabytes(bytes)} in this browser. Nothing here leaves it, and nothing is removed unless you delete it.` : "None yet. Each image that you open starts one.",
+    );
+    byId("projects-list", HTMLElement).replaceChildren(...projects.map((project) => this.makeRow(project)));
+  }
+
+  /** @param {StoredProject} project */
+  makeRow(project) {
+    const picture = make("span", { class: "job-picture" });
+    void this.addThumbnail(project, picture);
+    const edits = project.attempts.length - 1;
+    const about = [`${edits} ${edits === 1 ? "edit" : "edits"}`, inMegabytes(project.bytes), new Date(project.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })];
+    const words = make("div", { class: "job-words" }, make("p", {}, project.name), make("p", { class: "hint" }, about.join(" · ")));
+    const isOpen = project.id === state.value.project?.id;
+    const open = make("button", { type: "button", "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "On the stage" : "Open");
+    const save = make("button", { type: "button", "aria-label": `Export ${project.name}`, click: () => void this.export(project) }, "Export");
+    const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete ${project.name}` }, "Delete");
+    remove.addEventListener("click", () => {
+      if (remove.textContent === "Delete") return tell(remove, "Really delete?");
+      void this.workspace.deleteProject(project.id).then(() => (this.on.opened(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
+    });
+    remove.addEventListener("blur", () => tell(remove, "Delete"));
+    return make("li", { class: "job" }, picture, words, open, save, remove);
+  }
+
+  /** @param {StoredProject} project */
+  async open(project) {
+    this.dialog.close();
+    await this.workspace.openProject(project.id, project.attempts.at(-1)?.id ?? ROOT);
+    this.on.opened();
+  }
+
+  /** @param {Project} project @param {HTMLElement} place */
+  async addThumbnail(project, place) {
+    const last = project.attempts.at(-1);
+    const stored = last && (await findPicture(project.id, last.pictures[last.selected]));
+    if (!stored) return;
+    const address = URL.createObjectURL(stored.blob);
+    this.addresses.push(address);
+    place.replaceChildren(make("img", { src: address, alt: "", loading: "lazy" }));
+  }
+
+  /** Save a project as a ZIP: every image with its record, and the tree as JSON. @param {Project} project */
+  async export(project) {
+    try {
+      const files = [{ name: "project.json", data: new TextEncoder().encode(JSON.stringify(project, null, 1)) }];
+      const named = new Set();
+      for (const attempt of project.attempts) {
+        for (const [number, id] of attempt.pictures.entries()) {
+          const stored = await findPicture(project.id, id);
+          if (!stored) continue;
+          const record = this.on.makeRecord(attempt, number);
+          const file = record ? await withRecord(stored.blob, record) : stored.blob;
+          const name = `${nameOf(project, attempt.id).toLowerCase().replace(" ", "-")}${attempt.pictures.length > 1 ? `-${number + 1}` : ""}${extension(stored.name)}`;
+          named.add(id);
+          files.push({ name, data: new Uint8Array(await file.arrayBuffer()) });
+        }
+      }
+      for (const id of picturesOf(project)) {
+        const stored = named.has(id) ? null : await findPicture(project.id, id);
+        if (stored) files.push({ name: `reference-${named.size}-${stored.name}`, data: new Uint8Array(await stored.blob.arrayBuffer()) });
+      }
+      const address = URL.createObjectURL(zip(files));
+      make("a", { href: address, download: `${project.name.replace(/\.\w+$/, "")}.zip` }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    } catch (error) {
+      notify("download", sentence(error));
+    }
+  }
+}
+
+/** @param {string} name */
+function extension(name) {
+  return /\.\w+$/.exec(name)?.[0] ?? ".png";
+}
+
+/** @param {number} bytes */
+function inMegabytes(bytes) {
+  return `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
+}
