@@ -98,7 +98,9 @@ def find_terms() -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     patterns = [(term, re.compile(term.pattern, re.IGNORECASE | re.MULTILINE)) for term in TERMS]
     for path in own_files():
-        is_page = "web/static" in path and Path(path).suffix in _PAGE_SUFFIXES
+        is_page = ("web/static" in path or "tests/web/modules" in path) and Path(
+            path
+        ).suffix in _PAGE_SUFFIXES
         text = (ROOT / path).read_text(encoding="utf-8")
         for term, pattern in patterns:
             if (is_page and not term.is_for_page) or path.startswith(term.allowed_in or "/"):
