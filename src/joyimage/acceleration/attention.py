@@ -123,11 +123,11 @@ def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
 def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: int) -> Tensor:
     """Return parts `start` to `stop` of query, key, value, `[B, L, stop - start, N, H]`."""
     if not is_plain_linear(layer, rows):
-        return layer(rows).unflatten(-1, (3, heads, -1))[:, :, start:stop]
+        return torch.unflatten(layer(rows), -1, (3, heads, -1))[:, :, start:stop]
     width = rows.shape[-1]
     part = slice(start * width, stop * width)
     weight, bias = cast("Tensor", layer.weight)[part], cast("Tensor", layer.bias)[part]
-    return nn.functional.linear(rows, weight, bias).unflatten(-1, (stop - start, heads, -1))
+    return torch.unflatten(nn.functional.linear(rows, weight, bias), -1, (stop - start, heads, -1))
 
 
 register_processor(JointBufferAttnProcessor)

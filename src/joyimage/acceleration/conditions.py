@@ -6,7 +6,7 @@ compiler, a quantized weight. Each function here answers one question about the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
@@ -36,12 +36,12 @@ def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
 
     That is so without an adapter, a hook, a cast and a quantized weight.
     """
+    weight: Any = layer.weight if type(layer) is nn.Linear else None
     return (
-        type(layer) is nn.Linear
-        and type(layer.weight) is nn.Parameter
-        and layer.weight.dtype == hidden_states.dtype
-        and layer.weight.device == hidden_states.device
-        and layer.bias is not None
+        type(weight) is nn.Parameter
+        and weight.dtype == hidden_states.dtype
+        and weight.device == hidden_states.device
+        and isinstance(layer.bias, Tensor)
         and "forward" not in layer.__dict__
         and not has_forward_hooks(layer)
     )

@@ -94,6 +94,6 @@ def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:
     if torch.compiler.is_compiling():  # compilers know no complex numbers
         return rotate(hidden_states, tables)
     cos, sin = (table.unsqueeze(2) for table in tables)  # [B, L, 1, P]
-    pairs = hidden_states.float().unflatten(-1, (-1, 2))  # [B, L, N, P, 2]
+    pairs = torch.unflatten(hidden_states.float(), -1, (-1, 2))  # [B, L, N, P, 2]
     rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return rotated.flatten(-2).type_as(hidden_states)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +24,8 @@ from joyimage.compat.torch import is_compiled
 from joyimage.compat.transformers import attention_implementation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
 
 _PARTS = ("transformer", "text_encoder", "vae")
@@ -192,7 +193,7 @@ def _processors(transformer: JoyImageEditTransformer3DModel) -> list[Any]:
 
 
 def _attention_name(transformer: JoyImageEditTransformer3DModel) -> str:
-    kinds = {type(processor) for processor in _processors(transformer)}
+    kinds: set[type] = {type(processor) for processor in _processors(transformer)}
     if kinds == {JointBufferAttnProcessor}:
         return "joint_buffer"
     settings = settings_of(transformer)
@@ -221,8 +222,9 @@ def _offload(transformer: JoyImageEditTransformer3DModel) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {item}" for name, item in value.items()) or "none"
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return ", ".join(f"{name} {item}" for name, item in fields.items()) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)

@@ -193,7 +193,7 @@ def skip_attention(
 
 def register_processor(processor_class: type[JointAttnProcessor]) -> None:
     """Tell diffusers' hooks how to skip attention that a class of processors runs."""
-    AttentionProcessorRegistry.register(
+    cast("Any", AttentionProcessorRegistry).register(
         processor_class, AttentionProcessorMetadata(skip_processor_output_fn=cast("Any", skip_attention))
     )
 

@@ -3,7 +3,7 @@
 Dimension key: B batch, L tokens, D model width.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -24,7 +24,7 @@ class Modulation(nn.Module):
 
     def forward(self, temb: Tensor) -> tuple[Tensor, ...]:
         """Return shift, scale, gate for attention, then for the MLP, `[B, 1, D]` each, from `[B, 6, D]`."""
-        return (self.modulate_table + temb).split(1, dim=1)
+        return (self.modulate_table + temb).chunk(6, dim=1)
 
 
 class JoyImageTransformerBlock(nn.Module):
@@ -95,7 +95,7 @@ class JoyImageTransformerBlock(nn.Module):
 
 
 # diffusers' step caches look the block up here.
-TransformerBlockRegistry.register(
+cast("Any", TransformerBlockRegistry).register(
     JoyImageTransformerBlock,
     TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=1),
 )

@@ -1,8 +1,8 @@
 """Settings of the transformer: both published generations of `config.json`, resolved to one dataclass."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.rope import Grid
@@ -162,4 +162,5 @@ def _is_number(value: object) -> bool:
 
 
 def _is_triple(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_count(part) for part in value)
+    parts = cast("Sequence[object]", value) if isinstance(value, list | tuple) else ()
+    return len(parts) == 3 and all(_is_count(part) for part in parts)

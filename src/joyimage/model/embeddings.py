@@ -26,7 +26,7 @@ class PatchEmbedding(nn.Conv3d):
         tokens = nn.functional.linear(
             patchify(item, (t, h, w)), self.weight.flatten(1), self.bias
         )  # [B, L, D]
-        return tokens.unflatten(1, item_grid(item, (t, h, w))).movedim(-1, 1)
+        return torch.unflatten(tokens, 1, item_grid(item, (t, h, w))).movedim(-1, 1)
 
 
 class ConditionEmbedding(nn.Module):

@@ -123,6 +123,7 @@ def rotate(hidden_states: Tensor, tables: RotaryTables) -> Tensor:
         tables: Cosines and sines `[1 or B, L, P]`.
     """
     cos, sin = (table.unsqueeze(2) for table in tables)  # [B, L, 1, P]
-    even, odd = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)  # [B, L, N, P]
+    pairs = torch.unflatten(hidden_states.float(), -1, (-1, 2))  # [B, L, N, P, 2]
+    even, odd = pairs.unbind(-1)  # [B, L, N, P]
     rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)  # [B, L, N, P, 2]
     return rotated.flatten(-2).type_as(hidden_states)

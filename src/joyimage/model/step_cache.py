@@ -62,22 +62,23 @@ class StepCacheMixin(CacheMixin):
             config = dataclasses.replace(config, raw_vision_callback=target_latents)
         self._is_naming_blocks_for_caches = True
         try:
-            super().enable_cache(_with_their_names(config))
+            cast("Any", super()).enable_cache(_with_their_names(config))
         finally:
             self._is_naming_blocks_for_caches = False
         for hook in _hooks(self):
-            state = vars(hook).get("state")
+            state: object = cast("dict[str, object]", vars(hook)).get("state")
             if isinstance(state, _SHARED_STATES):
                 hook.state = BranchStates(cast("Any", type(state)))
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Name the direct submodules; see the class about the blocks."""
-        for name, child in super().named_children():  # pyright: ignore[reportAttributeAccessIssue]
+        for name, child in cast("nn.Module", super()).named_children():
             yield self._cache_name(name), child
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """Name all submodules; see the class about the blocks."""
-        for name, module in super().named_modules(*args, **kwargs):  # pyright: ignore[reportAttributeAccessIssue]
+        modules: Iterator[tuple[str, nn.Module]] = cast("Any", super()).named_modules(*args, **kwargs)
+        for name, module in modules:
             yield self._cache_name(name), module
 
     def _cache_name(self, name: str) -> str:
@@ -100,13 +101,13 @@ class BranchStates(StateManager):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self.get_state(), name)
+        return getattr(cast("Any", self).get_state(), name)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_"):
             super().__setattr__(name, value)
         else:
-            setattr(self.get_state(), name, value)
+            setattr(cast("Any", self).get_state(), name, value)
 
 
 def target_latents(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:

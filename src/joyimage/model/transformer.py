@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config  # pyright: ignore[reportUnknownVariableType]
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -182,7 +182,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         """
         if isinstance(config, Mapping):
             config = modernize(config)
-        return super().from_config(cast("Any", config), return_unused_kwargs, **kwargs)
+        return cast("Any", super()).from_config(config, return_unused_kwargs, **kwargs)
 
     @property
     def blocks(self) -> list[JoyImageTransformerBlock]:
