@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from joyimage.pipeline import base as base_module
-from joyimage.pipeline.feature_cache import EditMemory, digest
+from joyimage.pipeline.feature_cache import FeatureCache, digest
 from tests import random_models
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def test_session_when_it_ends_then_nothing_is_kept_and_the_pipeline_is_as_before
 ) -> None:
     with pipe.session(random_models.make_picture(0)) as session:
         session("make it blue", **CALL)
-        assert session.memory.num_bytes > 0
+        assert session.cache.num_bytes > 0
 
-    assert len(session.memory) == session.memory.num_bytes == 0
+    assert len(session.cache) == session.cache.num_bytes == 0
     with counting(pipe, monkeypatch) as counts:
         pipe(random_models.make_picture(0), "make it blue", **CALL)
     assert counts["vision"] == 1
@@ -123,7 +123,7 @@ def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing
     with pytest.raises(ValueError, match="num_inference_steps"):
         session("make it blue", num_inference_steps=0)
 
-    assert pipe._memory is None
+    assert pipe._feature_cache is None
 
 
 def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none_stays(pipe: Any) -> None:
@@ -133,7 +133,7 @@ def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none
 
     def work(session: Any) -> None:
         def meet(*_: Any) -> dict[str, Any]:
-            assert pipe._memory is session.memory
+            assert pipe._feature_cache is session.cache
             return {}
 
         barrier.wait()
@@ -150,8 +150,8 @@ def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none
         thread.join()
 
     assert errors == []
-    assert pipe._memory is None
-    assert [session.memory.made["posterior"] for session in sessions] == [1, 1]
+    assert pipe._feature_cache is None
+    assert [session.cache.miss_count["posterior"] for session in sessions] == [1, 1]
 
 
 def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:
@@ -176,32 +176,32 @@ def test_session_when_max_bytes_is_negative_then_refused(pipe: Any) -> None:
         pipe.session(max_bytes=-1)
 
 
-def test_memory_when_full_then_least_recently_used_goes_first() -> None:
-    memory = EditMemory(max_bytes=100)
+def test_cache_when_full_then_least_recently_used_goes_first() -> None:
+    cache = FeatureCache(max_bytes=100)
     for key in "abc":
-        memory.once((key,), lambda: torch.zeros(10))  # 40 bytes
-        memory.once(("a",), lambda: torch.zeros(10))
+        cache.get_or_compute((key,), lambda: torch.zeros(10))  # 40 bytes
+        cache.get_or_compute(("a",), lambda: torch.zeros(10))
 
     made: list[str] = []
     for key in "acb":
-        memory.once((key,), lambda key=key: made.append(key))
+        cache.get_or_compute((key,), lambda key=key: made.append(key))
 
     assert made == ["b"]
-    assert memory.made == {"a": 1, "b": 2, "c": 1}
-    assert memory.num_bytes <= 100
+    assert cache.miss_count == {"a": 1, "b": 2, "c": 1}
+    assert cache.num_bytes <= 100
 
 
-def test_memory_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> None:
-    memory = EditMemory(max_bytes=100)
-    memory.once(("small",), lambda: torch.zeros(10))
+def test_cache_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> None:
+    cache = FeatureCache(max_bytes=100)
+    cache.get_or_compute(("small",), lambda: torch.zeros(10))
 
-    memory.once(("large",), lambda: {"nested": [torch.zeros(100)]})
+    cache.get_or_compute(("large",), lambda: {"nested": [torch.zeros(100)]})
 
-    assert len(memory) == 1
-    assert memory.num_bytes == 40
+    assert len(cache) == 1
+    assert cache.num_bytes == 40
 
 
-def test_digest_when_pictures_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
+def test_digest_when_images_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
     picture = random_models.make_picture(0)
     changed = picture.copy()
     changed.putpixel((3, 5), (1, 2, 3))

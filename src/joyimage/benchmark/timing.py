@@ -160,7 +160,7 @@ def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
     Returns:
         One run for each.
     """
-    with ours.session() as session, session.remembering():
+    with ours.session() as session, session.caching():
         run(ours, edit)
         return [run(ours, replace(edit, prompt=f"{edit.prompt} {number}")) for number in range(times)]
 

@@ -199,7 +199,9 @@ class JoyImagePipeline(PipelineParts):
                 return encode_frame(self.vae, to_pixels([image.rgb], device, dtype))
 
             key = ("posterior", self.vae, dtype, device, image.digest)
-            posteriors[image.digest] = compute() if self._memory is None else self._memory.once(key, compute)
+            posteriors[image.digest] = (
+                compute() if self._feature_cache is None else self._feature_cache.get_or_compute(key, compute)
+            )
         return posteriors
 
     def _output(

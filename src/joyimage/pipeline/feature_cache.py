@@ -1,4 +1,4 @@
-"""What was worked out about pictures and prompts, kept for the next edit of the same picture."""
+"""What was computed from images and prompts, cached for the next edit of the same image."""
 
 from __future__ import annotations
 
@@ -16,59 +16,64 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class EditMemory:
-    """Keep results by what they were made of, the least recently used going first.
+class FeatureCache:
+    """Cache results by what they were computed from; the least recently used go first.
 
-    A picture counts by its pixels, not by its name or object: another picture never gets what belongs to the
-    first. Nothing notices weights that are changed in place; `clear` after that.
+    The key of an image is its pixels, not its name or object: another image never gets what belongs to the
+    first. Weights that are changed in place are not noticed; call `clear` after that.
 
     Args:
-        max_bytes: Most bytes of tensors kept; None keeps everything.
+        max_bytes: Maximum size of the cached tensors; None: no limit.
 
     Attributes:
-        num_bytes: Bytes of tensors that are kept.
-        made: How often results of each kind, the first part of their keys, had to be worked out.
+        num_bytes: Size of the cached tensors.
+        miss_count: How often results of each kind, the first part of their keys, were computed.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self.made: Counter[str] = Counter()
-        self._kept: OrderedDict[tuple[Hashable, ...], tuple[Any, int]] = OrderedDict()
+        self.miss_count: Counter[str] = Counter()
+        self._entries: OrderedDict[tuple[Hashable, ...], tuple[Any, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
-    def once(self, key: tuple[Hashable, ...], make: Callable[[], T]) -> T:
-        """Return `make()`, or what it returned before under the same key, which begins with a kind's name."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
-        value = make()
-        self.made[str(key[0])] += 1
+    def get_or_compute(self, key: tuple[Hashable, ...], compute: Callable[[], T]) -> T:
+        """Return the cached result of a key, computed where it is missing.
+
+        Args:
+            key: Kind of the result, then all that it was computed from.
+            compute: Computes the result.
+        """
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+        value = compute()
+        self.miss_count[str(key[0])] += 1
         size = _count_bytes(value)
         if self.max_bytes is None or size <= self.max_bytes:
-            self._kept[key] = value, size
+            self._entries[key] = value, size
             self.num_bytes += size
         while self.max_bytes is not None and self.num_bytes > self.max_bytes:
-            _, (_, dropped) = self._kept.popitem(last=False)
+            _, (_, dropped) = self._entries.popitem(last=False)
             self.num_bytes -= dropped
         return value
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+        """Empty the cache."""
+        self._entries.clear()
         self.num_bytes = 0
 
 
-def digest(picture: Image) -> str:
-    """Name a picture by its pixels, size and mode."""
-    marks = f"{picture.mode} {picture.width} {picture.height} ".encode()
-    return hashlib.blake2b(marks + picture.tobytes(), digest_size=16).hexdigest()
+def digest(image: Image) -> str:
+    """Return a hash of an image's pixels, size and mode."""
+    header = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.blake2b(header + image.tobytes(), digest_size=16).hexdigest()
 
 
 def _count_bytes(value: object) -> int:
-    """Add up the tensors in a value, wherever they hang."""
+    """Add up the sizes of the tensors in a value, however they are nested."""
     seen: set[int] = set()
 
     def count(part: Any) -> int:

@@ -32,7 +32,7 @@ class FramedImage:
 
     Attributes:
         source: The caller's image, upright RGB at its own size.
-        layer: The caller's image with its transparency, RGBA; None where it has none or nobody needs it.
+        layer: The caller's image with its transparency, RGBA; None where it has none, or without `restore`.
         placement: Scale and offset between `source` and `image`.
         image: RGB image at the target size.
     """

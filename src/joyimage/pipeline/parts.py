@@ -20,7 +20,7 @@ from joyimage.pipeline.adapters import AdapterLoadingMixin
 from joyimage.pipeline.calls import serialized
 from joyimage.pipeline.conditioning import repeat_per_output
 from joyimage.pipeline.describe import QUESTION, answer_question
-from joyimage.pipeline.feature_cache import EditMemory
+from joyimage.pipeline.feature_cache import FeatureCache
 from joyimage.pipeline.images import (
     ImageInput,
     JoyImageEditImageProcessor,
@@ -49,7 +49,7 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
     tokenizer: Qwen2Tokenizer
     transformer: JoyImageEditTransformer3DModel
     processor: JoyImageProcessor
-    _memory: EditMemory | None = None  # set by a session while it runs
+    _feature_cache: FeatureCache | None = None  # set by a session while it runs
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
             device=device or self.compute_device,
             max_tokens=max_tokens if images else min(max_tokens, self.config["text_token_max_length"]),
             placeholders=placeholders,
-            memory=self._memory,
+            cache=self._feature_cache,
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.calls import lock_of
-from joyimage.pipeline.feature_cache import EditMemory
+from joyimage.pipeline.feature_cache import FeatureCache
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -32,7 +32,7 @@ class EditSession:
         max_bytes: Maximum size of the cache, on the pipeline's device; the least recently used entries go first.
 
     Attributes:
-        memory: The cache.
+        cache: The cache.
 
     Raises:
         InvalidInputError: `max_bytes` is negative.
@@ -43,7 +43,7 @@ class EditSession:
             raise InvalidInputError(f"`max_bytes` is {max_bytes}; expected 0 or more.")
         self.pipe = pipe
         self.image = image
-        self.memory = EditMemory(max_bytes)
+        self.cache = FeatureCache(max_bytes)
 
     def __enter__(self) -> EditSession:
         return self
@@ -62,35 +62,35 @@ class EditSession:
             The result of the pipeline's call.
         """
         name = "images" if self.pipe.takes_several_images else "image"
-        with self.remembering():
+        with self.caching():
             return self.pipe(**{name: self.image, "prompt": prompt, **call})
 
     def move(self, object: str, box: Sequence[float], **call: Any) -> JoyImageEditPipelineOutput:
         """Move an object; see the pipeline's `move`."""
-        with self.remembering():
+        with self.caching():
             return self.pipe.move(self.image, object, box, **call)
 
     def rotate(self, object: str, view: View | str, **call: Any) -> JoyImageEditPipelineOutput:
         """Rotate an object; see the pipeline's `rotate`."""
-        with self.remembering():
+        with self.caching():
             return self.pipe.rotate(self.image, object, view, **call)
 
     def camera(self, **call: Any) -> JoyImageEditPipelineOutput:
         """Move the camera; see the pipeline's `camera`."""
-        with self.remembering():
+        with self.caching():
             return self.pipe.camera(self.image, **call)
 
     def clear(self) -> None:
         """Clear the cache; needed after weights of text encoder or VAE were changed in place."""
-        self.memory.clear()
+        self.cache.clear()
 
     @contextmanager
-    def remembering(self) -> Generator[None]:
+    def caching(self) -> Generator[None]:
         """Make the pipeline's own calls use this session's cache inside the `with`; other threads wait."""
         with lock_of(self.pipe):
-            outer = self.pipe._memory
-            self.pipe._memory = self.memory
+            outer = self.pipe._feature_cache
+            self.pipe._feature_cache = self.cache
             try:
                 yield
             finally:
-                self.pipe._memory = outer
+                self.pipe._feature_cache = outer

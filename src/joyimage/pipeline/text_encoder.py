@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from joyimage.pipeline.feature_cache import EditMemory
+from joyimage.pipeline.feature_cache import FeatureCache
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 from joyimage.pipeline.qwen3_vl import (
     count_tokens,
@@ -73,7 +73,7 @@ class _Reader:
         device: Device that it runs on.
         images: RGB images of the conversations.
         key: Names encoder, device and images in the cache.
-        memory: The cache.
+        cache: The cache.
     """
 
     text_encoder: Qwen3VLForConditionalGeneration
@@ -81,7 +81,7 @@ class _Reader:
     device: torch.device
     images: list[Image]
     key: tuple[Any, ...]
-    memory: EditMemory
+    cache: FeatureCache
 
     def encode(self, rows: list[Tokens]) -> dict[Tokens, Tensor]:
         """Return the states `[L, D]` of distinct conversations; the images are encoded once.
@@ -100,12 +100,14 @@ class _Reader:
             suffixes = [row[len(tokens) :] for row in members]
             key = ("states", *self.key, tokens, *suffixes)
             if len(tokens) <= MAX_JOINT_PREFIX_TOKENS and _can_pack(self.text_encoder, suffixes):
-                prefix, encoded = self.memory.once(key, partial(self._encode_prefix, tokens, suffixes))
+                prefix, encoded = self.cache.get_or_compute(
+                    key, partial(self._encode_prefix, tokens, suffixes)
+                )
             else:
-                prefix, _ = self.memory.once(
+                prefix, _ = self.cache.get_or_compute(
                     ("prefix", *self.key, tokens), partial(self._encode_prefix, tokens)
                 )
-                encoded = self.memory.once(
+                encoded = self.cache.get_or_compute(
                     key, partial(_continue_prefix, self.text_encoder, prefix, suffixes)
                 )
             states |= {
@@ -126,7 +128,7 @@ class _Reader:
         mask = _packing_mask(len(tokens), lengths, with_prefix=True) if len(suffixes) > 1 else None
         cache_vision: CacheVision | None = None
         if suffixes:  # the prefix alone is cached as a whole
-            cache_vision = partial(self.memory.once, ("vision", *self.key))
+            cache_vision = partial(self.cache.get_or_compute, ("vision", *self.key))
         states, cache = run_encoder(
             self.text_encoder,
             torch.cat([ids, _pack(suffixes)], dim=1).to(self.device),
@@ -150,7 +152,7 @@ def encode(
     device: torch.device,
     max_tokens: int,
     placeholders: bool = False,
-    memory: EditMemory | None = None,
+    cache: FeatureCache | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Encode a batch; the states of every prompt are those that it has alone.
 
@@ -163,7 +165,7 @@ def encode(
         device: Where to run.
         max_tokens: Maximum number of tokens per prompt, behind the dropped prefix.
         placeholders: Whether "<image>\\n" in a prompt stands for an image.
-        memory: Cache for later calls; None: nothing is cached.
+        cache: Cache for later calls; None: nothing is cached.
 
     Returns:
         States `[B, L, D]`, zeros behind the shorter ones, and their mask `[B, L]`, 1 where real.
@@ -174,7 +176,7 @@ def encode(
         by_images[tuple(image.digest for image in group)].append(index)
 
     dropped = prefix_length(tokenizer)
-    memory = EditMemory() if memory is None else memory
+    cache = FeatureCache() if cache is None else cache
     states: dict[int, Tensor] = {}
     for digests, indices in by_images.items():
         shared = [image.rgb for image in groups[indices[0]]]
@@ -190,7 +192,7 @@ def encode(
         distinct = list(dict.fromkeys(rows))
         if shared:
             key = (text_encoder, device, *digests)
-            encoded = _Reader(text_encoder, processor, device, shared, key, memory).encode(distinct)
+            encoded = _Reader(text_encoder, processor, device, shared, key, cache).encode(distinct)
         else:
             encoded = _encode_texts(text_encoder, distinct, device)
         states |= {index: encoded[row][dropped:] for index, row in zip(indices, rows, strict=True)}

@@ -203,9 +203,9 @@ class LocalRunner:
             previews = self._previewer.begin(shown, steps, may_decode=not split)
             reported: list[Future[None]] = []
             watch = self._watch(steps, number_of_round, len(rounds), previews, report, is_stopped, reported)
-            encoded = session.memory.made["posterior"]
+            encoded = session.cache.miss_count["posterior"]
             try:
-                with session.remembering():
+                with session.caching():
                     parts = [(items[number], start, count) for number, start, count in batch]
                     output = self._call(parts, watch)
             finally:
@@ -215,7 +215,7 @@ class LocalRunner:
             if output.interrupted:
                 return None
             previews.end()
-            is_known = session.memory.made["posterior"] == encoded
+            is_known = session.cache.miss_count["posterior"] == encoded
             each = len(output.images) // len(batch)
             for place, (number, _, _) in enumerate(batch):
                 item = items[number]

@@ -24,12 +24,12 @@ class ClientSessions:
 
     def __len__(self) -> int:
         """Return the number of values that are kept."""
-        return sum(len(session.memory) for session in self._sessions.values())
+        return sum(len(session.cache) for session in self._sessions.values())
 
     @property
     def num_bytes(self) -> int:
         """Number of bytes that are kept."""
-        return sum(session.memory.num_bytes for session in self._sessions.values())
+        return sum(session.cache.num_bytes for session in self._sessions.values())
 
     def of(self, clients: set[str]) -> Any:
         """Return the session for jobs of some clients; for those of several, one that keeps nothing."""
