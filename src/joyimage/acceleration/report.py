@@ -96,7 +96,7 @@ def report(target: Any) -> Report:
     transformer = find_transformer(target)
     parts = {name: part for name in _PARTS if (part := getattr(target, name, None)) is not None}
     parts.setdefault("transformer", transformer)
-    device = str(getattr(target, "_execution_device", transformer.device))
+    device = str(getattr(target, "compute_device", transformer.device))
     compiled = is_compiled(getattr(target, "transformer", target)) or any(
         map(is_compiled, transformer.blocks)
     )
