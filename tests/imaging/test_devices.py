@@ -37,7 +37,7 @@ def assert_same(image: Image.Image, expected: Image.Image) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_motion_photo_when_a_film_follows_the_jpeg_then_read_whatever_its_bytes(seed: int) -> None:
-    film = random.Random(seed).randbytes(20_000) + b"\xff\xda\x00\x02" * 500
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\x00\x02" * 500 + random.Random(seed).randbytes(20_000)
 
     decoded = decode(encode(photo(), "JPEG", quality=95) + film, "motion.jpg")
 
