@@ -1,4 +1,4 @@
-"""Where diffusers' Edit falls short, ours doesn't: batches, seeds, pictures of any kind, schedules."""
+"""Where diffusers' Edit falls short, ours doesn't: batches, seeds, images of any kind, schedules."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_batch_when_prompts_differ_in_length_then_same_as_single_runs(
     batch = run(pipe, (3, 4), image=image, prompt=prompts, guidance_scale=guidance_scale)
 
     for index, seed in enumerate((3, 4)):
-        picture = None if image is None else image[index]
-        single = run(pipe, (seed,), image=picture, prompt=prompts[index], guidance_scale=guidance_scale)
+        own = None if image is None else image[index]
+        single = run(pipe, (seed,), image=own, prompt=prompts[index], guidance_scale=guidance_scale)
         assert np.abs(batch[index] - single[0]).max() < SAME
 
 
@@ -60,14 +60,14 @@ def test_batch_when_negative_prompts_differ_in_length_then_same_as_single_runs(p
         assert np.abs(batch[index] - single[0]).max() < SAME
 
 
-def test_several_images_when_two_pictures_then_each_belongs_to_its_prompt_and_picture(pipe: Any) -> None:
-    pictures, prompts = [SQUARE, OTHER], [PROMPT, OTHER_PROMPT]
+def test_several_images_when_two_images_then_each_belongs_to_its_prompt_and_image(pipe: Any) -> None:
+    images, prompts = [SQUARE, OTHER], [PROMPT, OTHER_PROMPT]
 
-    batch = run(pipe, (1, 2, 3, 4), image=pictures, prompt=prompts, num_images_per_prompt=2)
+    batch = run(pipe, (1, 2, 3, 4), image=images, prompt=prompts, num_images_per_prompt=2)
 
     assert batch.shape == (4, BASE, BASE, 3)
     for output, (sample, seed) in enumerate([(0, 1), (0, 2), (1, 3), (1, 4)]):
-        single = run(pipe, (seed,), image=pictures[sample], prompt=prompts[sample])
+        single = run(pipe, (seed,), image=images[sample], prompt=prompts[sample])
         assert np.abs(batch[output] - single[0]).max() < SAME
 
 
@@ -108,7 +108,7 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
 
 
 def test_mask_when_nothing_is_padded_then_none(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large pictures
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large images
 
     assert attention_masks(pipe, image=SQUARE, negative_prompt="a much longer prompt") == [None] * 4
 
@@ -152,7 +152,7 @@ def test_generator_when_given_then_global_one_is_left_alone(pipe: Any) -> None:
         pytest.param([SQUARE], SQUARE, id="list"),
     ],
 )
-def test_picture_when_other_kind_then_same_as_rgb(pipe: Any, given: Any, plain: Any) -> None:
+def test_image_when_other_kind_then_same_as_rgb(pipe: Any, given: Any, plain: Any) -> None:
     assert np.array_equal(run(pipe, image=given), run(pipe, image=plain))
 
 
@@ -187,7 +187,7 @@ def test_output_when_size_is_wished_then_says_which_was_chosen(pipe: Any) -> Non
 
 
 @pytest.mark.parametrize("base_size", [64, 96, 128, 256])
-def test_base_size_when_another_then_pictures_of_it(pipe: Any, base_size: int) -> None:
+def test_base_size_when_another_then_images_of_it(pipe: Any, base_size: int) -> None:
     pipe.register_to_config(base_size=base_size)
     try:
         output = pipe(prompt=PROMPT, num_inference_steps=1, guidance_scale=1.0)
@@ -197,7 +197,7 @@ def test_base_size_when_another_then_pictures_of_it(pipe: Any, base_size: int) -
     assert output.images[0].size == (base_size, base_size)
 
 
-def test_pictures_when_unlike_shape_then_refused_unless_size_given(pipe: Any) -> None:
+def test_images_when_unlike_shape_then_refused_unless_size_given(pipe: Any) -> None:
     arguments = {"image": [SQUARE, WIDE], "prompt": [PROMPT, PROMPT], "seeds": (0, 1)}
 
     with pytest.raises(ValueError, match="different shapes"):
@@ -304,10 +304,10 @@ def test_vae_when_decoding_then_target_only(pipe: Any) -> None:
     assert shape[0] == 1
 
 
-def test_vae_when_pictures_are_equal_then_each_distinct_one_is_encoded_once(pipe: Any) -> None:
-    pictures = [SQUARE, OTHER, SQUARE.copy()]
+def test_vae_when_images_are_equal_then_each_distinct_one_is_encoded_once(pipe: Any) -> None:
+    images = [SQUARE, OTHER, SQUARE.copy()]
 
-    shapes = calls_of(pipe.vae.quant_conv, pipe, image=pictures, prompt=[PROMPT] * 3, seeds=(0, 1, 2))
+    shapes = calls_of(pipe.vae.quant_conv, pipe, image=images, prompt=[PROMPT] * 3, seeds=(0, 1, 2))
 
     assert len(shapes) == 2
 
@@ -322,11 +322,11 @@ def test_schedule_when_jd_then_same_as_even_sigmas(pipe: Any) -> None:
 
 def test_reference_latents_when_mode_then_only_the_noise_is_drawn(pipe: Any) -> None:
     arguments = (1, 16, BASE, BASE, 1, torch.float32, torch.device("cpu"))
-    picture = SQUARE.resize((BASE, BASE))
+    image = SQUARE.resize((BASE, BASE))
 
     latents = [
         pipe.prepare_latents(
-            *arguments, torch.Generator().manual_seed(seed), image=[picture], reference_latents=how
+            *arguments, torch.Generator().manual_seed(seed), image=[image], reference_latents=how
         )[1]
         for how in ("mode", "sample")
         for seed in (0, 1)

@@ -1,4 +1,4 @@
-"""Where diffusers' Edit-Plus falls short, ours doesn't: pictures of any kind, masks, batches."""
+"""Where diffusers' Edit-Plus falls short, ours doesn't: images of any kind, masks, batches."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def attention_masks(pipe: Any, **arguments: Any) -> list[torch.Tensor | None]:
 
 
 def test_mask_when_one_prompt_then_none(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large pictures
+    monkeypatch.setattr("joyimage.pipeline.guidance.MAX_BATCHED_TOKENS", 0)  # as for large images
 
     masks = attention_masks(
         pipe, images=[SQUARE, WIDE], negative_prompt="a much longer negative prompt", **SIZE
@@ -199,7 +199,7 @@ def test_interrupt_when_set_then_loop_ends(pipe: Any) -> None:
         pytest.param({"height": 208}, "width", id="height alone"),
         pytest.param({"height": 200, "width": 304}, "height", id="not divisible by 16"),
         pytest.param({"images": [[SQUARE]] * 3}, "images", id="more samples than prompts"),
-        pytest.param({"images": "picture.png"}, "images", id="a path"),
+        pytest.param({"images": "image.png"}, "images", id="a path"),
         pytest.param({"num_inference_steps": 0}, "num_inference_steps", id="no steps"),
         pytest.param({"negative_prompt": ["a", "b"]}, "negative_prompt", id="too many negative prompts"),
         pytest.param({"latents": torch.zeros(1, 16, 2, 2)}, "latents", id="latents of another size"),

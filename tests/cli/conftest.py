@@ -38,8 +38,8 @@ def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def picture_path(tmp_path: Path) -> Path:
-    """A picture file."""
-    path = tmp_path / "picture.png"
+def image_path(tmp_path: Path) -> Path:
+    """A image file."""
+    path = tmp_path / "image.png"
     random_models.make_picture(0, 96, 96).save(path)
     return path

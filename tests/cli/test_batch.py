@@ -31,13 +31,13 @@ PROMPT = "Recolor the heart orange."
 
 
 @pytest.fixture
-def pictures_path(tmp_path: Path) -> Path:
-    """A folder with three pictures and a text file."""
-    folder = tmp_path / "pictures"
+def images_path(tmp_path: Path) -> Path:
+    """A folder with three images and a text file."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(3):
-        random_models.make_picture(number, 64, 64).save(folder / f"picture-{number}.png")
-    (folder / "notes.txt").write_text("no picture")
+        random_models.make_picture(number, 64, 64).save(folder / f"image-{number}.png")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -55,13 +55,13 @@ def written_at(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in output.glob("*.png") if path.name != "contact.png"}
 
 
-def test_folder_when_run_then_every_picture_and_contact_sheets(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+def test_folder_when_run_then_every_image_and_contact_sheets(
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+    outcome = joyimage("batch", images_path, PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 0
-    assert sorted(written_at(tmp_path / "out")) == [f"picture-{n}.png" for n in range(3)]
+    assert sorted(written_at(tmp_path / "out")) == [f"image-{n}.png" for n in range(3)]
     page = (tmp_path / "out" / "contact.html").read_text()
     assert page.count("<figure>") == 3
     assert page.count("data:image/jpeg;base64,") == 6
@@ -73,75 +73,75 @@ def test_folder_when_run_then_every_picture_and_contact_sheets(
 
 
 def test_batch_when_run_again_then_nothing_is_made_twice(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+    joyimage("batch", images_path, PROMPT, "-o", tmp_path / "out", *FAST)
     before = written_at(tmp_path / "out")
 
-    outcome = joyimage("batch", pictures_path, PROMPT, "-o", tmp_path / "out", *FAST)
+    outcome = joyimage("batch", images_path, PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert written_at(tmp_path / "out") == before
     assert "0 made, 3 already there" in outcome.err
 
 
-def test_batch_when_one_setting_or_picture_changes_then_only_that_is_made_again(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+def test_batch_when_one_setting_or_image_changes_then_only_that_is_made_again(
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    rows: list[Any] = [{"image": f"picture-{number}.png", "prompt": PROMPT} for number in range(3)]
-    joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+    rows: list[Any] = [{"image": f"image-{number}.png", "prompt": PROMPT} for number in range(3)]
+    joyimage("batch", write_rows(images_path, rows), "-o", tmp_path / "out", *FAST)
     before = written_at(tmp_path / "out")
 
     rows[1]["guidance"] = 3
-    random_models.make_picture(7, 64, 64).save(pictures_path / "picture-2.png")
-    joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+    random_models.make_picture(7, 64, 64).save(images_path / "image-2.png")
+    joyimage("batch", write_rows(images_path, rows), "-o", tmp_path / "out", *FAST)
 
     after = written_at(tmp_path / "out")
     assert [before[name] == after[name] for name in sorted(before)] == [True, False, False]
-    recipe = read_record(tmp_path / "out" / "picture-1.png")
+    recipe = read_record(tmp_path / "out" / "image-1.png")
     assert recipe is not None
     assert recipe["guidance_scale"] == 3
 
 
 def test_csv_when_run_then_fields_of_the_row_count(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    with (pictures_path / "rows.csv").open("w", newline="") as file:
+    with (images_path / "rows.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["image", "prompt", "output", "seed", "negative"])
         writer.writeheader()
-        writer.writerow({"image": "picture-0.png", "prompt": "blue", "output": "a.png", "seed": "5"})
-        writer.writerow({"image": "picture-1.png", "negative": "dark"})
+        writer.writerow({"image": "image-0.png", "prompt": "blue", "output": "a.png", "seed": "5"})
+        writer.writerow({"image": "image-1.png", "negative": "dark"})
 
-    outcome = joyimage("batch", pictures_path / "rows.csv", PROMPT, "-o", tmp_path / "out", *FAST)
+    outcome = joyimage("batch", images_path / "rows.csv", PROMPT, "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 0
-    first, second = (read_record(tmp_path / "out" / name) or {} for name in ("a.png", "picture-1.png"))
+    first, second = (read_record(tmp_path / "out" / name) or {} for name in ("a.png", "image-1.png"))
     assert (first["prompt"], first["seed"]) == ("blue", 5)
     assert (second["prompt"], second["negative_prompt"]) == (PROMPT, "dark")
 
 
 def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    (pictures_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (images_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     rows = [
-        {"image": "picture-0.png", "prompt": PROMPT},
+        {"image": "image-0.png", "prompt": PROMPT},
         "{not json",
         {"image": "missing.png", "prompt": PROMPT},
         {"image": "broken.png", "prompt": PROMPT},
-        {"image": "picture-1.png"},
-        {"image": "picture-1.png", "prompt": PROMPT, "seed": "many"},
-        {"image": "picture-1.png", "prompt": PROMPT, "output": "../out.png"},
-        {"image": "picture-1.png", "prompt": PROMPT, "output": "picture-0.png"},
-        {"image": "picture-1.png", "prompt": PROMPT, "color": "red"},
-        {"image": "picture-1.png", "prompt": PROMPT, "steps": 0},
+        {"image": "image-1.png"},
+        {"image": "image-1.png", "prompt": PROMPT, "seed": "many"},
+        {"image": "image-1.png", "prompt": PROMPT, "output": "../out.png"},
+        {"image": "image-1.png", "prompt": PROMPT, "output": "image-0.png"},
+        {"image": "image-1.png", "prompt": PROMPT, "color": "red"},
+        {"image": "image-1.png", "prompt": PROMPT, "steps": 0},
         [1, 2],
-        {"image": "picture-2.png", "prompt": PROMPT},
+        {"image": "image-2.png", "prompt": PROMPT},
     ]
 
-    outcome = joyimage("batch", write_rows(pictures_path, rows), "-o", tmp_path / "out", *FAST)
+    outcome = joyimage("batch", write_rows(images_path, rows), "-o", tmp_path / "out", *FAST)
 
     assert outcome.code == 1
-    assert sorted(written_at(tmp_path / "out")) == ["picture-0.png", "picture-2.png"]
+    assert sorted(written_at(tmp_path / "out")) == ["image-0.png", "image-2.png"]
     report = report_of(tmp_path / "out")
     assert [line["row"] for line in report] == list(range(1, 13))
     wrong = {line["row"]: line["error"] for line in report if "error" in line}
@@ -167,15 +167,15 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
     ("arguments", "words"),
     [
         (["missing.jsonl"], ["missing.jsonl", "no such file"]),
-        (["pictures"], ["`PROMPT`", "folder"]),
+        (["images"], ["`PROMPT`", "folder"]),
         (["empty.jsonl"], ["empty.jsonl", "no row"]),
-        (["pictures/notes.txt", "blue"], ["notes.txt", ".jsonl"]),
-        (["pictures", "blue", "-o", "empty.jsonl"], ["`--output`", "a file"]),
+        (["images/notes.txt", "blue"], ["notes.txt", ".jsonl"]),
+        (["images", "blue", "-o", "empty.jsonl"], ["`--output`", "a file"]),
     ],
 )
 def test_source_when_wrong_then_one_sentence_and_exit_2(
     joyimage: Joyimage,
-    pictures_path: Path,
+    images_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
@@ -190,18 +190,18 @@ def test_source_when_wrong_then_one_sentence_and_exit_2(
     for word in words:
         assert word in outcome.err
     assert not (tmp_path / "out").exists()
-    assert pictures_path.exists()
+    assert images_path.exists()
 
 
-def run_until_killed(arguments: list[str], output: Path, num_pictures: int, after_s: float) -> bool:
-    """Kill the command some seconds after it wrote so many pictures; return whether it ended before."""
+def run_until_killed(arguments: list[str], output: Path, num_images: int, after_s: float) -> bool:
+    """Kill the command some seconds after it wrote so many images; return whether it ended before."""
     process = subprocess.Popen(
         [sys.executable, "-m", "joyimage.cli.main", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    goal = len(written_at(output)) + num_pictures
+    goal = len(written_at(output)) + num_images
     while len(written_at(output)) < goal and process.poll() is None:
         time.sleep(0.002)
     try:
@@ -217,19 +217,19 @@ def run_until_killed(arguments: list[str], output: Path, num_pictures: int, afte
     ("num_rows", "num_kills"), [(8, 2), pytest.param(60, 25, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition(
-    pictures_path: Path, tmp_path: Path, num_rows: int, num_kills: int
+    images_path: Path, tmp_path: Path, num_rows: int, num_kills: int
 ) -> None:
-    rows = [{"image": "picture-0.png", "prompt": f"Number {number}"} for number in range(num_rows)]
+    rows = [{"image": "image-0.png", "prompt": f"Number {number}"} for number in range(num_rows)]
     output = tmp_path / "out"
-    arguments = ["batch", str(write_rows(pictures_path, rows)), "-o", str(output), *map(str, FAST)]
+    arguments = ["batch", str(write_rows(images_path, rows)), "-o", str(output), *map(str, FAST)]
     first_seen: dict[str, int] = {}
     dice = random.Random(0)
 
     kills = 0
     for number in range(num_kills):
         # Every fourth kill comes while it starts, the others between and within the next edits.
-        num_pictures, after_s = (0, dice.uniform(0, 3)) if number % 4 == 3 else (1, dice.uniform(0, 0.1))
-        kills += not run_until_killed(arguments, output, num_pictures, after_s)
+        num_images, after_s = (0, dice.uniform(0, 3)) if number % 4 == 3 else (1, dice.uniform(0, 0.1))
+        kills += not run_until_killed(arguments, output, num_images, after_s)
         for name, moment in written_at(output).items():
             Image.open(output / name).load()
             assert first_seen.setdefault(name, moment) == moment
@@ -246,14 +246,14 @@ def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition
 
 
 def test_rows_when_they_hold_spatial_edits_then_these_are_run(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
     rows = write_rows(
-        pictures_path,
+        images_path,
         [
-            {"image": "picture-0.png", "object": "the car", "box": [4, 4, 40, 40]},
-            {"image": "picture-0.png", "object": "car", "view": "rear-left"},
-            {"image": "picture-0.png", "yaw": 45, "zoom": "in"},
+            {"image": "image-0.png", "object": "the car", "box": [4, 4, 40, 40]},
+            {"image": "image-0.png", "object": "car", "view": "rear-left"},
+            {"image": "image-0.png", "yaw": 45, "zoom": "in"},
         ],
     )
 
@@ -271,12 +271,10 @@ def test_rows_when_they_hold_spatial_edits_then_these_are_run(
 
 
 def test_csv_when_a_box_is_text_then_it_is_read(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path
+    joyimage: Joyimage, images_path: Path, tmp_path: Path
 ) -> None:
-    rows = pictures_path / "rows.csv"
-    rows.write_text(
-        'image,object,box,view,yaw\npicture-0.png,car,"0.1,0.1,0.5,0.5",,\npicture-0.png,,,,-90\n'
-    )
+    rows = images_path / "rows.csv"
+    rows.write_text('image,object,box,view,yaw\nimage-0.png,car,"0.1,0.1,0.5,0.5",,\nimage-0.png,,,,-90\n')
 
     assert joyimage("batch", rows, "-o", tmp_path / "out", *FAST).code == 0
 
@@ -298,9 +296,9 @@ def test_csv_when_a_box_is_text_then_it_is_read(
     ],
 )
 def test_row_when_its_spatial_edit_cannot_be_then_it_is_skipped_with_a_sentence(
-    joyimage: Joyimage, pictures_path: Path, tmp_path: Path, fields: dict[str, Any], words: str
+    joyimage: Joyimage, images_path: Path, tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
-    rows = write_rows(pictures_path, [{"image": "picture-0.png", **fields}])
+    rows = write_rows(images_path, [{"image": "image-0.png", **fields}])
 
     outcome = joyimage("batch", rows, "-o", tmp_path / "out", *FAST)
 

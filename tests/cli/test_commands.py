@@ -92,38 +92,38 @@ def test_train_tiny_when_stage_is_unknown_then_one_sentence(joyimage: Joyimage, 
 
 
 def test_describe_when_asked_then_question_and_answer_as_json(
-    joyimage: Joyimage, picture_path: Path, checkpoint: Path
+    joyimage: Joyimage, image_path: Path, checkpoint: Path
 ) -> None:
     outcome = joyimage(
-        "describe", picture_path, "What is it?", "--max-new-tokens", 3, "--json", "--model", checkpoint
+        "describe", image_path, "What is it?", "--max-new-tokens", 3, "--json", "--model", checkpoint
     )
 
     assert outcome.code == 0
     report = json.loads(outcome.out)
     assert report["question"] == "What is it?"
     assert isinstance(report["answer"], str)
-    assert joyimage("describe", picture_path, "", "--model", "tiny").code == 2
+    assert joyimage("describe", image_path, "", "--model", "tiny").code == 2
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("describe", "picture.png"),
-        ("rewrite", "make it night", "picture.png"),
-        ("edit", "picture.png", "make it night", "-o", "out.png", "--rewrite", "local"),
+        ("describe", "image.png"),
+        ("rewrite", "make it night", "image.png"),
+        ("edit", "image.png", "make it night", "-o", "out.png", "--rewrite", "local"),
     ],
 )
 def test_command_when_the_checkpoint_has_no_language_then_one_sentence_and_nothing_made(
-    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.chdir(picture_path.parent)
+    monkeypatch.chdir(image_path.parent)
 
     outcome = joyimage(*arguments, "--model", "tiny")
 
     assert outcome.code == 2
     assert "tiny has no language" in outcome.err
     assert outcome.out == ""
-    assert not (picture_path.parent / "out.png").exists()
+    assert not (image_path.parent / "out.png").exists()
 
 
 def test_command_when_unknown_then_exit_2(joyimage: Joyimage) -> None:
@@ -160,16 +160,14 @@ def test_rewrite_when_it_can_not_be_then_one_sentence(joyimage: Joyimage) -> Non
 
 
 def test_edit_when_rewritten_then_both_prompts_are_recorded(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from joyimage.pipeline.edit import JoyImageEditPipeline
 
     monkeypatch.setattr(JoyImageEditPipeline, "describe", lambda *_, **__: "Make the heart orange.")
     fast = ("--model", "tiny", "--steps", 1, "--device", "cpu")
 
-    outcome = joyimage(
-        "edit", picture_path, "orange", "-o", tmp_path / "out.png", *fast, "--rewrite", "local"
-    )
+    outcome = joyimage("edit", image_path, "orange", "-o", tmp_path / "out.png", *fast, "--rewrite", "local")
 
     recipe = json.loads(joyimage("info", tmp_path / "out.png", "--json").out)
     assert (recipe["prompt"], recipe["asked"]) == ("Make the heart orange.", "orange")

@@ -1,4 +1,4 @@
-"""`joyimage edit`: any picture in, one whole picture out, and bad input in one sentence."""
+"""`joyimage edit`: any image in, one whole image out, and bad input in one sentence."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ def folder_of(path: Path) -> set[str]:
     return {file.name for file in path.iterdir()}
 
 
-def test_edit_when_called_then_writes_the_picture_and_says_which_model(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+def test_edit_when_called_then_writes_the_image_and_says_which_model(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST)
+    outcome = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST)
 
     assert outcome.code == 0
     assert outcome.out.splitlines() == [str(tmp_path / "out.png")]
     assert "Model tiny on cpu" in outcome.err
     assert Image.open(tmp_path / "out.png").size == (96, 96)
-    assert folder_of(tmp_path) == {"picture.png", "out.png"}
+    assert folder_of(tmp_path) == {"image.png", "out.png"}
 
 
 def test_edit_when_defaults_then_those_of_the_checkpoint(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", "--model", "tiny")
+    joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", "--model", "tiny")
 
     recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert (recipe["num_inference_steps"], recipe["guidance_scale"], recipe["base_size"]) == (4, 1.0, 96)
 
 
-def test_edit_when_repeated_from_its_metadata_then_same_picture(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+def test_edit_when_repeated_from_its_metadata_then_same_image(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     joyimage(
-        "edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--guidance", 2, "--negative", "dark"
+        "edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--guidance", 2, "--negative", "dark"
     )
     recipe = read_record(tmp_path / "a.png")
     assert recipe is not None
 
     joyimage(
-        *("edit", picture_path, recipe["prompt"], "-o", tmp_path / "b.png"),
+        *("edit", image_path, recipe["prompt"], "-o", tmp_path / "b.png"),
         *(
             "--model",
             recipe["model"],
@@ -86,28 +86,26 @@ def test_edit_when_repeated_from_its_metadata_then_same_picture(
     assert np.array_equal(first, second)
 
 
-def test_edit_when_like_another_then_same_picture_and_given_options_win(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+def test_edit_when_like_another_then_same_image_and_given_options_win(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    first = ("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--seed", 11, "--guidance", 2)
+    first = ("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--seed", 11, "--guidance", 2)
     joyimage(*first, "--size", "64x128", "--fit", "pad", "--restore")
 
-    same = joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
-    other = joyimage(
-        "edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "c.png", "--seed", 12
-    )
+    same = joyimage("edit", image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    other = joyimage("edit", image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "c.png", "--seed", 12)
 
     assert (same.code, other.code) == (0, 0)
-    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png")]
-    assert np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
+    images = [np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png")]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
 
 
-def test_edit_when_like_a_plain_picture_or_no_prompt_then_one_sentence(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+def test_edit_when_like_a_plain_image_or_no_prompt_then_one_sentence(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    like = joyimage("edit", picture_path, "--like", picture_path, "-o", tmp_path / "out.png")
-    bare = joyimage("edit", picture_path, "-o", tmp_path / "out.png")
+    like = joyimage("edit", image_path, "--like", image_path, "-o", tmp_path / "out.png")
+    bare = joyimage("edit", image_path, "-o", tmp_path / "out.png")
 
     assert (like.code, bare.code) == (2, 2)
     assert "no record" in like.err
@@ -115,18 +113,18 @@ def test_edit_when_like_a_plain_picture_or_no_prompt_then_one_sentence(
 
 
 def test_edit_when_no_metadata_then_none_is_written(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--no-metadata")
+    joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--no-metadata")
 
     assert read_record(tmp_path / "out.png") is None
     assert joyimage("info", tmp_path / "out.png").code == 2
 
 
 def test_edit_when_several_then_numbered_and_each_is_its_own_seed(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    common = ("edit", picture_path, PROMPT, *FAST)
+    common = ("edit", image_path, PROMPT, *FAST)
     outcome = joyimage(*common, "-o", tmp_path / "out.png", "--num", 2, "--seed", 5, "--json")
     joyimage(*common, "-o", tmp_path / "single.png", "--seed", 6)
 
@@ -154,12 +152,12 @@ def test_edit_when_other_formats_then_reads_and_writes_them(
     assert Image.open(tmp_path / output).size == (64, 64)
 
 
-def test_edit_when_restored_transparent_picture_goes_to_jpeg_then_on_white(
+def test_edit_when_restored_transparent_image_goes_to_jpeg_then_on_white(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:
-    picture = random_models.make_picture(0, 96, 96).convert("RGBA")
-    picture.putalpha(0)
-    picture.save(tmp_path / "clear.png")
+    image = random_models.make_picture(0, 96, 96).convert("RGBA")
+    image.putalpha(0)
+    image.save(tmp_path / "clear.png")
 
     outcome = joyimage("edit", tmp_path / "clear.png", PROMPT, "-o", tmp_path / "out.jpg", *FAST, "--restore")
 
@@ -168,10 +166,10 @@ def test_edit_when_restored_transparent_picture_goes_to_jpeg_then_on_white(
 
 
 def test_edit_when_jpeg_is_rotated_by_exif_then_upright(joyimage: Joyimage, tmp_path: Path) -> None:
-    picture = random_models.make_picture(0, 64, 128)
+    image = random_models.make_picture(0, 64, 128)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
 
     joyimage("edit", tmp_path / "turned.jpg", PROMPT, "-o", tmp_path / "out.png", *FAST)
 
@@ -186,7 +184,7 @@ def test_edit_when_16_bit_then_read(joyimage: Joyimage, tmp_path: Path) -> None:
     assert joyimage("edit", tmp_path / "deep.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
 
 
-def test_generate_when_called_then_a_picture_from_text_alone(joyimage: Joyimage, tmp_path: Path) -> None:
+def test_generate_when_called_then_a_image_from_text_alone(joyimage: Joyimage, tmp_path: Path) -> None:
     outcome = joyimage("generate", "A red star.", "-o", tmp_path / "out.png", *FAST, "--size", "64x128")
 
     assert outcome.code == 0
@@ -225,7 +223,7 @@ def make_bad_files(folder: Path) -> None:
         ("folder.png", ["folder.png", "directory"]),
     ],
 )
-def test_edit_when_picture_is_bad_then_one_sentence_and_exit_2(
+def test_edit_when_image_is_bad_then_one_sentence_and_exit_2(
     joyimage: Joyimage, tmp_path: Path, image: str, words: list[str]
 ) -> None:
     make_bad_files(tmp_path)
@@ -261,7 +259,7 @@ def test_edit_when_picture_is_bad_then_one_sentence_and_exit_2(
 )
 def test_edit_when_an_option_is_wrong_then_one_sentence_and_exit_2(
     joyimage: Joyimage,
-    picture_path: Path,
+    image_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
@@ -270,18 +268,18 @@ def test_edit_when_an_option_is_wrong_then_one_sentence_and_exit_2(
     monkeypatch.chdir(tmp_path)
 
     outcome = joyimage(
-        "edit", picture_path, PROMPT, *([] if "--model" in arguments else ["--model", "tiny"]), *arguments
+        "edit", image_path, PROMPT, *([] if "--model" in arguments else ["--model", "tiny"]), *arguments
     )
 
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
     for word in words:
         assert word in outcome.err
-    assert folder_of(tmp_path) == {"picture.png"}
+    assert folder_of(tmp_path) == {"image.png"}
 
 
 def test_edit_when_disk_is_full_then_one_sentence_and_no_partial_file(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.png").write_bytes(b"older")
 
@@ -289,16 +287,16 @@ def test_edit_when_disk_is_full_then_one_sentence_and_no_partial_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST)
+    outcome = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST)
 
     assert outcome.code == 2
     assert "No space left" in outcome.err
-    assert folder_of(tmp_path) == {"picture.png", "out.png"}
+    assert folder_of(tmp_path) == {"image.png", "out.png"}
     assert (tmp_path / "out.png").read_bytes() == b"older"
 
 
 def test_edit_when_interrupted_then_exit_130(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from joyimage.pipeline.edit import JoyImageEditPipeline
 
@@ -307,26 +305,26 @@ def test_edit_when_interrupted_then_exit_130(
 
     monkeypatch.setattr(JoyImageEditPipeline, "__call__", interrupt)
 
-    assert joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 130
-    assert folder_of(tmp_path) == {"picture.png"}
+    assert joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 130
+    assert folder_of(tmp_path) == {"image.png"}
 
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_edit_when_region_then_nothing_changes_outside_and_like_keeps_it(
-    kind: str, joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    kind: str, joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     mask = Image.new("L", (96, 96))
     mask.paste(255, (48, 0, 96, 96))
     mask.save(tmp_path / "mask.png")
     region = "0.5,0,1,1" if kind == "box" else tmp_path / "mask.png"
 
-    first = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", region)
-    joyimage("edit", picture_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST)
+    first = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", region)
+    joyimage("edit", image_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST)
 
     assert first.code == 0, first.err
     before, after, again = (
         np.asarray(Image.open(path).convert("RGB"))
-        for path in (picture_path, tmp_path / "a.png", tmp_path / "b.png")
+        for path in (image_path, tmp_path / "a.png", tmp_path / "b.png")
     )
     assert (after[:, :48] == before[:, :48]).all()
     assert (after[:, 60:] != before[:, 60:]).any()
@@ -334,11 +332,11 @@ def test_edit_when_region_then_nothing_changes_outside_and_like_keeps_it(
 
 
 def test_edit_when_like_and_a_framing_of_ones_own_then_ones_own(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--restore")
+    joyimage("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--restore")
     joyimage(
-        "edit", picture_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST, "--fit", "pad"
+        "edit", image_path, "-o", tmp_path / "b.png", "--like", tmp_path / "a.png", *FAST, "--fit", "pad"
     )
 
     recipe = read_record(tmp_path / "b.png")
@@ -347,10 +345,10 @@ def test_edit_when_like_and_a_framing_of_ones_own_then_ones_own(
 
 
 def test_edit_when_region_is_neither_numbers_nor_a_file_then_one_sentence(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", "left half")
+    outcome = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--region", "left half")
 
     assert outcome.code == 2
     assert "left half" in outcome.err
-    assert folder_of(tmp_path) == {"picture.png"}
+    assert folder_of(tmp_path) == {"image.png"}

@@ -34,20 +34,20 @@ def hidden(folder: Path) -> list[str]:
 
 
 def test_edit_when_the_last_move_of_writing_fails_then_the_old_file_is_whole_and_nothing_else_is_left(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out" / "edited.png"
     output.parent.mkdir()
-    assert joyimage("edit", picture_path, PROMPT, "-o", output, *FAST).code == 0
+    assert joyimage("edit", image_path, PROMPT, "-o", output, *FAST).code == 0
     before = output.read_bytes()
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    outcome = joyimage("edit", picture_path, "Remove the heart.", "-o", output, "--overwrite", *FAST)
+    outcome = joyimage("edit", image_path, "Remove the heart.", "-o", output, "--overwrite", *FAST)
     if "--overwrite" in outcome.err:
-        outcome = joyimage("edit", picture_path, "Remove the heart.", "-o", output, *FAST)
+        outcome = joyimage("edit", image_path, "Remove the heart.", "-o", output, *FAST)
 
     assert outcome.code == 2
     assert "No space left" in outcome.err
@@ -88,14 +88,14 @@ def test_batch_when_a_killed_run_left_a_partial_file_then_it_is_removed(
 
 
 def test_edit_when_like_another_then_repeats_every_recorded_setting(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     settings = ("--negative", "a blue star", "--guidance", 2.5, "--seed", 7, "--fit", "pad", "--restore")
-    first = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *settings, *FAST)
+    first = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *settings, *FAST)
     assert first.code == 0
 
     again = joyimage(
-        "edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png", "--device", "cpu"
+        "edit", image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png", "--device", "cpu"
     )
 
     assert again.code == 0

@@ -40,7 +40,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_edit_when_adapters_have_scales_then_each_acts_and_the_record_names_them(
-    joyimage: Callable[..., Any], picture_path: Path, tmp_path: Path
+    joyimage: Callable[..., Any], image_path: Path, tmp_path: Path
 ) -> None:
     one, two = write_adapter(tmp_path / "one.safetensors"), write_adapter(tmp_path / "two.safetensors", 1)
 
@@ -50,7 +50,7 @@ def test_edit_when_adapters_have_scales_then_each_acts_and_the_record_names_them
         ("one", ["--lora", one]),
         ("both", ["--lora", one, "--lora", f"{two}:0.5"]),
     ):
-        assert joyimage("edit", picture_path, "x", "-o", tmp_path / f"{name}.png", *loras, *QUICK).code == 0
+        assert joyimage("edit", image_path, "x", "-o", tmp_path / f"{name}.png", *loras, *QUICK).code == 0
 
     plain, off, first, both = (pixels(tmp_path / f"{name}.png") for name in ("plain", "off", "one", "both"))
     assert np.abs(plain - off).max() <= 1
@@ -67,12 +67,12 @@ def test_edit_when_adapters_have_scales_then_each_acts_and_the_record_names_them
 
 
 def test_batch_when_an_adapters_content_changes_then_its_rows_run_again_and_others_do_not(
-    joyimage: Callable[..., Any], picture_path: Path, tmp_path: Path
+    joyimage: Callable[..., Any], image_path: Path, tmp_path: Path
 ) -> None:
     adapter = write_adapter(tmp_path / "style.safetensors")
     rows = [
-        {"image": picture_path.name, "prompt": "x", "output": "plain.png"},
-        {"image": picture_path.name, "prompt": "x", "output": "styled.png", "lora": str(adapter)},
+        {"image": image_path.name, "prompt": "x", "output": "plain.png"},
+        {"image": image_path.name, "prompt": "x", "output": "styled.png", "lora": str(adapter)},
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = ("batch", tmp_path / "rows.jsonl", "-o", tmp_path / "out", *QUICK)

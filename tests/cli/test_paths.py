@@ -42,41 +42,41 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_output_when_it_is_the_input_then_rejected_and_the_photo_is_untouched(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    before = picture_path.read_bytes()
-    (tmp_path / "link.png").symlink_to(picture_path)
-    os.link(picture_path, tmp_path / "hard.png")
+    before = image_path.read_bytes()
+    (tmp_path / "link.png").symlink_to(image_path)
+    os.link(image_path, tmp_path / "hard.png")
 
-    for name in (picture_path, tmp_path / "link.png", tmp_path / "hard.png", tmp_path / "." / "picture.png"):
-        outcome = joyimage("edit", picture_path, PROMPT, "-o", name, *FAST)
+    for name in (image_path, tmp_path / "link.png", tmp_path / "hard.png", tmp_path / "." / "image.png"):
+        outcome = joyimage("edit", image_path, PROMPT, "-o", name, *FAST)
         assert outcome.code == 2
         assert "--overwrite" in outcome.err
-        assert picture_path.read_bytes() == before
-    assert joyimage("edit", picture_path, PROMPT, "-o", picture_path, *FAST, "--overwrite").code == 0
-    assert picture_path.read_bytes() != before
+        assert image_path.read_bytes() == before
+    assert joyimage("edit", image_path, PROMPT, "-o", image_path, *FAST, "--overwrite").code == 0
+    assert image_path.read_bytes() != before
 
 
 def test_source_when_deleted_during_the_edit_then_the_result_and_its_hash_are_there(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = hashlib.sha256(picture_path.read_bytes()).hexdigest()
+    expected = hashlib.sha256(image_path.read_bytes()).hexdigest()
     run = runners.LocalRunner.run
 
     def run_and_delete(self: Any, *arguments: Any, **options: Any) -> Any:
-        picture_path.unlink()
+        image_path.unlink()
         return run(self, *arguments, **options)
 
     monkeypatch.setattr(runners.LocalRunner, "run", run_and_delete)
 
-    assert joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
+    assert joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
     assert (read_record(tmp_path / "out.png") or {})["input_sha256"] == expected
 
 
 def test_pipe_when_it_is_the_input_then_read_once(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    content = picture_path.read_bytes()
+    content = image_path.read_bytes()
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(content), daemon=True)
     writer.start()
@@ -88,7 +88,7 @@ def test_pipe_when_it_is_the_input_then_read_once(
 
 
 def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_them(
-    picture_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from joyimage.cli.main import main
 
@@ -106,7 +106,7 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
             return False
 
     output = Stream()
-    monkeypatch.setattr(sys, "stdin", Stream(picture_path.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", Stream(image_path.read_bytes()))
     monkeypatch.setattr(sys, "stdout", output)
 
     code = main(["edit", "-", PROMPT, "-o", "-", *map(str, FAST), "--seed", "3"])
@@ -158,23 +158,23 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
     ],
 )
 def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loaded(
-    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+    joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
-    monkeypatch.chdir(picture_path.parent)
-    names = [str(picture_path) if word == "IN" else word for word in arguments]
+    monkeypatch.chdir(image_path.parent)
+    names = [str(image_path) if word == "IN" else word for word in arguments]
 
     outcome = joyimage(*names)
 
     assert outcome.code == 2, outcome.err
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
-    assert sorted(path.name for path in picture_path.parent.iterdir()) == ["picture.png"]
+    assert sorted(path.name for path in image_path.parent.iterdir()) == ["image.png"]
 
 
 def test_warning_when_off_the_trained_grid_then_one_plain_line_once(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    outcome = joyimage("camera", picture_path, "--yaw", 44, "-o", tmp_path / "out.png", *FAST)
+    outcome = joyimage("camera", image_path, "--yaw", 44, "-o", tmp_path / "out.png", *FAST)
 
     assert outcome.code == 0
     assert outcome.err.count("not on the trained grid") == 1
@@ -185,7 +185,7 @@ def test_warning_when_off_the_trained_grid_then_one_plain_line_once(
 @pytest.mark.parametrize("words", [("edit", "IN", PROMPT), ("camera", "IN", "--zoom", "in")])
 def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_source_only_with_debug(
     joyimage: Joyimage,
-    picture_path: Path,
+    image_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
@@ -202,7 +202,7 @@ def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_sour
         return plain_call(*arguments, **settings)
 
     monkeypatch.setattr(JoyImageEditPipeline, "__call__", call)
-    names = [str(picture_path) if word == "IN" else word for word in words]
+    names = [str(image_path) if word == "IN" else word for word in words]
 
     outcome = joyimage(*names, "-o", tmp_path / "out.png", *FAST)
     again = joyimage(*names, "-o", tmp_path / "out.png", *FAST)
@@ -221,9 +221,9 @@ def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_sour
     ],
 )
 def test_report_when_a_size_is_requested_then_says_which_one_was_used(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, size: str, words: str
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, size: str, words: str
 ) -> None:
-    outcome = joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--size", size)
+    outcome = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.png", *FAST, "--size", size)
 
     assert words in outcome.err
 
@@ -262,11 +262,11 @@ def test_restored_photo_when_written_then_keeps_resolution_and_date(
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.avif", "out.tiff"])
 def test_like_when_the_record_is_in_another_format_then_the_same_edit(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, name: str
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, name: str
 ) -> None:
     joyimage(
         "edit",
-        picture_path,
+        image_path,
         PROMPT,
         "-o",
         tmp_path / name,
@@ -279,10 +279,10 @@ def test_like_when_the_record_is_in_another_format_then_the_same_edit(
         "pad",
     )
 
-    again = joyimage("edit", picture_path, "--like", tmp_path / name, "-o", tmp_path / "again.png")
+    again = joyimage("edit", image_path, "--like", tmp_path / name, "-o", tmp_path / "again.png")
     first = joyimage(
         "edit",
-        picture_path,
+        image_path,
         PROMPT,
         "-o",
         tmp_path / "a.png",
@@ -303,17 +303,17 @@ def test_like_when_the_record_is_in_another_format_then_the_same_edit(
 
 @pytest.mark.parametrize("command", ["move", "rotate", "camera"])
 def test_like_when_a_spatial_edit_then_repeated_and_another_image_is_noted(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, command: str
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, command: str
 ) -> None:
     arguments = {"move": ["heart", "0.1,0.1,0.5,0.5"], "rotate": ["car", "left"], "camera": ["--yaw", "45"]}[
         command
     ]
-    joyimage(command, picture_path, *arguments, "-o", tmp_path / "a.png", *FAST, "--seed", 4)
+    joyimage(command, image_path, *arguments, "-o", tmp_path / "a.png", *FAST, "--seed", 4)
     random_models.make_picture(5, 96, 96).save(tmp_path / "other.png")
 
-    again = joyimage(command, picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    again = joyimage(command, image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
     other = joyimage(command, tmp_path / "other.png", "--like", tmp_path / "a.png", "-o", tmp_path / "c.png")
-    wrong = joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "d.png")
+    wrong = joyimage("edit", image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "d.png")
 
     assert np.array_equal(
         np.asarray(Image.open(tmp_path / "b.png")), np.asarray(Image.open(tmp_path / "a.png"))
@@ -329,11 +329,11 @@ def test_like_when_a_spatial_edit_then_repeated_and_another_image_is_noted(
     [("--no-restore", False), ("--restore", True), ("--fit=crop", None), ("--fit=pad", None)],
 )
 def test_like_when_an_option_is_given_then_it_wins_even_where_it_is_the_default(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, option: str, is_own: bool | None
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, option: str, is_own: bool | None
 ) -> None:
-    joyimage("edit", picture_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--fit", "pad", "--restore")
+    joyimage("edit", image_path, PROMPT, "-o", tmp_path / "a.png", *FAST, "--fit", "pad", "--restore")
 
-    joyimage("edit", picture_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png", option)
+    joyimage("edit", image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png", option)
 
     record = read_record(tmp_path / "b.png") or {}
     assert record["fit"] == (option.partition("=")[2] or "pad")
@@ -404,15 +404,15 @@ def test_batch_when_several_images_are_asked_for_then_numbered_and_done_only_whe
 
 
 def test_edit_when_the_mask_or_the_aspect_ratio_does_not_fit_then_one_line_before_the_model_is_loaded(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     Image.new("L", (50, 40)).save(tmp_path / "small.png")
     (tmp_path / "notes.png").write_text("no image")
     Image.new("RGB", (600, 2)).save(tmp_path / "strip.png")
 
     for image, options, words in (
-        (picture_path, ("--region", tmp_path / "small.png"), "50x40 pixels; expected 96x96"),
-        (picture_path, ("--region", tmp_path / "notes.png"), "is not an image file"),
+        (image_path, ("--region", tmp_path / "small.png"), "50x40 pixels; expected 96x96"),
+        (image_path, ("--region", tmp_path / "notes.png"), "is not an image file"),
         (tmp_path / "strip.png", ("--fit", "exact"), "600x2"),
     ):
         outcome = joyimage("edit", image, PROMPT, "-o", tmp_path / "out.png", *FAST, *options)
@@ -423,9 +423,9 @@ def test_edit_when_the_mask_or_the_aspect_ratio_does_not_fit_then_one_line_befor
 
 
 def test_batch_when_the_seed_of_a_row_leaves_none_for_its_last_image_then_the_row_is_reported(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    rows = [{"image": picture_path.name, "prompt": "x", "seed": 2**53 - 1, "num_images": n} for n in (1, 2)]
+    rows = [{"image": image_path.name, "prompt": "x", "seed": 2**53 - 1, "num_images": n} for n in (1, 2)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     outcome = joyimage("batch", tmp_path / "rows.jsonl", "-o", tmp_path / "out", *FAST)

@@ -38,9 +38,9 @@ FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
     ],
 )
 def test_spatial_command_when_called_then_trained_words_recorded_and_checked(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, arguments: list[str], prompt: str
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, arguments: list[str], prompt: str
 ) -> None:
-    arguments = [str(picture_path) if word == "PICTURE" else word for word in arguments]
+    arguments = [str(image_path) if word == "PICTURE" else word for word in arguments]
 
     outcome = joyimage(*arguments, "-o", tmp_path / "out.png", *FAST, "--json")
 
@@ -55,9 +55,9 @@ def test_spatial_command_when_called_then_trained_words_recorded_and_checked(
 
 
 def test_spatial_command_when_no_json_then_check_in_words(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
-    outcome = joyimage("camera", picture_path, "--yaw", 45, "-o", tmp_path / "out.png", *FAST)
+    outcome = joyimage("camera", image_path, "--yaw", 45, "-o", tmp_path / "out.png", *FAST)
 
     assert outcome.out.strip() == str(tmp_path / "out.png")
     assert "Check: " in outcome.err
@@ -78,11 +78,11 @@ def test_spatial_command_when_no_json_then_check_in_words(
     ],
 )
 def test_spatial_command_when_wrong_then_one_sentence_before_loading(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, arguments: list[str], words: list[str]
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     command, *rest = arguments
 
-    outcome = joyimage(command, picture_path, *rest, "-o", tmp_path / "out.png")
+    outcome = joyimage(command, image_path, *rest, "-o", tmp_path / "out.png")
 
     assert outcome.code == 2
     assert "Model" not in outcome.err

@@ -91,34 +91,34 @@ def test_image_when_it_is_an_address_then_says_to_download_it(
     ("arguments", "words"),
     [
         (["edit", "", "x", "-o", "out.png"], "is a directory"),
-        (["edit", "picture.png", "x", "-o", ""], "no known format"),
-        (["edit", "picture.png", "x", "-o", "picture.png/out.png"], "picture.png is a file, not a folder"),
-        (["edit", "picture.png", "x", "-o", "picture.png/sub/out.png"], "can't be written"),
-        (["edit", "picture.png/in.png", "x", "-o", "out.png"], "not a directory"),
+        (["edit", "image.png", "x", "-o", ""], "no known format"),
+        (["edit", "image.png", "x", "-o", "image.png/out.png"], "image.png is a file, not a folder"),
+        (["edit", "image.png", "x", "-o", "image.png/sub/out.png"], "can't be written"),
+        (["edit", "image.png/in.png", "x", "-o", "out.png"], "not a directory"),
         (["edit", "loop.png", "x", "-o", "out.png"], "symbolic links"),
         (["edit", "/dev/null", "x", "-o", "out.png"], "is empty"),
-        (["edit", "picture.png", "x", "-o", "/dev/null"], "no known format"),
+        (["edit", "image.png", "x", "-o", "/dev/null"], "no known format"),
         (["edit", "-", "x", "-o", "out.png", "--ref", "-"], "`-` is given for more than one image"),
-        (["edit", "picture.png", "x", "-o", "-", "--num", "2"], "standard output takes one image"),
+        (["edit", "image.png", "x", "-o", "-", "--num", "2"], "standard output takes one image"),
         (
-            ["edit", "picture-1.png", "x", "-o", "picture.png", "--num", "2"],
-            "picture-1.png is the input file",
+            ["edit", "image-1.png", "x", "-o", "image.png", "--num", "2"],
+            "image-1.png is the input file",
         ),
-        (["edit", "picture.png", "x", "-o", "out.png", "--model", " "], "`--model` is empty"),
+        (["edit", "image.png", "x", "-o", "out.png", "--model", " "], "`--model` is empty"),
         (["rewrite", "x", "--how", "ftp://host"], "`--how` is 'ftp://host'"),
         (
-            ["move", "picture.png", "heart", "50,50,10,10", "-o", "out.png"],
+            ["move", "image.png", "heart", "50,50,10,10", "-o", "out.png"],
             "50, 50, 10, 10 (left, top, right",
         ),
-        (["move", "picture.png", "heart", "0,0,97,97", "-o", "out.png"], "inside the image of 96x96 pixels"),
+        (["move", "image.png", "heart", "0,0,97,97", "-o", "out.png"], "inside the image of 96x96 pixels"),
     ],
 )
 def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
-    joyimage: Joyimage, picture_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+    joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
-    monkeypatch.chdir(picture_path.parent)
+    monkeypatch.chdir(image_path.parent)
     Path("loop.png").symlink_to("loop.png")
-    Path("picture-1.png").write_bytes(picture_path.read_bytes())
+    Path("image-1.png").write_bytes(image_path.read_bytes())
 
     outcome = joyimage(*arguments)
 
@@ -171,14 +171,14 @@ RECORDS: list[object] = [
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: json.dumps(record)[:60])
 def test_record_when_any_program_wrote_it_then_one_line_and_never_a_bug(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, record: object
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, record: object
 ) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("joyimage", json.dumps(record))
     random_models.make_picture(0, 32, 32).save(tmp_path / "made.png", pnginfo=info)
 
     shown = joyimage("info", tmp_path / "made.png")
-    repeated = joyimage("edit", picture_path, "--like", tmp_path / "made.png", "-o", tmp_path / "out.png")
+    repeated = joyimage("edit", image_path, "--like", tmp_path / "made.png", "-o", tmp_path / "out.png")
 
     assert shown.code == (0 if isinstance(record, dict) and record else 2)
     assert repeated.code == 2

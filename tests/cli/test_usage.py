@@ -143,10 +143,10 @@ def test_subcommands_when_listed_then_each_has_a_description(joyimage: Joyimage)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an accelerator")
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "banana"])
 def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loaded(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path, device: str
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, device: str
 ) -> None:
     outcome = joyimage(
-        "edit", picture_path, "x", "-o", tmp_path / "out.png", "--device", device, "--model", "none"
+        "edit", image_path, "x", "-o", tmp_path / "out.png", "--device", device, "--model", "none"
     )
 
     assert outcome.code == 2
@@ -165,13 +165,11 @@ def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, t
 
 
 def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_loading(
-    joyimage: Joyimage, picture_path: Path, tmp_path: Path
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "style.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
 
-    outcome = joyimage(
-        "edit", picture_path, "x", "-o", tmp_path / "out.png", "--lora", tmp_path / "style.gguf"
-    )
+    outcome = joyimage("edit", image_path, "x", "-o", tmp_path / "out.png", "--lora", tmp_path / "style.gguf")
 
     assert outcome.code == 2
     assert "style.gguf is a GGUF file; expected a safetensors file." in outcome.err

@@ -33,7 +33,7 @@ def ui(
     Args:
         model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
         port: Port to listen on; 8600 if not given, 0 for a free one.
-        data_dir: Where records, pictures and results are kept.
+        data_dir: Folder of records, images and results.
         device: Such as "cuda" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
         base_size: Side of the square size that the trained sizes derive from.
