@@ -178,7 +178,7 @@ def test_prompt_when_too_long_then_words_are_left_out_with_a_warning(pipe: Any, 
         run(pipe, image=image, prompt=PROMPT, max_sequence_length=30 + num_image_tokens)
 
 
-def test_output_when_size_is_wished_then_says_which_was_chosen(pipe: Any) -> None:
+def test_output_when_size_is_requested_then_says_which_was_chosen(pipe: Any) -> None:
     output = pipe(image=SQUARE, prompt=PROMPT, height=50, width=90, num_inference_steps=1)
 
     assert (output.height, output.width) == (48, 80)
@@ -197,7 +197,7 @@ def test_base_size_when_another_then_images_of_it(pipe: Any, base_size: int) -> 
     assert output.images[0].size == (base_size, base_size)
 
 
-def test_images_when_unlike_shape_then_refused_unless_size_given(pipe: Any) -> None:
+def test_images_when_different_shapes_then_rejected_unless_size_given(pipe: Any) -> None:
     arguments = {"image": [SQUARE, WIDE], "prompt": [PROMPT, PROMPT], "seeds": (0, 1)}
 
     with pytest.raises(ValueError, match="different shapes"):
@@ -359,7 +359,7 @@ def test_latents_dtype_when_float32_then_steps_are_not_rounded() -> None:
     assert not np.array_equal(exact, rounded)
 
 
-def test_prepare_latents_when_generators_do_not_match_then_refused(pipe: Any) -> None:
+def test_prepare_latents_when_generators_do_not_match_then_rejected(pipe: Any) -> None:
     with pytest.raises(ValueError, match="`generator`"):
         pipe.prepare_latents(2, 16, BASE, BASE, 1, torch.float32, torch.device("cpu"), [torch.Generator()])
 

@@ -206,7 +206,7 @@ def test_interrupt_when_set_then_loop_ends(pipe: Any) -> None:
         pytest.param({"prompt": None}, "prompt", id="no prompt"),
     ],
 )
-def test_arguments_when_wrong_then_refused_by_name(pipe: Any, arguments: dict[str, Any], name: str) -> None:
+def test_arguments_when_wrong_then_rejected_by_name(pipe: Any, arguments: dict[str, Any], name: str) -> None:
     with pytest.raises((ValueError, TypeError), match=name):
         run(pipe, **{"images": [SQUARE, WIDE], **arguments})
 

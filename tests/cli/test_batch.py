@@ -216,7 +216,7 @@ def run_until_killed(arguments: list[str], output: Path, num_images: int, after_
 @pytest.mark.parametrize(
     ("num_rows", "num_kills"), [(8, 2), pytest.param(60, 25, marks=pytest.mark.slow)], ids=["short", "long"]
 )
-def test_batch_when_killed_at_any_moment_then_goes_on_without_loss_or_repetition(
+def test_batch_when_killed_at_any_moment_then_resumes_without_loss_or_repetition(
     images_path: Path, tmp_path: Path, num_rows: int, num_kills: int
 ) -> None:
     rows = [{"image": "image-0.png", "prompt": f"Number {number}"} for number in range(num_rows)]

@@ -48,7 +48,7 @@ def test_demo_when_a_folder_and_an_example_are_named_then_that_one_goes_there(tm
     }
 
 
-def test_examples_command_when_run_then_prints_every_file_and_refuses_a_file_as_folder(
+def test_examples_command_when_run_then_prints_every_file_and_rejects_a_file_as_folder(
     tmp_path: Path, joyimage: Joyimage
 ) -> None:
     written = joyimage("examples", tmp_path / "images")
@@ -152,7 +152,7 @@ def test_rewrite_when_a_template_then_comes_back_as_it_is(joyimage: Joyimage) ->
     assert json.loads(outcome.out) == {"prompt": prompt, "rewritten": prompt}
 
 
-def test_rewrite_when_it_can_not_be_then_one_sentence(joyimage: Joyimage) -> None:
+def test_rewrite_when_it_is_impossible_then_one_sentence(joyimage: Joyimage) -> None:
     for arguments, word in ((["--how", "http://127.0.0.1:9/v1"], "is unreachable"), ([], "IMAGE")):
         outcome = joyimage("rewrite", "red sky", *arguments)
         assert outcome.code == 2

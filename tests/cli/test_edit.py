@@ -194,7 +194,7 @@ def test_generate_when_called_then_a_image_from_text_alone(joyimage: Joyimage, t
     assert (recipe["kind"], recipe["prompt"], recipe["input_sha256"]) == ("generate", "A red star.", None)
 
 
-def test_generate_when_framed_then_refused(joyimage: Joyimage, tmp_path: Path) -> None:
+def test_generate_when_framed_then_rejected(joyimage: Joyimage, tmp_path: Path) -> None:
     outcome = joyimage("generate", "A red star.", "-o", tmp_path / "out.png", "--fit", "pad")
 
     assert outcome.code == 2
