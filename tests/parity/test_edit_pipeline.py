@@ -24,7 +24,7 @@ NOISE = torch.randn((1, 1, 16, 1, 32, 32), generator=torch.Generator().manual_se
         pytest.param({"image": None}, id="text to image"),
         pytest.param({"image": None, **LANDSCAPE}, id="text to image, size given"),
         pytest.param(
-            {"image": random_models.make_picture(1, 200, 333)}, id="picture scaled and cropped to its bucket"
+            {"image": random_models.make_picture(1, 200, 333)}, id="image scaled and cropped to its bucket"
         ),
         pytest.param(LANDSCAPE, id="size given"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
@@ -52,9 +52,9 @@ def test_pipeline_when_argument_given_then_image_agrees(
 
 
 def test_pipeline_when_several_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
-    pictures = [random_models.make_picture(0), random_models.make_picture(1)]
+    images = [random_models.make_picture(0), random_models.make_picture(1)]
     arguments = {
-        "image": pictures,
+        "image": images,
         "prompt": SAME_LENGTH_PROMPTS,
         "negative_prompt": SAME_LENGTH_PROMPTS[::-1],
     }
@@ -62,24 +62,24 @@ def test_pipeline_when_several_prompts_then_image_agrees(ours: Any, reference: A
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 
 
-def test_pipeline_when_several_prompts_without_pictures_then_image_agrees(ours: Any, reference: Any) -> None:
+def test_pipeline_when_several_prompts_without_images_then_image_agrees(ours: Any, reference: Any) -> None:
     arguments = {"prompt": SAME_LENGTH_PROMPTS}
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 
 
-def test_pipeline_when_one_picture_for_two_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
+def test_pipeline_when_one_image_for_two_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
     arguments = {"image": [random_models.make_picture()], "prompt": SAME_LENGTH_PROMPTS}
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 
 
 def test_pipeline_when_embeddings_given_then_image_agrees(ours: Any, reference: Any) -> None:
-    picture = random_models.make_picture()
-    embeds, mask = reference.encode_prompt_multiple_images(PROMPT, images=[picture])
-    negative_embeds, negative_mask = reference.encode_prompt_multiple_images("dark", images=[picture])
+    source = random_models.make_picture()
+    embeds, mask = reference.encode_prompt_multiple_images(PROMPT, images=[source])
+    negative_embeds, negative_mask = reference.encode_prompt_multiple_images("dark", images=[source])
     arguments = {
-        "image": picture,
+        "image": source,
         "prompt_embeds": embeds,
         "prompt_embeds_mask": mask,
         "negative_prompt_embeds": negative_embeds,
@@ -89,7 +89,7 @@ def test_pipeline_when_embeddings_given_then_image_agrees(ours: Any, reference: 
     image = run(ours, **arguments)
 
     assert_agree(image, run(reference, **arguments), "image")
-    assert_agree(image, run(ours, image=picture, prompt=PROMPT, negative_prompt="dark"), "image")
+    assert_agree(image, run(ours, image=source, prompt=PROMPT, negative_prompt="dark"), "image")
 
 
 def test_pipeline_when_callback_changes_tensors_then_image_agrees(ours: Any, reference: Any) -> None:
@@ -109,7 +109,7 @@ def test_pipeline_when_callback_changes_tensors_then_image_agrees(ours: Any, ref
     assert np.abs(image - run(ours, image=random_models.make_picture(), prompt=PROMPT)).max() > 0.05
 
 
-def test_pipeline_when_pil_output_then_same_pictures(ours: Any, reference: Any) -> None:
+def test_pipeline_when_pil_output_then_same_images(ours: Any, reference: Any) -> None:
     arguments = {"image": random_models.make_picture(), "prompt": PROMPT, "output_type": "pil"}
 
     got, expected = run(ours, **arguments).astype(int), run(reference, **arguments).astype(int)

@@ -14,13 +14,13 @@ PROMPTS = ["Make the car red", "Make the sky blue"]
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])
-def test_prompt_embeddings_when_picture_then_agree(padding_side: str) -> None:
+def test_prompt_embeddings_when_image_then_agree(padding_side: str) -> None:
     ours = random_models.make_pipeline(padding_side)
     reference = random_models.make_reference_pipeline(padding_side)
-    pictures = [random_models.make_picture(0), random_models.make_picture(1)]
+    images = [random_models.make_picture(0), random_models.make_picture(1)]
 
-    embeds, mask = ours.encode_prompt_multiple_images(PROMPTS, images=pictures)
-    expected, expected_mask = reference.encode_prompt_multiple_images(PROMPTS, images=pictures)
+    embeds, mask = ours.encode_prompt_multiple_images(PROMPTS, images=images)
+    expected, expected_mask = reference.encode_prompt_multiple_images(PROMPTS, images=images)
 
     assert_agree(embeds, expected, "prompt embeddings")
     assert mask is None or torch.equal(mask.bool(), expected_mask.bool())
@@ -100,8 +100,8 @@ def test_steps_when_run_then_latents_agree_after_each(
             steps.append(tensors["latents"][:, -1].clone())
             return tensors
 
-        picture = random_models.make_picture()
-        run(pipe, image=picture, prompt=PROMPTS[0], guidance_scale=guidance_scale, callback_on_step_end=keep)
+        image = random_models.make_picture()
+        run(pipe, image=image, prompt=PROMPTS[0], guidance_scale=guidance_scale, callback_on_step_end=keep)
         return steps
 
     got, expected = latents_of_steps(ours), latents_of_steps(reference)

@@ -95,7 +95,7 @@ def test_branches_when_references_are_unlike_then_one_pass_for_each_kind(
 
 
 @pytest.mark.parametrize(("size", "rows"), [(256, [2] * STEPS), (512, [1] * 2 * STEPS)])
-def test_branches_when_picture_is_small_or_large_then_one_pass_or_two(size: int, rows: list[int]) -> None:
+def test_branches_when_image_is_small_or_large_then_one_pass_or_two(size: int, rows: list[int]) -> None:
     pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=size)
 

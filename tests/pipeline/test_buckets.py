@@ -32,13 +32,13 @@ def test_bucket_sizes_when_any_base_then_whole_tokens_of_about_its_area(base_siz
 
 
 @pytest.mark.parametrize("base_size", [0, 100, 1000, 2048, "1024"])
-def test_bucket_sizes_when_base_is_unknown_then_refused(base_size: int) -> None:
+def test_bucket_sizes_when_base_is_unknown_then_rejected(base_size: int) -> None:
     with pytest.raises(ValueError, match="`base_size`"):
         bucket_sizes(base_size)
 
 
 @given(height=SIDES, width=SIDES, base_size=BASES)
-def test_nearest_bucket_when_any_picture_then_no_bucket_is_nearer(
+def test_nearest_bucket_when_any_image_then_no_bucket_is_nearer(
     height: int, width: int, base_size: int
 ) -> None:
     chosen = nearest_bucket(ImageSize(width, height), base_size)

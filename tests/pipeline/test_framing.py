@@ -40,21 +40,19 @@ def psnr(first: Image.Image, second: Image.Image) -> float:
     return 10 * float(np.log10(255**2 / max(1e-9, np.square(difference).mean())))
 
 
-def ceiling(picture: Image.Image, scaled: tuple[int, int]) -> float:
-    """Return the best that Pillow's kernels make of a picture scaled there and back, in dB.
+def ceiling(image: Image.Image, scaled: tuple[int, int]) -> float:
+    """Return the best that Pillow's kernels make of an image scaled there and back, in dB.
 
     50 dB at most: beyond that they differ by roundings.
     """
-    small = picture.resize(scaled, Image.Resampling.BILINEAR)
+    small = image.resize(scaled, Image.Resampling.BILINEAR)
     kernels = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
-    return min(50.0, max(psnr(small.resize(picture.size, kernel), picture) for kernel in kernels))
+    return min(50.0, max(psnr(small.resize(image.size, kernel), image) for kernel in kernels))
 
 
 def shift_of(first: Image.Image, second: Image.Image) -> tuple[int, int]:
     """Return the whole-pixel shift that correlates best, by phase correlation."""
-    one, other = (
-        np.fft.fft2(np.asarray(picture.convert("L"), dtype=np.float64)) for picture in (first, second)
-    )
+    one, other = (np.fft.fft2(np.asarray(image.convert("L"), dtype=np.float64)) for image in (first, second))
     cross = one * np.conj(other)
     peak = np.fft.ifft2(cross / np.maximum(np.abs(cross), 1e-9)).real
     row, column = np.unravel_index(np.argmax(peak), peak.shape)
@@ -67,39 +65,35 @@ def shift_of(first: Image.Image, second: Image.Image) -> tuple[int, int]:
 def test_identity_edit_when_restored_then_within_a_pixel_and_half_a_decibel(
     fit: str, size: tuple[int, int]
 ) -> None:
-    picture = drawn(*size)
+    image = drawn(*size)
     framing = Framing(fit=fit, restore=True)
     pipe: Any = random_models.make_pipeline()
     pipe.register_to_config(base_size=256)
-    target_size = framing.choose_size(pipe.image_processor, [picture], None)
-    placed = framing.place(picture, target_size)
+    target_size = framing.choose_size(pipe.image_processor, [image], None)
+    placed = framing.place(image, target_size)
     target, placement = placed.image, placed.placement
 
-    restored, mask = framing.finish(target, framed(picture, placement))
+    restored, mask = framing.finish(target, framed(image, placement))
 
     assert mask is None
     assert restored.size == size
-    assert shift_of(restored, picture) == (0, 0)
-    assert psnr(restored, picture) > ceiling(picture, placement.scaled) - 0.5
+    assert shift_of(restored, image) == (0, 0)
+    assert psnr(restored, image) > ceiling(image, placement.scaled) - 0.5
 
 
 @pytest.mark.parametrize("name", ["moving_input.png", "camera_input.png", "plate.jpg", "test_2.jpg"])
 @pytest.mark.parametrize("fit", FITS)
-def test_identity_edit_when_a_real_picture_then_within_a_pixel_and_half_a_decibel(
-    fit: str, name: str
-) -> None:
+def test_identity_edit_when_a_real_image_then_within_a_pixel_and_half_a_decibel(fit: str, name: str) -> None:
     if not SAMPLES_PATH.is_dir():
-        pytest.skip("the sample pictures aren't part of the project")
-    picture = Image.open(SAMPLES_PATH / name).convert("RGB")
+        pytest.skip("the sample images aren't part of the project")
+    image = Image.open(SAMPLES_PATH / name).convert("RGB")
     make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[fit]
-    placement = make(picture.size, (1024, 960))
+    placement = make(image.size, (1024, 960))
 
-    restored, _ = Framing(restore=True).finish(
-        apply_placement(picture, placement), framed(picture, placement)
-    )
+    restored, _ = Framing(restore=True).finish(apply_placement(image, placement), framed(image, placement))
 
-    assert shift_of(restored, picture) == (0, 0)
-    assert psnr(restored, picture) > ceiling(picture, placement.scaled) - 0.5
+    assert shift_of(restored, image) == (0, 0)
+    assert psnr(restored, image) > ceiling(image, placement.scaled) - 0.5
 
 
 def test_shift_when_there_is_one_then_found() -> None:
@@ -112,7 +106,7 @@ def test_shift_when_there_is_one_then_found() -> None:
 
 def best_roll(first: Image.Image, second: Image.Image) -> tuple[int, int]:
     """Return the roll of `second` by up to 3 pixels that is nearest to `first`."""
-    one, other = (np.asarray(picture, dtype=np.float64) for picture in (first, second))
+    one, other = (np.asarray(image, dtype=np.float64) for image in (first, second))
     rolls = [(down, across) for down in range(-3, 4) for across in range(-3, 4)]
     return min(rolls, key=lambda roll: np.square(one - np.roll(other, roll, (0, 1)))[3:-3, 3:-3].mean())
 
@@ -123,42 +117,42 @@ def test_round_trip_of_the_vae_when_restored_then_in_place_and_as_good_as_at_the
 ) -> None:
     pipe: Any = JoyImageEditPipeline.from_pretrained("tiny")
     # A scene as this VAE was trained on, scaled to another shape.
-    picture = load_example("more_shapes").image.resize((333, 200), Image.Resampling.LANCZOS)
+    image = load_example("more_shapes").image.resize((333, 200), Image.Resampling.LANCZOS)
     framing = Framing(fit=fit, restore=True)
-    placed = framing.place(picture, framing.choose_size(pipe.image_processor, [picture], None))
+    placed = framing.place(image, framing.choose_size(pipe.image_processor, [image], None))
     target, placement = placed.image, placed.placement
     with torch.no_grad():
         latents = pipe.vae.encode(to_pixels([target], torch.device("cpu"), torch.float32)).latent_dist.mode()
         pixels = pipe.vae.decode(latents).sample[0, :, 0].clamp(-1, 1)
     result = Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
-    restored, _ = framing.finish(result, framed(picture, placement))
+    restored, _ = framing.finish(result, framed(image, placement))
 
     shown = placement.in_target
     again = apply_placement(restored, placement)
-    assert best_roll(restored, picture) == (0, 0)
+    assert best_roll(restored, image) == (0, 0)
     assert psnr(again.crop(shown), target.crop(shown)) > psnr(result.crop(shown), target.crop(shown)) - 0.5
 
 
 def test_restore_when_less_than_a_pixel_was_cropped_then_the_result_reaches_the_edge() -> None:
-    picture = Image.new("RGB", (257, 256), "white")
+    image = Image.new("RGB", (257, 256), "white")
     framing = Framing(restore=True)
-    placed = framing.place(picture, ImageSize(256, 256))
+    placed = framing.place(image, ImageSize(256, 256))
     target, placement = placed.image, placed.placement
 
-    restored, _ = framing.finish(Image.new("RGB", target.size), framed(picture, placement))
+    restored, _ = framing.finish(Image.new("RGB", target.size), framed(image, placement))
 
     assert placement.scaled == (257, 256)
     assert not np.asarray(restored).any()
 
 
 def test_restore_when_a_border_was_cropped_then_it_runs_into_the_result_without_a_step() -> None:
-    picture = Image.new("RGB", (400, 256), "white")
+    image = Image.new("RGB", (400, 256), "white")
     framing = Framing(restore=True)
-    placed = framing.place(picture, ImageSize(256, 256))
+    placed = framing.place(image, ImageSize(256, 256))
     target, placement = placed.image, placed.placement
 
-    restored, _ = framing.finish(Image.new("RGB", target.size, (155,) * 3), framed(picture, placement))
+    restored, _ = framing.finish(Image.new("RGB", target.size, (155,) * 3), framed(image, placement))
 
     row = np.asarray(restored)[128, :, 0].astype(int)
     assert (row[:72] == 255).all()
@@ -181,33 +175,33 @@ def test_restore_when_half_transparent_then_looks_the_same_on_white() -> None:
     assert np.array_equal(np.asarray(kept), np.asarray(layer))
 
 
-def test_restore_when_the_picture_has_a_profile_then_only_one_of_rgb_is_kept() -> None:
-    picture = drawn(64, 64)
-    placement = Placement.crop(picture.size, picture.size)
+def test_restore_when_the_image_has_a_profile_then_only_one_of_rgb_is_kept() -> None:
+    image = drawn(64, 64)
+    placement = Placement.crop(image.size, image.size)
     for space, is_kept in ((b"RGB ", True), (b"CMYK", False)):
-        picture.info = {"icc_profile": bytes(16) + space + bytes(108), "dpi": (72, 72)}
+        image.info = {"icc_profile": bytes(16) + space + bytes(108), "dpi": (72, 72)}
 
-        restored, _ = Framing(restore=True).finish(picture, framed(picture, placement))
+        restored, _ = Framing(restore=True).finish(image, framed(image, placement))
 
         assert set(restored.info) == ({"icc_profile"} if is_kept else set())
 
 
 def test_crop_when_laid_then_bitwise_what_the_pipeline_crops() -> None:
-    picture = drawn(333, 200)
+    image = drawn(333, 200)
 
-    laid = apply_placement(picture, Placement.crop(picture.size, (96, 64)))
+    laid = apply_placement(image, Placement.crop(image.size, (96, 64)))
 
-    assert np.array_equal(np.asarray(laid), np.asarray(fit_to_size(picture, ImageSize(96, 64))))
+    assert np.array_equal(np.asarray(laid), np.asarray(fit_to_size(image, ImageSize(96, 64))))
 
 
 def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
-    picture = drawn(200, 50)
+    image = drawn(200, 50)
     framing = Framing(fit="pad")
 
-    placed = framing.place(picture, ImageSize(96, 96))
+    placed = framing.place(image, ImageSize(96, 96))
     target, placement = placed.image, placed.placement
     pixels = np.asarray(target)
-    result, _ = framing.finish(target, framed(picture, placement))
+    result, _ = framing.finish(target, framed(image, placement))
 
     left, top, right, bottom = placement.in_target
     assert target.size == (96, 96)
@@ -216,25 +210,25 @@ def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
     assert result.size == (right - left, bottom - top) == (96, 24)
 
 
-def noisy(picture: Image.Image) -> np.ndarray:
+def noisy(image: Image.Image) -> np.ndarray:
     """What a VAE does: a slight shift of all colors, and noise."""
     rng = np.random.default_rng(0)
-    noise = rng.normal((3, -2, 4), 4, (*picture.size[::-1], 3))
-    return np.asarray(picture, dtype=np.float64) + noise
+    noise = rng.normal((3, -2, 4), 4, (*image.size[::-1], 3))
+    return np.asarray(image, dtype=np.float64) + noise
 
 
 def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit() -> None:
-    picture = random_models.make_picture(1, 256, 256)
-    edited = noisy(picture)
+    image = random_models.make_picture(1, 256, 256)
+    edited = noisy(image)
     edited[40:90, 30:100] = (250, 30, 200)
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
     framing = Framing(preserve=True)
-    kept, mask = framing.finish(result, framed(picture, Placement.exact(picture.size, picture.size)))
+    kept, mask = framing.finish(result, framed(image, Placement.exact(image.size, image.size)))
 
     assert mask is not None
     touched = np.asarray(mask)
-    source, final = np.asarray(picture), np.asarray(kept)
+    source, final = np.asarray(image), np.asarray(kept)
     assert (touched[40:90, 30:100] == 255).mean() > 0.97
     assert (touched == 0).mean() > 0.85
     assert np.array_equal(final[touched == 0], source[touched == 0])
@@ -247,97 +241,93 @@ def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit
 def test_preserve_when_a_patch_changes_faintly_then_an_edit_from_16_of_255_on(
     step: int, is_edit: bool
 ) -> None:
-    picture = Image.new("RGB", (160, 128), (120, 130, 140))
-    result = np.array(picture)
+    image = Image.new("RGB", (160, 128), (120, 130, 140))
+    result = np.array(image)
     result[40:80, 60:110] += np.uint8(step)
 
-    mask, _ = edited_mask(Image.fromarray(result), picture)
+    mask, _ = edited_mask(Image.fromarray(result), image)
 
     assert bool(np.asarray(mask)[50:70, 70:100].all()) == is_edit
     assert bool(np.asarray(mask).any()) == is_edit
 
 
 def test_preserve_when_nothing_was_edited_then_the_source_itself() -> None:
-    picture = random_models.make_picture(1, 256, 256)
-    result = Image.fromarray(noisy(picture).clip(0, 255).astype(np.uint8))
+    image = random_models.make_picture(1, 256, 256)
+    result = Image.fromarray(noisy(image).clip(0, 255).astype(np.uint8))
 
-    mask, corrected = edited_mask(result, picture)
+    mask, corrected = edited_mask(result, image)
 
     assert not np.asarray(mask).any()
-    assert psnr(corrected, picture) > psnr(result, picture)
+    assert psnr(corrected, image) > psnr(result, image)
 
 
 EDITS_OF_THE_LIGHT = {
-    "night": lambda picture: ImageEnhance.Brightness(picture).enhance(0.35),
-    "brighter": lambda picture: picture.point(lambda value: min(255, value + 60)),
-    "inverted": lambda picture: picture.point(lambda value: 255 - value),
+    "night": lambda image: ImageEnhance.Brightness(image).enhance(0.35),
+    "brighter": lambda image: image.point(lambda value: min(255, value + 60)),
+    "inverted": lambda image: image.point(lambda value: 255 - value),
 }
 
 
 @pytest.mark.parametrize("name", EDITS_OF_THE_LIGHT)
-def test_preserve_when_all_of_the_picture_was_edited_then_the_edit_is_not_undone(name: str) -> None:
-    picture = random_models.make_picture(1, 256, 256)
-    result = EDITS_OF_THE_LIGHT[name](picture)
+def test_preserve_when_all_of_the_image_was_edited_then_the_edit_is_not_undone(name: str) -> None:
+    image = random_models.make_picture(1, 256, 256)
+    result = EDITS_OF_THE_LIGHT[name](image)
 
-    kept, mask = Framing(preserve=True).finish(
-        result, framed(picture, Placement.exact(picture.size, picture.size))
-    )
+    kept, mask = Framing(preserve=True).finish(result, framed(image, Placement.exact(image.size, image.size)))
 
     assert mask is not None
-    clearly = np.abs(np.asarray(result).astype(int) - np.asarray(picture)).max(axis=2) > 40
+    clearly = np.abs(np.asarray(result).astype(int) - np.asarray(image)).max(axis=2) > 40
     assert (np.asarray(mask)[clearly] > 0).mean() > 0.99
     assert psnr(kept, result) > 28
-    assert psnr(kept, result) > psnr(kept, picture) + 10
+    assert psnr(kept, result) > psnr(kept, image) + 10
 
 
-def test_preserve_when_most_of_the_picture_was_edited_then_the_rest_is_still_the_source() -> None:
-    picture = random_models.make_picture(1, 256, 256)
-    edited = noisy(picture)
+def test_preserve_when_most_of_the_image_was_edited_then_the_rest_is_still_the_source() -> None:
+    image = random_models.make_picture(1, 256, 256)
+    edited = noisy(image)
     edited[:, :180] = np.asarray(random_models.make_picture(2, 256, 256))[:, :180]
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
-    kept, _ = Framing(preserve=True).finish(
-        result, framed(picture, Placement.exact(picture.size, picture.size))
-    )
+    kept, _ = Framing(preserve=True).finish(result, framed(image, Placement.exact(image.size, image.size)))
 
-    assert np.array_equal(np.asarray(kept)[:, 200:], np.asarray(picture)[:, 200:])
+    assert np.array_equal(np.asarray(kept)[:, 200:], np.asarray(image)[:, 200:])
     assert psnr(kept.crop((0, 0, 170, 256)), result.crop((0, 0, 170, 256))) > 28
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_preserve_when_nothing_was_edited_and_restored_then_the_picture_to_the_bit(fit: str) -> None:
+def test_preserve_when_nothing_was_edited_and_restored_then_the_image_to_the_bit(fit: str) -> None:
     """Detail that the smaller target can't show is no edit."""
     rng = np.random.default_rng(0)
     detail = rng.normal(0, 25, (480, 700, 3))
-    picture = Image.fromarray((np.asarray(drawn(700, 480)) + detail).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray((np.asarray(drawn(700, 480)) + detail).clip(0, 255).astype(np.uint8))
     framing = Framing(fit=fit, restore=True, preserve=True)
-    placed = framing.place(picture, ImageSize(304, 208))
+    placed = framing.place(image, ImageSize(304, 208))
     target, placement = placed.image, placed.placement
     result = Image.fromarray(noisy(target).clip(0, 255).astype(np.uint8))
 
-    kept, mask = framing.finish(result, framed(picture, placement))
+    kept, mask = framing.finish(result, framed(image, placement))
 
     assert mask is not None
     assert not np.asarray(mask).any()
-    assert np.array_equal(np.asarray(kept), np.asarray(picture))
+    assert np.array_equal(np.asarray(kept), np.asarray(image))
 
 
 def test_preserve_when_the_published_move_then_old_and_new_place_and_little_else() -> None:
     if not SAMPLES_PATH.is_dir():
-        pytest.skip("the sample pictures aren't part of the project")
-    picture = Image.open(SAMPLES_PATH / "moving_input.png").convert("RGB")
+        pytest.skip("the sample images aren't part of the project")
+    image = Image.open(SAMPLES_PATH / "moving_input.png").convert("RGB")
     result = Image.open(SAMPLES_PATH / "moving_output.png").convert("RGB")
     framing = Framing(restore=True, preserve=True)
-    placement = framing.place(picture, ImageSize(1024, 960)).placement
+    placement = framing.place(image, ImageSize(1024, 960)).placement
 
-    kept, mask = framing.finish(result, framed(picture, placement))
+    kept, mask = framing.finish(result, framed(image, placement))
 
     assert mask is not None
     taken = np.asarray(mask)
     assert (taken[440:600, 640:720] == 255).all()  # where she was
     assert (taken[440:580, 1090:1170] == 255).all()  # where she is
     assert 0.08 < (taken > 0).mean() < 0.2
-    assert np.array_equal(np.asarray(kept)[taken == 0], np.asarray(picture)[taken == 0])
+    assert np.array_equal(np.asarray(kept)[taken == 0], np.asarray(image)[taken == 0])
 
 
 @pytest.mark.parametrize("restored", [False, True])
@@ -346,14 +336,14 @@ def test_preserve_when_the_published_move_then_old_and_new_place_and_little_else
 def test_region_when_given_then_nothing_changes_outside(
     target: tuple[int, int], box: tuple[int, int, int, int], restored: bool
 ) -> None:
-    picture = drawn(300, 200).point(lambda value: value // 2 + 60)
-    placement = Placement.crop(picture.size, target)
+    image = drawn(300, 200).point(lambda value: value // 2 + 60)
+    placement = Placement.crop(image.size, target)
     black = Image.new("RGB", target)
 
-    result, mask = Framing(region=box, restore=restored).finish(black, framed(picture, placement))
+    result, mask = Framing(region=box, restore=restored).finish(black, framed(image, placement))
 
     assert mask is not None
-    source = picture if restored else apply_placement(picture, placement)
+    source = image if restored else apply_placement(image, placement)
     changed = (np.asarray(result) != np.asarray(source)).any(axis=2)
     left, top, right, bottom = box if restored else placement.to_target(box)
     row, column = np.mgrid[: changed.shape[0], : changed.shape[1]]
@@ -365,11 +355,11 @@ def test_region_when_given_then_nothing_changes_outside(
 
 
 def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:
-    picture = drawn(96, 96)
+    image = drawn(96, 96)
     region = Image.linear_gradient("L").resize((96, 96))
 
     _, mask = Framing(region=region, restore=True).finish(
-        picture, framed(picture, Placement.crop((96, 96), (96, 96)))
+        image, framed(image, Placement.crop((96, 96), (96, 96)))
     )
 
     assert mask is not None
@@ -388,14 +378,14 @@ def run(pipe: Any, **arguments: Any) -> Any:
     return pipe(**settings, generator=torch.Generator().manual_seed(0), **arguments)
 
 
-def test_pipeline_when_restored_then_size_and_transparency_of_the_picture(pipe: Any) -> None:
-    picture = drawn(150, 90).convert("RGBA")
-    picture.putalpha(Image.linear_gradient("L").resize((150, 90)))
+def test_pipeline_when_restored_then_size_and_transparency_of_the_image(pipe: Any) -> None:
+    image = drawn(150, 90).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize((150, 90)))
 
-    output = run(pipe, image=picture, fit="pad", restore=True)
+    output = run(pipe, image=image, fit="pad", restore=True)
 
     assert output.images[0].size == (150, 90)
-    assert np.array_equal(np.asarray(output.images[0].getchannel("A")), np.asarray(picture.getchannel("A")))
+    assert np.array_equal(np.asarray(output.images[0].getchannel("A")), np.asarray(image.getchannel("A")))
     assert (output.width, output.height) == (80, 48)
 
 
@@ -419,18 +409,18 @@ def test_pipeline_when_exact_size_has_another_shape_then_warned_that_it_stretche
     assert output.images[0].size == (112, 32)
 
 
-def test_pipeline_when_exact_size_has_nearly_the_pictures_shape_then_no_warning(pipe: Any) -> None:
+def test_pipeline_when_exact_size_has_nearly_the_images_shape_then_no_warning(pipe: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(pipe, image=drawn(170, 100), fit="exact", height=64, width=112)
 
 
-def test_pipeline_when_several_outputs_and_pictures_then_each_on_its_own(pipe: Any) -> None:
-    pictures = [drawn(150, 90), drawn(300, 180)]
+def test_pipeline_when_several_outputs_and_images_then_each_on_its_own(pipe: Any) -> None:
+    images = [drawn(150, 90), drawn(300, 180)]
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
 
     output = pipe(
-        image=pictures,
+        image=images,
         prompt=["blue", "red"],
         num_images_per_prompt=2,
         num_inference_steps=1,
@@ -462,7 +452,7 @@ def test_pipeline_when_several_outputs_and_pictures_then_each_on_its_own(pipe: A
         ),
     ],
 )
-def test_framing_when_an_argument_is_wrong_then_refused(
+def test_framing_when_an_argument_is_wrong_then_rejected(
     pipe: Any, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):

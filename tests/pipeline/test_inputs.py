@@ -14,7 +14,7 @@ from joyimage.pipeline.checks import check_call
 from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from tests import random_models
 
-PICTURE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_picture(0, 64, 64)
 EMBEDS, MASK = torch.zeros(1, 5, 48), torch.ones(1, 5)
 
 
@@ -42,8 +42,8 @@ def pipe() -> Any:
         ({"latents": torch.zeros(1, 16, 8, 8)}, ValueError, ["`latents`", "[1, 16, 8, 8]", "[1, 1, 16, 1,"]),
         ({"negative_prompt": ["a", "b"]}, ValueError, ["`negative_prompt`", "2", "1 prompts"]),
         ({"negative_prompt": 3}, TypeError, ["`negative_prompt`", "3"]),
-        ({"image": [PICTURE] * 3}, ValueError, ["`image`", "3 images", "1 prompts"]),
-        ({"image": [PICTURE] * 3, "prompt": ["a", "b"]}, ValueError, ["`image`", "3", "2 prompts"]),
+        ({"image": [IMAGE] * 3}, ValueError, ["`image`", "3 images", "1 prompts"]),
+        ({"image": [IMAGE] * 3, "prompt": ["a", "b"]}, ValueError, ["`image`", "3", "2 prompts"]),
         ({"image": []}, ValueError, ["`image`", "empty"]),
         ({"image": "picture.png"}, TypeError, ["`image`", "str"]),
         ({"image": np.zeros((4, 4, 7), np.uint8)}, ValueError, ["`image`", "[4, 4, 7]"]),
@@ -79,11 +79,11 @@ def pipe() -> Any:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_call_when_an_argument_is_wrong_then_refused_by_name_before_work(
+def test_call_when_an_argument_is_wrong_then_rejected_by_name_before_work(
     pipe: Any, arguments: dict[str, Any], error: type[Exception], words: list[str]
 ) -> None:
     with pytest.raises(error) as raised:
-        pipe(**{"image": PICTURE, "prompt": "Make it red", **arguments})
+        pipe(**{"image": IMAGE, "prompt": "Make it red", **arguments})
 
     sentence = str(raised.value)
     assert "\n" not in sentence

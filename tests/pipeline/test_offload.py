@@ -10,7 +10,7 @@ import torch
 
 from tests import random_models
 
-PICTURE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_picture(0, 64, 64)
 
 
 def make_pipe() -> Any:
@@ -22,9 +22,7 @@ def make_pipe() -> Any:
 def run(pipe: Any) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
     return np.asarray(
-        pipe(
-            image=PICTURE, prompt="blue", num_inference_steps=2, output_type="np", generator=generator
-        ).images
+        pipe(image=IMAGE, prompt="blue", num_inference_steps=2, output_type="np", generator=generator).images
     )
 
 

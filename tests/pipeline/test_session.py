@@ -33,7 +33,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @contextmanager
 def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count passes of the vision tower, conversations that go on, and encoded pictures."""
+    """Count passes of the vision tower, conversations that go on, and encoded images."""
     counts: Counter[str] = Counter()
     encode_frame = base_module.encode_frame
     monkeypatch.setattr(base_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
@@ -50,7 +50,7 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.parametrize("one_pass_up_to", [0, 256])
-def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those_of_single_calls(
+def test_session_when_images_and_prompts_change_then_results_are_bitwise_those_of_single_calls(
     pipe: Any, guidance_scale: float, one_pass_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
@@ -73,7 +73,7 @@ def test_session_when_pictures_and_prompts_change_then_results_are_bitwise_those
 
 
 @pytest.mark.parametrize(("one_pass_up_to", "first"), [(0, 2), (256, 1)])  # with the beginning apart, or not
-def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
+def test_session_when_a_image_comes_again_then_it_is_read_and_encoded_once(
     pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
@@ -89,19 +89,19 @@ def test_session_when_a_picture_comes_again_then_it_is_read_and_encoded_once(
         assert counts == {"vision": 1, "vae": 1, "language": first + 1}
 
 
-def test_session_when_the_pictures_pixels_change_in_place_then_it_is_read_anew(
+def test_session_when_the_images_pixels_change_in_place_then_it_is_read_anew(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture = random_models.make_picture(0)
-    session = pipe.session(picture)
+    image = random_models.make_picture(0)
+    session = pipe.session(image)
     session("make it blue", **CALL)
 
-    picture.paste((0, 0, 0), (0, 0, 128, 128))
+    image.paste((0, 0, 0), (0, 0, 128, 128))
     with counting(pipe, monkeypatch) as counts:
         got = session("make it blue", generator=seeded(), **CALL)
 
     assert counts["vision"] == counts["vae"] == 1
-    assert torch.equal(got.images, pipe(picture, "make it blue", generator=seeded(), **CALL).images)
+    assert torch.equal(got.images, pipe(image, "make it blue", generator=seeded(), **CALL).images)
 
 
 def test_session_when_it_ends_then_nothing_is_kept_and_the_pipeline_is_as_before(
@@ -155,8 +155,8 @@ def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none
 
 
 def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:
-    picture = random_models.make_picture(0)
-    session = pipe.session(picture)
+    image = random_models.make_picture(0)
+    session = pipe.session(image)
     call = {"num_inference_steps": 1, "guidance_scale": 1.0}
 
     for name, arguments in (
@@ -165,13 +165,13 @@ def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pi
         ("camera", {"yaw": 45}),
     ):
         got = getattr(session, name)(**arguments, generator=seeded(), **call)
-        alone = getattr(pipe, name)(picture, **arguments, generator=seeded(), **call)
+        alone = getattr(pipe, name)(image, **arguments, generator=seeded(), **call)
 
         assert got.prompt == alone.prompt
         assert got.images[0].tobytes() == alone.images[0].tobytes()
 
 
-def test_session_when_max_bytes_is_negative_then_refused(pipe: Any) -> None:
+def test_session_when_max_bytes_is_negative_then_rejected(pipe: Any) -> None:
     with pytest.raises(ValueError, match="`max_bytes` is -1"):
         pipe.session(max_bytes=-1)
 
@@ -202,10 +202,10 @@ def test_cache_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> No
 
 
 def test_digest_when_images_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
-    picture = random_models.make_picture(0)
-    changed = picture.copy()
+    image = random_models.make_picture(0)
+    changed = image.copy()
     changed.putpixel((3, 5), (1, 2, 3))
-    names = {digest(one) for one in (picture, changed, picture.convert("L"), picture.resize((8, 8)))}
+    names = {digest(one) for one in (image, changed, image.convert("L"), image.resize((8, 8)))}
 
     assert len(names) == 4
-    assert digest(picture.copy()) == digest(picture)
+    assert digest(image.copy()) == digest(image)

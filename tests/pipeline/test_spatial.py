@@ -11,9 +11,7 @@ import torch
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, find_red_boxes
 from tests import random_models
 
-PICTURE = random_models.make_picture(0, 120, 100).point(
-    lambda value: value // 2
-)  # no red as pure as the box's
+IMAGE = random_models.make_picture(0, 120, 100).point(lambda value: value // 2)  # no red as pure as the box's
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +34,19 @@ def calls_of(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]
     return calls
 
 
-def test_move_when_called_then_box_is_drawn_on_the_fitted_picture(
+def test_move_when_called_then_box_is_drawn_on_the_fitted_image(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = calls_of(pipe, monkeypatch)
 
-    output = pipe.move(PICTURE, "the car", (20, 30, 60, 90), generator=torch.Generator().manual_seed(0))
+    output = pipe.move(IMAGE, "the car", (20, 30, 60, 90), generator=torch.Generator().manual_seed(0))
 
     (call,) = calls
-    (given_picture,) = call["image"]
+    (given_image,) = call["image"]
     assert call["prompt"] == output.prompt == "Move the car into the red box and finally remove the red box."
     assert (pipe.num_timesteps, pipe.guidance_scale) == (1, 1.0)
-    assert given_picture.size == output.images[0].size == (output.width, output.height)
-    (box,) = find_red_boxes(given_picture)
+    assert given_image.size == output.images[0].size == (output.width, output.height)
+    (box,) = find_red_boxes(given_image)
     scale = max(output.width / 100, output.height / 120)
     expected = (20 * scale, 30 * scale, 60 * scale, 90 * scale)
     assert np.abs(np.subtract(box, expected)).max() <= 8
@@ -62,8 +60,8 @@ def test_rotate_and_camera_when_called_then_trained_words_and_own_settings_win(
 ) -> None:
     calls = calls_of(pipe, monkeypatch)
 
-    pipe.rotate(PICTURE, "car", "rear-left", num_inference_steps=2)
-    pipe.camera(PICTURE, yaw=45, prompt_style="benchmark")
+    pipe.rotate(IMAGE, "car", "rear-left", num_inference_steps=2)
+    pipe.camera(IMAGE, yaw=45, prompt_style="benchmark")
 
     assert calls[0]["prompt"] == ObjectRotation("car", "rear left").prompt
     assert calls[0]["num_inference_steps"] == 2
@@ -71,7 +69,7 @@ def test_rotate_and_camera_when_called_then_trained_words_and_own_settings_win(
 
 
 def test_edits_when_chained_then_each_takes_the_last_ones_result(pipe: Any) -> None:
-    first = pipe.move(PICTURE, "car", (0.2, 0.2, 0.7, 0.8)).images[0]
+    first = pipe.move(IMAGE, "car", (0.2, 0.2, 0.7, 0.8)).images[0]
     second = pipe.rotate(first, "car", "left").images[0]
     third = pipe.camera(second, yaw=-45)
 
@@ -79,11 +77,11 @@ def test_edits_when_chained_then_each_takes_the_last_ones_result(pipe: Any) -> N
     assert third.checks[0].box_changed is None
 
 
-def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
+def test_plus_when_called_then_the_image_is_its_only_reference() -> None:
     pipe: Any = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=64, default_num_inference_steps=1, default_guidance_scale=1.0)
 
-    output = pipe.move(PICTURE, "car", (20, 30, 60, 90))
+    output = pipe.move(IMAGE, "car", (20, 30, 60, 90))
 
     assert output.images[0].size == (output.width, output.height)
 
@@ -91,15 +89,15 @@ def test_plus_when_called_then_the_picture_is_its_only_reference() -> None:
 @pytest.mark.parametrize(
     ("method", "arguments", "words"),
     [
-        ("move", (PICTURE, "car", (20, 30, 160, 90)), "inside the image"),
-        ("move", (PICTURE, "", (20, 30, 60, 90)), "`object`"),
-        ("move", ([PICTURE] * 2, "car", (20, 30, 60, 90)), "2 images"),
-        ("rotate", (PICTURE, "car", "upper"), "`view`"),
-        ("camera", (PICTURE, float("nan")), "`yaw`"),
+        ("move", (IMAGE, "car", (20, 30, 160, 90)), "inside the image"),
+        ("move", (IMAGE, "", (20, 30, 60, 90)), "`object`"),
+        ("move", ([IMAGE] * 2, "car", (20, 30, 60, 90)), "2 images"),
+        ("rotate", (IMAGE, "car", "upper"), "`view`"),
+        ("camera", (IMAGE, float("nan")), "`yaw`"),
         ("camera", ("picture.png", 45), "`image`"),
     ],
 )
-def test_spatial_edit_when_an_argument_is_wrong_then_refused(
+def test_spatial_edit_when_an_argument_is_wrong_then_rejected(
     pipe: Any, method: str, arguments: tuple[Any, ...], words: str
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
@@ -109,21 +107,21 @@ def test_spatial_edit_when_an_argument_is_wrong_then_refused(
 @pytest.mark.parametrize("name", ["height", "width"])
 def test_spatial_edit_when_one_side_is_given_then_rejected(pipe: Any, name: str) -> None:
     with pytest.raises(ValueError, match="`height` and `width` go together"):
-        pipe.rotate(PICTURE, "car", "left", **{name: 96})
+        pipe.rotate(IMAGE, "car", "left", **{name: 96})
 
 
 def test_prompt_style_when_given_by_its_old_name_then_used_with_a_warning(pipe: Any) -> None:
     with pytest.warns(FutureWarning, match="use `prompt_style`"):
-        output = pipe.move(PICTURE, "the car", (20, 30, 60, 90), style="benchmark")
+        output = pipe.move(IMAGE, "the car", (20, 30, 60, 90), style="benchmark")
 
     assert output.prompt == ObjectMove("the car", None).prompt_in("benchmark")
     with pytest.raises(ValueError, match="same argument"):
-        pipe.camera(PICTURE, yaw=45, style="benchmark", prompt_style="benchmark")
+        pipe.camera(IMAGE, yaw=45, style="benchmark", prompt_style="benchmark")
 
 
-def test_spatial_edit_when_a_tuple_is_asked_for_then_refused(pipe: Any) -> None:
+def test_spatial_edit_when_a_tuple_is_asked_for_then_rejected(pipe: Any) -> None:
     with pytest.raises(ValueError, match="`return_dict`"):
-        pipe.camera(PICTURE, yaw=45, return_dict=False)
+        pipe.camera(IMAGE, yaw=45, return_dict=False)
 
 
 def test_move_when_the_crop_would_cut_the_box_then_padded_with_a_warning(pipe: Any) -> None:
@@ -136,8 +134,8 @@ def test_move_when_the_crop_would_cut_the_box_then_padded_with_a_warning(pipe: A
     assert (output.height, output.width) == (96, 96)
 
 
-def test_spatial_edit_when_restored_then_the_picture_s_own_size(pipe: Any) -> None:
-    output = pipe.camera(PICTURE, yaw=45, fit="exact", restore=True, preserve=True)
+def test_spatial_edit_when_restored_then_the_image_s_own_size(pipe: Any) -> None:
+    output = pipe.camera(IMAGE, yaw=45, fit="exact", restore=True, preserve=True)
 
-    assert output.images[0].size == PICTURE.size
-    assert output.masks[0].size == PICTURE.size
+    assert output.images[0].size == IMAGE.size
+    assert output.masks[0].size == IMAGE.size
