@@ -11,6 +11,7 @@ from torch import nn
 
 from joyimage.acceleration import accelerate, kernels
 from joyimage.acceleration.ops import TritonOps
+from joyimage.acceleration.verification import failures
 from joyimage.model.ops import PLAIN_OPS
 from joyimage.model.rope import RotaryTables, item_positions, rotary_tables
 from tests import random_models
@@ -67,6 +68,7 @@ def main() -> None:
     got = model(**arguments).sample
     assert set(calls) == {"norm_modulate", "gated_add_norm_modulate", "norm_rotate_"}
     check("the whole forward", got, expected)
+    assert not failures()  # no plain operation stood in for a kernel
 
 
 def check_norm_rotate(dtype: torch.dtype, tables: RotaryTables | None, num_heads: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_write_in_place, is_plain_linear
+from joyimage.acceleration.verification import run_verified
 from joyimage.compat.torch import addmm_gelu
 from joyimage.model.ops import EPS, TransformerOps
 from joyimage.model.rope import RotaryTables, rotate
@@ -47,7 +48,8 @@ class TorchOps(TransformerOps):
 class TritonOps(TorchOps):
     """Fused Triton kernels, each one pass over the tokens.
 
-    Kernels have no gradient, and a compiler cannot look into them: where either is wanted, torch runs.
+    Kernels have no gradient, and a compiler cannot look into them: where either is wanted, torch runs. Each kernel
+    is compared with torch at the first use of a shape; see `verification.py`.
 
     Attributes:
         on_any_device: Whether kernels run on tensors outside of a GPU, which Triton's interpreter can do.
@@ -61,7 +63,13 @@ class TritonOps(TorchOps):
             return super().norm_modulate(hidden_states, shift, scale)
         from joyimage.acceleration import kernels
 
-        return kernels.norm_modulate(hidden_states, shift, scale, EPS)
+        plain = super().norm_modulate
+        return run_verified(
+            "norm_modulate",
+            (hidden_states, shift, scale),
+            lambda: kernels.norm_modulate(hidden_states, shift, scale, EPS),
+            lambda: plain(hidden_states, shift, scale),
+        )
 
     def gated_add_norm_modulate(
         self, residual: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
@@ -71,7 +79,13 @@ class TritonOps(TorchOps):
             return super().gated_add_norm_modulate(residual, update, gate, shift, scale)
         from joyimage.acceleration import kernels
 
-        return kernels.gated_add_norm_modulate(residual, update, gate, shift, scale, EPS)
+        plain = super().gated_add_norm_modulate
+        return run_verified(
+            "gated_add_norm_modulate",
+            (residual, update, gate, shift, scale),
+            lambda: kernels.gated_add_norm_modulate(residual, update, gate, shift, scale, EPS),
+            lambda: plain(residual, update, gate, shift, scale),
+        )
 
     def norm_rotate(
         self, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None, out: Tensor | None = None
@@ -82,8 +96,18 @@ class TritonOps(TorchOps):
             return super().norm_rotate(heads, norm, tables, out)
         from joyimage.acceleration import kernels
 
-        kernels.norm_rotate_(heads, norm.weight, norm.eps or EPS, tables)
-        return heads
+        def rotate_in_place() -> Tensor:
+            kernels.norm_rotate_(heads, norm.weight, norm.eps or EPS, tables)
+            return heads
+
+        plain = super().norm_rotate
+        result = run_verified(
+            "norm_rotate",
+            (heads, *(tables or (None,))),
+            rotate_in_place,
+            lambda: plain(heads, norm, tables),
+        )
+        return heads if result is heads else heads.copy_(result)
 
     def _takes(self, tensor: Tensor) -> bool:
         return (self.on_any_device or tensor.is_cuda) and can_write_in_place()

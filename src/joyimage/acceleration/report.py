@@ -18,6 +18,7 @@ from joyimage.acceleration.conditions import (
     takes_masks,
 )
 from joyimage.acceleration.settings import caches_forwards, find_transformer, name_of, settings_of
+from joyimage.acceleration.verification import failures
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, parallelism_of, step_cache_of
 from joyimage.compat.torch import is_compiled
@@ -153,6 +154,7 @@ def _skipped(transformer: JoyImageEditTransformer3DModel, *, is_compiled: bool) 
         skipped["all"] = "`accelerate` was not called for this transformer"
     else:
         skipped.update(settings.skipped)
+    skipped.update(failures())
     if is_compiled:
         skipped["kernels and joint buffer"] = "the compiler fuses the plain operations itself"
     cache, parallelism = step_cache_of(transformer), parallelism_of(transformer)
