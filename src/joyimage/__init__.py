@@ -1,6 +1,6 @@
-"""Edit pictures by instruction with JoyAI-Image-Edit.
+"""Instruction-based image editing with JoyAI-Image-Edit.
 
-The names below load on first use, so that importing the package loads no torch.
+The names below are loaded on first use, so importing the package does not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
+_MODULES = {
     "JoyImageEditPipeline": "joyimage.pipeline.edit",
     "JoyImageEditPipelineOutput": "joyimage.pipeline.output",
     "JoyImageEditPlusPipeline": "joyimage.pipeline.edit_plus",
@@ -33,9 +33,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'joyimage' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

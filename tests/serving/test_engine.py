@@ -156,11 +156,11 @@ def test_pipeline_when_it_breaks_then_500_without_its_words_and_the_server_goes_
 ) -> None:
     shop = workshop()
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **_options: Any) -> Any:
         raise mistake("secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(runner.pipe), "_decode", fail)
+        patch.setattr("joyimage.pipeline.edit.decode_target", fail)
         job = shop.ended(shop.submit())
 
     assert job.error is not None

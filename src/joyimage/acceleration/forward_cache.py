@@ -135,7 +135,7 @@ class ForwardCache:
             return None
         for index, (entry_items, rows) in enumerate(self._image_rows):
             if _are_same(entry_items, items):
-                del self._image_rows[index]  # two branches: nobody else will ask
+                del self._image_rows[index]  # both branches have used it
                 return rows
         rows = ImageRows()
         self._image_rows.append((items, rows))

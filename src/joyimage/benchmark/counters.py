@@ -33,24 +33,24 @@ class EditCounts:
     """What one implementation does in one edit.
 
     Attributes:
-        encoder_tflop: Text encoder, both prompts.
-        vae_encode_tflop: Of the reference.
-        vae_decode_tflop: Up to the image.
-        forward_tflop: One pass of the transformer, in any step but the first; mean of both prompts.
-        transformer_tflop: All passes of the edit.
-        transformer_forwards: Of the edit.
-        encoder_tokens: That went through the language half.
-        vision_passes: Of the vision tower.
-        vae_frames_encoded: Frames.
-        vae_frames_decoded: Frames.
-        eager_block_gb: Elementwise traffic of one block, every operator on its own.
-        compiled_block_gb: The same, had a compiler fused all operators between two matmuls.
-        kernel_block_gb: The same with our kernels; None where there are none.
-        first_step_copies: Tensors from the host to the device.
-        first_step_syncs: Times that the host waited for the device.
-        step_copies: The same in every later step.
-        step_copy_mb: Their size.
-        step_syncs: In every later step.
+        encoder_tflop: Operations of the text encoder for both prompts.
+        vae_encode_tflop: Operations of encoding the reference with the VAE.
+        vae_decode_tflop: Operations of decoding the result with the VAE.
+        forward_tflop: Operations of one forward of the transformer after the first step; mean of both prompts.
+        transformer_tflop: Operations of all forwards of the transformer in the edit.
+        transformer_forwards: Number of forwards of the transformer in the edit.
+        encoder_tokens: Tokens that the language model of Qwen3-VL processes.
+        vision_passes: Number of forwards of the vision tower.
+        vae_frames_encoded: Number of frames that the VAE encodes.
+        vae_frames_decoded: Number of frames that the VAE decodes.
+        eager_block_gb: Elementwise traffic of one block if every operator runs by itself.
+        compiled_block_gb: Elementwise traffic of one block if a compiler fuses all operators between two matmuls.
+        kernel_block_gb: Elementwise traffic of one block with our kernels; None if the implementation has none.
+        first_step_copies: Tensors copied from the host to the device in the first step.
+        first_step_syncs: How often the host waits for the device in the first step.
+        step_copies: Tensors copied from the host to the device in every later step.
+        step_copy_mb: Size of these copies.
+        step_syncs: How often the host waits for the device in every later step.
         step_host_tensors: Tensors built on the host in every later step.
     """
 
@@ -86,9 +86,9 @@ class Bar:
 
     Attributes:
         name: What is counted.
-        limit: Most that is allowed.
-        got: What was counted.
-        unit: Of both.
+        limit: Largest allowed value.
+        got: Counted value.
+        unit: Unit of `limit` and `got`.
     """
 
     name: str
@@ -143,8 +143,8 @@ def bars(ours: EditCounts, reference: EditCounts) -> list[Bar]:
     """Return what must hold at the published sizes.
 
     Args:
-        ours: Counts of the full model.
-        reference: The same of diffusers.
+        ours: Counts of joyimage on the full model.
+        reference: Counts of diffusers on the full model.
 
     Returns:
         The bars, whether they hold or not.

@@ -30,9 +30,9 @@ def measure_loading(ours: JoyImageEditPipeline, edit: Edit, dtype: torch.dtype) 
     implementations, not the disk.
 
     Args:
-        ours: What to save.
+        ours: Pipeline to save and load again.
         edit: The first edit.
-        dtype: Of the weights.
+        dtype: Precision of the weights.
 
     Returns:
         By side, seconds of loading and of the first edit.

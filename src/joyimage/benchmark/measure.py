@@ -1,4 +1,4 @@
-"""One benchmark from beginning to end: what `joyimage bench` does."""
+"""Run one benchmark: what `joyimage bench` does."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Settings:
     counters: bool = True
 
     def resolved(self) -> Settings:
-        """Return the same with device, model and dtype chosen.
+        """Return the settings with device, model and dtype filled in.
 
         Raises:
-            InvalidInputError: A setting that can't be.
+            InvalidInputError: A setting is not valid.
         """
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:

@@ -179,10 +179,10 @@ def pointer_names(source: str) -> tuple[set[str], set[str]]:
     """Return which arguments of a Triton kernel are loaded from, and which are stored to.
 
     Args:
-        source: Of the kernel.
+        source: Source code of the kernel.
 
     Returns:
-        Names of arguments; one may stand in both.
+        Names of arguments; a name can be in both sets.
     """
     function: Any = ast.parse(textwrap.dedent(source)).body[0]
     came_from = {

@@ -44,15 +44,15 @@ class BenchModel:
     """Sizes of a model without trained weights, and of the edit that it is measured with.
 
     Attributes:
-        name: How the report calls it.
+        name: Name in the report.
         base_size: Side of the square image in pixels.
         hidden_size: Width of the transformer.
-        num_attention_heads: Of the transformer.
+        num_attention_heads: Attention heads of the transformer.
         num_layers: Blocks of the transformer.
         text: Settings of Qwen3-VL's language half.
-        vision: Settings of its vision tower.
+        vision: Settings of Qwen3-VL's vision tower.
         vae_base_dim: Width of the VAE's first convolution.
-        std: Spread of the weights.
+        std: Standard deviation of the weights.
     """
 
     name: str
@@ -152,7 +152,7 @@ reference's 43 % (44 %).
 
 
 def resolve(name: str, *, size: int | None = None, num_layers: int | None = None) -> BenchModel | None:
-    """Return the model of a name, resized where wished.
+    """Return the model with a name, resized if requested.
 
     Args:
         name: One of `MODEL_NAMES`.
@@ -185,10 +185,10 @@ def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int
     """Build our pipeline with random weights, drawn where they stay.
 
     Args:
-        model: What to build.
+        model: Sizes of the model.
         device: Where the weights go; "meta" has shapes only.
-        dtype: Of the weights; the time embedding stays fp32, as when a checkpoint is loaded.
-        seed: Of the weights.
+        dtype: Precision of the weights; the time embedding stays fp32, as when a checkpoint is loaded.
+        seed: Seed of the random weights.
 
     Returns:
         The pipeline, quiet, ready to run.

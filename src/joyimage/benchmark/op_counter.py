@@ -42,13 +42,13 @@ class Counts:
     """What was counted in one region.
 
     Attributes:
-        flops: Of matmuls, convolutions and attention; a multiplication and an addition are two.
-        elementwise_bytes: Read and written by all other operators, each on its own, views apart.
-        host_copies: Tensors that went from the host to the device.
-        host_copy_bytes: Their size.
-        host_tensors: Tensors that were built on the host.
-        syncs: Times that the host had to wait for a value of the device.
-        operators: Elementwise bytes by operator.
+        flops: Operations of matmuls, convolutions and attention; a multiplication and an addition count as two.
+        elementwise_bytes: Bytes that all other operators read and write, each by itself, views excluded.
+        host_copies: Tensors copied from the host to the device.
+        host_copy_bytes: Size of these copies.
+        host_tensors: Tensors built on the host.
+        syncs: How often the host waits for a value from the device.
+        operators: Elementwise bytes per operator.
     """
 
     flops: int = 0
@@ -106,7 +106,7 @@ def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Add up the sizes of distinct tensors; a broadcast one counts once.
 
     Args:
-        tensors: The same one may come twice.
+        tensors: Tensors to add up; duplicates count once.
 
     Returns:
         Bytes of memory that reading them all touches.

@@ -25,7 +25,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, seconds: float = 
 
     Args:
         device: A GPU is measured at the published shapes, a CPU at small ones.
-        dtype: Of the operands.
+        dtype: Precision of the operands.
         seconds: How long the matmul is sustained; a burst is faster than any edit can be.
 
     Returns:
@@ -58,8 +58,8 @@ def measure_kernels(device: torch.device, dtype: torch.dtype, seconds: float = 1
     """Measure the fused elementwise functions at the published shapes.
 
     Args:
-        device: A GPU, where they are kernels.
-        dtype: Of the tokens.
+        device: A GPU on which the kernels run.
+        dtype: Precision of the tokens.
         seconds: How long each runs.
 
     Returns:

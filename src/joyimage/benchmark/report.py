@@ -80,7 +80,7 @@ def to_markdown(reports: list[dict[str, Any]]) -> str:
     """Return the page of one device.
 
     Args:
-        reports: Of one device, one per model.
+        reports: Reports of one device, one per model.
 
     Returns:
         Markdown.

@@ -36,15 +36,15 @@ class DisagreementError(JoyImageError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """What both implementations are asked to do.
+    """The edit that both implementations run.
 
     Attributes:
         image: The image, of the model's base size.
         latents: Starting noise, `[1, 1, C, 1, H/8, W/8]`.
         steps: Denoising steps.
         prompt: What to change.
-        guidance_scale: Of the edit.
-        seed: Of the posterior's draw.
+        guidance_scale: Classifier-free guidance scale.
+        seed: Seed of the posterior noise.
     """
 
     image: Image
@@ -74,10 +74,10 @@ def make_edit(pipe: Any, image: Image, steps: int, seed: int = 0) -> Edit:
     """Draw the starting noise of an edit.
 
     Args:
-        pipe: Ours; its device, dtype and sizes count.
+        pipe: Pipeline whose device, dtype and sizes are used.
         image: Square, of the model's base size.
         steps: Denoising steps.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         The edit.
@@ -166,18 +166,18 @@ def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
 
 
 def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
-    """Check that both made the same image.
+    """Check that both implementations returned the same image.
 
     Args:
         reference: A run of diffusers.
-        ours: The same edit by ours.
-        dtype: Of the weights.
+        ours: A run of joyimage with the same edit.
+        dtype: Precision of the weights.
 
     Returns:
         Largest and mean difference in [0, 1], PSNR in dB, spread of the image, and what was allowed.
 
     Raises:
-        DisagreementError: They differ by more than `TOLERANCES` allows, or aren't numbers.
+        DisagreementError: The images differ by more than `TOLERANCES` allows, or contain NaN.
     """
     difference = np.abs(ours.image - reference.image)
     error = float(np.square(difference.astype(np.float64)).mean())

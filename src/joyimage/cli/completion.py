@@ -40,7 +40,7 @@ def make_installer(app: App) -> Callable[..., None]:
         """Complete commands and options in the shell; shows which files change, and asks first.
 
         Raises:
-            InvalidInputError: The shell is not known, or nobody can be asked.
+            InvalidInputError: The shell is unknown, or there is no terminal to ask on.
             ImageError: A file cannot be written.
         """
         # Loaded here: `joyimage --help` needs no image library.

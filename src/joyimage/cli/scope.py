@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def scope_warning(edit: AnyEdit, options: RunOptions, runner: Runner, images: Sequence[Image]) -> str | None:
-    """Return one sentence where nobody chose the embedded model and the edit is out of its scope.
+    """Return a warning if the embedded model was chosen by default and the edit is out of its scope.
 
     Args:
         edit: The edit, as given.

@@ -3,7 +3,7 @@
 `import diffusers` and `import transformers` load parts that an edit does not use: torch's compiler, peft and
 three parts of scipy, which take about a second of CPU time. `defer_optional_imports` puts a proxy module
 in the place of each. The first use of anything behind a proxy imports the real module in the normal way, and
-from then on the proxy hands out what the real module has.
+from then on the proxy returns the names of the real module.
 
 Only the `joyimage` command calls it, in its own process, so that a program that imports joyimage as a library
 keeps its import system as it is. docs/startup.md lists what is deferred and what that saves.
@@ -265,7 +265,7 @@ class _DeferringFinder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loader that hands out a module that exists already, unchanged."""
+    """Loader that returns an existing module unchanged."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module

@@ -1,1 +1,1 @@
-"""The network: tensors in, tensors out; it knows no files, prompts, pictures or schedules."""
+"""The network: tensors in, tensors out, without files, prompts, images or schedules."""

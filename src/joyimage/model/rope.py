@@ -59,7 +59,7 @@ class ItemRotaryEmbedding(nn.Module):
 
 
 class TextRotaryEmbedding(nn.Module):
-    """Give text tokens positions that go on after the largest visual index, alike on all axes ("mrope")."""
+    """Give text tokens positions that continue after the largest visual index, equal on all axes ("mrope")."""
 
     def __init__(self, axis_dims: tuple[int, int, int], theta: float) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class StepCacheMixin(CacheMixin):
         """
         if isinstance(config, TextKVCacheConfig):
             raise InvalidInputError(
-                "TextKVCacheConfig can't be used with this model: its text tokens change with the picture in"
+                "TextKVCacheConfig can't be used with this model: its text tokens change with the image in"
                 " every block: take another cache, such as FirstBlockCacheConfig."
             )
         if isinstance(config, FasterCacheConfig) and not config.is_guidance_distilled:

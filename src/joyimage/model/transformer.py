@@ -71,7 +71,7 @@ class ForwardPlan(Protocol):
 class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMethodOverride]
     CheckpointMixin, StepCacheMixin, AdapterMixin, ModelMixin, ConfigMixin, AttentionMixin
 ):
-    """Predict the flow-matching velocity of a target picture, given references and text.
+    """Predict the flow-matching velocity of a target image, given references and text.
 
     The defaults are those of the published code, not of the published checkpoint, whose `config.json` names
     every value. Both generations of that file load.

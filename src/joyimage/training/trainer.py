@@ -162,7 +162,7 @@ def _save(
             tensors |= {f"optimizer.{number}.{index}.{key}": value for key, value in state.items()}
     partial = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)})
-    os.replace(partial, path)  # noqa: PTH105 - replaces an older checkpoint in one go on every system
+    os.replace(partial, path)  # noqa: PTH105 - replaces an older checkpoint atomically on every system
 
 
 def _load(

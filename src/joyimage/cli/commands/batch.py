@@ -136,7 +136,7 @@ def check_rows(
     for entry in manifest.entries:
         try:
             row = read_row(entry, source, output, common, options, taken)
-        except Exception as error:  # noqa: BLE001 - a row can be wrong in any way; the others go on
+        except Exception as error:  # noqa: BLE001 - a row can be wrong in any way; the others continue
             problems[entry.number] = _reason(error)
         else:
             rows.append(row)

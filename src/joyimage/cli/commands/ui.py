@@ -28,7 +28,7 @@ def ui(
 ) -> None:
     """Start a server on this machine and open its page in the browser.
 
-    Nobody else can reach the server. Where one of joyimage listens on the port already, its page is opened.
+    Only this machine can reach the server. If a joyimage server already listens on the port, its page is opened.
 
     Args:
         model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.

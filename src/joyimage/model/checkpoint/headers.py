@@ -1,7 +1,7 @@
 """What weight files promise: names, shapes and places, read without the weights.
 
 A safetensors file starts with a table of names, shapes and places. Reading these tables takes milliseconds
-for any size of checkpoint, so files that are missing, cut short or of another model are refused before any
+for any size of checkpoint, so files that are missing, cut short or of another model are rejected before any
 weight is loaded.
 """
 

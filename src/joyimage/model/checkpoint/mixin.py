@@ -185,7 +185,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
 def _read_source(
     source: Source, hub: dict[str, Any], *, allow_pickle: bool
 ) -> tuple[Mapping[str, Any], Path]:
-    """Read the weights that `from_single_file` was given, and say what errors shall call their place."""
+    """Read the weights that `from_single_file` was given, and return them with a name for error messages."""
     if isinstance(source, Mapping):
         return source, Path("the given weights")
     if str(source).startswith(("http://", "https://")):

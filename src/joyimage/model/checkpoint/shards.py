@@ -199,7 +199,7 @@ def write_weights(
         names = [f"{stem}.safetensors"]
     for name, keys in zip(names, shards, strict=True):
         try:
-            # Copies: safetensors refuses tensors that share memory, as those of one mapped file do.
+            # Copies: safetensors rejects tensors that share memory, as those of one mapped file do.
             shard = {key: weights[key].clone(memory_format=torch.contiguous_format) for key in keys}
             save_file(shard, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:

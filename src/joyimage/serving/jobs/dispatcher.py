@@ -94,7 +94,7 @@ class Dispatcher:
         )
         self._loops = [
             GuardedLoop("dispatch", self._dispatch, self._stopping),
-            GuardedLoop("housekeeping", self._keep_house, self._interrupting),
+            GuardedLoop("housekeeping", self._clean_up, self._interrupting),
         ]
         self._load_problem: str | None = None
         self._device_problem: str | None = None
@@ -326,7 +326,7 @@ class Dispatcher:
             logger.exception("A batch ended in an error of the dispatcher.")
             batch.fail_open("internal_error", "Internal server error; see the server log.")
 
-    def _keep_house(self) -> None:
+    def _clean_up(self) -> None:
         self._interrupting.wait(_TICK_S)
         self._housekeeping.step()
 

@@ -29,10 +29,10 @@ class Event:
     """One event of a job.
 
     Attributes:
-        id: Larger than that of the event before.
+        id: Number that grows from event to event.
         type: "queued", "running", "progress", "succeeded", "failed" or "cancelled".
-        data: As JSON.
-        preview: Of a step; only the newest is kept.
+        data: Content of the event, as JSON values.
+        preview: Preview image of a step; only the newest is kept.
     """
 
     id: int

@@ -67,12 +67,12 @@ class Previewer:
         self._seconds_per_pixel: float | None = None  # of a decode; None before the first
 
     def begin(self, shown: Sequence[bool], steps: int, *, may_decode: bool) -> PassPreviews:
-        """Return the previews of one pass.
+        """Return the previews of one batch.
 
         Args:
-            shown: Of each task of the pass, whether it has previews.
-            steps: Of the pass.
-            may_decode: Whether there is memory for it.
+            shown: For each task of the batch, whether it has previews.
+            steps: Number of denoising steps.
+            may_decode: Whether there is enough memory to decode previews.
         """
         return PassPreviews(self, shown, steps, may_decode=may_decode)
 
@@ -124,13 +124,13 @@ class Previewer:
 
 
 class PassPreviews:
-    """The previews of one pass, from step to step.
+    """The previews of one batch, step by step.
 
     Args:
-        previewer: Draws them.
-        shown: Of each task of the pass, whether it has previews.
-        steps: Of the pass.
-        may_decode: Whether there is memory for it.
+        previewer: Previewer that draws them.
+        shown: For each task of the batch, whether it has previews.
+        steps: Number of denoising steps.
+        may_decode: Whether there is enough memory to decode previews.
     """
 
     def __init__(self, previewer: Previewer, shown: Sequence[bool], steps: int, *, may_decode: bool) -> None:

@@ -14,11 +14,11 @@ def start_ray(num_workers: int, address: str | None = None) -> bool:
     """Start Ray here, or join a cluster, unless this process has one.
 
     Args:
-        num_workers: Most processes that run pipelines, where Ray is started here.
-        address: Of a running cluster; None starts one here.
+        num_workers: Maximum number of pipeline processes, if Ray is started here.
+        address: Address of a running cluster; None starts Ray here.
 
     Returns:
-        Whether it was started or joined now, and has to be shut down.
+        Whether this call started or joined Ray, so that the caller has to shut it down.
 
     Raises:
         InvalidInputError: Ray isn't installed.
@@ -33,7 +33,7 @@ def start_ray(num_workers: int, address: str | None = None) -> bool:
     options: dict[str, Any] = {"address": address}
     if address is None:
         keep_ray_on_loopback()
-        # Ray hands out places, not cores: a pipeline on a CPU may share them.
+        # Ray counts slots, not cores: pipelines on a CPU can share cores.
         options = {"include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, num_workers + 2)}
     ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     return True

@@ -118,11 +118,11 @@ class EditReplica:
 
 
 class RayRunner:
-    """A runner whose pipeline is any replica: that which knows the image, or one that is free.
+    """A runner on any replica: the one that has the image cached, or a free one.
 
     Args:
         handle: Ray Serve's handle of the replicas.
-        info: Of their model.
+        info: Description of the model of the replicas.
     """
 
     def __init__(self, handle: Any, info: ModelInfo) -> None:
@@ -185,8 +185,8 @@ class RayReplicas:
     """Replicas on Ray Serve, started in this process's own Ray on loopback or on a cluster.
 
     Args:
-        settings: Of the server; `replicas` is the most that are started.
-        address: Of a Ray cluster; None starts one here.
+        settings: Settings of the server; `replicas` is the maximum that is started.
+        address: Address of a Ray cluster; None starts Ray here.
 
     Raises:
         ValueError: Ray isn't installed.

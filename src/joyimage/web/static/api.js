@@ -10,7 +10,7 @@ const LONGEST_PAUSE_MS = 5000;
 // A stream that is silent for longer than its keepalives (10 s) is dead, whatever the network says.
 const SILENCE_MS = 25_000;
 
-/** What the server refused, or failed at. */
+/** A request that the server rejected or failed to process. */
 export class ServerError extends Error {
   /**
    * @param {string} message One sentence.
@@ -199,7 +199,7 @@ export async function follow(id, tell, signal) {
       if (signal.aborted || !mayComeBack(error)) throw error;
     }
     await pause(wait, signal);
-    if (signal.aborted) throw new DOMException("Nobody follows the job any more.", "AbortError");
+    if (signal.aborted) throw new DOMException("The job is no longer followed.", "AbortError");
   }
 }
 

@@ -83,7 +83,7 @@ export function tell(place, sentence) {
   if (place.textContent !== (sentence ?? "")) place.textContent = sentence ?? "";
 }
 
-/** Return a name that nobody else has. `crypto.randomUUID` is missing on plain http. */
+/** Return a unique name. `crypto.randomUUID` is missing on plain http. */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

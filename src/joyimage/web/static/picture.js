@@ -147,7 +147,7 @@ function measure(file, name, url) {
   const image = new Image();
   return new Promise((resolve, reject) => {
     image.onload = () => resolve({ width: image.naturalWidth, height: image.naturalHeight });
-    image.onerror = () => reject(refuse(file, name));
+    image.onerror = () => reject(unreadable(file, name));
     image.src = url;
   });
 }
@@ -157,12 +157,12 @@ async function decode(file, name) {
   try {
     return await createImageBitmap(file);
   } catch {
-    throw refuse(file, name);
+    throw unreadable(file, name);
   }
 }
 
 /** @param {Blob} file @param {string} name */
-function refuse(file, name) {
+function unreadable(file, name) {
   if (!file.size) return new Error(`${name} is empty; choose another file.`);
   return new Error(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
 }

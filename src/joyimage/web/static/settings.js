@@ -108,7 +108,7 @@ export class Settings {
     this.setKind(this.kind);
   }
 
-  /** @returns {{focus: HTMLInputElement, sentence: string} | null} The first number that can't be. */
+  /** @returns {{focus: HTMLInputElement, sentence: string} | null} The first number that is not valid. */
   get problem() {
     const names = { n: "Number of results", seed: "Seed", steps: "Steps", guidance: "Guidance" };
     for (const [id, name] of Object.entries(names)) {
