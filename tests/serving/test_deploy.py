@@ -17,8 +17,10 @@ import yaml
 from compose_spec import PyCompose
 
 from joyimage import __version__
+from joyimage.cli.commands import serve as serve_module
 from joyimage.cli.commands.serve import serve
-from joyimage.cli.main import app
+from joyimage.cli.main import app, main
+from joyimage.serving import logs
 from joyimage.serving.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -244,3 +246,41 @@ def test_flag_when_given_then_it_is_a_setting_or_the_commands_own(flag: str) -> 
     name = flag.removeprefix("--").replace("-", "_")
 
     assert name in ServerSettings.model_fields or name in {"lora", "ray", "ray_address", "verbose"}
+
+
+def test_serve_when_given_lists_and_addresses_then_settings_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(serve_module, "run_server", lambda settings, **_: served.append(settings))
+    monkeypatch.setattr(logs, "configure_logging", lambda **options: logged.append(options))
+    logged: list[dict[str, bool]] = []
+    options = {
+        "--model-aliases": "gpt-image-1,dall-e-3",
+        "--allowed-hosts": "images.example",
+        "--cors-origins": "https://a.example, https://b.example",
+        "--trusted-proxies": "10.0.0.0/8",
+        "--public-url": "https://images.example/api",
+    }
+
+    code = main(
+        ["serve", "--model", "tiny", "--data-dir", str(tmp_path), "--log-json", *sum(options.items(), ())]
+    )
+
+    assert code == 0
+    (settings,) = served
+    assert settings.model_aliases == ("gpt-image-1", "dall-e-3")
+    assert settings.host_names == ("images.example",)
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.trusted_proxies == ("10.0.0.0/8",)
+    assert settings.public_url == "https://images.example/api"
+    assert logged == [{"verbose": False, "as_json": True}]
+
+
+def test_serve_when_a_proxy_is_no_address_then_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["serve", "--model", "tiny", "--data-dir", str(tmp_path), "--trusted-proxies", "my-proxy"])
+
+    assert code == 2
+    assert "`trusted_proxies` is 'my-proxy'" in capsys.readouterr().err

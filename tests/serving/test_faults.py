@@ -386,3 +386,17 @@ def test_job_when_another_server_is_asked_to_cancel_it_then_it_ends_and_no_serve
         completion = server.service.dispatcher._completion
         wait_for(lambda one=completion: not one._running)
         assert not completion._cancelled
+
+
+def test_locks_when_servers_were_killed_then_removed_at_the_next_start(
+    workshop: Open, tmp_path: Path
+) -> None:
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"killed-{number}.lock").touch()
+    alive = workshop()
+
+    workshop().close()
+
+    assert [path.stem for path in folder.iterdir()] == [alive.liveness.name]

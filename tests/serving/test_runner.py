@@ -235,7 +235,7 @@ def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_picture_stays_the
     plain, decoding = make_runner(preview="latent"), make_runner(preview=mode)
     if mode == "auto":
         monkeypatch.setattr(preview_module, "SHARE", 1e9)  # as if a decode took no time
-        decoding._previewer.note_decode(1, 1e-9)
+        decoding._previewer.record_decode(1, 1e-9)
     edit = (make_task(kind="edit", prompt="x", steps=4, num_inputs=1), png(1))
     seen: list[Any] = []
 
@@ -254,7 +254,7 @@ def test_preview_when_a_decode_is_slow_then_only_as_often_as_it_hardly_counts(ru
     previewer = Previewer(runner.pipe, 32)
 
     assert not previewer.is_worth_decoding(100, since_s=1e9)  # nothing is known yet
-    previewer.note_decode(100, 1.0)
+    previewer.record_decode(100, 1.0)
 
     assert not previewer.is_worth_decoding(100, since_s=19)
     assert previewer.is_worth_decoding(100, since_s=21)

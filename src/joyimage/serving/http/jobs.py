@@ -175,6 +175,10 @@ async def _follow(context: RequestContext, job: Job, after: int, base_url: str) 
     shown = _Shown(after)
     with service.streaming(context.client):
         async for event in service.events.follow(job.id, after):
+            if event is None and service.dispatcher.runs_here(job.id):
+                if shown.is_quiet():  # its events come from here; no need to ask the database
+                    yield b": waiting\n\n"
+                continue
             if event is None:
                 found = await service.call(service.store.get, job.id)
                 if found is None:
@@ -190,7 +194,7 @@ async def _follow(context: RequestContext, job: Job, after: int, base_url: str) 
                 elif shown.is_quiet():
                     yield b": waiting\n\n"
                 continue
-            shown.note(event)
+            shown.record(event)
             yield await _send(service, job, event, base_url)
             if event.is_last:
                 return
@@ -209,7 +213,7 @@ class _Shown:
         self._step = 0
         self._idle_s = 0.0
 
-    def note(self, event: Event) -> None:
+    def record(self, event: Event) -> None:
         """Remember an event that is sent."""
         self._last_id = max(self._last_id, event.id)
         self._state = event.type
@@ -225,7 +229,7 @@ class _Shown:
             event = Event(self._last_id + 1, "progress", {"step": job.step, "steps": job.num_steps})
         else:
             return None
-        self.note(event)
+        self.record(event)
         return event
 
     def is_quiet(self) -> bool:

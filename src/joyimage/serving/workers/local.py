@@ -226,8 +226,8 @@ class LocalRunner:
                     metadata[number].setdefault("reused", is_known)
         self.sessions.trim()
         return [
-            ModelOutput(images=tuple(own), metadata=facts)
-            for own, facts in zip(images, metadata, strict=True)
+            ModelOutput(images=tuple(own), metadata=known)
+            for own, known in zip(images, metadata, strict=True)
         ]
 
     def _call(self, parts: Sequence[tuple[WorkItem, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:

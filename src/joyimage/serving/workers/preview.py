@@ -87,7 +87,7 @@ class Previewer:
             return self._mode == "decoded"
         return self._seconds_per_pixel is not None and self._seconds_per_pixel * num_pixels < SHARE * since_s
 
-    def note_decode(self, num_pixels: int, seconds: float) -> None:
+    def record_decode(self, num_pixels: int, seconds: float) -> None:
         """Learn from a decode what the next one will take."""
         self._seconds_per_pixel = seconds / num_pixels
 
@@ -109,7 +109,7 @@ class Previewer:
             return None
         scale = self._pipe.vae_scale_factor_spatial
         num_pixels = len(latents) * latents.shape[2] * latents.shape[3] * scale**2
-        self.note_decode(num_pixels, time.perf_counter() - started)
+        self.record_decode(num_pixels, time.perf_counter() - started)
         return pixels
 
     @torch.no_grad()
@@ -180,7 +180,7 @@ class PassPreviews:
     def end(self) -> None:
         """Say that the pass's own decode is done; what it took tells what a preview's would take."""
         if self._num_pixels:
-            self._previewer.note_decode(self._num_pixels, time.perf_counter() - self._denoised_at)
+            self._previewer.record_decode(self._num_pixels, time.perf_counter() - self._denoised_at)
 
     def _decode(self, latents: Tensor, pipe: Any) -> np.ndarray | None:
         num_pixels = len(latents) * latents.shape[2] * latents.shape[3] * pipe.vae_scale_factor_spatial**2

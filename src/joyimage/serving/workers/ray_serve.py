@@ -79,7 +79,7 @@ class EditReplica:
             items: Tasks that can share a pass.
 
         Yields:
-            ("step", (step, steps, previews)) each step, then ("done", made), or ("error", (kind, words)).
+            ("step", (step, steps, previews)) each step, then ("done", made), or ("error", (name, message)).
         """
         from ray import serve
 

@@ -37,12 +37,12 @@ def upgrade() -> None:
     # Keys of batches say what tasks have in common, and tasks change.
     op.execute(f"UPDATE {_TABLE} SET batch_key = NULL")
     _rewrite_tasks(connection)
-    facts = op.create_table(
+    server = op.create_table(
         "joyimage_server",
         sa.Column("name", sa.String(40), primary_key=True),
         sa.Column("value", sa.String(100), nullable=False),
     )
-    op.bulk_insert(facts, [{"name": "database_id", "value": secrets.token_hex(16)}])
+    op.bulk_insert(server, [{"name": "database_id", "value": secrets.token_hex(16)}])
 
 
 def _rewrite_tasks(connection: sa.Connection) -> None:
