@@ -113,6 +113,11 @@ def test_causal_padding_when_read_then_rows_and_columns() -> None:
     assert compat.causal_padding(WanCausalConv3d(1, 1, (3, 3, 5), padding=(1, 1, 2))) == (1, 2)
 
 
+def test_is_padded_before_when_all_earlier_frames_are_zeros_then_true() -> None:
+    assert compat.is_padded_before(WanCausalConv3d(1, 1, (3, 3, 3), padding=(1, 1, 1)))
+    assert not compat.is_padded_before(WanCausalConv3d(1, 1, (3, 1, 1), padding=(0, 0, 0)))
+
+
 def test_registries_when_our_classes_are_registered_then_found_by_step_caches() -> None:
     assert compat.AttentionProcessorRegistry.get(JointAttnProcessor) is not None
     assert compat.TransformerBlockRegistry.get(JoyImageTransformerBlock) is not None

@@ -151,3 +151,17 @@ def test_choose_size_when_size_given_then_images_do_not_matter() -> None:
 def test_choose_size_when_images_need_unlike_sizes_then_refused() -> None:
     with pytest.raises(ValueError, match="`image` holds images of different shapes"):
         OurProcessor(base_size=256).choose_size([IMAGE, IMAGE.rotate(90, expand=True)])
+
+
+@pytest.mark.parametrize("height", [None, 64])
+def test_preprocess_when_an_image_is_given_then_pixels_of_its_bucket_or_of_the_request(
+    height: int | None,
+) -> None:
+    processor = OurProcessor(base_size=64)
+    image = random_models.make_picture(0, 64, 96)
+
+    pixels = processor.preprocess(image, height, height)
+
+    assert pixels.shape == (1, 3, *((64, 64) if height else (48, 80)))
+    assert pixels.min() >= -1
+    assert pixels.max() <= 1

@@ -158,3 +158,13 @@ def test_frame_when_another_thread_encodes_a_video_then_each_gets_its_own_result
         assert all(torch.equal(frame, expected_frame) for frame in frames)
 
     assert all(torch.equal(one, expected_video) for one in videos)
+
+
+@torch.no_grad()
+def test_frame_when_the_decoder_is_compiled_then_one_graph_with_the_same_pixels(vae: Any) -> None:
+    latents = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+    expected = decode_frame(vae, latents)
+    compiled = make_converted_vae()
+    compiled.decoder.compile(backend="eager", fullgraph=True)
+
+    assert torch.allclose(decode_frame(compiled, latents), expected, atol=1e-5)

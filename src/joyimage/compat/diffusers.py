@@ -117,3 +117,8 @@ def reset_step_caches(model: Any) -> None:
 def causal_padding(convolution: Any) -> tuple[int, int]:
     """Return the padding in rows and in columns of one of the Wan VAE's causal convolutions."""
     return convolution._padding[2], convolution._padding[0]
+
+
+def is_padded_before(convolution: Any) -> bool:
+    """Tell whether one of the Wan VAE's causal convolutions pads enough zeros for all frames before the first."""
+    return convolution._padding[4] == convolution.kernel_size[0] - 1
