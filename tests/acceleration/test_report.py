@@ -147,6 +147,28 @@ def test_report_when_the_caller_set_a_processor_then_names_its_class(pipe: Any) 
     assert report(pipe).attention == "OwnProcessor"
 
 
+def test_report_when_the_vae_tiles_then_says_from_which_size(pipe: Any) -> None:
+    pipe.vae.enable_tiling()
+
+    assert report(pipe).vae == "single frames"
+    assert report(pipe).skipped["single frames in the VAE"] == "frames above 256 pixels are tiled"
+
+
+def test_report_when_parts_of_the_vae_are_offloaded_then_it_runs_as_for_video(pipe: Any) -> None:
+    pipe.enable_sequential_cpu_offload(device="cpu:0")
+
+    assert report(pipe).vae == "video"
+    assert "one by one" in report(pipe).skipped["single frames in the VAE"]
+
+
+def test_report_when_the_text_encoder_takes_no_mask_then_prompts_share_no_row(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joyimage.acceleration.conditions._ATTENTION_WITH_MASKS", {"eager"})
+
+    assert report(pipe).skipped["prompts in one row"] == "sdpa takes no mask"
+
+
 def test_report_when_given_something_else_then_raises() -> None:
     with pytest.raises(InvalidTypeError, match="int"):
         report(3)

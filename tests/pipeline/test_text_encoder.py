@@ -164,7 +164,7 @@ def test_encode_when_attention_takes_no_mask_then_endings_run_one_by_one(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = run(parts, PROMPTS, [[IMAGE]] * 3)
-    monkeypatch.setattr("joyimage.pipeline.qwen3_vl._ATTENTION_WITH_MASKS", set())
+    monkeypatch.setattr("joyimage.acceleration.conditions._ATTENTION_WITH_MASKS", set())
 
     one_by_one = run(parts, PROMPTS, [[IMAGE]] * 3)
 

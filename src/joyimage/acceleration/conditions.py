@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, hook_registry, is_parallel
 from joyimage.compat.torch import has_forward_hooks
+from joyimage.compat.transformers import attention_implementation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from joyimage.model.attention import JointAttention
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
+
+_ATTENTION_WITH_MASKS = {"sdpa", "eager"}
+"""Attention of transformers that takes any mask, such as one that keeps prompts in one row apart."""
 
 
 def can_write_in_place() -> bool:
@@ -81,3 +88,32 @@ def offload_kind(module: nn.Module) -> str | None:
         return "sequential"
     hooks = hook_registry(module)
     return "group" if hooks is not None and hooks.get_hook("group_offloading") is not None else None
+
+
+def encoder_takes_masks(text_encoder: Any) -> bool:
+    """Return whether a text encoder's attention takes any mask, so that prompts can share a row."""
+    return attention_implementation(text_encoder.config.text_config) in _ATTENTION_WITH_MASKS
+
+
+def runs_whole(vae: Any, sides: Sequence[int], scale: int = 1) -> bool:
+    """Return whether a VAE's encoder and decoder may be called directly on a frame; see `reason_to_call_vae`.
+
+    Args:
+        vae: The VAE.
+        sides: Height and width of the frame, in pixels or latents.
+        scale: Pixels to a side of one of them.
+    """
+    if reason_to_call_vae(vae) is not None:
+        return False
+    limits = (vae.tile_sample_min_height, vae.tile_sample_min_width)
+    return not vae.use_tiling or all(side * scale <= limit for side, limit in zip(sides, limits, strict=True))
+
+
+def reason_to_call_vae(vae: Any) -> str | None:
+    """Return why frames of every size go through the VAE's own methods; None if none have to."""
+    if not isinstance(vae, AutoencoderKLWan) or vae.config["patch_size"] is not None:
+        return "it is not a Wan 2.1 VAE"
+    parts = [module for module in vae.modules() if module is not vae]
+    if any("forward" in module.__dict__ or offload_hook(module) is not None for module in parts):
+        return "its parts are offloaded or replaced one by one"
+    return None

@@ -13,8 +13,10 @@ from joyimage.acceleration.attention import JointBufferAttnProcessor
 from joyimage.acceleration.conditions import (
     can_share_forward,
     can_shorten_last_block,
+    encoder_takes_masks,
     is_plain_linear,
     offload_kind,
+    reason_to_call_vae,
     takes_masks,
 )
 from joyimage.acceleration.settings import caches_forwards, find_transformer, name_of, settings_of
@@ -106,7 +108,15 @@ def report(target: Any) -> Report:
     if ops == "triton" and _cannot_run_kernels(transformer, device):
         ops = "torch"
         skipped["kernels"] = f"they run on a GPU, and the device is {device}"
-    encoder = parts.get("text_encoder")
+    encoder, vae = parts.get("text_encoder"), parts.get("vae")
+    if encoder is not None and not encoder_takes_masks(encoder):
+        skipped["prompts in one row"] = (
+            f"{attention_implementation(encoder.config.text_config)} takes no mask"
+        )
+    if vae is not None and (reason := reason_to_call_vae(vae)) is not None:
+        skipped["single frames in the VAE"] = reason
+    elif vae is not None and vae.use_tiling:
+        skipped["single frames in the VAE"] = f"frames above {vae.tile_sample_min_height} pixels are tiled"
     return Report(
         device=device,
         precision={name: str(part.dtype).removeprefix("torch.") for name, part in parts.items()},
@@ -116,7 +126,7 @@ def report(target: Any) -> Report:
         forward_cache=caches_forwards(transformer),
         step_cache=step_cache_of(transformer),
         text_encoder=None if encoder is None else attention_implementation(encoder.config.text_config),
-        vae=_vae_path(parts.get("vae")),
+        vae=_vae_path(vae),
         quantization=formats,
         offload=_offload(transformer),
         parallelism=parallelism_of(transformer),
@@ -212,6 +222,8 @@ def _vae_path(vae: Any) -> str | None:
     """Return how a VAE runs: its modules have joyimage's classes once they are converted."""
     if vae is None:
         return None
+    if reason_to_call_vae(vae) is not None:
+        return "video"
     is_converted = any(type(module).__module__.startswith("joyimage.") for module in vae.modules())
     return "single frames" if is_converted else "video"
 

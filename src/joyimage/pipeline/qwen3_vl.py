@@ -24,8 +24,6 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
-from joyimage.compat.transformers import attention_implementation
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
     ComputeVision = Callable[[], Any]
     CacheVision = Callable[[ComputeVision], Any]
-
-_ATTENTION_WITH_MASKS = {"sdpa", "eager"}
-"""Attention of transformers that takes any mask, such as one that separates packed conversations."""
 
 
 @dataclass
@@ -213,12 +208,6 @@ def image_positions(
     is_image = (ids == model.config.image_token_id).int()
     positions: Tensor = model.model.get_rope_index(ids, is_image, grid.cpu())[0]
     return positions, int(positions.max()) + 1
-
-
-def takes_masks(text_encoder: Qwen3VLForConditionalGeneration) -> bool:
-    """Tell whether the attention takes any mask."""
-    model: Any = text_encoder
-    return attention_implementation(model.config.text_config) in _ATTENTION_WITH_MASKS
 
 
 def fork_cache(cache: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from joyimage.acceleration.conditions import encoder_takes_masks
 from joyimage.pipeline.feature_cache import FeatureCache
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 from joyimage.pipeline.qwen3_vl import (
@@ -25,7 +26,6 @@ from joyimage.pipeline.qwen3_vl import (
     image_positions,
     prepare_images,
     run_encoder,
-    takes_masks,
 )
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _continue_prefix(
 
 def _can_pack(text_encoder: Qwen3VLForConditionalGeneration, suffixes: Sequence[Tokens]) -> bool:
     """Tell whether suffixes can be packed into one row: a mask separates them, which not all attention takes."""
-    return len(suffixes) == 1 or takes_masks(text_encoder)
+    return len(suffixes) == 1 or encoder_takes_masks(text_encoder)
 
 
 def _pack(suffixes: Sequence[Tokens]) -> Tensor:

@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.nn import functional
 
+from joyimage.acceleration.conditions import runs_whole
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import causal_padding, is_padded_before
 
@@ -103,7 +104,7 @@ def encode_frame(vae: AutoencoderKLWan, pixels: Tensor) -> DiagonalGaussianDistr
         Distribution over `[B, C, 1, H/8, W/8]`.
     """
     model: Any = vae
-    if not _runs_whole(vae, pixels.shape[-2:], 1):
+    if not runs_whole(vae, pixels.shape[-2:]):
         return model.encode(pixels).latent_dist
     with single_frames(vae):
         return DiagonalGaussianDistribution(
@@ -122,7 +123,7 @@ def decode_frame(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         `[B, 3, 1, H, W]` in [-1, 1].
     """
     model: Any = vae
-    if not _runs_whole(vae, latents.shape[-2:], vae.config["scale_factor_spatial"]):
+    if not runs_whole(vae, latents.shape[-2:], vae.config["scale_factor_spatial"]):
         return model.decode(latents, return_dict=False)[0]
     with single_frames(vae):
         return model.decoder(model.post_quant_conv(_channels_last(latents))).clamp(-1, 1).contiguous()
@@ -153,14 +154,3 @@ def single_frames(vae: AutoencoderKLWan) -> Generator[None]:
 def _channels_last(frames: Tensor) -> Tensor:
     """Lay out `[B, C, 1, H, W]` with the channels fastest, which suits convolutions of one frame."""
     return frames.squeeze(2).contiguous(memory_format=torch.channels_last).unsqueeze(2)
-
-
-def _runs_whole(vae: Any, sides: tuple[int, ...], scale: int) -> bool:
-    """Tell whether encoder and decoder may be called directly: no tiles, no offloading of parts, no other network."""
-    if not isinstance(vae, AutoencoderKLWan) or vae.config["patch_size"] is not None:
-        return False
-    limits = (vae.tile_sample_min_height, vae.tile_sample_min_width)
-    if vae.use_tiling and any(side * scale > limit for side, limit in zip(sides, limits, strict=True)):
-        return False
-    parts = [module for module in vae.modules() if module is not vae]
-    return not any("forward" in module.__dict__ or offload_hook(module) is not None for module in parts)
