@@ -1,0 +1,153 @@
+"""`joyimage train lora`: train an adapter on pairs of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from joyimage.cli.console import note, warn
+from joyimage.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from joyimage.training.config import TrainingConfig
+
+_MOST_NOTES = 10
+
+
+def train_lora(
+    source: Path,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    model: str | None = None,
+    caption: str | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    rank: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    gpus: int = 1,
+    dry_run: bool = False,
+    plan: bool = False,
+    align: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Train a LoRA adapter on pairs of images, or resume an interrupted run.
+
+    Args:
+        source: A .toml config; or a folder of pairs: the folders target and control, pairs.jsonl, metadata.csv, or .tar
+            shards.
+        output: File NAME.safetensors to write, whose run is kept in NAME-run beside it; or the folder of the run.
+        model: Checkpoint to train; default: the config's, else the published one on an accelerator and tiny on a CPU.
+        caption: Prompt of all pairs of a folder that have none of their own.
+        steps: Optimizer steps.
+        batch_size: Pairs per forward.
+        learning_rate: Peak learning rate.
+        rank: Rank of the adapter.
+        seed: Seed of the adapter and of all draws.
+        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
+        gpus: Processes to train with, one per GPU; they divide the batches of a step.
+        dry_run: Check all pairs, write a sheet of what the network would see, and stop.
+        plan: Check all pairs, print the predicted peak of memory, and stop.
+        align: Move targets that are shifted against their references back.
+        tensorboard: Write TensorBoard events too.
+    """
+    given = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "rank": rank,
+        "seed": seed,
+        "model": model,
+        "device": device,
+        "output": output,
+        "align": align or None,
+        "tensorboard": tensorboard or None,
+    }
+    config = _read(source, caption, {name: value for name, value in given.items() if value is not None})
+    from joyimage.training import lora
+
+    if dry_run or plan:
+        planned = lora.plan(config)
+        for one in planned.survey.notes[:_MOST_NOTES]:
+            warn(one)
+        if len(planned.survey.notes) > _MOST_NOTES:
+            warn(f"{len(planned.survey.notes) - _MOST_NOTES} more pairs like these.")
+        note(
+            f"{len(planned.survey.training)} pairs to train on, {len(planned.survey.held_out)} held out. {planned.memory}"
+        )
+        if dry_run:
+            sys.stdout.write(f"{lora.write_dry_run(config, planned)}\n")
+        planned.memory.check()
+        return
+    if gpus > 1:
+        _launch(gpus)
+        return
+    result = lora.train(config)
+    note(f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB.")
+    sys.stdout.write(f"{result.adapter}\n")
+
+
+def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingConfig:
+    """Return the config that a command line means: the file's, with options in the places of its values.
+
+    Raises:
+        InvalidInputError: A value is not accepted, or the output is missing.
+    """
+    from joyimage.loading import default_model
+    from joyimage.training.config import LoraConfig, TrainConfig, TrainingConfig, read_config
+    from joyimage.training.data.sources import section_of_folder
+
+    train = {
+        name: given.pop(name) for name in ("steps", "batch_size", "learning_rate", "seed") if name in given
+    }
+    lora = {name: given.pop(name) for name in ("rank",) if name in given}
+    if source.is_file():
+        if caption is not None:
+            raise InvalidInputError(
+                "`--caption` is for a folder of pairs; a config has `caption` in its [[data]]."
+            )
+        config = read_config(source)
+        return dataclasses.replace(
+            config,
+            **given,
+            train=dataclasses.replace(config.train, **train),
+            lora=dataclasses.replace(config.lora, **lora),
+        )
+    if "output" not in given:
+        raise InvalidInputError(
+            "`--output` is missing; expected the adapter to write, such as sketch.safetensors."
+        )
+    given.setdefault("model", default_model(given.get("device")))
+    return TrainingConfig(
+        **given,
+        data=(section_of_folder(source, caption),),
+        train=TrainConfig(**train),
+        lora=LoraConfig(**lora),
+    )
+
+
+def _launch(num: int) -> None:
+    """Run this command again in several processes that know of each other.
+
+    Raises:
+        InvalidInputError: One of them failed; it has said why.
+    """
+    arguments = sys.argv[1:]
+    place = arguments.index("--gpus") if "--gpus" in arguments else -1
+    arguments = (
+        arguments[:place] + arguments[place + 2 :]
+        if place >= 0
+        else [one for one in arguments if not one.startswith("--gpus=")]
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}"]
+    done = subprocess.run([*command, "-m", "joyimage.cli.main", *arguments], check=False)
+    if done.returncode:
+        raise InvalidInputError(
+            f"A training process ended with exit code {done.returncode}; its message is above."
+        )
