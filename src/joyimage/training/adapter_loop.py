@@ -18,7 +18,7 @@ from joyimage.model.adapters.layouts import save_adapter
 from joyimage.model.adapters.names import adaptable_layers
 from joyimage.model.adapters.strength import Statement
 from joyimage.model.adapters.updates import read_updates
-from joyimage.training.adapter_loss import Batch, draw_sigma, predict_loss
+from joyimage.training.adapter_loss import Batch, draw_sigma, explicit_attention, predict_loss
 from joyimage.training.memory import target_modules
 from joyimage.training.optimizers import make_optimizer
 from joyimage.training.order import draw_batches, sample_generator
@@ -223,8 +223,9 @@ class AdapterLoop:
         own = range(self._processes.rank, len(batches), self._processes.num)
         errors = torch.zeros((), device=self._device)
         for place in own:
-            loss, mse = self._loss(step, place, batches[place])
-            (loss / len(own)).backward()
+            with explicit_attention(self._device):
+                loss, mse = self._loss(step, place, batches[place])
+                (loss / len(own)).backward()
             errors += mse / len(own)
         self._processes.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)

@@ -108,7 +108,7 @@ def predict_loss(
     """
     noisy = torch.lerp(batch.target, noise, sigma.view(-1, 1, 1, 1, 1))
     device = batch.target.device
-    with autocast(device, precision), explicit_attention(device):
+    with autocast(device, precision):
         velocity = transformer(
             hidden_states=[*batch.references, noisy],
             timestep=1000 * sigma,
@@ -144,7 +144,10 @@ def autocast(device: torch.device, precision: torch.dtype) -> Any:
 
 @contextmanager
 def explicit_attention(device: torch.device) -> Iterator[None]:
-    """Compute attention step by step on a CPU, where the backward of the fused kernel takes twice as long."""
+    """Compute attention step by step on a CPU, where the backward of the fused kernel takes twice as long.
+
+    The block has to hold the backward too: what is recomputed there must be computed alike.
+    """
     if device.type != "cpu":
         yield
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from joyimage.errors import OutOfMemoryError
+from joyimage.errors import InvalidInputError, OutOfMemoryError
 from joyimage.model.adapters.names import ATTENTION_MODULES, TARGET_MODULES
 from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -97,6 +97,9 @@ def plan_memory(
         largest: Width and height of each image of the largest pair.
         device: Device of the run.
         num_processes: Processes that share the frozen base.
+
+    Raises:
+        InvalidInputError: `lora.targets` names a layer that does not exist.
     """
     settings = read_json(folder / "transformer" / "config.json")
     with torch.device("meta"):
@@ -106,6 +109,13 @@ def plan_memory(
     width = transformer.settings.hidden_size
     is_half = config.train.dtype == "bfloat16"
     bytes_per_weight = 2 if is_half and device != "cpu" else 4
+    layers = [name for name, layer in transformer.named_modules() if isinstance(layer, torch.nn.Linear)]
+    for target in target_modules(config.lora.targets):
+        if not any(_is_target(name, (target,)) for name in layers):
+            raise InvalidInputError(
+                f"`lora.targets` has {target!r}, which names no layer of this transformer; expected names such as"
+                f" {', '.join(TARGET_MODULES)}."
+            )
     rank = config.lora.rank
     num_trained = sum(
         rank * (layer.in_features + layer.out_features)

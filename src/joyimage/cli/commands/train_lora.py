@@ -27,6 +27,7 @@ def train_lora(
     caption: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    gradient_accumulation: int | None = None,
     learning_rate: float | None = None,
     rank: int | None = None,
     seed: int | None = None,
@@ -47,6 +48,7 @@ def train_lora(
         caption: Prompt of all pairs of a folder that have none of their own.
         steps: Optimizer steps.
         batch_size: Pairs per forward.
+        gradient_accumulation: Forwards per optimizer step, over all processes.
         learning_rate: Peak learning rate.
         rank: Rank of the adapter.
         seed: Seed of the adapter and of all draws.
@@ -60,6 +62,7 @@ def train_lora(
     given = {
         "steps": steps,
         "batch_size": batch_size,
+        "gradient_accumulation": gradient_accumulation,
         "learning_rate": learning_rate,
         "rank": rank,
         "seed": seed,
@@ -79,7 +82,8 @@ def train_lora(
         if len(planned.survey.notes) > _MOST_NOTES:
             warn(f"{len(planned.survey.notes) - _MOST_NOTES} more pairs like these.")
         note(
-            f"{len(planned.survey.training)} pairs to train on, {len(planned.survey.held_out)} held out. {planned.memory}"
+            f"{len(planned.survey.training)} pairs to train on, {len(planned.survey.held_out)} held out."
+            f" {planned.memory}"
         )
         if dry_run:
             sys.stdout.write(f"{lora.write_dry_run(config, planned)}\n")
@@ -103,9 +107,8 @@ def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingC
     from joyimage.training.config import LoraConfig, TrainConfig, TrainingConfig, read_config
     from joyimage.training.data.sources import section_of_folder
 
-    train = {
-        name: given.pop(name) for name in ("steps", "batch_size", "learning_rate", "seed") if name in given
-    }
+    names = ("steps", "batch_size", "gradient_accumulation", "learning_rate", "seed")
+    train = {name: given.pop(name) for name in names if name in given}
     lora = {name: given.pop(name) for name in ("rank",) if name in given}
     if source.is_file():
         if caption is not None:

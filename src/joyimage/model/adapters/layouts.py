@@ -66,7 +66,7 @@ def save_adapter(
         {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()},
         dict(sorted(entries.items())),
     )
-    write_whole(target, lambda file: file.write(content))
+    write_whole(target, lambda file: file.write(_with_sorted_header(content)))
     return target
 
 
@@ -131,3 +131,15 @@ def adapter_header(updates: Mapping[str, LayerUpdate], layout: str) -> dict[str,
     if layout == "kohya":
         header["ss_network_module"] = "networks.lora"
     return header
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a safetensors file with its header in one order: the library's order of metadata is random."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    metadata = dict(sorted(header.pop("__metadata__", {}).items()))
+    text = json.dumps(
+        {"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
