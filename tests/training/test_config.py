@@ -58,10 +58,10 @@ def test_output_when_it_is_a_file_then_the_run_is_beside_it(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"modle": "tiny"}, r"`modle`.*Did you mean `model`"),
+        ({"mode1": "tiny"}, r"`mode1`.*Did you mean `model`"),
         ({"train": {"step": 5}}, r"`train\.step`.*Did you mean `train\.steps`"),
         ({"lora": {"zzz": 5}}, r"`lora\.zzz`.*Known: rank"),
-        ({"data": [{"targt": "x"}]}, r"`data\[0\]\.targt`.*Did you mean `data\[0\]\.target`"),
+        ({"data": [{"targets": "x"}]}, r"`data\[0\]\.targets`.*Did you mean `data\[0\]\.target`"),
         ({"train": {"steps": "many"}}, r"`train\.steps` is 'many'; expected a whole number"),
         ({"train": {"steps": 0}}, r"`train\.steps` is 0; expected 1"),
         ({"train": {"ema": float("nan")}}, r"`train\.ema` is nan"),

@@ -192,6 +192,16 @@ COMMANDS = (
         examples=("joyimage train tiny runs/tiny", "joyimage train tiny runs/tiny --stage edit"),
     ),
     CatalogEntry(
+        name="train lora",
+        function="train_lora:train_lora",
+        help="Train a LoRA adapter on pairs of images, or resume an interrupted run.",
+        group=_CHECKPOINTS,
+        examples=(
+            'joyimage train lora pairs -o sketch.safetensors --caption "Turn it into a pencil sketch."',
+            "joyimage train lora sketch.toml --dry-run",
+        ),
+    ),
+    CatalogEntry(
         name="eval tiny",
         function="evaluate:tiny",
         help="Measure how well a checkpoint edits drawn scenes that it was not trained on.",

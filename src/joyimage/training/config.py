@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
+import tomllib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from joyimage.errors import InvalidInputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "muon")
 TIMESTEPS = ("shift", "uniform", "logit_normal")

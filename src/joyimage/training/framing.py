@@ -10,7 +10,7 @@ import numpy as np
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.folder_checks import check_index
 from joyimage.pipeline.hub import fetch_index, find_folder
-from joyimage.pipeline.images import JoyImageEditImageProcessor
+from joyimage.pipeline.images import JoyImageEditImageProcessor, fit_to_size
 from joyimage.spatial.frame import Placement
 from joyimage.spatial.move import draw_red_box
 from joyimage.training.data.alignment import find_shift, shift_image
@@ -102,9 +102,8 @@ def frame_example(example: Example, checkpoint: Checkpoint, *, align: bool = Fal
     originals = [source.open() for source in example.references]
     target = example.target.open()
     sizes = [processor.choose_size([image]) for image in originals]
-    references = [processor.fit(image, *size) for image, size in zip(originals, sizes, strict=True)]
-    height, width = sizes[-1] if sizes else processor.choose_size([target])
-    framed = processor.fit(target, height, width)
+    references = [fit_to_size(image, size) for image, size in zip(originals, sizes, strict=True)]
+    framed = fit_to_size(target, sizes[-1] if sizes else processor.choose_size([target]))
     notes: list[str] = []
     if originals:
         before, after = (image.width / image.height for image in (originals[-1], target))
@@ -117,7 +116,7 @@ def frame_example(example: Example, checkpoint: Checkpoint, *, align: bool = Fal
         notes += shift_note
     if example.box is not None:
         placement = Placement.crop(originals[0].size, references[0].size)
-        left, top, right, bottom = (round(side) for side in placement.to_canvas(example.box))
+        left, top, right, bottom = (round(side) for side in placement.to_target(example.box))
         references[0] = draw_red_box(references[0], (left, top, right, bottom))
     return FramedExample(example=example, references=tuple(references), target=framed, notes=tuple(notes))
 

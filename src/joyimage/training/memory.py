@@ -40,7 +40,7 @@ class MemoryPlan:
         base: The frozen weights.
         adapter: Adapter, gradients and optimizer.
         activations: What the backward pass needs.
-        available: What the device has; None where nobody knows.
+        available: What the device has; None if it is unknown.
         gradient_checkpointing: Whether blocks are recomputed in the backward pass.
         tokens: Tokens of the largest pair.
     """

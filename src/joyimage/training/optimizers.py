@@ -84,7 +84,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], others: dict[str, Any]
 ) -> None:
-    """Put back what `optimizer_tensors` returned."""
+    """Restore what `optimizer_tensors` returned."""
     state = optimizer.state_dict()
     entries: dict[int, dict[str, Any]] = {int(index): dict(entry) for index, entry in others["state"].items()}
     for key, value in tensors.items():
