@@ -326,3 +326,18 @@ def test_preview_when_steps_are_faster_than_who_follows_then_the_newest_is_still
     events = asyncio.run(follow())
 
     assert [event.preview and event.preview.file for event in events] == [None, b"2", None, None]
+
+
+def test_input_when_its_job_succeeded_then_fetched_until_the_results_are_removed(server: LiveServer) -> None:
+    with server.client() as client:
+        files = {"image": ("a.png", png(1), "image/png")}
+        asked = client.post("/v1/jobs", data={"kind": "edit", "prompt": "x"}, files=files)
+        job = ended(client, asked.json())
+        (address,) = job["inputs"]
+        found = client.get(address)
+        assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
+        assert opened(found.content).size == opened(png(1)).size
+        assert client.get(f"/v1/jobs/{job['id']}/inputs/1").status_code == 404
+
+        assert client.delete(f"/v1/jobs/{job['id']}").json()["inputs"] == []
+        assert client.get(f"/v1/jobs/{job['id']}/inputs/0").status_code == 410

@@ -594,6 +594,41 @@ def test_jobs_when_listed_then_states_and_a_result_to_open(
     expect(visitor.see("#picture-name")).to_contain_text(f"edit-{server.jobs()[1]['seed']}")
 
 
+def test_job_when_opened_in_another_browser_then_before_and_the_same_commands_and_record(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    first = visit()
+    first.choose_example("shapes")
+    first.choose_mode("move")
+    first.page.fill("#object", 'it\'s a "black" heart')
+    first.draw(0.1, 0.65, 0.35, 0.9)
+    first.run()
+    other = visit()
+    other.page.click("#jobs-open")
+    other.see("#jobs-list li:first-child").get_by_role("button").click()
+    expect(other.see("#views")).to_be_visible()
+    other.choose_view("before")
+    other.expect_name("input.png")
+
+    commands, records = [], []
+    for visitor in (first, other):
+        visitor.choose_view("after")
+        visitor.page.click("#copy-open")
+        texts = []
+        for language in ("shell", "python", "curl"):
+            visitor.page.locator(f'#copy-forms input[value="{language}"]').check(force=True)
+            texts.append(
+                (visitor.page.locator("#copy-text").text_content() or "").replace("shapes.png", "input.png")
+            )
+        commands.append(texts)
+        visitor.page.click("#copy-dialog [data-close]")
+        visitor.download(tmp_path / f"{len(records)}.png")
+        records.append(read_record(tmp_path / f"{len(records)}.png"))
+    assert "black" in commands[0][0]
+    assert commands[0] == commands[1]
+    assert records[0] == records[1]
+
+
 def test_settings_when_opened_then_defaults_of_the_checkpoint_and_limits_in_words(
     visit: Callable[..., Visitor],
 ) -> None:

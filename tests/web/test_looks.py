@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 from statistics import median
@@ -287,6 +288,24 @@ def test_page_when_opened_then_painted_within_a_second_and_300_kb_in_all(
     assert sum(size for _, size in sizes) < PAGE_BYTES
     loaded = {name.partition("//")[2].partition("/")[2] for name, _ in sizes}
     assert {"app.js", "style.css", "viewer.js"} <= loaded
+
+
+def test_page_when_fetched_again_then_only_what_changed_is_sent_and_compressed(server: Server) -> None:
+    index = httpx2.get(server.url)
+    preloaded = set(re.findall(r'modulepreload" href="/([^"]+)"', index.text))
+    modules = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js")}
+    assert preloaded == modules - {"app.js", "theme.js"}
+
+    first = httpx2.get(f"{server.url}/app.js", headers={"Accept-Encoding": "gzip"})
+    assert first.headers["content-encoding"] == "gzip"
+    assert int(first.headers["content-length"]) < 0.5 * len(first.content)
+    plain = httpx2.get(f"{server.url}/app.js", headers={"Accept-Encoding": "identity"})
+    assert plain.content == first.content
+    again = httpx2.get(f"{server.url}/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    manifest = httpx2.get(f"{server.url}/manifest.webmanifest")
+    assert manifest.headers["content-type"].startswith("application/manifest+json")
+    assert manifest.json()["start_url"] == "/"
 
 
 def test_page_when_served_then_under_a_policy_without_exceptions(server: Server) -> None:

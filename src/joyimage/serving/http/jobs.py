@@ -123,10 +123,22 @@ async def mask(
     return await _open(request, "masks", job_id, number, expires, signature)
 
 
+@router.get(
+    "/v1/jobs/{job_id}/inputs/{number}",
+    responses={**ERRORS, 200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    response_class=Response,
+)
+async def input_image(
+    request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
+) -> Response:
+    """Return an input image of a job that succeeded, as long as its results are kept."""
+    return await _open(request, "inputs", job_id, number, expires, signature)
+
+
 async def _open(
     request: Request, which: str, job_id: str, number: int, expires: str, signature: str
 ) -> Response:
-    """Return a file of a job's "images" or "masks".
+    """Return a file of a job's "images", "masks" or "inputs".
 
     Raises:
         ApiError: There is no such result, or it has been removed.
@@ -140,7 +152,8 @@ async def _open(
     result = {} if job is None or job.result is None else job.result
     if result.get("is_deleted"):
         raise ApiError(410, "The job's results have been removed.", code="gone")
-    if job is None or number >= result.get(f"num_{which}", 0):
+    counts = {} if job is None else {"num_inputs": job.task.get("num_inputs", 0), **result}
+    if job is None or number >= counts.get(f"num_{which}", 0):
         raise ApiError(404, "There is no such image.", code="not_found")
     try:
         # The path is made of the record's own id, not of what came in the request.
@@ -149,7 +162,17 @@ async def _open(
         raise ApiError(410, "The job's results have been removed.", code="gone") from None
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
     kind = job.task.get("output_format", "png") if which == "images" else "png"
-    return Response(data, media_type=MEDIA_TYPES[kind], headers=headers)
+    media_type = _media_type_of(data) if which == "inputs" else MEDIA_TYPES[kind]
+    return Response(data, media_type=media_type, headers=headers)
+
+
+def _media_type_of(data: bytes) -> str:
+    """Return the type of an image's file by its first bytes."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return MEDIA_TYPES["jpeg"]
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return MEDIA_TYPES["webp"]
+    return MEDIA_TYPES["png"] if data.startswith(b"\x89PNG") else "application/octet-stream"
 
 
 async def _find(context: RequestContext, job_id: str) -> Job:

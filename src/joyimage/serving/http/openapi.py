@@ -113,6 +113,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "reused": _REUSED,
             "images": {"type": "array", "items": {"type": "string"}},
             "masks": {"type": "array", "items": {"type": "string"}},
+            "inputs": {"type": "array", "items": {"type": "string"}},
             "error": {"type": ["object", "null"]},
         },
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import mimetypes
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,15 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml", ".webp": "image/webp"}
+_TYPES = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+    ".webmanifest": "application/manifest+json",
+}
+_COMPRESSED = ("text/", "image/svg", "application/manifest")
+_LEVEL = 6
 
 
 def add_page(app: FastAPI, folder: Path) -> None:
@@ -29,7 +39,19 @@ def add_page(app: FastAPI, folder: Path) -> None:
 def _add_file(app: FastAPI, address: str, path: Path) -> None:
     kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
-    def send(_: Request) -> Response:
-        return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+    def send(request: Request) -> Response:
+        data = path.read_bytes()
+        tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        # The browser asks each time and is sent what has changed: a new version of the page is whole at once.
+        headers = {"Cache-Control": "no-cache", "ETag": tag, "Vary": "Accept-Encoding"}
+        known = [
+            one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")
+        ]
+        if tag in known:
+            return Response(status_code=304, headers=headers)
+        if kind.startswith(_COMPRESSED) and "gzip" in request.headers.get("accept-encoding", ""):
+            data = gzip.compress(data, _LEVEL, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return Response(data, media_type=kind, headers=headers)
 
     app.add_route(address, send, methods=["GET", "HEAD"], include_in_schema=False)

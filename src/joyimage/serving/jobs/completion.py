@@ -158,8 +158,10 @@ class JobCompletion:
             self.events.publish(job.id, "queued", {"restarted": job.restarted}, restarted=job.restarted)
 
     def publish_end(self, job: Job) -> None:
-        """Remove the inputs of a job that has ended, publish the end and count it."""
+        """Keep the inputs of a job that succeeded, remove any others, publish the end and count it."""
         self._forget(job.id)
+        if job.state == "succeeded":
+            self.files.keep_inputs(job.id)
         self.files.remove_inputs(job.id)
         self.metrics.ended.labels(job.kind, job.state).inc()
         if job.started_at is not None and job.finished_at is not None:

@@ -92,7 +92,7 @@ class BatchRun:
             if self._ends_now(job) or job.id not in self._open:
                 continue
             metrics = self._completion.metrics
-            stored_bytes = 0
+            stored_bytes = job.stored_bytes  # the inputs are kept beside the results
             try:
                 result = prepared.finish(output)
                 for name, images in (("output", result.images), ("edited", result.masks)):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"(input|output|edited)-\d{1,4}|mask")
-RESULTS = {"images": "output", "masks": "edited"}
-"""Names of the files of results."""
+_NAME = re.compile(r"(input|output|edited|source)-\d{1,4}|mask")
+RESULTS = {"images": "output", "masks": "edited", "inputs": "source"}
+"""Names of the files that clients fetch."""
 # A folder younger than this may belong to a job whose record is just being written.
 _ORPHAN_AGE_S = 600
 _AT_ONCE = 500
@@ -75,6 +75,12 @@ class JobFiles:
     def remove(self, job_id: str) -> None:
         """Remove a job's folder, if there is one."""
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
+
+    def keep_inputs(self, job_id: str) -> None:
+        """Keep the input images of a job that succeeded beside its results, which they are compared with."""
+        for path in self._folder(job_id).glob("input-*"):
+            with contextlib.suppress(OSError):  # then the results have nothing beside them
+                path.replace(path.with_name(path.name.replace("input", RESULTS["inputs"], 1)))
 
     def remove_inputs(self, job_id: str) -> None:
         """Remove the input images of a job that has ended."""

@@ -173,6 +173,11 @@ export async function getImage(id, number) {
   return (await send(`/v1/jobs/${id}/images/${number}`)).blob();
 }
 
+/** Fetch an image that went into a job. @param {string} id @param {number} number @returns {Promise<Blob>} */
+export async function getInput(id, number) {
+  return (await send(`/v1/jobs/${id}/inputs/${number}`)).blob();
+}
+
 /**
  * Follow a job to its end, over lost connections and restarts of the server.
  *

@@ -20,7 +20,7 @@ import { Prompt, adviseOnFreeWords } from "./prompt.js";
 import { References } from "./references.js";
 import { findProblem, makeRequest } from "./request.js";
 import { Result } from "./result.js";
-import { fetchResults, Run, sentence } from "./run.js";
+import { fetchInputs, fetchResults, Run, sentence } from "./run.js";
 import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { attempt, effect, source, state, update } from "./store.js";
@@ -408,7 +408,7 @@ class App {
       const isHere = project?.attempts.some((one) => one.id === job.id);
       const id = project && isHere ? project.id : `job-${job.id}`;
       const found = isFinished(job) ? job : await getJob(job.id);
-      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null));
+      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found));
       if (this.mode === "generate" && job.kind !== "generate") choose("mode", "edit");
       await this.goTo(job.id, id);
     } catch (error) {

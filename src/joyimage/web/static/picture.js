@@ -48,11 +48,15 @@ export async function readPicture(file, name, limits) {
 /**
  * Give a picture that was kept, or has come from the server, its addresses.
  *
+ * A width of 0 stands for the file's own size.
+ *
  * @param {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} kept
  * @returns {Promise<Picture>}
  */
 export async function restorePicture(kept) {
-  return finishPicture(kept, await decode(kept.blob, kept.name));
+  const bitmap = await decode(kept.blob, kept.name);
+  const { width, height } = kept.width ? kept : bitmap;
+  return finishPicture({ ...kept, width, height }, bitmap);
 }
 
 /** Free what a picture holds. @param {Picture} picture */

@@ -1,6 +1,6 @@
 /** One run: queue it, follow it, show how far it is, fetch what came out. It survives reloads and lost servers. */
 
-import { GoneError, ServerError, cancelJob, follow, getImage, getJob, insist, postJob } from "./api.js";
+import { GoneError, ServerError, cancelJob, follow, getImage, getInput, getJob, insist, postJob } from "./api.js";
 import { byId, newId, tell } from "./dom.js";
 import { announce, notify, withdraw } from "./notices.js";
 import { restorePicture } from "./picture.js";
@@ -233,6 +233,27 @@ export async function fetchResults(job, request, source) {
     }),
   );
   return { job, request, pictures, selected: 0 };
+}
+
+/**
+ * Fetch what went into a job that another page asked for.
+ *
+ * @param {Job} job
+ * @returns {Promise<Picture[]>} None where the server no longer has it.
+ */
+export async function fetchInputs(job) {
+  try {
+    return await Promise.all(
+      (job.inputs ?? []).map(async (_, number) => {
+        const blob = await getInput(job.id, number);
+        const type = blob.type.split("/")[1]?.replace("jpeg", "jpg") ?? "png";
+        return restorePicture({ id: newId(), blob, width: 0, height: 0, name: number ? `reference-${number}.${type}` : `input.${type}` });
+      }),
+    );
+  } catch (error) {
+    if (error instanceof ServerError) return [];
+    throw error;
+  }
 }
 
 /** @param {Workspace} workspace @param {Pending} pending @returns {string | null} */

@@ -31,6 +31,7 @@
  * @property {Check[] | null} checks
  * @property {string | null} memory
  * @property {string[]} images
+ * @property {string[]} [inputs] Missing from older servers.
  * @property {Record<string, unknown> | null} [edit] The edit as it was asked for; missing from older servers.
  * @property {{message: string, code: string | null} | null} error
  *
