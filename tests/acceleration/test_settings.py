@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from joyimage.acceleration import accelerate
+from joyimage.acceleration import ForwardCache, accelerate
 from joyimage.acceleration.attention import JointBufferAttnProcessor
 from joyimage.acceleration.ops import TorchOps, TritonOps
 from joyimage.errors import InvalidInputError, InvalidTypeError
@@ -192,3 +192,29 @@ def test_accelerate_when_the_network_is_wrapped_by_compile_then_reaches_it() -> 
     accelerate(torch.compile(model))
 
     assert processors(model) == {JointBufferAttnProcessor}
+
+
+@torch.no_grad()
+def test_forward_cache_when_the_network_is_compiled_as_a_whole_then_agrees() -> None:
+    model = random_models.make_transformer(num_layers=1)
+    expected = model(**inputs()).sample[:, -1]
+    accelerate(model)
+    compiled: Any = torch.compile(model, backend="eager")
+
+    cache = ForwardCache(compiled, inputs()["timestep"])
+    got = compiled(**inputs(), target_only=True, plan=cache).sample
+
+    assert (got - expected).norm() <= 1e-6 * expected.norm()
+
+
+@torch.no_grad()
+def test_accelerated_network_when_exported_before_its_first_forward_then_agrees() -> None:
+    model = random_models.make_transformer(num_layers=1)
+    arguments = {**inputs(), "return_dict": False}
+    expected = model(**arguments)[0]
+    accelerate(model, ops="triton" if importlib.util.find_spec("triton") else "torch")
+
+    program = torch.export.export(model, (), arguments)
+
+    got = program.module()(**arguments)[0]
+    assert (got - expected).norm() <= 1e-6 * expected.norm()

@@ -12,7 +12,7 @@ import torch
 
 from joyimage.acceleration.attention import ImageRows, JointBufferAttnProcessor
 from joyimage.acceleration.conditions import can_shorten_last_block
-from joyimage.compat.torch import version_of
+from joyimage.compat.torch import version_of, without_compiler
 from joyimage.model import packing
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class ForwardCache:
     def __init__(
         self, transformer: JoyImageEditTransformer3DModel, timesteps: Tensor, num_branches: int = 1
     ) -> None:
-        self.transformer = transformer
+        # A compiler would meet the network twice, with and without its wrapper.
+        self.transformer: JoyImageEditTransformer3DModel = without_compiler(transformer)
         self.timesteps = timesteps
         self.num_branches = num_branches
         self.step = 0
