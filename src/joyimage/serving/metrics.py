@@ -35,7 +35,7 @@ class Metrics:
         self.ended = Counter(
             "joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"], registry=self._registry
         )
-        self.refused = Counter(
+        self.rejected = Counter(
             "joyimage_jobs_refused", "Requests rejected by a limit.", ["code"], registry=self._registry
         )
         self.restarted = Counter(

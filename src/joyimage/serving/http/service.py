@@ -182,7 +182,7 @@ class Service:
                 job, is_new = await self.call(self._queue, job, images, mask)
         except QueueFullError as error:
             code = getattr(error, "code", "queue_full")
-            self.metrics.refused.labels(code).inc()
+            self.metrics.rejected.labels(code).inc()
             if getattr(error, "retry_after_s", None) is None:
                 waiting = (await self.call(self.store.counts))["queued"]
                 error.retry_after_s = self.dispatcher.wait_s(min(waiting, self.settings.queue_size) // 4)  # pyright: ignore[reportAttributeAccessIssue]
