@@ -120,6 +120,16 @@ def test_numbers_when_numpys_or_a_sliders_then_as_python_s(
         {"prompt": "half \ud800 pair"},
         {"prompt": 5},
         {"latents": "nan"},
+        {"sigmas": "x"},
+        {"sigmas": ["x"]},
+        {"sigmas": 5},
+        {"timesteps": [None]},
+        {"guidance_scale": "4"},
+        {"guidance_scale": [1.0, 2.0]},
+        {"max_sequence_length": "x"},
+        {"max_sequence_length": float("nan")},
+        {"callback_on_step_end": 5},
+        {"callback_on_step_end": "x"},
     ],
     ids=lambda options: next(iter(options)),  # generators have their address in their text
 )
@@ -139,6 +149,29 @@ def test_argument_when_nonsense_then_rejected_by_name_before_any_work(
 
     with pytest.raises((InvalidInputError, InvalidTypeError), match=f"`{name}`"):
         call(pipe, **options)
+
+
+def test_latents_when_no_tensor_then_rejected_by_name(pipe: Any) -> None:
+    for latents in ("x", [1.0], np.zeros(3)):
+        with pytest.raises(InvalidTypeError, match="`latents` is of type"):
+            call(pipe, latents=latents)
+
+
+def test_box_when_text_then_rejected_with_an_example(edit: Any) -> None:
+    image = random_models.make_picture(0, SIDE, SIDE)
+    for box in ("1,1,40,40", 5, [None] * 4, ["a", "b", "c", "d"]):
+        with pytest.raises(InvalidInputError, match=r"`box` is .*expected four numbers"):
+            edit.move(image, "heart", box)
+
+
+def test_notebook_when_it_shows_output_or_session_then_an_image_and_what_is_cached(edit: Any) -> None:
+    output = call(edit)
+    assert output._repr_png_().startswith(b"\x89PNG")
+    assert call(edit, output_type="latent")._repr_png_() is None
+
+    session = edit.session(random_models.make_picture(0, SIDE, SIDE))
+    assert "with an image of 64x64 pixels" in repr(session)
+    assert "with no image" in repr(edit.session())
 
 
 def test_scheduler_when_it_cannot_work_then_named_and_when_it_can_then_used(edit: Any) -> None:

@@ -121,7 +121,7 @@ class JoyImagePipeline(PipelineParts):
             sampling = replace(sampling, num_inference_steps=self.config["default_num_inference_steps"])
         if isinstance(sampling.guidance_scale, DefaultGuidance):
             sampling = replace(sampling, guidance_scale=self.config["default_guidance_scale"])
-        check_callback(callback.tensor_names, self._callback_tensor_inputs)
+        check_callback(callback.function, callback.tensor_names, self._callback_tensor_inputs)
         check_parts(self)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         return num_prompts, sampling.as_integers()

@@ -51,8 +51,8 @@ def check_call(
         _check_levels("timesteps", sampling.timesteps, largest=num_train_timesteps)
     if sampling.sigmas is not None:
         _check_levels("sigmas", sampling.sigmas, largest=1)
-    if not math.isfinite(sampling.guidance_scale):
-        raise InvalidInputError(f"`guidance_scale` is {sampling.guidance_scale}; expected a finite number.")
+    _check_number("guidance_scale", sampling.guidance_scale)
+    _check_number("max_sequence_length", sampling.max_sequence_length)
     num_outputs = num_prompts * int(sampling.num_images_per_prompt)
     _check_generator(sampling.generator)
     if isinstance(sampling.generator, list) and len(sampling.generator) != num_outputs:
@@ -82,14 +82,17 @@ def check_image_count(num_images: int, num_prompts: int) -> None:
         )
 
 
-def check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+def check_latents(latents: Tensor | object | None, shape: tuple[int, ...]) -> None:
     """Check the shape and the values of given noise.
 
     Raises:
+        InvalidTypeError: It is no tensor.
         InvalidInputError: It has another shape than `shape`, or a value is not finite.
     """
     if latents is None:
         return
+    if not isinstance(latents, torch.Tensor):
+        raise InvalidTypeError(f"`latents` is of type {type(latents).__name__}; expected a torch tensor.")
     if tuple(latents.shape) != shape:
         raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
     _check_finite("latents", latents)
@@ -130,12 +133,20 @@ def check_divisible(size: ImageSize, divisor: int) -> None:
             )
 
 
-def check_callback(names: Sequence[str], allowed: Sequence[str]) -> None:
-    """Check the names of the tensors that a callback asks for.
+def check_callback(function: object, names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Check a callback, and the names of the tensors that it asks for.
+
+    Args:
+        function: The caller's function; None where there is none.
+        names: Tensors that it asks for.
+        allowed: Tensors that callbacks may ask for.
 
     Raises:
-        InvalidInputError: One of them is not available to callbacks.
+        InvalidTypeError: It cannot be called.
+        InvalidInputError: A tensor is not available to callbacks.
     """
+    if function is not None and not callable(function):
+        raise InvalidTypeError(f"`callback_on_step_end` is {function!r}; expected a function.")
     for name in names:
         if name not in allowed:
             raise InvalidInputError(
@@ -249,15 +260,44 @@ def _is_whole(number: Any) -> bool:
     )
 
 
+def _check_number(name: str, value: Any) -> None:
+    """Check that an argument is a finite number, numpy's and tensors of one value included.
+
+    Raises:
+        InvalidTypeError: It is no number.
+        InvalidInputError: It is not finite.
+    """
+    (number,) = _read_numbers(name, [value], "a finite number")
+    if not math.isfinite(number):
+        raise InvalidInputError(f"`{name}` is {value}; expected a finite number.")
+
+
+def _read_numbers(name: str, values: Any, expected: str = "a list of numbers") -> list[float]:
+    """Return numbers as Python's.
+
+    Raises:
+        InvalidTypeError: They are no numbers, or no list of these.
+    """
+    try:
+        is_rejected = isinstance(values, str) or any(isinstance(value, str) for value in values)
+        numbers_ = [] if is_rejected else [float(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        is_rejected, numbers_ = True, []
+    if is_rejected:
+        shown = values[0] if expected != "a list of numbers" else values
+        raise InvalidTypeError(f"`{name}` is {shown!r}; expected {expected}.")
+    return numbers_
+
+
 def _check_levels(name: str, values: Sequence[float], largest: float) -> None:
     """Check custom noise levels or timesteps.
 
     Raises:
         InvalidInputError: There is none, one is out of range, or they rise.
     """
-    if len(values) == 0:
+    levels = _read_numbers(name, values)
+    if not levels:
         raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
-    levels = [float(value) for value in values]
     for level in levels:
         if not 0 <= level <= largest:  # NaN as well
             raise InvalidInputError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffusers.utils.outputs import BaseOutput
+from PIL import Image
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from joyimage.spatial.checks import SpatialChecks
 
 
@@ -37,3 +37,13 @@ class JoyImageEditPipelineOutput(BaseOutput):
     masks: list[Image.Image] | None = None
     checks: list[SpatialChecks] | None = None
     prompt: str | None = None
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the first image in a notebook."""
+        images: Any = self.images  # arrays and tensors are shown as text
+        first = images[0] if isinstance(images, list) and images else None
+        if not isinstance(first, Image.Image):
+            return None
+        file = io.BytesIO()
+        first.save(file, "PNG")
+        return file.getvalue()

@@ -45,6 +45,13 @@ class EditSession:
         self.image = image
         self.cache = FeatureCache(max_bytes)
 
+    def __repr__(self) -> str:
+        image = getattr(self.image, "size", None)
+        shown = "no image" if image is None else f"an image of {image[0]}x{image[1]} pixels"
+        return (
+            f"<EditSession of {type(self.pipe).__name__} with {shown}, {self.cache.num_bytes:,} bytes cached>"
+        )
+
     def __enter__(self) -> EditSession:
         return self
 

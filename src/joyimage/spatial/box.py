@@ -36,7 +36,12 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
     """
     if form not in FORMS:
         raise InvalidInputError(f"`form` is {form!r}; expected {' or '.join(FORMS)}.")
-    values = [float(value) for value in box]
+    try:
+        values = [] if isinstance(box, str) else [float(value) for value in box]
+    except (TypeError, ValueError):
+        values = []
+    if not values:
+        raise InvalidInputError(f"`box` is {box!r}; expected four numbers, for example (120, 80, 360, 300).")
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         raise InvalidInputError(f"`box` is {tuple(box)}; expected four finite numbers.")
     if form == "xywh":
