@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
@@ -40,8 +40,8 @@ class JoyImageEditPipelineOutput(BaseOutput):
 
     def _repr_png_(self) -> bytes | None:
         """Show the first image in a notebook."""
-        images: Any = self.images  # arrays and tensors are shown as text
-        first = images[0] if isinstance(images, list) and images else None
+        images = cast("object", self.images)  # arrays and tensors, which `output_type` may give, stay text
+        first = cast("list[object]", images)[0] if isinstance(images, list) and images else None
         if not isinstance(first, Image.Image):
             return None
         file = io.BytesIO()
