@@ -85,6 +85,6 @@ def legacy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Image:
-    """A square RGB picture of the smallest base size."""
-    return random_models.make_picture()
+def image() -> Image:
+    """A square RGB image of the smallest base size."""
+    return random_models.make_image()

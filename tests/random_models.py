@@ -2,7 +2,7 @@
 
 Nothing here is a stand-in: Qwen3-VL, the Wan VAE, the scheduler, the tokenizer and the processor are the
 libraries' own classes with small settings and seeded fp32 weights. The weights are large enough that each
-input (picture, prompt, noise, guidance) moves the output visibly, so that an agreement test can fail.
+input (image, prompt, noise, guidance) moves the output visibly, so that an agreement test can fail.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def make_tokenizer(padding_side: str = "right") -> Qwen2Tokenizer:
     return tokenizer
 
 
-class PictureProcessor(Qwen3VLProcessor):
+class TinyProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without its video part, which needs torchvision."""
 
     def __init__(
@@ -188,7 +188,7 @@ class PictureProcessor(Qwen3VLProcessor):
 
 
 def make_image_processor() -> Qwen2VLImageProcessorPil:
-    """Build the picture half of the processor; pictures from 32 pixels squared on keep their size."""
+    """Build the image half of the processor; images from 32 pixels squared on keep their size."""
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": 1024, "longest_edge": 16777216},
         patch_size=16,
@@ -199,9 +199,9 @@ def make_image_processor() -> Qwen2VLImageProcessorPil:
     )
 
 
-def make_processor(tokenizer: Qwen2Tokenizer) -> PictureProcessor:
+def make_processor(tokenizer: Qwen2Tokenizer) -> TinyProcessor:
     """Build the reference pipelines' processor around `tokenizer`."""
-    return PictureProcessor(make_image_processor(), tokenizer)
+    return TinyProcessor(make_image_processor(), tokenizer)
 
 
 def text_encoder_config(tokenizer: Qwen2Tokenizer) -> Qwen3VLConfig:
@@ -256,7 +256,7 @@ def make_vae(seed: int = 2) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(base_dim=4, dim_mult=[1, 2, 4, 4], num_res_blocks=1).float().eval()
     fill(vae, seed, {"conv_out": 1.5, "quant_conv.weight": 2.0})
     with torch.no_grad():
-        vae.quant_conv.bias[16:] -= 2  # log variance: the posterior's noise is seen, but the picture as well
+        vae.quant_conv.bias[16:] -= 2  # log variance: the posterior's noise is seen, but the image as well
     return vae.requires_grad_(False)
 
 
@@ -356,8 +356,8 @@ def _use_small_buckets(image_processor: Any) -> None:
     image_processor.register_to_config(basesize=BASE_SIZE)
 
 
-def make_picture(seed: int = 0, height: int = 256, width: int = 256) -> Image.Image:
-    """Draw an RGB picture of colored waves; each seed gives another one."""
+def make_image(seed: int = 0, height: int = 256, width: int = 256) -> Image.Image:
+    """Draw an RGB image of colored waves; each seed gives another one."""
     rng = np.random.default_rng(seed)
     row, column = np.mgrid[0:height, 0:width] / 256
     waves = [
@@ -419,7 +419,7 @@ def write_checkpoint(
     )
     _write_tokenizer(folder / "tokenizer", tokenizer)
     _write_tokenizer(folder / "processor", tokenizer)
-    picture_settings = {
+    image_settings = {
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
@@ -435,14 +435,14 @@ def write_checkpoint(
         "temporal_patch_size": 2,
     }
     image_type = {"image_processor_type": "Qwen2VLImageProcessorFast"}
-    _write_json(folder / "processor" / "preprocessor_config.json", {**picture_settings, **image_type})
+    _write_json(folder / "processor" / "preprocessor_config.json", {**image_settings, **image_type})
     video_type = {
         "video_processor_type": "Qwen3VLVideoProcessor",
         "fps": 2,
         "max_frames": 768,
         "min_frames": 4,
     }
-    _write_json(folder / "processor" / "video_preprocessor_config.json", {**picture_settings, **video_type})
+    _write_json(folder / "processor" / "video_preprocessor_config.json", {**image_settings, **video_type})
     return folder
 
 

@@ -36,7 +36,7 @@ def run_program(program: str, *arguments: object) -> Any:
 def test_edit_when_run_as_a_command_then_imports_none_of_the_deferred_modules_and_gives_the_same_image(
     tmp_path: Path,
 ) -> None:
-    image = random_models.make_picture(0, 96, 96)
+    image = random_models.make_image(0, 96, 96)
     image.save(tmp_path / "in.png")
 
     report = run_program(
@@ -187,7 +187,7 @@ def test_help_when_run_as_a_command_then_imports_no_torch() -> None:
 
 
 def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning(tmp_path: Path) -> None:
-    random_models.make_picture(0, 96, 96).save(tmp_path / "in.png")
+    random_models.make_image(0, 96, 96).save(tmp_path / "in.png")
     model: Any = load_pipeline("tiny", device="cpu").pipe.transformer
     model.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
     model.save_lora_adapter(tmp_path / "ink")
@@ -209,7 +209,7 @@ def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning
 
 
 def test_edit_when_run_as_a_command_then_says_that_it_loads_before_torch_is_imported(tmp_path: Path) -> None:
-    random_models.make_picture(0, 96, 96).save(tmp_path / "in.png")
+    random_models.make_image(0, 96, 96).save(tmp_path / "in.png")
 
     lines = run_program(
         """

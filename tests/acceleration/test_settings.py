@@ -73,7 +73,7 @@ def test_pipeline_when_built_then_its_transformer_is_accelerated_unless_chosen_b
 def test_edit_when_paths_are_plain_then_agrees_with_the_fast_ones() -> None:
     pipe: Any = random_models.make_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    call = {"image": random_models.make_picture(0), "prompt": "Make it blue", "output_type": "np"}
+    call = {"image": random_models.make_image(0), "prompt": "Make it blue", "output_type": "np"}
     call |= {"num_inference_steps": 2, "guidance_scale": 4.0}
 
     def edit() -> torch.Tensor:

@@ -14,8 +14,8 @@ from joyimage.pipeline.edit import JoyImageEditPipeline
 from tests import random_models
 
 PROMPT, OTHER_PROMPT = "Make the car red", "blue"
-SQUARE, OTHER = random_models.make_picture(0), random_models.make_picture(1)
-WIDE = random_models.make_picture(1, 200, 333)
+SQUARE, OTHER = random_models.make_image(0), random_models.make_image(1)
+WIDE = random_models.make_image(1, 200, 333)
 SAME = 1e-4  # of 1.0: a batch's matrix products sum in another order than a single run's
 BASE = 64
 

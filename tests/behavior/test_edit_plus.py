@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PROMPT = "Make the car red"
-SQUARE, WIDE = random_models.make_picture(0), random_models.make_picture(1, 200, 333)
+SQUARE, WIDE = random_models.make_image(0), random_models.make_image(1, 200, 333)
 GRAY = SQUARE.convert("L")
 SIZE = {"height": 208, "width": 304}
 
@@ -144,7 +144,7 @@ def test_output_when_latent_then_target_latents_as_edit_gives_them(pipe: Any) ->
 
 
 def test_embeddings_when_given_then_same_as_prompt(pipe: Any) -> None:
-    images = [random_models.make_picture(0), random_models.make_picture(1, 192, 320)]
+    images = [random_models.make_image(0), random_models.make_image(1, 192, 320)]
     embeds, mask = pipe.encode_prompt_multiple_images(PROMPT, images=[images])
     negative_embeds, negative_mask = pipe.encode_prompt_multiple_images(" ", images=[images])
     given = {

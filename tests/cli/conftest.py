@@ -41,5 +41,5 @@ def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def image_path(tmp_path: Path) -> Path:
     """A image file."""
     path = tmp_path / "image.png"
-    random_models.make_picture(0, 96, 96).save(path)
+    random_models.make_image(0, 96, 96).save(path)
     return path

@@ -36,7 +36,7 @@ def images_path(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(3):
-        random_models.make_picture(number, 64, 64).save(folder / f"image-{number}.png")
+        random_models.make_image(number, 64, 64).save(folder / f"image-{number}.png")
     (folder / "notes.txt").write_text("no image")
     return folder
 
@@ -92,7 +92,7 @@ def test_batch_when_one_setting_or_image_changes_then_only_that_is_made_again(
     before = written_at(tmp_path / "out")
 
     rows[1]["guidance"] = 3
-    random_models.make_picture(7, 64, 64).save(images_path / "image-2.png")
+    random_models.make_image(7, 64, 64).save(images_path / "image-2.png")
     joyimage("batch", write_rows(images_path, rows), "-o", tmp_path / "out", *FAST)
 
     after = written_at(tmp_path / "out")

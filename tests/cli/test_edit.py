@@ -142,7 +142,7 @@ def test_edit_when_other_formats_then_reads_and_writes_them(
     joyimage: Joyimage, tmp_path: Path, output: str
 ) -> None:
     source = tmp_path / "source.webp"
-    random_models.make_picture(0, 60, 120).convert("RGBA").save(source)
+    random_models.make_image(0, 60, 120).convert("RGBA").save(source)
 
     outcome = joyimage(
         "edit", source, PROMPT, "-o", tmp_path / output, *FAST, "--base-size", 64, "--size", "64x64"
@@ -155,7 +155,7 @@ def test_edit_when_other_formats_then_reads_and_writes_them(
 def test_edit_when_restored_transparent_image_goes_to_jpeg_then_on_white(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:
-    image = random_models.make_picture(0, 96, 96).convert("RGBA")
+    image = random_models.make_image(0, 96, 96).convert("RGBA")
     image.putalpha(0)
     image.save(tmp_path / "clear.png")
 
@@ -166,7 +166,7 @@ def test_edit_when_restored_transparent_image_goes_to_jpeg_then_on_white(
 
 
 def test_edit_when_jpeg_is_rotated_by_exif_then_upright(joyimage: Joyimage, tmp_path: Path) -> None:
-    image = random_models.make_picture(0, 64, 128)
+    image = random_models.make_image(0, 64, 128)
     exif = Image.Exif()
     exif[0x0112] = 6
     image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -178,7 +178,7 @@ def test_edit_when_jpeg_is_rotated_by_exif_then_upright(joyimage: Joyimage, tmp_
 
 
 def test_edit_when_16_bit_then_read(joyimage: Joyimage, tmp_path: Path) -> None:
-    gray = np.asarray(random_models.make_picture(0, 96, 96).convert("L")).astype(np.uint16) * 257
+    gray = np.asarray(random_models.make_image(0, 96, 96).convert("L")).astype(np.uint16) * 257
     Image.fromarray(gray).save(tmp_path / "deep.png")
 
     assert joyimage("edit", tmp_path / "deep.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
@@ -205,7 +205,7 @@ def make_bad_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"not an image file" * 9)
     (folder / "text.jpg").write_text("hello")
     whole = folder / "whole.jpg"
-    random_models.make_picture(0, 200, 200).save(whole)
+    random_models.make_image(0, 200, 200).save(whole)
     (folder / "cut.jpg").write_bytes(whole.read_bytes()[:900])
     whole.unlink()
     Image.new("1", (20_000, 20_000)).save(folder / "huge.png")

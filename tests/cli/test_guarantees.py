@@ -23,7 +23,7 @@ PROMPT = "Recolor the heart orange."
 
 
 def make_rows(folder: Path, **fields: Any) -> Path:
-    random_models.make_picture(0, 64, 64).save(folder / "in.png")
+    random_models.make_image(0, 64, 64).save(folder / "in.png")
     path = folder / "rows.jsonl"
     path.write_text(json.dumps({"image": "in.png", "prompt": PROMPT, **fields}) + "\n")
     return path

@@ -231,7 +231,7 @@ def test_report_when_a_size_is_requested_then_says_which_one_was_used(
 def test_report_when_restored_then_the_size_of_the_file_and_that_of_the_edit(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:
-    random_models.make_picture(0, 120, 200).save(tmp_path / "wide.png")
+    random_models.make_image(0, 120, 200).save(tmp_path / "wide.png")
 
     outcome = joyimage("edit", tmp_path / "wide.png", PROMPT, "-o", tmp_path / "out.png", *FAST, "--restore")
 
@@ -245,7 +245,7 @@ def test_restored_photo_when_written_then_keeps_resolution_and_date(
     details = Image.Exif()
     details.get_ifd(0x8769)[0x9003] = "2026:01:31 12:00:00"
     details[0x0112] = 6
-    random_models.make_picture(0, 120, 200).save(tmp_path / "in.jpg", dpi=(300, 300), exif=details)
+    random_models.make_image(0, 120, 200).save(tmp_path / "in.jpg", dpi=(300, 300), exif=details)
 
     assert (
         joyimage("edit", tmp_path / "in.jpg", PROMPT, "-o", tmp_path / "out.jpg", *FAST, "--restore").code
@@ -309,7 +309,7 @@ def test_like_when_a_spatial_edit_then_repeated_and_another_image_is_noted(
         command
     ]
     joyimage(command, image_path, *arguments, "-o", tmp_path / "a.png", *FAST, "--seed", 4)
-    random_models.make_picture(5, 96, 96).save(tmp_path / "other.png")
+    random_models.make_image(5, 96, 96).save(tmp_path / "other.png")
 
     again = joyimage(command, image_path, "--like", tmp_path / "a.png", "-o", tmp_path / "b.png")
     other = joyimage(command, tmp_path / "other.png", "--like", tmp_path / "a.png", "-o", tmp_path / "c.png")
@@ -366,7 +366,7 @@ def test_batch_when_a_row_fails_in_any_way_then_the_others_are_made(
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(3):
-        random_models.make_picture(number, 64, 64).save(folder / f"{number}.png")
+        random_models.make_image(number, 64, 64).save(folder / f"{number}.png")
     run = runners.LocalRunner.run
     errors = iter([None, MemoryError("too much"), None])
 
@@ -390,7 +390,7 @@ def test_batch_when_several_images_are_asked_for_then_numbered_and_done_only_whe
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    random_models.make_picture(0, 64, 64).save(folder / "a.png")
+    random_models.make_image(0, 64, 64).save(folder / "a.png")
     arguments = ("batch", folder, PROMPT, "-o", tmp_path / "out", *FAST, "--base-size", 64, "--num", 2)
 
     joyimage(*arguments)

@@ -26,21 +26,21 @@ FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
     ("arguments", "prompt"),
     [
         (
-            ["move", "PICTURE", "the heart", "10,20,60,80"],
+            ["move", "IMAGE", "the heart", "10,20,60,80"],
             "Move the heart into the red box and finally remove the red box.",
         ),
         (
-            ["move", "PICTURE", "heart", "0.1,0.2,0.5,0.6", "--box-form", "xywh", "--style", "benchmark"],
+            ["move", "IMAGE", "heart", "0.1,0.2,0.5,0.6", "--box-form", "xywh", "--style", "benchmark"],
             "Move heart into the red box and finally remove the red box.",
         ),
-        (["rotate", "PICTURE", "car", "rear-left"], ObjectRotation("car", "rear left").prompt),
-        (["camera", "PICTURE", "--yaw", "-45", "--zoom", "in"], CameraMove(-45, 0, "in").prompt),
+        (["rotate", "IMAGE", "car", "rear-left"], ObjectRotation("car", "rear left").prompt),
+        (["camera", "IMAGE", "--yaw", "-45", "--zoom", "in"], CameraMove(-45, 0, "in").prompt),
     ],
 )
 def test_spatial_command_when_called_then_trained_words_recorded_and_checked(
     joyimage: Joyimage, image_path: Path, tmp_path: Path, arguments: list[str], prompt: str
 ) -> None:
-    arguments = [str(image_path) if word == "PICTURE" else word for word in arguments]
+    arguments = [str(image_path) if word == "IMAGE" else word for word in arguments]
 
     outcome = joyimage(*arguments, "-o", tmp_path / "out.png", *FAST, "--json")
 

@@ -33,7 +33,7 @@ def write_recorded(path: Path) -> None:
     from joyimage.imaging import write_image
 
     edit = Edit(prompt="Füge ein 赤い Herz hinzu").resolve(Defaults())
-    write_image(random_models.make_picture(0, 32, 32), path, Record(edit=edit).to_dict())
+    write_image(random_models.make_image(0, 32, 32), path, Record(edit=edit).to_dict())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
@@ -175,7 +175,7 @@ def test_record_when_any_program_wrote_it_then_one_line_and_never_a_bug(
 ) -> None:
     info = PngImagePlugin.PngInfo()
     info.add_itxt("joyimage", json.dumps(record))
-    random_models.make_picture(0, 32, 32).save(tmp_path / "made.png", pnginfo=info)
+    random_models.make_image(0, 32, 32).save(tmp_path / "made.png", pnginfo=info)
 
     shown = joyimage("info", tmp_path / "made.png")
     repeated = joyimage("edit", image_path, "--like", tmp_path / "made.png", "-o", tmp_path / "out.png")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def folder(tmp_path: Path) -> Path:
     """A folder with a.png to d.png."""
     for name in "abcd":
-        random_models.make_picture(ord(name), 32, 32).save(tmp_path / f"{name}.png")
+        random_models.make_image(ord(name), 32, 32).save(tmp_path / f"{name}.png")
     return tmp_path
 
 
@@ -172,7 +172,7 @@ def test_output_when_the_image_has_a_long_name_or_that_of_the_contact_sheet_then
     images.mkdir()
     names = ["contact.png", "n" * 251 + ".png", "ü" * 120 + ".jpg", "ok.png"]
     for name in names:
-        random_models.make_picture(0, 32, 32).save(images / name)
+        random_models.make_image(0, 32, 32).save(images / name)
 
     rows, problems = read(images, "x")
 

@@ -156,7 +156,7 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
 
 def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
     for name, hint in (("a.bmp", True), ("a.jpg", False), ("a.png", False)):
-        random_models.make_picture(0, 32, 32).save(tmp_path / name)
+        random_models.make_image(0, 32, 32).save(tmp_path / name)
 
         outcome = joyimage("info", tmp_path / name)
 
@@ -204,7 +204,7 @@ def test_batch_when_interrupted_between_rows_then_says_how_to_resume_and_resumes
     from joyimage.cli.commands import batch
 
     for name in "abc":
-        random_models.make_picture(ord(name), 64, 64).save(tmp_path / f"{name}.png")
+        random_models.make_image(ord(name), 64, 64).save(tmp_path / f"{name}.png")
     words = (
         "batch",
         tmp_path,

@@ -93,9 +93,9 @@ def test_save_pretrained_then_from_pretrained_gives_the_same_pipeline(
     prompt = "Make the car red"
     assert again.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
     assert again.processor.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
-    picture = random_models.make_picture(height=96, width=64)
+    image = random_models.make_image(height=96, width=64)
     text = "<|vision_start|><|image_pad|><|vision_end|>"
-    inputs = [part.processor(images=[picture], text=[text], return_tensors="pt") for part in (again, pipe)]
+    inputs = [part.processor(images=[image], text=[text], return_tensors="pt") for part in (again, pipe)]
     assert torch.equal(inputs[0].pixel_values, inputs[1].pixel_values)
     assert torch.equal(inputs[0].input_ids, inputs[1].input_ids)
 
@@ -293,7 +293,7 @@ def test_pipeline_when_one_part_has_another_dtype_then_edits_almost_as_in_float3
             checkpoint, **{**OWN_SETTINGS, "base_size": 64}, dtype=dtype
         )
         return pipe(
-            image=random_models.make_picture(0, 64, 64),
+            image=random_models.make_image(0, 64, 64),
             prompt="blue",
             negative_prompt="red",
             num_inference_steps=2,

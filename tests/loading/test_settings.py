@@ -53,7 +53,7 @@ def test_pipeline_when_built_from_components_with_a_setting_then_that_one_counts
 def test_pipeline_when_built_from_components_then_edits_as_the_first(checkpoint: Path) -> None:
     def edit(pipe: Any) -> Any:
         return pipe(
-            image=random_models.make_picture(0, 64, 64),
+            image=random_models.make_image(0, 64, 64),
             prompt="blue",
             num_inference_steps=1,
             output_type="pt",
@@ -79,7 +79,7 @@ def test_pipeline_when_deleted_then_its_settings_are_forgotten(checkpoint: Path)
 def test_group_plan_when_weights_are_offloaded_then_same_image(checkpoint: Path) -> None:
     def edit(pipe: Any) -> Any:
         return pipe(
-            image=random_models.make_picture(0, 64, 64),
+            image=random_models.make_image(0, 64, 64),
             prompt="blue",
             num_inference_steps=1,
             output_type="pt",

@@ -62,7 +62,7 @@ def edit(pipe: Any, dtype: torch.dtype) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     settings = {"num_inference_steps": 4, "guidance_scale": 4.0, "output_type": "np"}
-    image = random_models.make_picture(0)
+    image = random_models.make_image(0)
     return np.asarray(pipe(image=image, prompt="Make it blue", generator=generator, **settings).images)
 
 

@@ -24,7 +24,7 @@ NOISE = torch.randn((1, 1, 16, 1, 32, 32), generator=torch.Generator().manual_se
         pytest.param({"image": None}, id="text to image"),
         pytest.param({"image": None, **LANDSCAPE}, id="text to image, size given"),
         pytest.param(
-            {"image": random_models.make_picture(1, 200, 333)}, id="image scaled and cropped to its bucket"
+            {"image": random_models.make_image(1, 200, 333)}, id="image scaled and cropped to its bucket"
         ),
         pytest.param(LANDSCAPE, id="size given"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
@@ -46,13 +46,13 @@ NOISE = torch.randn((1, 1, 16, 1, 32, 32), generator=torch.Generator().manual_se
 def test_pipeline_when_argument_given_then_image_agrees(
     ours: Any, reference: Any, arguments: dict[str, Any]
 ) -> None:
-    arguments = {"image": random_models.make_picture(), "prompt": PROMPT, **arguments}
+    arguments = {"image": random_models.make_image(), "prompt": PROMPT, **arguments}
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 
 
 def test_pipeline_when_several_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
-    images = [random_models.make_picture(0), random_models.make_picture(1)]
+    images = [random_models.make_image(0), random_models.make_image(1)]
     arguments = {
         "image": images,
         "prompt": SAME_LENGTH_PROMPTS,
@@ -69,13 +69,13 @@ def test_pipeline_when_several_prompts_without_images_then_image_agrees(ours: An
 
 
 def test_pipeline_when_one_image_for_two_prompts_then_image_agrees(ours: Any, reference: Any) -> None:
-    arguments = {"image": [random_models.make_picture()], "prompt": SAME_LENGTH_PROMPTS}
+    arguments = {"image": [random_models.make_image()], "prompt": SAME_LENGTH_PROMPTS}
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 
 
 def test_pipeline_when_embeddings_given_then_image_agrees(ours: Any, reference: Any) -> None:
-    source = random_models.make_picture()
+    source = random_models.make_image()
     embeds, mask = reference.encode_prompt_multiple_images(PROMPT, images=[source])
     negative_embeds, negative_mask = reference.encode_prompt_multiple_images("dark", images=[source])
     arguments = {
@@ -97,7 +97,7 @@ def test_pipeline_when_callback_changes_tensors_then_image_agrees(ours: Any, ref
         return {"latents": tensors["latents"] * 0.9, "prompt_embeds": tensors["prompt_embeds"] * 1.1}
 
     arguments = {
-        "image": random_models.make_picture(),
+        "image": random_models.make_image(),
         "prompt": PROMPT,
         "callback_on_step_end": shake,
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
@@ -106,11 +106,11 @@ def test_pipeline_when_callback_changes_tensors_then_image_agrees(ours: Any, ref
     image = run(ours, **arguments)
 
     assert_agree(image, run(reference, **arguments), "image")
-    assert np.abs(image - run(ours, image=random_models.make_picture(), prompt=PROMPT)).max() > 0.05
+    assert np.abs(image - run(ours, image=random_models.make_image(), prompt=PROMPT)).max() > 0.05
 
 
 def test_pipeline_when_pil_output_then_same_images(ours: Any, reference: Any) -> None:
-    arguments = {"image": random_models.make_picture(), "prompt": PROMPT, "output_type": "pil"}
+    arguments = {"image": random_models.make_image(), "prompt": PROMPT, "output_type": "pil"}
 
     got, expected = run(ours, **arguments).astype(int), run(reference, **arguments).astype(int)
 
@@ -122,7 +122,7 @@ def test_pipeline_when_pil_output_then_same_images(ours: Any, reference: Any) ->
 @pytest.mark.parametrize(
     "change",
     [
-        {"image": random_models.make_picture(1)},
+        {"image": random_models.make_image(1)},
         {"prompt": "Make the sky blue"},
         {"negative_prompt": "dark"},
         {"guidance_scale": 1.0},
@@ -135,7 +135,7 @@ def test_tiny_pipeline_when_input_changes_then_image_changes_visibly(
     ours: Any, change: dict[str, Any]
 ) -> None:
     """Without this, agreement could mean that an input doesn't matter at tiny size."""
-    arguments = {"image": random_models.make_picture(), "prompt": PROMPT}
+    arguments = {"image": random_models.make_image(), "prompt": PROMPT}
 
     difference = np.abs(run(ours, **{**arguments, **change}) - run(ours, **arguments))
 

@@ -13,9 +13,9 @@ from tests.parity.agreement import assert_agree, run
 
 PROMPT = "Make the car red"
 SQUARE, WIDE, TALL = (
-    random_models.make_picture(0),
-    random_models.make_picture(1, 200, 333),
-    random_models.make_picture(2, 400, 210),
+    random_models.make_image(0),
+    random_models.make_image(1, 200, 333),
+    random_models.make_image(2, 400, 210),
 )
 NO_BUCKET = {"height": 208, "width": 304}
 NOISE = torch.randn((1, 16, 1, 26, 38), generator=torch.Generator().manual_seed(11))
@@ -77,7 +77,7 @@ def test_plus_pipeline_when_generators_given_then_image_agrees(
 
 def test_plus_prompt_embeddings_when_two_references_then_agree(ours_plus: Any, reference_plus: Any) -> None:
     vision = "<image>\n<image>\n"
-    images = [random_models.make_picture(0), random_models.make_picture(1, 192, 320)]
+    images = [random_models.make_image(0), random_models.make_image(1, 192, 320)]
 
     embeds, _ = ours_plus.encode_prompt_multiple_images(PROMPT, images=[images])
     expected, _ = reference_plus.encode_prompt_multiple_images(

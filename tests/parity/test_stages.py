@@ -17,7 +17,7 @@ PROMPTS = ["Make the car red", "Make the sky blue"]
 def test_prompt_embeddings_when_image_then_agree(padding_side: str) -> None:
     ours = random_models.make_pipeline(padding_side)
     reference = random_models.make_reference_pipeline(padding_side)
-    images = [random_models.make_picture(0), random_models.make_picture(1)]
+    images = [random_models.make_image(0), random_models.make_image(1)]
 
     embeds, mask = ours.encode_prompt_multiple_images(PROMPTS, images=images)
     expected, expected_mask = reference.encode_prompt_multiple_images(PROMPTS, images=images)
@@ -44,7 +44,7 @@ def test_prompt_embeddings_when_two_outputs_for_a_prompt_then_agree(ours: Any, r
 
 
 def test_prompt_embeddings_when_made_then_states_before_final_norm(ours: Any) -> None:
-    embeds, _ = ours.encode_prompt_multiple_images(PROMPTS[0], images=[random_models.make_picture()])
+    embeds, _ = ours.encode_prompt_multiple_images(PROMPTS[0], images=[random_models.make_image()])
 
     normed = ours.text_encoder.model.language_model.norm(embeds)
 
@@ -69,7 +69,7 @@ def test_latents_when_drawn_then_agree(ours: Any, reference: Any, enable_denorma
         "video_length": 1,
         "dtype": torch.float32,
         "device": torch.device("cpu"),
-        "image": [random_models.make_picture(0), random_models.make_picture(1)],
+        "image": [random_models.make_image(0), random_models.make_image(1)],
         "enable_denormalization": enable_denormalization,
     }
 
@@ -100,7 +100,7 @@ def test_steps_when_run_then_latents_agree_after_each(
             steps.append(tensors["latents"][:, -1].clone())
             return tensors
 
-        image = random_models.make_picture()
+        image = random_models.make_image()
         run(pipe, image=image, prompt=PROMPTS[0], guidance_scale=guidance_scale, callback_on_step_end=keep)
         return steps
 
@@ -112,7 +112,7 @@ def test_steps_when_run_then_latents_agree_after_each(
 
 
 def test_decoding_when_same_latents_then_image_agrees(ours: Any, reference: Any) -> None:
-    arguments = {"image": random_models.make_picture(), "prompt": PROMPTS[0]}
+    arguments = {"image": random_models.make_image(), "prompt": PROMPTS[0]}
     latents = torch.from_numpy(run(ours, **arguments, output_type="latent"))
 
     decoded = reference.vae.decode(reference.denormalize_latents(latents.unsqueeze(2)), return_dict=False)[0]

@@ -15,7 +15,7 @@ from tests import random_models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SQUARE, WIDE = random_models.make_picture(0, 64, 64), random_models.make_picture(1, 48, 96)
+SQUARE, WIDE = random_models.make_image(0, 64, 64), random_models.make_image(1, 48, 96)
 STEPS = 2
 NEVER, ALWAYS = 0, 10**9
 

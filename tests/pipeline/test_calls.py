@@ -45,7 +45,7 @@ def pipe(request: pytest.FixtureRequest) -> Any:
 
 def call(pipe: Any, seed: int = 0, **options: Any) -> Any:
     name = "images" if "Plus" in type(pipe).__name__ else "image"
-    image = random_models.make_picture(1, SIDE, SIDE)
+    image = random_models.make_image(1, SIDE, SIDE)
     settings = {name: [image], "prompt": "red", "generator": torch.Generator().manual_seed(seed)}
     return pipe(**{**settings, **options})
 
@@ -340,7 +340,7 @@ def test_parts_when_only_the_prompt_is_encoded_then_vae_and_transformer_may_be_m
 
 
 def test_aspect_ratio_when_beyond_the_models_limit_then_rejected_naming_fit(edit: Any) -> None:
-    thin = random_models.make_picture(0, 3, 1200)
+    thin = random_models.make_image(0, 3, 1200)
 
     with pytest.raises(InvalidInputError, match="`fit` is 'exact'"):
         edit(image=thin, prompt="red", fit="exact")

@@ -8,7 +8,7 @@ import pytest
 
 from tests import random_models
 
-IMAGE, OTHER = random_models.make_picture(0, 64, 64), random_models.make_picture(1, 64, 96)
+IMAGE, OTHER = random_models.make_image(0, 64, 64), random_models.make_image(1, 64, 96)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ FITS = ["crop", "pad", "exact"]
 
 
 def drawn(width: int, height: int) -> Image.Image:
-    return random_models.make_picture(3, height, width)
+    return random_models.make_image(3, height, width)
 
 
 def framed(source: Image.Image, placement: Placement, layer: Image.Image | None = None) -> FramedImage:
@@ -218,7 +218,7 @@ def noisy(image: Image.Image) -> np.ndarray:
 
 
 def test_preserve_when_a_corner_is_edited_then_the_rest_is_the_source_to_the_bit() -> None:
-    image = random_models.make_picture(1, 256, 256)
+    image = random_models.make_image(1, 256, 256)
     edited = noisy(image)
     edited[40:90, 30:100] = (250, 30, 200)
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
@@ -252,7 +252,7 @@ def test_preserve_when_a_patch_changes_faintly_then_an_edit_from_16_of_255_on(
 
 
 def test_preserve_when_nothing_was_edited_then_the_source_itself() -> None:
-    image = random_models.make_picture(1, 256, 256)
+    image = random_models.make_image(1, 256, 256)
     result = Image.fromarray(noisy(image).clip(0, 255).astype(np.uint8))
 
     mask, corrected = edited_mask(result, image)
@@ -270,7 +270,7 @@ EDITS_OF_THE_LIGHT = {
 
 @pytest.mark.parametrize("name", EDITS_OF_THE_LIGHT)
 def test_preserve_when_all_of_the_image_was_edited_then_the_edit_is_not_undone(name: str) -> None:
-    image = random_models.make_picture(1, 256, 256)
+    image = random_models.make_image(1, 256, 256)
     result = EDITS_OF_THE_LIGHT[name](image)
 
     kept, mask = Framing(preserve=True).finish(result, framed(image, Placement.exact(image.size, image.size)))
@@ -283,9 +283,9 @@ def test_preserve_when_all_of_the_image_was_edited_then_the_edit_is_not_undone(n
 
 
 def test_preserve_when_most_of_the_image_was_edited_then_the_rest_is_still_the_source() -> None:
-    image = random_models.make_picture(1, 256, 256)
+    image = random_models.make_image(1, 256, 256)
     edited = noisy(image)
-    edited[:, :180] = np.asarray(random_models.make_picture(2, 256, 256))[:, :180]
+    edited[:, :180] = np.asarray(random_models.make_image(2, 256, 256))[:, :180]
     result = Image.fromarray(edited.clip(0, 255).astype(np.uint8))
 
     kept, _ = Framing(preserve=True).finish(result, framed(image, Placement.exact(image.size, image.size)))

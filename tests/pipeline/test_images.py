@@ -1,4 +1,4 @@
-"""Pictures of every documented kind become upright RGB of the chosen size."""
+"""Images of every documented kind become upright RGB of the chosen size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joyimage.pipeline.images import fit_to_size, to_images, to_pixels
 from joyimage.types import ImageSize
 from tests import random_models
 
-IMAGE = random_models.make_picture(0, 48, 80)
+IMAGE = random_models.make_image(0, 48, 80)
 PIXELS = np.asarray(IMAGE)
 GRAY = IMAGE.convert("L")
 TENSOR = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1)

@@ -14,7 +14,7 @@ from joyimage.pipeline.checks import check_call
 from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from tests import random_models
 
-IMAGE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_image(0, 64, 64)
 EMBEDS, MASK = torch.zeros(1, 5, 48), torch.ones(1, 5)
 
 
@@ -45,7 +45,7 @@ def pipe() -> Any:
         ({"image": [IMAGE] * 3}, ValueError, ["`image`", "3 images", "1 prompts"]),
         ({"image": [IMAGE] * 3, "prompt": ["a", "b"]}, ValueError, ["`image`", "3", "2 prompts"]),
         ({"image": []}, ValueError, ["`image`", "empty"]),
-        ({"image": "picture.png"}, TypeError, ["`image`", "str"]),
+        ({"image": "image.png"}, TypeError, ["`image`", "str"]),
         ({"image": np.zeros((4, 4, 7), np.uint8)}, ValueError, ["`image`", "[4, 4, 7]"]),
         ({"image": np.full((4, 4, 3), 2.0)}, ValueError, ["`image`", "[0, 1]"]),
         ({"prompt": None}, ValueError, ["`prompt`", "neither"]),

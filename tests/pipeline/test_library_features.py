@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("edit", "plus")
 STEPS = 4
-PICTURE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_image(0, 64, 64)
 
 
 def make_pipe(kind: str) -> Any:
@@ -33,7 +33,7 @@ def make_pipe(kind: str) -> Any:
 
 
 def call(pipe: Any, kind: str, **settings: Any) -> Any:
-    inputs = {"images": [PICTURE]} if kind == "plus" else {"image": PICTURE}
+    inputs = {"images": [IMAGE]} if kind == "plus" else {"image": IMAGE}
     given = {
         "prompt": "blue",
         "num_inference_steps": STEPS,
@@ -211,8 +211,8 @@ def test_casting_and_offload_when_both_are_enabled_then_images_stay_near(
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompt_when_encoded_apart_then_the_same_images(kind: str) -> None:
     pipe = make_pipe(kind)
-    embeds, mask = pipe.encode_prompt_multiple_images("blue", images=[PICTURE])
-    negative, negative_mask = pipe.encode_prompt_multiple_images(" ", images=[PICTURE])
+    embeds, mask = pipe.encode_prompt_multiple_images("blue", images=[IMAGE])
+    negative, negative_mask = pipe.encode_prompt_multiple_images(" ", images=[IMAGE])
 
     image = image_of(
         pipe,

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from joyimage.pipeline.guidance import combine
 from tests import random_models
 
-SQUARE, WIDE = random_models.make_picture(0, 64, 64), random_models.make_picture(1, 48, 96)
+SQUARE, WIDE = random_models.make_image(0, 64, 64), random_models.make_image(1, 48, 96)
 STEPS = 2
 LATENT = (1, 1, 16, 1, 8, 8)
 

@@ -10,7 +10,7 @@ import torch
 
 from tests import random_models
 
-IMAGE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_image(0, 64, 64)
 
 
 def make_pipe() -> Any:

@@ -17,7 +17,7 @@ from tests import random_models
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PICTURE = random_models.make_picture(0, 64, 64)
+IMAGE = random_models.make_image(0, 64, 64)
 FULL = "Turn the sky over the hills a deep evening red."
 
 
@@ -61,12 +61,12 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
-def test_endpoint_when_asked_then_picture_and_prompt_are_sent_and_its_sentence_comes_back(
+def test_endpoint_when_asked_then_image_and_prompt_are_sent_and_its_sentence_comes_back(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
 
-    assert rewrite("red sky", PICTURE, endpoint) == FULL
+    assert rewrite("red sky", IMAGE, endpoint) == FULL
 
     (request,) = Endpoint.requests
     assert (request["path"], request["model"], request["key"]) == (
@@ -74,8 +74,8 @@ def test_endpoint_when_asked_then_picture_and_prompt_are_sent_and_its_sentence_c
         "first",
         "Bearer a-key",
     )
-    picture, text = request["messages"][0]["content"]
-    assert picture["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    image, text = request["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")
     assert "red sky" in text["text"]
 
 
@@ -90,12 +90,12 @@ def test_endpoint_when_a_model_is_named_then_that_one(endpoint: str) -> None:
     "prompt", [CameraMove(45).prompt, ObjectRotation("car", "left").prompt, "Move the camera."]
 )
 def test_template_when_rewriting_is_on_then_sent_to_nobody(endpoint: str, prompt: str) -> None:
-    assert rewrite(prompt, PICTURE, endpoint) == prompt
+    assert rewrite(prompt, IMAGE, endpoint) == prompt
     assert Endpoint.requests == []
 
 
 def test_nothing_when_not_asked_for_then_the_prompt_itself() -> None:
-    assert rewrite("red sky", PICTURE) == "red sky"
+    assert rewrite("red sky", IMAGE) == "red sky"
 
 
 def test_local_when_asked_then_the_pipeline_describes() -> None:
@@ -106,22 +106,22 @@ def test_local_when_asked_then_the_pipeline_describes() -> None:
         asked.append(question) or plain(image, question, max_new_tokens=min(3, settings["max_new_tokens"]))
     )
 
-    assert isinstance(rewrite("red sky", PICTURE, "local", pipe=pipe), str)
+    assert isinstance(rewrite("red sky", IMAGE, "local", pipe=pipe), str)
     assert "red sky" in asked[0]
 
 
 def test_endpoint_when_it_fails_then_one_sentence(endpoint: str) -> None:
     Endpoint.status = 503
     with pytest.raises(RewriteError, match="HTTP 503"):
-        rewrite("red sky", PICTURE, endpoint)
+        rewrite("red sky", IMAGE, endpoint)
     Endpoint.status, Endpoint.answer = 200, {"choices": []}
     with pytest.raises(RewriteError, match="did not answer"):
-        rewrite("red sky", PICTURE, endpoint)
+        rewrite("red sky", IMAGE, endpoint)
     with pytest.raises(RewriteError, match="is unreachable"):
-        rewrite("red sky", PICTURE, "http://127.0.0.1:9/v1")
+        rewrite("red sky", IMAGE, "http://127.0.0.1:9/v1")
 
 
 @pytest.mark.parametrize("how", ["remote", "ftp://host/v1", "local"])
 def test_how_when_it_can_not_be_then_refused(how: str) -> None:
     with pytest.raises(ValueError, match="`how`"):
-        rewrite("red sky", PICTURE, how)
+        rewrite("red sky", IMAGE, how)

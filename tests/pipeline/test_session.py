@@ -54,7 +54,7 @@ def test_session_when_images_and_prompts_change_then_results_are_bitwise_those_o
     pipe: Any, guidance_scale: float, one_pass_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
-    first, second = random_models.make_picture(0), random_models.make_picture(1)
+    first, second = random_models.make_image(0), random_models.make_image(1)
     call = {**CALL, "guidance_scale": guidance_scale}
     session = pipe.session()
 
@@ -77,7 +77,7 @@ def test_session_when_a_image_comes_again_then_it_is_read_and_encoded_once(
     pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", one_pass_up_to)
-    session = pipe.session(random_models.make_picture(0))
+    session = pipe.session(random_models.make_image(0))
     with counting(pipe, monkeypatch) as counts:
         session("make it blue", **CALL)
         assert counts == {"vision": 1, "vae": 1, "language": first}
@@ -92,7 +92,7 @@ def test_session_when_a_image_comes_again_then_it_is_read_and_encoded_once(
 def test_session_when_the_images_pixels_change_in_place_then_it_is_read_anew(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = random_models.make_picture(0)
+    image = random_models.make_image(0)
     session = pipe.session(image)
     session("make it blue", **CALL)
 
@@ -107,18 +107,18 @@ def test_session_when_the_images_pixels_change_in_place_then_it_is_read_anew(
 def test_session_when_it_ends_then_nothing_is_kept_and_the_pipeline_is_as_before(
     pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pipe.session(random_models.make_picture(0)) as session:
+    with pipe.session(random_models.make_image(0)) as session:
         session("make it blue", **CALL)
         assert session.cache.num_bytes > 0
 
     assert len(session.cache) == session.cache.num_bytes == 0
     with counting(pipe, monkeypatch) as counts:
-        pipe(random_models.make_picture(0), "make it blue", **CALL)
+        pipe(random_models.make_image(0), "make it blue", **CALL)
     assert counts["vision"] == 1
 
 
 def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing(pipe: Any) -> None:
-    session = pipe.session(random_models.make_picture(0))
+    session = pipe.session(random_models.make_image(0))
 
     with pytest.raises(ValueError, match="num_inference_steps"):
         session("make it blue", num_inference_steps=0)
@@ -127,7 +127,7 @@ def test_session_when_a_call_fails_then_later_calls_of_the_pipeline_keep_nothing
 
 
 def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none_stays(pipe: Any) -> None:
-    sessions = [pipe.session(random_models.make_picture(seed)) for seed in (0, 1)]
+    sessions = [pipe.session(random_models.make_image(seed)) for seed in (0, 1)]
     barrier = threading.Barrier(2)
     errors: list[BaseException] = []
 
@@ -155,7 +155,7 @@ def test_session_when_two_threads_have_one_then_each_uses_its_own_cache_and_none
 
 
 def test_session_when_spatial_edits_are_asked_for_then_they_are_the_pipelines(pipe: Any) -> None:
-    image = random_models.make_picture(0)
+    image = random_models.make_image(0)
     session = pipe.session(image)
     call = {"num_inference_steps": 1, "guidance_scale": 1.0}
 
@@ -202,7 +202,7 @@ def test_cache_when_a_value_is_larger_than_the_bound_then_it_is_not_kept() -> No
 
 
 def test_digest_when_images_differ_in_one_pixel_size_or_mode_then_so_do_their_names() -> None:
-    image = random_models.make_picture(0)
+    image = random_models.make_image(0)
     changed = image.copy()
     changed.putpixel((3, 5), (1, 2, 3))
     names = {digest(one) for one in (image, changed, image.convert("L"), image.resize((8, 8)))}

@@ -11,7 +11,7 @@ import torch
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, find_red_boxes
 from tests import random_models
 
-IMAGE = random_models.make_picture(0, 120, 100).point(lambda value: value // 2)  # no red as pure as the box's
+IMAGE = random_models.make_image(0, 120, 100).point(lambda value: value // 2)  # no red as pure as the box's
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_plus_when_called_then_the_image_is_its_only_reference() -> None:
         ("move", ([IMAGE] * 2, "car", (20, 30, 60, 90)), "2 images"),
         ("rotate", (IMAGE, "car", "upper"), "`view`"),
         ("camera", (IMAGE, float("nan")), "`yaw`"),
-        ("camera", ("picture.png", 45), "`image`"),
+        ("camera", ("image.png", 45), "`image`"),
     ],
 )
 def test_spatial_edit_when_an_argument_is_wrong_then_rejected(
@@ -125,7 +125,7 @@ def test_spatial_edit_when_a_tuple_is_asked_for_then_rejected(pipe: Any) -> None
 
 
 def test_move_when_the_crop_would_cut_the_box_then_padded_with_a_warning(pipe: Any) -> None:
-    wide = random_models.make_picture(2, 97, 400).point(lambda value: value // 2)
+    wide = random_models.make_image(2, 97, 400).point(lambda value: value // 2)
 
     with pytest.warns(UserWarning, match="padded instead"):
         output = pipe.move(wide, "car", (0, 10, 40, 60), height=96, width=96)

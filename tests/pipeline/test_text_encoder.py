@@ -18,7 +18,7 @@ from joyimage.pipeline.text_encoder import encode
 from tests import random_models
 
 PROMPTS = ["Make the car red", "blue", "Make the car blue and remove the tree"]
-IMAGE, OTHER = random_models.make_picture(0, 64, 96), random_models.make_picture(1, 96, 64)
+IMAGE, OTHER = random_models.make_image(0, 64, 96), random_models.make_image(1, 96, 64)
 _rms, _linear = Qwen3VLTextRMSNorm.forward, nn.Linear.forward
 ATOL = 2e-3  # states reach 80, and the shared part runs in another batch
 
@@ -144,8 +144,8 @@ def test_encode_when_image_is_small_or_large_then_read_in_one_pass_or_its_beginn
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", 256)
     small, large = (
-        random_models.make_picture(0, 256, 256),
-        random_models.make_picture(0, 512, 512),
+        random_models.make_image(0, 256, 256),
+        random_models.make_image(0, 512, 512),
     )  # 64 and 256 tokens
     lengths: list[int] = []
     layer = parts["text_encoder"].model.language_model.layers[0]

@@ -1,4 +1,4 @@
-"""Pieces that the tests of the server share: a cheap pipeline of real parts, pictures, an engine."""
+"""Pieces that the tests of the server share: a cheap pipeline of real parts, images, an engine."""
 
 from __future__ import annotations
 
@@ -86,10 +86,8 @@ def make_task(
 def run_on(
     runner: Any, *tasks: tuple[Task, bytes | None], report: Callable[..., None] = lambda *_: None
 ) -> list[JobResult]:
-    """Run tasks, of a picture each or of none, in one pass and without an engine."""
-    prepared = [
-        prepare(task, [] if picture is None else [picture], None, runner.info) for task, picture in tasks
-    ]
+    """Run tasks, of an image each or of none, in one pass and without an engine."""
+    prepared = [prepare(task, [] if image is None else [image], None, runner.info) for task, image in tasks]
     made = runner.run([one.item for one in prepared], report, lambda: False)
     assert made is not None
     return [one.finish(own) for one, own in zip(prepared, made, strict=True)]
@@ -103,12 +101,12 @@ def make_settings(folder: Path, **values: Any) -> ServerSettings:
 
 def png(seed: int = 0, width: int = SIDE, height: int = SIDE) -> bytes:
     file = io.BytesIO()
-    random_models.make_picture(seed, height, width).save(file, "PNG")
+    random_models.make_image(seed, height, width).save(file, "PNG")
     return file.getvalue()
 
 
 def opened(data: bytes | str) -> Image.Image:
-    """Decode a picture file, or base64 of one."""
+    """Decode an image file, or base64 of one."""
     return Image.open(io.BytesIO(base64.b64decode(data) if isinstance(data, str) else data))
 
 
@@ -124,7 +122,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
 
 
 def difference(first: bytes, second: bytes) -> int:
-    """Largest difference of two picture files, of 255."""
+    """Largest difference of two image files, of 255."""
     return int(np.abs(np.asarray(opened(first), dtype=int) - np.asarray(opened(second), dtype=int)).max())
 
 
@@ -184,13 +182,13 @@ class Workshop:
         self.dispatcher.start(lambda _: self.runner)
 
     def submit(
-        self, *, client: str = "a", batch_key: str | None = None, picture: bytes | None = None, **task: Any
+        self, *, client: str = "a", batch_key: str | None = None, image: bytes | None = None, **task: Any
     ) -> Job:
-        """Queue an edit, or a generation where no picture is given."""
+        """Queue an edit, or a generation where no image is given."""
         job_id = self.files.new_id()
         settings: dict[str, Any] = {"prompt": "blue", "has_previews": False, **task}
-        if picture is not None:
-            self.files.write(job_id, "input-0", picture)
+        if image is not None:
+            self.files.write(job_id, "input-0", image)
             settings = {"kind": "edit", "num_inputs": 1, **settings}
         made = make_task(**settings)
         return self.put(

@@ -36,7 +36,7 @@ def same(first: bytes, second: bytes) -> bool:
     )
 
 
-def test_edit_when_sent_as_file_bytes_or_image_then_the_same_picture_with_progress(
+def test_edit_when_sent_as_file_bytes_or_image_then_the_same_image_with_progress(
     server: LiveServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.png"
@@ -45,7 +45,7 @@ def test_edit_when_sent_as_file_bytes_or_image_then_the_same_picture_with_progre
     with Client(server.url) as client:
         made = [
             client.edit(image, "red", seed=1, steps=3, progress=seen.append)[0]
-            for image in (path, png(1), random_models.make_picture(1, SIDE, SIDE))
+            for image in (path, png(1), random_models.make_image(1, SIDE, SIDE))
         ]
 
     assert same(made[0], made[1])
@@ -234,7 +234,7 @@ def test_client_when_the_line_breaks_then_it_goes_on_and_nothing_runs_twice(
     gate = Gate(runner)
     gate.is_open.set()
     server = serve(gate)
-    # The answer to the first POST is lost, the stream of events breaks, and so does a picture.
+    # The answer to the first POST is lost, the stream of events breaks, and so does an image.
     line = BadLine(server.url, [10, 3000, 2500])
 
     async def edit() -> list[bytes]:

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner) -> None:
     shop = workshop()
-    job = shop.ended(shop.submit(picture=png(3), prompt="red", seed=5))
+    job = shop.ended(shop.submit(image=png(3), prompt="red", seed=5))
 
     direct = runner.pipe(
-        image=random_models.make_picture(3, SIDE, SIDE),
+        image=random_models.make_image(3, SIDE, SIDE),
         prompt="red",
         num_inference_steps=2,
         guidance_scale=1,
@@ -60,18 +60,16 @@ def test_alike_jobs_when_waiting_then_run_together_and_equal_single_runs(
     shop = workshop(gate, is_started=False)
     settings = [("red", 1, png(1)), ("a long blue thing", 2, png(2)), ("x", 3, png(3))]
     jobs = [
-        shop.submit(
-            prompt=prompt, seed=seed, picture=picture, batch_key="k", target_size=ImageSize(SIDE, SIDE)
-        )
-        for prompt, seed, picture in settings
+        shop.submit(prompt=prompt, seed=seed, image=image, batch_key="k", target_size=ImageSize(SIDE, SIDE))
+        for prompt, seed, image in settings
     ]
     gate.is_open.set()
     shop.start()
     together = [shop.files.read(shop.ended(job).id, "output-0") for job in jobs]
 
     alone = [
-        shop.files.read(shop.ended(shop.submit(prompt=prompt, seed=seed, picture=picture)).id, "output-0")
-        for prompt, seed, picture in settings
+        shop.files.read(shop.ended(shop.submit(prompt=prompt, seed=seed, image=image)).id, "output-0")
+        for prompt, seed, image in settings
     ]
 
     assert gate.batches == [3, 1, 1, 1]
@@ -93,8 +91,8 @@ def test_alike_jobs_when_large_then_run_one_by_one(workshop: Open, runner: Local
 
 def test_one_of_a_batch_when_it_is_bad_then_the_others_succeed(workshop: Open) -> None:
     shop = workshop(is_started=False)
-    bad = shop.submit(batch_key="k", steps=1, picture=png(), region=[2, 2, 400, 400])
-    good = shop.submit(batch_key="k", steps=1, picture=png())
+    bad = shop.submit(batch_key="k", steps=1, image=png(), region=[2, 2, 400, 400])
+    good = shop.submit(batch_key="k", steps=1, image=png())
     shop.start()
 
     failed = shop.ended(bad)
@@ -141,7 +139,7 @@ def test_waiting_job_when_too_long_then_failed_with_a_sentence(
     running = shop.submit()
     wait_for(lambda: gate.steps)
 
-    late = shop.ended(shop.submit(picture=png()))
+    late = shop.ended(shop.submit(image=png()))
     gate.is_open.set()
 
     assert late.error is not None
@@ -225,14 +223,14 @@ def test_replica_when_lost_then_the_job_runs_again_once(workshop: Open, runner: 
     assert (twice.state, twice.restarted) == ("failed", 1)
 
 
-def test_picture_when_edited_again_then_by_the_replica_that_knows_it(
+def test_image_when_edited_again_then_by_the_replica_that_knows_it(
     workshop: Open, runner: LocalRunner
 ) -> None:
     shop = workshop(is_started=False, replicas=3)
     shop.dispatcher._free = [0, 1, 2]
-    homes = {picture: shop.dispatcher._choose(picture) for picture in ("a", "b", "c", "d", "e", "f")}
+    homes = {image: shop.dispatcher._choose(image) for image in ("a", "b", "c", "d", "e", "f")}
 
     assert len(set(homes.values())) > 1
-    assert all(shop.dispatcher._choose(picture) == home for picture, home in homes.items())
+    assert all(shop.dispatcher._choose(image) == home for image, home in homes.items())
     shop.dispatcher._free = [number for number in range(3) if number != homes["a"]]
     assert shop.dispatcher._choose("a") != homes["a"]

@@ -202,9 +202,9 @@ def test_model_when_it_makes_no_numbers_then_the_job_fails_with_a_sentence(
 def test_inputs_when_their_job_ends_in_any_way_then_removed(workshop: Open, runner: LocalRunner) -> None:
     gate = Gate(runner)
     shop = workshop(gate, max_batch=1)
-    running = shop.submit(picture=png())
+    running = shop.submit(image=png())
     wait_for(lambda: gate.steps)
-    cancelled, bad = shop.submit(picture=png(1)), shop.submit(picture=png(2), region=[2, 2, 400, 400])
+    cancelled, bad = shop.submit(image=png(1)), shop.submit(image=png(2), region=[2, 2, 400, 400])
     shop.dispatcher.cancel(cancelled.id)
     gate.is_open.set()
 

@@ -1,4 +1,4 @@
-"""Pictures that a request names by address: fetched from the public internet only, and only where allowed."""
+"""Images that a request names by address: fetched from the public internet only, and only where allowed."""
 
 from __future__ import annotations
 
@@ -108,24 +108,24 @@ def test_image_url_when_switched_on_then_fetched_through_redirects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(redirect("/b.png?x=1"), ok(png(1)))
-    site.stand_in(monkeypatch, "pictures.example")
+    site.stand_in(monkeypatch, "images.example")
 
-    data = fetching.fetch_image("http://pictures.example/a.png", make_settings(tmp_path))
+    data = fetching.fetch_image("http://images.example/a.png", make_settings(tmp_path))
 
     assert data == png(1)
     assert site.asked == [b"GET /a.png HTTP/1.1", b"GET /b.png?x=1 HTTP/1.1"]
 
 
-def test_image_url_when_an_edit_names_one_then_as_if_the_picture_had_been_sent(
+def test_image_url_when_an_edit_names_one_then_as_if_the_image_had_been_sent(
     tmp_path: Path, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(tmp_path, image_urls=True, allowed_hosts=("testserver",))
     with TestClient(create_app(settings, lambda _: runner)) as client:
         wait_for(lambda: client.get("/readyz").status_code == 200)
-        Site(ok(png(1))).stand_in(monkeypatch, "pictures.example")
+        Site(ok(png(1))).stand_in(monkeypatch, "images.example")
         ask = {"prompt": "red", "seed": 1}
 
-        named = client.post("/v1/images/edits", json={**ask, "image": "http://pictures.example/a.png"})
+        named = client.post("/v1/images/edits", json={**ask, "image": "http://images.example/a.png"})
         inside = client.post("/v1/images/edits", json={**ask, "image": "http://127.0.0.1/a.png"})
         sent = client.post("/v1/images/edits", data=ask, files=[("image", png(1))])
 
@@ -140,9 +140,9 @@ def test_image_url_when_an_edit_names_one_then_as_if_the_picture_had_been_sent(
         ("http://[::1]/a.png", "not on the public internet"),
         ("http://169.254.169.254/latest/meta-data", "not on the public internet"),
         ("http://2130706433/", "not on the public internet"),
-        ("http://user:word@pictures.example/", "without a password"),
-        ("http://pictures.example:22/", "port 80 or 443"),
-        ("ftp://pictures.example/", "http or https"),
+        ("http://user:word@images.example/", "without a password"),
+        ("http://images.example:22/", "port 80 or 443"),
+        ("ftp://images.example/", "http or https"),
     ],
 )
 def test_image_url_when_it_leads_inside_then_rejected(url: str, words: str, tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_image_url_when_it_redirects_inside_is_huge_or_slow_then_rejected(
         (Site(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"), "answers 404"),
     ):
         with monkeypatch.context() as patch:
-            site.stand_in(patch, "pictures.example")
+            site.stand_in(patch, "images.example")
             with pytest.raises(UploadError, match=words):
-                fetching.fetch_image("http://pictures.example/", settings)
+                fetching.fetch_image("http://images.example/", settings)
 
 
 def test_image_url_when_its_host_sends_a_byte_now_and_then_then_rejected_in_time(
@@ -175,10 +175,10 @@ def test_image_url_when_its_host_sends_a_byte_now_and_then_then_rejected_in_time
     slow_head = b"HTTP/1.1 200 OK\r\n" + b"X-Wait: x\r\n" * 20
     for answer in (slow_head, b"HTTP/1.1 200 OK\r\n\r\n" + bytes(200)):
         with monkeypatch.context() as patch:
-            Site(answer, pause_s=0.05, part_bytes=1).stand_in(patch, "pictures.example")
+            Site(answer, pause_s=0.05, part_bytes=1).stand_in(patch, "images.example")
             started = time.monotonic()
             with pytest.raises(UploadError, match="takes too long"):
-                fetching.fetch_image("http://pictures.example/", settings)
+                fetching.fetch_image("http://images.example/", settings)
             assert time.monotonic() - started < 2
 
 
@@ -189,7 +189,7 @@ def test_image_url_when_its_name_servers_are_silent_then_rejected_in_time(
     monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: is_over.wait(30) and [])
 
     with pytest.raises(UploadError, match="takes too long"):
-        fetching.fetch_image("http://pictures.example/", make_settings(tmp_path, url_timeout_s=0.1))
+        fetching.fetch_image("http://images.example/", make_settings(tmp_path, url_timeout_s=0.1))
     is_over.set()
 
 
@@ -204,14 +204,14 @@ def test_image_url_when_one_of_its_hosts_addresses_is_private_then_rejected(
     monkeypatch.setattr(fetching.socket, "getaddrinfo", look_up)
 
     with pytest.raises(UploadError, match="not on the public internet"):
-        fetching.fetch_image("http://pictures.example/", make_settings(tmp_path))
+        fetching.fetch_image("http://images.example/", make_settings(tmp_path))
 
 
 def test_image_url_when_its_name_changes_after_the_check_then_the_checked_address_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site(ok(png(1)))
-    site.stand_in(monkeypatch, "pictures.example")
+    site.stand_in(monkeypatch, "images.example")
     look_up = fetching.socket.getaddrinfo
     answers = []
 
@@ -222,5 +222,5 @@ def test_image_url_when_its_name_changes_after_the_check_then_the_checked_addres
     monkeypatch.setattr(fetching.socket, "getaddrinfo", rebind)
 
     # The site rejects a connection to any address but the first.
-    assert fetching.fetch_image("http://pictures.example/a.png", make_settings(tmp_path)) == png(1)
-    assert answers[0] == "pictures.example"
+    assert fetching.fetch_image("http://images.example/a.png", make_settings(tmp_path)) == png(1)
+    assert answers[0] == "images.example"

@@ -30,7 +30,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, runner: LocalRunner) -> Iter
     server.close()
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     made = []
     for kind, options in (
         ("PNG", {}),
@@ -83,7 +83,7 @@ def polyglot(data: bytes, rng: random.Random) -> bytes:
 
 
 def splice(data: bytes, rng: random.Random) -> bytes:
-    other = rng.choice(pictures())
+    other = rng.choice(images())
     place = rng.randrange(len(data))
     return data[:place] + other[rng.randrange(len(other)) :]
 
@@ -92,9 +92,9 @@ CHANGES: list[Callable[[bytes, random.Random], bytes]] = [cut, flip, flip_header
 
 
 def check_uploads(server: LiveServer, num_cases: int) -> dict[int, int]:
-    """Send broken pictures and count the answers."""
+    """Send broken images and count the answers."""
     rng = random.Random(0)
-    whole = pictures()
+    whole = images()
     counts: dict[int, int] = {}
     with server.client() as client:
         for case in range(num_cases):

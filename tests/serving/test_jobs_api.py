@@ -155,7 +155,7 @@ def test_idempotency_key_when_sent_by_many_at_once_then_one_job(serve: Serve, ru
     assert other.json()["error"]["code"] == "idempotency_key_reused"
 
 
-def test_edit_when_repeated_with_its_key_then_the_same_picture_without_a_run(
+def test_edit_when_repeated_with_its_key_then_the_same_image_without_a_run(
     serve: Serve, runner: LocalRunner
 ) -> None:
     gate = Gate(runner)
@@ -255,7 +255,7 @@ def test_jobs_when_listed_then_in_pages_and_by_state(server: LiveServer) -> None
     assert queued["data"] == []
 
 
-def test_spatial_edits_when_asked_then_pictures_with_checks(server: LiveServer) -> None:
+def test_spatial_edits_when_asked_then_images_with_checks(server: LiveServer) -> None:
     files = [("image", png(1))]
     with server.client() as client:
         moved = client.post("/v1/spatial/move", data={"object": "car", "box": "10,10,40,50"}, files=files)

@@ -54,7 +54,7 @@ def check_kill(folder: Path, num_jobs: int, steps: int, *arguments: object) -> N
             files=[("image", png(0))],
             headers={"Idempotency-Key": "job-0"},
         )
-        pictures = [second.client.get(f"/v1/jobs/{job}/images/0").content for job in jobs]
+        images = [second.client.get(f"/v1/jobs/{job}/images/0").content for job in jobs]
         listed = second.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
     finally:
         code = second.stop()
@@ -62,7 +62,7 @@ def check_kill(folder: Path, num_jobs: int, steps: int, *arguments: object) -> N
     assert code in {0, -signal.SIGTERM}
     assert {record["state"] for record in after.values()} == {"succeeded"}
     assert sorted(record["id"] for record in listed) == sorted(jobs)
-    assert all(opened(picture).size == (SIDE, SIDE) for picture in pictures)
+    assert all(opened(image).size == (SIDE, SIDE) for image in images)
     restarted = {job for job, record in after.items() if record["restarted"] == 1}
     assert restarted
     # Only what was running ran again; what had ended was left alone.

@@ -31,7 +31,7 @@ def drive(url: str, num_clients: int, num_requests: int, *, retries: bool) -> di
     Returns:
         Seconds of each accepted request, number of each status.
     """
-    picture = png(1)
+    image = png(1)
     left = iter(range(num_requests))
     lock = threading.Lock()
     seconds: list[float] = []
@@ -47,7 +47,7 @@ def drive(url: str, num_clients: int, num_requests: int, *, retries: bool) -> di
                 while True:
                     started = time.perf_counter()
                     fields = {"prompt": "red", "seed": str(number), "steps": "1"}
-                    answer = client.post("/v1/images/edits", data=fields, files=[("image", picture)])
+                    answer = client.post("/v1/images/edits", data=fields, files=[("image", image)])
                     with lock:
                         counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
                         if answer.status_code == 200:
@@ -117,7 +117,7 @@ def test_load_when_200_clients_send_1000_requests_then_all_end_and_memory_is_fla
 
 
 @pytest.mark.slow
-def test_server_when_it_does_one_edit_after_another_then_the_same_picture_as_by_a_direct_call(
+def test_server_when_it_does_one_edit_after_another_then_the_same_image_as_by_a_direct_call(
     tmp_path: Path,
 ) -> None:
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
@@ -127,10 +127,10 @@ def test_server_when_it_does_one_edit_after_another_then_the_same_picture_as_by_
     direct, served = [], []
     try:
         for number in range(12):
-            picture = png(number)  # another one each time: none is known to the server
+            upload = png(number)  # another one each time: none is known to the server
             started = time.perf_counter()
             image = pipe(
-                image=opened(picture),
+                image=opened(upload),
                 prompt="red",
                 num_inference_steps=4,
                 guidance_scale=1.0,
@@ -143,7 +143,7 @@ def test_server_when_it_does_one_edit_after_another_then_the_same_picture_as_by_
             answer = server.client.post(
                 "/v1/images/edits",
                 data={"prompt": "red", "seed": str(number), "steps": "4", "guidance": "1"},
-                files=[("image", picture)],
+                files=[("image", upload)],
             )
             served.append(time.perf_counter() - started)
             found = opened(answer.json()["data"][0]["b64_json"])

@@ -111,13 +111,13 @@ def test_server_when_on_postgresql_then_jobs_and_results_are_there_after_a_resta
     first = serve(database=postgres_url)
     with first.client() as client:
         job = ended(client, create(client, key="k").json())
-        picture = client.get(f"/v1/jobs/{job['id']}/images/0").content
+        image = client.get(f"/v1/jobs/{job['id']}/images/0").content
     first.close()
 
     second = serve(database=postgres_url)
     with second.client() as client:
         assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "succeeded"
-        assert client.get(f"/v1/jobs/{job['id']}/images/0").content == picture
+        assert client.get(f"/v1/jobs/{job['id']}/images/0").content == image
         assert create(client, key="k").json()["id"] == job["id"]
     assert not list(tmp_path.glob("*.sqlite3"))
 

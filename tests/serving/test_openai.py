@@ -29,8 +29,8 @@ def connect(server: LiveServer, key: str = "none needed", **options: Any) -> ope
 
 
 def pixels(image: Any) -> np.ndarray:
-    picture = opened(image) if isinstance(image, (bytes, str)) else image
-    return np.asarray(picture.convert("RGB"), dtype=int)
+    image = opened(image) if isinstance(image, (bytes, str)) else image
+    return np.asarray(image.convert("RGB"), dtype=int)
 
 
 def make_mask(left_may_change: bool = True) -> bytes:
@@ -41,18 +41,18 @@ def make_mask(left_may_change: bool = True) -> bytes:
     return file.getvalue()
 
 
-def test_edit_when_asked_then_the_same_picture_as_a_direct_call(
+def test_edit_when_asked_then_the_same_image_as_a_direct_call(
     server: LiveServer, runner: LocalRunner
 ) -> None:
     answer = connect(server).images.edit(
-        image=("picture.png", png(1)),
+        image=("image.png", png(1)),
         prompt="red",
         model="tiny",
         extra_body={"seed": 7, "steps": 2, "guidance": 3, "negative_prompt": "dark"},
     )
 
     direct = runner.pipe(
-        image=random_models.make_picture(1, SIDE, SIDE),
+        image=random_models.make_image(1, SIDE, SIDE),
         prompt="red",
         negative_prompt="dark",
         num_inference_steps=2,
@@ -87,13 +87,13 @@ def test_generation_when_asked_then_of_the_nearest_size_and_in_the_format(server
 
     assert answer.data is not None
     assert answer.data[0].b64_json is not None
-    picture = opened(answer.data[0].b64_json)
-    assert picture.format == "JPEG"
-    assert picture.width > picture.height
-    assert answer.size == f"{picture.width}x{picture.height}"
+    image = opened(answer.data[0].b64_json)
+    assert image.format == "JPEG"
+    assert image.width > image.height
+    assert answer.size == f"{image.width}x{image.height}"
 
 
-def test_url_when_asked_for_then_opens_the_picture(server: LiveServer) -> None:
+def test_url_when_asked_for_then_opens_the_image(server: LiveServer) -> None:
     answer = connect(server).images.generate(prompt="x", response_format="url", extra_body={"seed": 1})
 
     assert answer.data is not None
@@ -132,7 +132,7 @@ def test_mask_when_given_then_the_rest_stays(server: LiveServer) -> None:
     assert difference[:, : SIDE // 4].max() > 5
 
 
-def test_masks_when_asked_for_then_where_the_picture_is_the_edits(server: LiveServer) -> None:
+def test_masks_when_asked_for_then_where_the_image_is_the_edits(server: LiveServer) -> None:
     ask = {"image": ("a.png", png(1)), "mask": ("mask.png", make_mask()), "prompt": "red"}
     settings = {"restore": True, "masks": True, "seed": 1}
 
@@ -159,7 +159,7 @@ def test_masks_when_asked_for_then_where_the_picture_is_the_edits(server: LiveSe
         assert np.array_equal(np.asarray(opened(file)), np.asarray(masks[0]))
 
 
-def test_restore_when_asked_then_of_the_pictures_own_size(server: LiveServer) -> None:
+def test_restore_when_asked_then_of_the_images_own_size(server: LiveServer) -> None:
     answer = connect(server).images.edit(
         image=("a.png", png(1, 90, 70)), prompt="red", extra_body={"restore": True, "fit": "pad"}
     )
@@ -167,7 +167,7 @@ def test_restore_when_asked_then_of_the_pictures_own_size(server: LiveServer) ->
     assert answer.size == "90x70"
 
 
-def test_edit_when_streamed_then_partial_pictures_and_the_whole_one(server: LiveServer) -> None:
+def test_edit_when_streamed_then_partial_images_and_the_whole_one(server: LiveServer) -> None:
     stream = connect(server).images.edit(
         image=("a.png", png(1)),
         prompt="red",
@@ -195,14 +195,14 @@ def test_generation_when_streamed_then_its_own_events(server: LiveServer) -> Non
     assert [event.type for event in stream] == ["image_generation.completed"]
 
 
-def test_several_pictures_when_the_model_takes_them_then_all_count(serve: Serve) -> None:
+def test_several_images_when_the_model_takes_them_then_all_count(serve: Serve) -> None:
     pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     server = serve(LocalRunner(pipe))
     first, second, other = (("a.png", png(seed)) for seed in (1, 2, 3))
 
-    def edit(*pictures: Any) -> np.ndarray:
-        data = connect(server).images.edit(image=list(pictures), prompt="x", extra_body={"seed": 1}).data
+    def edit(*images: Any) -> np.ndarray:
+        data = connect(server).images.edit(image=list(images), prompt="x", extra_body={"seed": 1}).data
         assert data is not None
         return pixels(data[0].b64_json)
 
@@ -211,7 +211,7 @@ def test_several_pictures_when_the_model_takes_them_then_all_count(serve: Serve)
         connect(server).images.edit(image=[first], prompt="x", extra_body={"restore": True})
 
 
-def test_several_pictures_when_the_model_takes_one_then_a_sentence(server: LiveServer) -> None:
+def test_several_images_when_the_model_takes_one_then_a_sentence(server: LiveServer) -> None:
     with pytest.raises(openai.BadRequestError) as rejection:
         connect(server).images.edit(image=[("a.png", png(1)), ("b.png", png(2))], prompt="x")
 
@@ -230,7 +230,7 @@ def test_several_pictures_when_the_model_takes_one_then_a_sentence(server: LiveS
         ({"extra_body": {"setps": 1}}, openai.BadRequestError, "setps", "did you mean `steps`?"),
         ({"extra_body": {"lora": "../secret"}}, openai.NotFoundError, "lora", "no adapter"),
         ({"extra_body": {"fit": "squeeze"}}, openai.BadRequestError, "fit", "one of crop, pad, exact"),
-        ({"image": ("a.png", b"no picture")}, openai.BadRequestError, "image", "expected PNG, JPEG"),
+        ({"image": ("a.png", b"no image")}, openai.BadRequestError, "image", "expected PNG, JPEG"),
         ({"mask": ("m.png", png(1))}, openai.BadRequestError, "mask", "no transparency"),
         (
             {"extra_body": {"masks": True}},

@@ -101,14 +101,14 @@ def test_results_when_they_can_not_be_written_fast_enough_then_the_next_run_wait
     jobs = [shop.submit() for _ in range(5)]
     wait_for(lambda: len(shop.runner.batches) == 2)
     threading.Event().wait(0.3)
-    # Else the pictures of a fast model would pile up in memory.
+    # Else the images of a fast model would pile up in memory.
     assert len(shop.runner.batches) == 2
     may_write.set()
 
     assert {shop.ended(job).state for job in jobs} == {"succeeded"}
 
 
-def test_next_job_when_one_runs_then_its_pictures_are_prepared_beside(
+def test_next_job_when_one_runs_then_its_images_are_prepared_beside(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[str] = []
@@ -127,7 +127,7 @@ def test_next_job_when_one_runs_then_its_pictures_are_prepared_beside(
     monkeypatch.setattr(dispatcher_module, "prepare_job", note)
     monkeypatch.setattr(BatchRun, "_prepare", note_late)
     shop.runner.is_open.clear()
-    first, second = shop.submit(picture=png(1)), shop.submit(picture=png(2))
+    first, second = shop.submit(image=png(1)), shop.submit(image=png(2))
     wait_for(lambda: prepared)
     assert prepared == [second.id]
     queued = shop.store.get(second.id)
@@ -141,7 +141,7 @@ def test_next_job_when_one_runs_then_its_pictures_are_prepared_beside(
 
 def test_next_job_when_cancelled_after_it_was_prepared_then_the_one_behind_it_runs(shop: Workshop) -> None:
     shop.runner.is_open.clear()
-    jobs = [shop.submit(picture=png(number)) for number in range(3)]
+    jobs = [shop.submit(image=png(number)) for number in range(3)]
     wait_for(lambda: shop.dispatcher._prefetch_pool._work_queue.empty() and shop.runner.steps)
 
     cancelled = shop.dispatcher.cancel(jobs[1].id)
@@ -159,7 +159,7 @@ def own() -> LocalRunner:
     return make_runner()
 
 
-def direct(runner: LocalRunner, task: Any, picture: Any, region: Any = None) -> Any:
+def direct(runner: LocalRunner, task: Any, image: Any, region: Any = None) -> Any:
     """The same with the pipeline's own methods."""
     edit, sampling, framing = task.edit, task.edit.sampling, task.edit.framing
     call: dict[str, Any] = {
@@ -174,8 +174,8 @@ def direct(runner: LocalRunner, task: Any, picture: Any, region: Any = None) -> 
     if sampling.size is not None:
         call |= {"width": sampling.size.width, "height": sampling.size.height}
     if task.kind == "edit":
-        return runner.pipe(image=picture, prompt=edit.prompt, region=region, **call)
-    return getattr(runner.pipe, task.kind)(picture, **SPATIAL[task.kind], **call)
+        return runner.pipe(image=image, prompt=edit.prompt, region=region, **call)
+    return getattr(runner.pipe, task.kind)(image, **SPATIAL[task.kind], **call)
 
 
 SPATIAL: dict[str, dict[str, Any]] = {
@@ -221,17 +221,17 @@ def test_edit_when_prepared_and_finished_apart_then_bitwise_the_pipelines_own(
         ]
 
 
-def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelines_own(
+def test_edit_when_of_a_transparent_image_with_a_mask_then_bitwise_the_pipelines_own(
     own: LocalRunner,
 ) -> None:
     import io
 
-    picture = random_models.make_picture(1, 71, 97).convert("RGBA")
-    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    mask = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    image = random_models.make_image(1, 71, 97).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    mask = Image.new("RGBA", image.size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 0, 40, 71))
     files = []
-    for one in (picture, mask):
+    for one in (image, mask):
         file = io.BytesIO()
         one.save(file, "PNG")
         files.append(file.getvalue())
@@ -243,14 +243,14 @@ def test_edit_when_of_a_transparent_picture_with_a_mask_then_bitwise_the_pipelin
     assert made is not None
     outcome = prepared.finish(made[0])
     region = mask.getchannel("A").point([255] + [0] * 255)
-    expected = direct(own, task, picture, region)
+    expected = direct(own, task, image, region)
 
     assert opened(outcome.images[0]).mode == "RGBA"
     assert np.array_equal(np.asarray(opened(outcome.images[0])), np.asarray(expected.images[0]))
     assert np.array_equal(np.asarray(opened(outcome.masks[0])), np.asarray(expected.masks[0]))
 
 
-def test_spatial_edit_when_on_a_model_of_several_pictures_then_bitwise_the_pipelines_own() -> None:
+def test_spatial_edit_when_on_a_model_of_several_images_then_bitwise_the_pipelines_own() -> None:
     pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
     runner = LocalRunner(pipe, preview_px=32)

@@ -1,4 +1,4 @@
-"""`joyimage batch --ray`: the same pictures as without, and nothing is made twice."""
+"""`joyimage batch --ray`: the same images as without, and nothing is made twice."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FAST = ("--model", "tiny", "--steps", "1", "--base-size", "64", "--device", "cpu
 def test_batch_when_on_ray_then_as_here_and_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(6):
-        random_models.make_picture(number, 64, 64).save(folder / f"{number}.png")
-    (folder / "broken.png").write_text("no picture")
+        random_models.make_image(number, 64, 64).save(folder / f"{number}.png")
+    (folder / "broken.png").write_text("no image")
     here, there = tmp_path / "here", tmp_path / "there"
     main(["batch", str(folder), "red", "-o", str(here), *FAST])
     capsys.readouterr()
@@ -59,10 +59,10 @@ def find_workers() -> list[int]:
 def test_batch_when_a_worker_is_killed_then_every_row_is_there_and_none_is_made_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(8):
-        random_models.make_picture(number, 64, 64).save(folder / f"{number:02}.png")
+        random_models.make_image(number, 64, 64).save(folder / f"{number:02}.png")
     there = tmp_path / "there"
     slowly = (*FAST[:2], "--steps", "40", *FAST[4:])
     before: dict[Path, int] = {}

@@ -1,4 +1,4 @@
-"""One pipeline: pictures are read once, memory that runs out, previews, adapters."""
+"""One pipeline: images are read once, memory that runs out, previews, adapters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def correlation(first: bytes, second: bytes) -> float:
 
 @contextmanager
 def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count passes of the vision tower and pictures that are encoded."""
+    """Count passes of the vision tower and images that are encoded."""
     counts: Counter[str] = Counter()
     encode = base_module.encode_frame
     monkeypatch.setattr(base_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode(*a))[1])
@@ -57,7 +57,7 @@ def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str
         hook.remove()
 
 
-def test_picture_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
+def test_image_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = workshop()
@@ -65,12 +65,11 @@ def test_picture_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
     edits = [(png(1), "red"), (png(1), "blue"), (png(2), "blue"), (png(1), "red")]
 
     with counting(runner.pipe, monkeypatch) as counts:
-        jobs = [shop.ended(shop.submit(picture=picture, prompt=prompt)) for picture, prompt in edits]
+        jobs = [shop.ended(shop.submit(image=image, prompt=prompt)) for image, prompt in edits]
         done = dict(counts)
     fresh = make_runner(session_bytes=0)
     plain = [
-        run_on(fresh, (Task.from_dict(job.task), picture))
-        for job, (picture, _) in zip(jobs, edits, strict=True)
+        run_on(fresh, (Task.from_dict(job.task), image)) for job, (image, _) in zip(jobs, edits, strict=True)
     ]
 
     assert done == {"vision": 2, "vae": 2}
@@ -80,7 +79,7 @@ def test_picture_when_it_comes_again_then_not_read_again_and_bitwise_the_same(
     assert not fresh.sessions.num_bytes
 
 
-def test_known_picture_when_in_a_batch_then_bitwise_as_if_it_were_new(runner: LocalRunner) -> None:
+def test_known_image_when_in_a_batch_then_bitwise_as_if_it_were_new(runner: LocalRunner) -> None:
     tasks = [
         (make_task(kind="edit", prompt="red", seed=seed, steps=2, num_inputs=1), png(seed)) for seed in (1, 2)
     ]
@@ -96,12 +95,12 @@ def test_known_picture_when_in_a_batch_then_bitwise_as_if_it_were_new(runner: Lo
     assert run_both() == new
 
 
-def test_memory_when_kept_pictures_fill_it_then_they_go_first(
+def test_memory_when_kept_images_fill_it_then_they_go_first(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = workshop()
     runner.sessions.clear()
-    shop.ended(shop.submit(picture=png(1)))
+    shop.ended(shop.submit(image=png(1)))
     decode = edit_module.decode_target
     kept = len(runner.sessions)
     assert kept
@@ -112,18 +111,18 @@ def test_memory_when_kept_pictures_fill_it_then_they_go_first(
         return decode(*arguments, **options)
 
     monkeypatch.setattr(edit_module, "decode_target", need_room)
-    job = shop.ended(shop.submit(picture=png(2)))
+    job = shop.ended(shop.submit(image=png(2)))
 
     assert job.state == "succeeded", job.error
     assert (job.result or {})["memory"] == "nothing cached of earlier images"
     assert not runner.sessions.num_bytes
 
 
-def test_memory_when_short_then_less_of_it_and_the_same_picture(
+def test_memory_when_short_then_less_of_it_and_the_same_image(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = workshop()
-    expected = shop.ended(shop.submit(picture=png(), num_images=2, seed=4))
+    expected = shop.ended(shop.submit(image=png(), num_images=2, seed=4))
     pipe = runner.pipe
     decode = edit_module.decode_target
 
@@ -133,7 +132,7 @@ def test_memory_when_short_then_less_of_it_and_the_same_picture(
         return decode(pipe, target, *arguments, **options)
 
     monkeypatch.setattr(edit_module, "decode_target", need_tiles)
-    job = shop.ended(shop.submit(picture=png(), num_images=2, seed=4))
+    job = shop.ended(shop.submit(image=png(), num_images=2, seed=4))
 
     assert job.state == "succeeded", job.error
     assert job.result is not None
@@ -216,7 +215,7 @@ def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_bac
     assert still.images == back.images == again.images == expected[0].images
 
 
-def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner) -> None:
+def test_preview_when_drawn_then_shows_the_image_in_little(runner: LocalRunner) -> None:
     seen: list[Any] = []
     task = make_task(kind="edit", prompt="x", steps=3, num_inputs=1)
 
@@ -229,7 +228,7 @@ def test_preview_when_drawn_then_shows_the_picture_in_little(runner: LocalRunner
 
 
 @pytest.mark.parametrize("mode", ["decoded", "auto"])
-def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_picture_stays_the_same(
+def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_image_stays_the_same(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, decoding = make_runner(preview="latent"), make_runner(preview=mode)
@@ -245,7 +244,7 @@ def test_preview_when_decoded_then_as_the_vae_shows_it_and_the_picture_stays_the
     assert made[0].images == expected[0].images
     previews = [previews[0] for _, _, previews in seen]
     assert [preview and preview.kind for preview in previews] == ["decoded"] * 3 + [None]
-    # 64 pixels at most, and the last guess is nearly the picture.
+    # 64 pixels at most, and the last guess is nearly the image.
     assert opened(previews[2].file).size == (SIDE, SIDE)
     assert correlation(previews[2].file, made[0].images[0]) > 0.9
 
@@ -289,23 +288,23 @@ def test_preview_when_its_decode_runs_out_of_memory_then_latents_are_drawn_and_t
     assert [previews[0] and previews[0].kind for _, _, previews in seen] == ["latent", "latent", None]
 
 
-def test_preview_when_a_trained_vae_then_latents_look_like_their_picture() -> None:
+def test_preview_when_a_trained_vae_then_latents_look_like_their_image() -> None:
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.images import to_pixels
     from joyimage.pipeline.vae import encode_frame
     from joyimage.serving.workers.preview import LatentPreview
 
     pipe = JoyImageEditPipeline.from_pretrained("tiny")
-    picture = random_models.make_picture(1, SIDE, SIDE)
+    image = random_models.make_image(1, SIDE, SIDE)
 
-    pixels = to_pixels([picture], torch.device("cpu"), torch.float32)
+    pixels = to_pixels([image], torch.device("cpu"), torch.float32)
     latents = pipe.normalize_latents(encode_frame(pipe.vae, pixels).mode())[0, :, 0]
     drawn = np.asarray(LatentPreview(pipe, 32).draw(latents).resize((8, 8)), dtype=float)
-    wanted = np.asarray(picture.resize((8, 8), resample=4), dtype=float)
+    wanted = np.asarray(image.resize((8, 8), resample=4), dtype=float)
     assert np.corrcoef(drawn.ravel(), wanted.ravel())[0, 1] > 0.9
 
 
-def test_adapters_when_named_then_change_the_picture_and_are_off_otherwise(
+def test_adapters_when_named_then_change_the_image_and_are_off_otherwise(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     from peft import LoraConfig

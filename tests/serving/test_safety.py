@@ -38,9 +38,9 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-def file_of(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -53,7 +53,7 @@ def file_of(picture: Image.Image, kind: str, **options: Any) -> bytes:
         b"\xff\xd8\xff\xc0\0\x11\x08\xff\xff\xff\xff" + bytes(20),
     ],
 )
-def test_picture_when_huge_then_rejected_before_a_decoder_sees_it(
+def test_image_when_huge_then_rejected_before_a_decoder_sees_it(
     data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(*_: Any, **__: Any) -> None:
@@ -65,7 +65,7 @@ def test_picture_when_huge_then_rejected_before_a_decoder_sees_it(
         check_upload(data, make_settings(tmp_path), PixelBudget(10**8))
 
 
-def test_picture_when_its_data_expands_without_end_then_rejected(tmp_path: Path) -> None:
+def test_image_when_its_data_expands_without_end_then_rejected(tmp_path: Path) -> None:
     # 100 MB of zeros behind a header that says 10 x 10.
     packed = zlib.compress(bytes(100_000_000), 9)
     text = b"Comment\0\0" + packed
@@ -81,7 +81,7 @@ def test_picture_when_its_data_expands_without_end_then_rejected(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "AVIF"])
-def test_picture_when_of_a_format_that_pillow_reads_then_accepted(kind: str, tmp_path: Path) -> None:
+def test_image_when_of_a_format_that_pillow_reads_then_accepted(kind: str, tmp_path: Path) -> None:
     upload = check_upload(
         file_of(Image.new("RGB", (6, 4), "red"), kind), make_settings(tmp_path), PixelBudget(100)
     )

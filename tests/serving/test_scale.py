@@ -1,4 +1,4 @@
-"""Replicas on Ray Serve: the same answers, sticky by picture, and a dead replica loses no job."""
+"""Replicas on Ray Serve: the same answers, sticky by image, and a dead replica loses no job."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_job_when_cancelled_before_a_replica_is_free_then_it_ends_at_once(
 
 
 @pytest.mark.timeout(600)
-def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
+def test_image_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_same(
     scaled: tuple[LiveServer, Any],
 ) -> None:
     from joyimage.client import Client
@@ -121,8 +121,8 @@ def test_picture_when_edited_again_on_ray_then_not_read_again_and_bitwise_the_sa
     server, _ = scaled
     with Client(server.url, timeout_s=200) as client:
         jobs = [
-            client.run("edit", [png(picture)], prompt=prompt, seed=1, steps=2)
-            for picture, prompt in ((5, "red"), (6, "red"), (5, "blue"), (5, "red"))
+            client.run("edit", [png(image)], prompt=prompt, seed=1, steps=2)
+            for image, prompt in ((5, "red"), (6, "red"), (5, "blue"), (5, "red"))
         ]
         files = [client.images(job)[0] for job in jobs]
 
@@ -149,7 +149,7 @@ def submit(client: Any, number: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_pictures_when_jobs_that_wait_have_called_a_second_replica_then_each_is_known_by_its_own(
+def test_images_when_jobs_that_wait_have_called_a_second_replica_then_each_is_known_by_its_own(
     scaled: tuple[LiveServer, Any],
 ) -> None:
     from joyimage.client import Client

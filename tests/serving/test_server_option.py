@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
     server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "a.png"
-    picture.write_bytes(png(1))
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
     there = ["--server", server.url, "--seed", "3", "--steps", "2"]
 
-    assert main(["edit", str(picture), "red", "-o", str(tmp_path / "b.png"), "--json", *there]) == 0
+    assert main(["edit", str(image), "red", "-o", str(tmp_path / "b.png"), "--json", *there]) == 0
     report = json.loads(capsys.readouterr().out)
-    moved = ["move", str(picture), "car", "10,10,40,50", "-o", str(tmp_path / "c.png"), "--restore", *there]
+    moved = ["move", str(image), "car", "10,10,40,50", "-o", str(tmp_path / "c.png"), "--restore", *there]
     assert main(moved) == 0
     assert main(["generate", "a tree", "-o", str(tmp_path / "d.png"), "--num", "2", *there]) == 0
 
-    like = ["edit", str(picture), "--like", str(tmp_path / "b.png"), "-o", str(tmp_path / "e.png")]
+    like = ["edit", str(image), "--like", str(tmp_path / "b.png"), "-o", str(tmp_path / "e.png")]
     assert main([*like, "--server", server.url]) == 0
 
     direct = (
         server.service.dispatcher._runners[0]
         .pipe(
-            image=random_models.make_picture(1, SIDE, SIDE),
+            image=random_models.make_image(1, SIDE, SIDE),
             prompt="red",
             num_inference_steps=2,
             guidance_scale=1,
@@ -64,13 +64,13 @@ def test_commands_when_a_server_is_named_then_as_if_the_model_were_here(
 def test_region_when_the_server_does_the_work_then_nothing_changes_outside(
     server: LiveServer, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "a.png"
-    picture.write_bytes(png(1))
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
 
-    call = ["edit", str(picture), "red", "-o", str(tmp_path / "b.png"), "--region", "0.5,0,1,1"]
+    call = ["edit", str(image), "red", "-o", str(tmp_path / "b.png"), "--region", "0.5,0,1,1"]
     assert main([*call, "--server", server.url, "--steps", "1"]) == 0
 
-    before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, tmp_path / "b.png"))
+    before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (image, tmp_path / "b.png"))
     assert (before[:, : SIDE // 2] == after[:, : SIDE // 2]).all()
     assert (before[:, -8:] != after[:, -8:]).any()
 
@@ -87,20 +87,20 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
     runner = LocalRunner(runner.pipe, loras=("style",), preview_px=32)
     settings = make_settings(tmp_path / "data", loras={"style": tmp_path / "style"})
     server = LiveServer(settings, runner)
-    picture = tmp_path / "a.png"
-    picture.write_bytes(png(1))
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
     there = ["--server", server.url, "--seed", "3", "--steps", "2"]
     try:
 
         def edit(name: str, *arguments: str) -> np.ndarray:
             path = tmp_path / name
-            assert main(["edit", str(picture), "red", "-o", str(path), *arguments]) == 0
+            assert main(["edit", str(image), "red", "-o", str(path), *arguments]) == 0
             return np.asarray(Image.open(path), dtype=int)
 
         plain, styled = edit("plain.png", *there), edit("styled.png", *there, "--lora", "style")
         again = edit("again.png", "--like", str(tmp_path / "styled.png"), "--server", server.url)
         capsys.readouterr()
-        rejected = main(["edit", str(picture), "red", "-o", "x.png", *there, "--lora", "other"])
+        rejected = main(["edit", str(image), "red", "-o", "x.png", *there, "--lora", "other"])
     finally:
         server.close()
 
@@ -125,19 +125,19 @@ def test_commands_when_the_server_can_not_help_then_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "command", [["edit", "PICTURE", "red"], ["move", "PICTURE", "heart", "0,0,0.5,0.5"], ["generate", "red"]]
+    "command", [["edit", "IMAGE", "red"], ["move", "IMAGE", "heart", "0,0,0.5,0.5"], ["generate", "red"]]
 )
 def test_commands_when_a_server_edits_then_neither_torch_nor_diffusers_is_imported(
     server: LiveServer, tmp_path: Path, command: list[str]
 ) -> None:
-    picture = tmp_path / "a.png"
-    picture.write_bytes(png(1))
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
     program = (
         "import sys; from joyimage.cli.main import main; code = main();"
         " heavy = {'torch', 'diffusers', 'transformers', 'accelerate', 'peft', 'scipy'} & set(sys.modules);"
         " sys.exit(code or ', '.join(sorted(heavy)) or 0)"
     )
-    arguments = [str(picture) if word == "PICTURE" else word for word in command]
+    arguments = [str(image) if word == "IMAGE" else word for word in command]
 
     run = subprocess.run(
         [sys.executable, "-c", program, *arguments, "-o", str(tmp_path / "out.png"), "--server", server.url],

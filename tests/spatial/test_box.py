@@ -1,4 +1,4 @@
-"""Boxes in every form, the red box in a picture, and what a move did."""
+"""Boxes in every form, the red box in an image, and what a move did."""
 
 from __future__ import annotations
 
@@ -64,38 +64,38 @@ def test_box_when_a_side_is_tiny_then_warns() -> None:
 
 @given(box=boxes(smallest=12), background=st.sampled_from(["white", "black", "#4080c0", "#909090"]))
 def test_red_box_when_drawn_then_found_again(box: tuple[int, int, int, int], background: str) -> None:
-    picture = draw_red_box(Image.new("RGB", SIZE, background), box)
+    image = draw_red_box(Image.new("RGB", SIZE, background), box)
 
-    assert find_red_boxes(picture) == [box]
+    assert find_red_boxes(image) == [box]
 
 
 @pytest.mark.parametrize("color", ["yellow", "orange", "magenta", "pink", "maroon", "#b40000"])
 def test_frame_when_of_another_color_then_not_found(color: str) -> None:
-    picture = Image.new("RGB", SIZE, "white")
-    ImageDraw.Draw(picture).rectangle((20, 120, 120, 220), outline=color, width=4)
+    image = Image.new("RGB", SIZE, "white")
+    ImageDraw.Draw(image).rectangle((20, 120, 120, 220), outline=color, width=4)
 
-    assert find_red_boxes(picture) == []
+    assert find_red_boxes(image) == []
 
 
 def test_red_things_when_no_frames_then_not_found() -> None:
-    picture = Image.new("RGB", SIZE, "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", SIZE, "white")
+    pen = ImageDraw.Draw(image)
     pen.rectangle((10, 10, 80, 80), fill="red")
     pen.ellipse((100, 10, 180, 80), outline="red", width=4)
     pen.line((200, 10, 380, 250), fill="red", width=5)
     pen.rectangle((20, 120, 120, 220), outline="red", width=4)
     pen.rectangle((50, 118, 90, 126), fill="white")  # a gap in its upper side
 
-    assert find_red_boxes(picture) == []
+    assert find_red_boxes(image) == []
 
 
 @pytest.mark.parametrize(
     ("size", "width"), [((64, 64), 2), ((512, 384), 2), ((1024, 768), 4), ((1024, 1024), 4)]
 )
 def test_line_when_drawn_then_as_wide_as_trained(size: tuple[int, int], width: int) -> None:
-    picture = np.asarray(draw_red_box(Image.new("RGB", size), (10, 10, 50, 50)))
+    image = np.asarray(draw_red_box(Image.new("RGB", size), (10, 10, 50, 50)))
 
-    row = picture[30]
+    row = image[30]
     assert line_width(size) == width
     assert (row[10 : 10 + width] == (255, 0, 0)).all()
     assert (row[10 + width] == 0).all()
@@ -116,13 +116,13 @@ def test_overlap_when_any_boxes_then_symmetric_and_one_for_the_same(
 @pytest.mark.parametrize("seed", range(910_000, 910_012))
 def test_checks_when_a_move_is_right_then_no_problem_and_each_failure_is_named(seed: int) -> None:
     case = generate("move", seed)
-    given_picture, target = case.source_image, case.target_image
-    assert given_picture is not None
-    (box,) = find_red_boxes(given_picture)
-    before = erase_box(given_picture, target, box)
+    given_image, target = case.source_image, case.target_image
+    assert given_image is not None
+    (box,) = find_red_boxes(given_image)
+    before = erase_box(given_image, target, box)
 
     right = check_edit(before, target, box)
-    kept = check_edit(before, given_picture, box)
+    kept = check_edit(before, given_image, box)
     copied = check_edit(before, before, box)
     doubled_pixels = np.array(before)
     left, top, right_side, bottom = box
@@ -138,14 +138,14 @@ def test_checks_when_a_move_is_right_then_no_problem_and_each_failure_is_named(s
     assert "not judged" in right.summary
 
 
-def erase_box(given_picture: Image.Image, target: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+def erase_box(given_image: Image.Image, target: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     """Put the background, which is plain, where the red line is."""
-    pixels = np.array(given_picture)
+    pixels = np.array(given_image)
     background = np.asarray(target)[0, 0]
     left, top, right, bottom = box
     line = np.zeros(pixels.shape[:2], bool)
     line[top:bottom, left:right] = True
-    width = line_width(given_picture.size)
+    width = line_width(given_image.size)
     line[top + width : bottom - width, left + width : right - width] = False
     pixels[line] = background
     return Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""Coordinates between a picture and its target: exact both ways, for every fit."""
+"""Coordinates between an image and its target: exact both ways, for every fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_box_when_carried_there_and_back_then_the_same(width, height, target, ma
 
 
 @given(width=sides, height=sides, target=st.tuples(target_sides, target_sides), make=fits)
-def test_placement_when_made_then_the_target_is_covered_or_the_picture_whole(
+def test_placement_when_made_then_the_target_is_covered_or_the_image_whole(
     width, height, target, make
 ) -> None:
     placement = make((width, height), target)
@@ -63,7 +63,7 @@ def test_crop_when_published_sample_then_31_columns_are_lost() -> None:
 
 
 @given(width=sides, height=sides, base=st.sampled_from([64, 96, 128, 256, 512, 768, 1024]))
-def test_exact_size_when_any_picture_then_multiples_of_16_near_the_base_s_area(width, height, base) -> None:
+def test_exact_size_when_any_image_then_multiples_of_16_near_the_base_s_area(width, height, base) -> None:
     own_width, own_height = exact_size((width, height), base)
 
     ideal = base * math.sqrt(width / height), base / math.sqrt(width / height)

@@ -13,7 +13,7 @@ from PIL import Image
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, View, draw_red_box, parse
 
 BOX = (10, 20, 40, 60)
-PICTURE = Image.new("RGB", (200, 160), "white")
+IMAGE = Image.new("RGB", (200, 160), "white")
 CAMERA = """Move the camera.
 - Camera rotation: Yaw 45°, Pitch -15°.
 - Camera zoom: in.
@@ -97,7 +97,7 @@ def test_move_when_parsed_back_then_the_same_object_and_box(
     edit = ObjectMove(name, (left, top, left + width, top + height))
     assert edit.box is not None
 
-    assert parse(edit.prompt, draw_red_box(PICTURE, edit.box)) == edit
+    assert parse(edit.prompt, draw_red_box(IMAGE, edit.box)) == edit
     assert parse(edit.prompt) == ObjectMove(name, None)
 
 
@@ -123,16 +123,16 @@ def test_parse_when_nearly_a_template_then_says_what_is_wrong(prompt: str, words
     assert words in str(raised.value)
 
 
-def test_parse_when_no_red_box_in_the_picture_then_says_so() -> None:
+def test_parse_when_no_red_box_in_the_image_then_says_so() -> None:
     with pytest.raises(ValueError, match="no red box"):
-        parse(ObjectMove("car", BOX).prompt, PICTURE)
+        parse(ObjectMove("car", BOX).prompt, IMAGE)
 
 
 @pytest.mark.parametrize(
     "prompt", ["", "Add wings to the astronaut.", "Move the car to the left.", "Recolor the box red."]
 )
 def test_parse_when_any_other_prompt_then_none(prompt: str) -> None:
-    assert parse(prompt, PICTURE) is None
+    assert parse(prompt, IMAGE) is None
 
 
 @pytest.mark.parametrize("spelling", ["rear-left", "REAR_LEFT", "back left", "Rear Left", View.REAR_LEFT])
