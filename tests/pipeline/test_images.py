@@ -158,7 +158,7 @@ def test_preprocess_when_an_image_is_given_then_pixels_of_its_bucket_or_of_the_r
     height: int | None,
 ) -> None:
     processor = OurProcessor(base_size=64)
-    image = random_models.make_picture(0, 64, 96)
+    image = random_models.make_image(0, 64, 96)
 
     pixels = processor.preprocess(image, height, height)
 
