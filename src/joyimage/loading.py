@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.devices import choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError
-from joyimage.model.file_kind import describe_file
+from joyimage.model.file_kind import describe_file, part_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 OFFLOADS = ("none", "model", "group")
 """Memory plans: everything on the device, one part at a time, or a few blocks at a time."""
+
+QUANTIZATIONS = ("none", "int8", "fp8", "nf4")
+"""What `quantization` accepts: decode quantized files, or quantize while loading."""
 
 _LARGEST_SCALE = 100.0
 
@@ -119,8 +122,11 @@ class LoadedPipeline:
 
 
 def load_pipeline(
-    model: str | PathLike[str],
+    model: str | PathLike[str] | None = None,
     *,
+    transformer: str | PathLike[str] | None = None,
+    text_encoder: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     base_size: int | None = None,
@@ -134,7 +140,13 @@ def load_pipeline(
     Everything that can be rejected is rejected before weights are read.
 
     Args:
-        model: A checkpoint folder, a hub id, or a registered name such as "tiny".
+        model: A checkpoint folder, a hub id, a registered name such as "tiny", or a weight file with the
+            transformer. None or a file takes configs and tokenizer of the published model from this package;
+            then all other weights are given as files. A file whose name has "plus" makes an Edit-Plus pipeline.
+        transformer: Weight file of the transformer, in the place of that of `model`. Formats: safetensors in
+            bf16, fp16, fp32, int8, fp8, mxfp8, nvfp4 or nf4, and GGUF.
+        text_encoder: Weight file of the text encoder, in the place of that of `model`.
+        vae: Weight file of the VAE, in the place of that of `model`.
         device: Such as "cuda", "cuda:1", "xpu", "mps" or "cpu"; the best one of this machine if None.
         dtype: "float32", "float16" or "bfloat16"; float32 on the CPU and bfloat16 elsewhere if None.
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
@@ -142,7 +154,9 @@ def load_pipeline(
         loras: Adapters, as paths, "PATH:SCALE" or `Adapter`. All are active after loading.
         offload: "none" keeps all parts on the device, "model" moves one part at a time to it, "group" a few
             blocks at a time; "none" if None.
-        quantization: Name of a weight format. No format is supported yet: None or "none".
+        quantization: "int8", "fp8" or "nf4" quantizes the transformer's blocks and the text encoder's
+            language layers where the files hold them in full precision; "none" decodes quantized files; None
+            keeps the format of the files.
         replica: Number of the replica that the pipeline is for; see `choose_device`.
 
     Returns:
@@ -154,7 +168,7 @@ def load_pipeline(
         InvalidInputError: Another argument has a value that is not accepted.
         OutOfMemoryError: The device has too little memory.
     """
-    name = str(model)
+    source = find_source(model, transformer=transformer, text_encoder=text_encoder, vae=vae)
     adapters = _named(loras)
     plan = _check_offload(offload)
     _check_quantization(quantization)
@@ -169,7 +183,8 @@ def load_pipeline(
     import torch
 
     from joyimage.pipeline.buckets import bucket_sizes
-    from joyimage.pipeline.loading import pipeline_class
+    from joyimage.pipeline.components import PUBLISHED_FOLDER
+    from joyimage.pipeline.loading import pipeline_class, published_class
 
     if base_size is not None:
         bucket_sizes(base_size)  # rejects a base size that does not exist
@@ -178,7 +193,14 @@ def load_pipeline(
         # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
         # these two names only.
         direct = {"device_map": place} if plan == "none" and place in {"cpu", "cuda"} else {}
-        pipe: Any = pipeline_class(name).from_pretrained(model, dtype=getattr(torch, precision), **direct)
+        loader = pipeline_class(source.name) if source.base is not None else published_class(source.name)
+        pipe: Any = loader.from_pretrained(
+            source.base or PUBLISHED_FOLDER,
+            dtype=getattr(torch, precision),
+            quantization=quantization,
+            **source.files,
+            **direct,
+        )
         if base_size is not None:
             pipe.register_to_config(base_size=base_size)
         for adapter in adapters:
@@ -188,13 +210,80 @@ def load_pipeline(
         _place(pipe, torch.device(place), plan, is_placed=bool(direct))
     return LoadedPipeline(
         pipe=pipe,
-        model=name,
+        model=source.name,
         device=place,
         dtype=precision,
         offload=plan,
         adapters=adapters,
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where the parts of a model come from.
+
+    Attributes:
+        name: What the model is called in reports: the checkpoint, or the transformer's file.
+        base: Checkpoint with configs and all parts that are not given as files; None for the configs of the
+            published model, which ship with this package.
+        files: Part → weight file.
+    """
+
+    name: str
+    base: str | PathLike[str] | None
+    files: dict[str, Path]
+
+
+def find_source(
+    model: str | PathLike[str] | None = None,
+    *,
+    transformer: str | PathLike[str] | None = None,
+    text_encoder: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
+) -> ModelSource:
+    """Find out where the parts of a model come from, from the tables of the files and without torch.
+
+    Args:
+        model: A checkpoint folder, a hub id, a registered name, a weight file with the transformer, or None.
+        transformer: Weight file of the transformer.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+
+    Raises:
+        CheckpointError: A file is missing or holds something else, or a part is missing.
+        InvalidInputError: The transformer is given twice.
+    """
+    given = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
+    files = {part: Path(path) for part, path in given.items() if path is not None}
+    name = str(model)
+    if model is not None and Path(model).is_file():
+        if transformer is not None:
+            raise InvalidInputError(
+                f"`model` is the file {model}, and `transformer` is {transformer}; expected one of them to be"
+                " the transformer. Leave out `model`."
+            )
+        files = {"transformer": Path(model), **files}
+        model = None
+    for part, path in files.items():
+        if not path.is_file():
+            raise CheckpointError(f"`{part}` is {path}, which is not a file; expected a weight file.")
+        found = part_of_file(path)
+        if found != part:
+            raise CheckpointError(
+                f"{path} holds the {found.replace('_', ' ')}; expected the {part.replace('_', ' ')}. Give it"
+                f" with --{found.replace('_', '-')}."
+            )
+    if model is not None:
+        return ModelSource(name=name, base=model, files=files)
+    missing = [part for part in given if part not in files]
+    if missing:
+        options = " and ".join(f"--{part.replace('_', '-')} FILE" for part in missing)
+        raise CheckpointError(
+            f"The weights of the {' and the '.join(part.replace('_', ' ') for part in missing)} are missing: give"
+            f" {options}, or a checkpoint folder that has them with --model."
+        )
+    return ModelSource(name=str(files["transformer"]), base=None, files=files)
 
 
 def default_model(device: str | None = None) -> str:
@@ -239,11 +328,8 @@ def _check_offload(offload: str | None) -> str:
 
 
 def _check_quantization(quantization: str | None) -> None:
-    if quantization not in {None, "none"}:
-        raise InvalidInputError(
-            f"`quantization` is {quantization!r}, which joyimage does not support; expected none. To fit a"
-            " smaller device, use `offload`."
-        )
+    if quantization not in {None, *QUANTIZATIONS}:
+        raise InvalidInputError(f"`quantization` is {quantization!r}; expected {', '.join(QUANTIZATIONS)}.")
 
 
 def _place(pipe: Any, device: Any, plan: str, *, is_placed: bool) -> None:

@@ -310,13 +310,13 @@ def test_from_pretrained_when_weights_are_a_pointer_of_git_lfs_says_so(damaged: 
     refused(damaged, str(file), "Git LFS pointer", "Download it again")
 
 
-def test_from_pretrained_when_weights_are_scaled_fp8_says_so(damaged: Path) -> None:
+def test_from_pretrained_when_full_precision_weights_have_scales_says_so(damaged: Path) -> None:
     file = damaged / "transformer" / f"{STEMS['transformer']}.safetensors"
     weights = {key: value.clone() for key, value in load_file(file).items()}
     weights["double_blocks.0.attn.img_attn_qkv.weight_scale"] = torch.ones(())
     save_file(weights, file)
 
-    refused(damaged, "weight_scale", "scaled fp8 weights, which are not supported")
+    refused(damaged, "weight_scale", "the weights themselves are not quantized")
 
 
 def test_from_pretrained_when_a_downloaded_file_is_damaged_says_how_to_download_it_again(

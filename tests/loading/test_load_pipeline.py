@@ -83,7 +83,7 @@ def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_fir
         ({"dtype": "float8"}, r"`dtype` is 'float8'; expected float32, float16, bfloat16"),
         ({"offload": "disk"}, r"`offload` is 'disk'; expected none, model, group"),
         ({"offload": "model", "device": "cpu"}, r"`offload` is 'model', but .* the device is the CPU"),
-        ({"quantization": "nf4"}, r"`quantization` is 'nf4', which joyimage does not support"),
+        ({"quantization": "int3"}, r"`quantization` is 'int3'; expected none, int8, fp8, nf4"),
         ({"base_size": 500}, r"`base_size` is 500"),
         ({"loras": [f"{missing}.safetensors"]}, r"The adapter .*missing.safetensors does not exist"),
         ({"device": "banana"}, r"`device` is 'banana'; expected cuda, xpu, mps, cpu"),
@@ -95,7 +95,9 @@ def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_fir
 def test_load_pipeline_when_model_is_a_file_then_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
 
-    with pytest.raises(CheckpointError, match=r"model.gguf is a GGUF file; expected a checkpoint folder"):
+    with pytest.raises(
+        CheckpointError, match=r"model.gguf is a GGUF file with a damaged or incomplete table"
+    ):
         load_pipeline(tmp_path / "model.gguf", device="cpu")
 
 
@@ -116,11 +118,11 @@ def safetensors(**dtypes: str) -> bytes:
             "Git LFS pointer",
             "git lfs pull",
         ),
-        (b"GGUF\x03\x00\x00\x00", "a GGUF file", "not supported"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file", "--transformer"),
         (b"PK\x03\x04rest", "pickled PyTorch checkpoint", "joyimage convert"),
-        (safetensors(a__weight="BF16"), "a single safetensors file", "joyimage convert"),
-        (safetensors(a__weight="F8_E4M3"), "fp8 weights", "joyimage convert"),
-        (safetensors(a__weight="F8_E4M3", a__weight_scale="F32"), "scaled fp8 weights", "not supported"),
+        (safetensors(a__weight="BF16"), "a single safetensors file", "--transformer"),
+        (safetensors(a__weight="F8_E4M3"), "fp8 weights", "--transformer"),
+        (safetensors(a__weight="F8_E4M3", a__weight_scale="F32"), "scaled fp8 weights", "--transformer"),
         (b"", "not a file of weights", "folder that holds the checkpoint"),
     ],
 )

@@ -18,7 +18,9 @@ __all__ = [
     "addmm_gelu",
     "compile_with",
     "drop_compiled",
+    "float8_matmul",
     "has_forward_hooks",
+    "int8_matmul",
     "is_compiled",
     "is_mutating",
     "lerp_all_",
@@ -37,6 +39,33 @@ def addmm_gelu(bias: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         weight: `[K, M]`.
     """
     return torch._addmm_activation(bias, rows, weight, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return `rows @ weight` in int32.
+
+    Args:
+        rows: `[M, K]` int8; on CUDA M is 17 or more.
+        weight: `[K, N]` int8; on CUDA K and N are multiples of 8.
+    """
+    return torch._int_mm(rows, weight)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def float8_matmul(
+    rows: Tensor, weight: Tensor, row_scale: Tensor, weight_scale: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return `(rows * row_scale) @ (weight * weight_scale)`.
+
+    Args:
+        rows: `[M, K]` fp8.
+        weight: `[K, N]` fp8, the transpose of a contiguous matrix; K and N are multiples of 16.
+        row_scale: One fp32 value.
+        weight_scale: One fp32 value.
+        dtype: Precision of the product.
+    """
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
+        rows, weight, scale_a=row_scale, scale_b=weight_scale, out_dtype=dtype
+    )
 
 
 def lerp_all_(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:

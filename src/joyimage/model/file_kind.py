@@ -141,7 +141,7 @@ def part_of_file(path: Path) -> str:
 
 
 def describe_as_model(path: Path) -> str:
-    """Return the message for a file that was given where a checkpoint folder is expected.
+    """Return the message for a file that was given where a checkpoint is expected, and cannot be read.
 
     Args:
         path: An existing file.
@@ -149,12 +149,15 @@ def describe_as_model(path: Path) -> str:
     kind = describe_file(path)
     if "LFS" in kind:
         advice = "Download the weights with `git lfs pull` or `hf download`."
-    elif "GGUF" in kind or "scaled" in kind:
-        advice = "This format is not supported: use bf16 or fp16 safetensors."
-    elif "safetensors" in kind or "pickled" in kind:
+    elif "pickled" in kind:
         advice = (
             "If it holds the transformer of the original code, make a folder of it and of the other parts"
             f" with `joyimage convert SOURCE OUTPUT --transformer {path}`."
+        )
+    elif "safetensors" in kind or "GGUF" in kind:
+        advice = (
+            f"If it holds the transformer, give it and the other parts to `load_pipeline` or to the command:"
+            f" `--transformer {path} --text-encoder FILE --vae FILE`."
         )
     else:
         advice = "Give the folder that holds the checkpoint."

@@ -7,8 +7,8 @@ folder is loaded, our classes take the places of the published ones.
 
 import importlib
 import json
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +18,17 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers.processing_utils import ProcessorMixin
 
+from joyimage.acceleration.quantization import QUANTIZATIONS, check_quantization
 from joyimage.errors import CheckpointError, InvalidInputError
+from joyimage.model.checkpoint.headers import read_json
+from joyimage.model.checkpoint.parts import PARTS
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.pipeline.components import (
+    PUBLISHED_FOLDER,
+    build_component,
+    open_part,
+    published_components,
+)
 from joyimage.pipeline.folder_checks import PIPELINES, check_folder, check_index
 from joyimage.pipeline.hub import download_hint, fetch_index, find_folder, hub_errors
 from joyimage.pipeline.processor import JoyImageProcessor
@@ -61,21 +70,30 @@ class CheckpointLoadingMixin(DiffusionPipeline):
             pretrained_model_name_or_path: A folder, a hub id, or "tiny" for the checkpoint inside this
                 package (a folder of that name is "./tiny").
             **kwargs: As in diffusers: `dtype` or `torch_dtype` (a dtype or its name; fp32 for all parts if
-                not given), `device_map`, `variant`, single parts such as `transformer=`, …. Only
-                safetensors are read unless `use_safetensors=False`.
+                not given), `device_map`, `variant`, `quantization_config`, single parts such as
+                `transformer=`, …. A part may also be the path of a weight file in any supported format. Only
+                safetensors are read unless `use_safetensors=False`. `quantization` is joyimage's own: None
+                keeps linear layers as the file stores them, "none" decodes all weights, and "int8", "fp8" or
+                "nf4" quantizes the blocks of the transformer and the language layers of the text encoder.
 
         Returns:
             The pipeline.
 
         Raises:
             CheckpointError: The checkpoint cannot be read; the message names the file and the key.
-            InvalidInputError: An argument has a value that is not accepted.
+            InvalidInputError: An argument has a value that is not accepted, or `quantization_config` cannot be
+                used on this machine.
         """
         name = str(pretrained_model_name_or_path)
         kwargs["dtype"] = _resolve_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
         kwargs.setdefault("use_safetensors", True)
+        quantization = check_quantization(kwargs.pop("quantization", None))
+        files = {
+            part: Path(kwargs.pop(part)) for part in PARTS if isinstance(kwargs.get(part), str | PathLike)
+        }
         local = find_folder(name)
-        folder = local or cls._download(name, kwargs)
+        folder = local or cls._download(name, {**kwargs, **files})
+        kwargs.update(_build_components(folder, files, kwargs, quantization))
         with nullcontext() if local else download_hint(name):
             check_folder(
                 folder,
@@ -83,7 +101,8 @@ class CheckpointLoadingMixin(DiffusionPipeline):
                 variant=kwargs.get("variant"),
                 with_weights=kwargs["use_safetensors"],
             )
-        pipe = super().from_pretrained(str(folder), **kwargs)
+        with _quantizer_errors() if kwargs.get("quantization_config") is not None else nullcontext():
+            pipe = super().from_pretrained(str(folder), **kwargs)
         pipe.register_to_config(_name_or_path=name)
         return pipe
 
@@ -148,6 +167,73 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
+@contextmanager
+def _quantizer_errors() -> Iterator[None]:
+    """Raise one sentence where one of diffusers' quantizers lacks its library or a GPU.
+
+    Raises:
+        InvalidInputError: The quantizer cannot be used on this machine.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(
+            f"`quantization_config` cannot be used here: {reason} joyimage's own `quantization` (int8, fp8 or nf4)"
+            " needs no library and no GPU."
+        ) from error
+
+
+def _build_components(
+    folder: Path, files: Mapping[str, Path], kwargs: Mapping[str, Any], quantization: str | None
+) -> dict[str, Any]:
+    """Build the parts that diffusers and transformers cannot load: single files, and quantized weights.
+
+    Args:
+        folder: Folder of the checkpoint, which has the configs.
+        files: Part → weight file.
+        kwargs: Arguments of `from_pretrained`.
+        quantization: As in `build_component`.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+    """
+    built: dict[str, Any] = {}
+    if folder == PUBLISHED_FOLDER:
+        built = {part: value for part, value in published_components().items() if part not in kwargs}
+    variant = kwargs.get("variant")
+    place = kwargs.get("device_map")
+    device = torch.device(place) if isinstance(place, str | torch.device) else torch.device("cpu")
+    for part in PARTS:
+        if part in kwargs or (part not in files and not kwargs["use_safetensors"]):
+            continue
+        if part in files:
+            source = open_part(files[part], part)
+        elif _needs_building(folder, part, variant, quantization):
+            source = open_part(folder / part, part, variant)
+        else:
+            continue
+        dtype = kwargs["dtype"]
+        if isinstance(dtype, Mapping):
+            dtype = dtype.get(part, dtype.get("default", torch.float32))
+        built[part] = build_component(
+            source, folder / part, dtype=dtype, device=device, quantization=quantization
+        )
+    return built
+
+
+def _needs_building(folder: Path, part: str, variant: str | None, quantization: str | None) -> bool:
+    """Return whether a part of a folder is quantized, or is to be: joyimage loads it itself then."""
+    path = folder / part / "config.json"
+    if not path.is_file() or "quantization_config" in read_json(path):
+        return False
+    try:
+        source = open_part(folder / part, part, variant)
+    except CheckpointError:
+        return False  # the check of the folder says what is wrong
+    return source.is_quantized or (quantization in QUANTIZATIONS and part != "vae")
+
+
 def pipeline_class(model: str) -> type[CheckpointLoadingMixin]:
     """Return the pipeline class that a checkpoint is for.
 
@@ -162,6 +248,16 @@ def pipeline_class(model: str) -> type[CheckpointLoadingMixin]:
         folder = fetch_index(model, {}).parent
     name = check_index(folder / "model_index.json")["_class_name"]
     return getattr(importlib.import_module(PIPELINES[name]), name)
+
+
+def published_class(name: str) -> type[CheckpointLoadingMixin]:
+    """Return the pipeline class for weight files of the published model: Edit-Plus where the name says so.
+
+    Args:
+        name: Path of the transformer's file.
+    """
+    kind = "JoyImageEditPlusPipeline" if "plus" in Path(name).name.lower() else "JoyImageEditPipeline"
+    return getattr(importlib.import_module(PIPELINES[kind]), kind)
 
 
 def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:

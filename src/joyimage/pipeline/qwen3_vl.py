@@ -53,6 +53,11 @@ _handles: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 """Hook on the last layer of each converted text encoder."""
 
 
+def is_encoding() -> bool:
+    """Return whether this thread is inside `run_encoder`, which needs no logits."""
+    return _run.get() is not None
+
+
 class SkippableRMSNorm(Qwen3VLTextRMSNorm):
     """The final norm, which the encoder's states do not pass through."""
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from joyimage.errors import CheckpointError
-from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Encoding, Plain
+from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Encoding, Plain, marker_tensor
 from joyimage.model.checkpoint.encodings.float4 import NF4_STATE, Nf4, Nvfp4
 from joyimage.model.checkpoint.encodings.float8 import Float8, MicroscalingFloat8
 from joyimage.model.checkpoint.encodings.ggml import GgmlBlocks
 from joyimage.model.checkpoint.encodings.int8 import Int8
+from joyimage.model.checkpoint.gguf import BLOCK_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import Tensor
 
     from joyimage.model.checkpoint.files import FileTensor, WeightFile
 
@@ -111,6 +114,27 @@ def group_weights(file: WeightFile) -> dict[str, StoredWeight]:
     return grouped
 
 
+def name_parts(name: str, weight: EncodedWeight) -> dict[str, Tensor]:
+    """Return the tensors that a file holds for a weight: the inverse of `group_weights`.
+
+    Args:
+        name: Name of the weight.
+        weight: The weight as stored.
+    """
+    layer = name.removesuffix(".weight")
+    suffixes = {"_scale": ".weight_scale", "_scale_2": ".weight_scale_2"}
+    tensors = {}
+    for part, tensor in weight.parts.items():
+        is_of_layer = part in suffixes or part in _LAYER_SUFFIXES.values()
+        tensors[layer + suffixes.get(part, part) if is_of_layer else name + part] = tensor
+    marker = weight.encoding.marker()
+    if isinstance(weight.encoding, Nf4):
+        tensors[name + NF4_STATE] = marker_tensor(weight.encoding.state())
+    elif marker is not None:
+        tensors[layer + _MARKER] = marker_tensor(marker)
+    return tensors
+
+
 def _markers(file: WeightFile) -> dict[str, dict[str, Any]]:
     """Return what the file says about its quantized layers, by the layer's name.
 
@@ -180,8 +204,13 @@ def _encoding(
         return Int8()
     if stored.dtype == "U8" and {"_scale", "_scale_2"} <= names.keys():
         return Nvfp4(comfy=False)
-    if stored.dtype in _FLOATS:
+    if stored.dtype in _FLOATS and scale is None:
         return Plain()
+    if scale is not None:
+        raise CheckpointError(
+            f"{file.path} has `{names['_scale']}`, but `{name}` is stored as {stored.dtype}, which has no scale."
+            " Download the file again."
+        )
     raise CheckpointError(
         f"{file.path}: `{name}` is stored as {stored.dtype} without the scales that would tell its values. Use a"
         f" file in one of the formats {', '.join(MARKED_FORMATS)}, nf4, GGUF, bf16 or fp16."
@@ -199,6 +228,8 @@ def _marked(marker: Mapping[str, Any]) -> Encoding | None:
         return Float8(getattr(torch, name))
     if name == "mxfp8":
         return MicroscalingFloat8()
+    if name == "gguf" and marker.get("block_type") in BLOCK_SIZES:  # what joyimage saves of a GGUF file
+        return GgmlBlocks(marker["block_type"])
     return Nvfp4(comfy=True) if name == "nvfp4" else None
 
 
@@ -209,7 +240,8 @@ def _check_parts(file: WeightFile, name: str, names: Mapping[str, str], encoding
         CheckpointError: A scale is missing.
     """
     needed = {"_scale", "_scale_2"} if isinstance(encoding, Nvfp4) else {"_scale"}
-    missing = needed - names.keys() - ({"_scale"} if isinstance(encoding, Float8) else set())
+    needed = set() if isinstance(encoding, Float8 | GgmlBlocks) else needed
+    missing = needed - names.keys()
     if missing:
         raise CheckpointError(
             f"{file.path} lacks `{name}{min(missing)}`, which {encoding.name} weights need. Download the file"

@@ -121,8 +121,8 @@ def check_tensors(
         scales = [key for key in unexpected if key.endswith(SCALE_NAMES)]
         if scales:
             raise CheckpointError(
-                f"{found[scales[0]].path} has `{scales[0]}`{_and_others(scales)}: these are scaled fp8"
-                " weights, which are not supported. Use bf16 or fp16 safetensors."
+                f"{found[scales[0]].path} has `{scales[0]}`{_and_others(scales)}: these are scales of"
+                " quantized weights, but the weights themselves are not quantized. Download the file again."
             )
         key = unexpected[0]
         raise CheckpointError(

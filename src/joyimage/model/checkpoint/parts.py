@@ -67,6 +67,20 @@ def our_names(names: Iterable[str], part: str, where: object) -> dict[str, str]:
 _SPOKEN = {"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"}
 
 
+def is_quantizable(part: str, name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a weight is one that quantized files quantize: a matrix of a block or of a language layer.
+
+    All else (embeddings, norms, the time signal, the output, the vision tower, the VAE) is small or sensitive.
+
+    Args:
+        part: One of `PARTS`.
+        name: Our name of the weight.
+        shape: Shape of the values.
+    """
+    layers = {"transformer": "double_blocks.", "text_encoder": "model.language_model.layers."}
+    return part in layers and name.startswith(layers[part]) and len(shape) == 2 and name.endswith(".weight")
+
+
 def _from_bundle(names: list[str], part: str) -> list[str]:
     """Return the names of one part of a file with several parts, or all names of a file with one."""
     bundled = [prefix for prefixes in _BUNDLE_PREFIXES.values() for prefix in prefixes]

@@ -5,8 +5,7 @@ Dimension key: N output features, K input features.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +26,9 @@ _NV_BLOCK = 16
 NF4_STATE = ".quant_state.bitsandbytes__nf4"
 """Suffix of the tensor with the settings of an nf4 weight, as bitsandbytes writes them."""
 
-_NF4_BLOCK = 64
+NF4_BLOCK = 64
+"""Number of values that share a scale in nf4 files that joyimage writes."""
+
 _NF4 = (
     -1.0,
     -0.6961928009986877,
@@ -109,11 +110,13 @@ class Nf4:
         values_shape: Shape of the values.
         block_size: Number of values that share a scale.
         nested: Settings of scales that are stored in eight bits: block size and offset; None for fp32 scales.
+        dtype: Precision of the values before they were quantized.
     """
 
     values_shape: Shape
-    block_size: int = _NF4_BLOCK
-    nested: tuple[int, float] | None = field(default=None)
+    block_size: int = NF4_BLOCK
+    nested: tuple[int, float] | None = None
+    dtype: str = "bfloat16"
 
     @property
     def name(self) -> str:
@@ -133,7 +136,9 @@ class Nf4:
         nested = None
         if "nested_blocksize" in state:
             nested = (int(state["nested_blocksize"]), float(state["nested_offset"]))
-        return cls(tuple(state["shape"]), int(state["blocksize"]), nested)
+        return cls(
+            tuple(state["shape"]), int(state["blocksize"]), nested, str(state.get("dtype", "bfloat16"))
+        )
 
     def shape(self, parts: Mapping[str, Shape]) -> Shape:  # noqa: ARG002 - the stored shape is flat
         """Return the shape of the values, which the stored tensors don't tell."""
@@ -158,26 +163,35 @@ class Nf4:
         Args:
             weight: Matrix [N, K]; N * K is a multiple of 64.
         """
-        encoding = cls(tuple(weight.shape))
+        encoding = cls(tuple(weight.shape), dtype=str(weight.dtype).removeprefix("torch."))
         table = torch.tensor(_NF4)
-        blocks = weight.float().reshape(-1, _NF4_BLOCK)
+        blocks = weight.float().reshape(-1, NF4_BLOCK)
         scale = blocks.abs().amax(dim=1)  # [N * K / 64]
         codes = torch.bucketize(
             blocks / scale.clamp_min(1e-30).unsqueeze(1), (table[1:] + table[:-1]) / 2
         ).to(torch.uint8)
         high, low = codes.flatten().unflatten(0, (-1, 2)).unbind(1)
-        state = {
-            "quant_type": "nf4",
-            "blocksize": _NF4_BLOCK,
-            "dtype": str(weight.dtype).removeprefix("torch."),
-            "shape": list(weight.shape),
-        }
         return encoding, {
             WEIGHT: ((high << 4) | low).unsqueeze(1),
             ".absmax": scale,
             ".quant_map": table,
-            NF4_STATE: torch.tensor(list(json.dumps(state).encode("utf-8")), dtype=torch.uint8),
         }
 
+    def state(self) -> dict[str, Any]:
+        """Return the settings that a file holds beside the weight."""
+        state = {
+            "quant_type": "nf4",
+            "blocksize": self.block_size,
+            "dtype": self.dtype,
+            "shape": list(self.values_shape),
+        }
+        if self.nested is not None:
+            state |= {
+                "nested_blocksize": self.nested[0],
+                "nested_dtype": "float32",
+                "nested_offset": self.nested[1],
+            }
+        return state
+
     def marker(self) -> None:
-        """Return None: a tensor of its own holds the settings."""
+        """Return None: `state` is stored in a tensor of its own."""

@@ -6,7 +6,7 @@ A block is a row of bytes. Dimension key: B blocks, V values of a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -51,8 +51,9 @@ class GgmlBlocks:
             values[start : start + step] = _DECODERS[self.name](blocks[start : start + step])
         return values.reshape(self.shape({WEIGHT: tuple(stored.shape)}))
 
-    def marker(self) -> None:
-        """Return None: the file's own table tells the type."""
+    def marker(self) -> dict[str, Any]:
+        """Return what a safetensors file says of the blocks; in a GGUF file the table tells the type."""
+        return {"format": "gguf", "block_type": self.name}
 
 
 def encode_q8_0(weight: Tensor) -> Tensor:

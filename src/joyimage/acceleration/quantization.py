@@ -1,0 +1,261 @@
+"""Linear layers whose weights stay in a quantized format, and which layers of the model are quantized.
+
+Dimension key: M rows, N output features, K input features.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from joyimage.compat.torch import float8_matmul, int8_matmul
+from joyimage.errors import InvalidInputError
+from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
+from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, Nf4
+from joyimage.model.checkpoint.encodings.float8 import Float8
+from joyimage.model.checkpoint.encodings.int8 import Int8, convrot, rotate
+from joyimage.model.checkpoint.grouping import name_parts
+from joyimage.model.checkpoint.parts import is_quantizable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from joyimage.model.checkpoint.source import WeightSource
+
+QUANTIZATIONS = ("int8", "fp8", "nf4")
+"""Formats that weights can be quantized to while they are loaded."""
+
+MATMULS = ("decode", "int8", "fp8")
+"""How a quantized layer multiplies: with decoded weights, or with inputs quantized to the weights' type."""
+
+_MIN_INT8_ROWS = 17  # CUDA's int8 matmul takes no fewer
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer that keeps its weight as a file stores it.
+
+    Each call decodes the weight, or multiplies in int8 or fp8 where `matmul` says so. Moving the layer to
+    another device moves the stored tensors; changing its precision changes the bias only. Adapters attach to
+    it as to any linear layer.
+
+    Attributes:
+        encoding: How the weight is stored.
+        matmul: One of `MATMULS`.
+    """
+
+    def __init__(self, weight: EncodedWeight, bias: Tensor | None, matmul: str = "decode") -> None:
+        """Take the stored tensors over.
+
+        Args:
+            weight: Weight [N, K] as stored.
+            bias: [N], or None.
+            matmul: One of `MATMULS`; "int8" and "fp8" need a weight of that type.
+        """
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = weight.shape
+        self.encoding = weight.encoding
+        self.matmul = matmul
+        self._parts = {part: _attribute(part) for part in weight.parts}
+        for part, tensor in weight.parts.items():
+            if part == WEIGHT:
+                self.weight = nn.Parameter(_as_integers(tensor), requires_grad=False)
+                self._weight_dtype = tensor.dtype
+            else:
+                self.register_buffer(_attribute(part), tensor)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def encoded(self) -> EncodedWeight:
+        """The weight as stored."""
+        parts: dict[str, Tensor] = {part: getattr(self, name) for part, name in self._parts.items()}
+        parts[WEIGHT] = parts[WEIGHT].view(self._weight_dtype)
+        return EncodedWeight(self.encoding, parts, (self.out_features, self.in_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input @ weight.T + bias`, in the precision of the input.
+
+        Args:
+            input: [..., K].
+        """
+        encoded = self.encoded
+        rows = input.reshape(-1, self.in_features)
+        if self.matmul == "int8" and len(rows) >= _MIN_INT8_ROWS:
+            output = _multiply_int8(rows, encoded)
+        elif self.matmul == "fp8":
+            output = _multiply_fp8(rows, encoded)
+        else:
+            bias = None if self.bias is None else self.bias.to(input.dtype)
+            return nn.functional.linear(input, encoded.decode(input.dtype), bias)
+        if self.bias is not None:
+            output = output + self.bias.to(output.dtype)
+        return output.reshape(*input.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows of the layer."""
+        return f"{super().extra_repr()}, format={self.encoding.name}, matmul={self.matmul}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move the stored tensors, but never change their precision; see `nn.Module`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            keeps = tensor is self.bias or moved.dtype == tensor.dtype
+            return moved if keeps else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Write the stored tensors under the names that files have; see `nn.Module`."""
+        encoded = self.encoded
+        destination.update(name_parts(f"{prefix}weight", encoded))
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+
+
+def quantized(weight: Tensor, quantization: str) -> EncodedWeight:
+    """Quantize a matrix; one that is no whole number of blocks of the format stays as it is.
+
+    Args:
+        weight: [N, K].
+        quantization: One of `QUANTIZATIONS`.
+    """
+    shape = tuple(weight.shape)
+    if quantization == "nf4" and weight.numel() % NF4_BLOCK:
+        return EncodedWeight(Plain(), {WEIGHT: weight}, shape)
+    if quantization == "nf4":
+        encoding, parts = Nf4.encode(weight)
+        return EncodedWeight(encoding, parts, shape)
+    encoder = convrot(shape[1]) if quantization == "int8" else Float8()
+    return EncodedWeight(encoder, encoder.encode(weight), shape)
+
+
+def fill(
+    model: nn.Module,
+    source: WeightSource,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: str | None = None,
+    fp32_modules: tuple[str, ...] = (),
+) -> None:
+    """Give a model without weights those of a file, one at a time.
+
+    Args:
+        model: Model whose parameters are on the meta device.
+        source: Weights, checked against the model.
+        dtype: Precision of the weights that are not kept quantized.
+        device: Device of the weights.
+        quantization: None keeps linear layers as the file stores them, "none" decodes all weights, and one of
+            `QUANTIZATIONS` quantizes the layers that the file holds in full precision.
+        fp32_modules: Names of modules whose weights stay in fp32.
+
+    Raises:
+        CheckpointError: The type of a tensor is not known.
+    """
+    for name in list(model.state_dict()):
+        if name not in source.weights:
+            continue  # optional, as the check before has it
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        precision = torch.float32 if set(fp32_modules) & set(path.split(".")) else dtype
+        encoded = source.read(name)
+        is_linear = type(module) is nn.Linear and leaf == "weight"
+        is_plain = encoded.encoding.name == "plain" and is_quantizable(source.part, name, encoded.shape)
+        if quantization in QUANTIZATIONS and is_linear and is_plain:
+            encoded = quantized(encoded.decode(torch.float32), quantization)
+        if is_linear and quantization != "none" and encoded.encoding.name != "plain":
+            _replace(model, path, encoded, device)
+            continue
+        values = encoded.decode(precision).to(device)
+        if leaf in module._parameters:
+            module._parameters[leaf] = nn.Parameter(values, requires_grad=False)
+        else:
+            module._buffers[leaf] = values
+
+
+def _replace(model: nn.Module, path: str, encoded: EncodedWeight, device: torch.device) -> None:
+    """Put a quantized layer in the place of a linear layer; its bias is filled later, or is filled already."""
+    layer: Any = model.get_submodule(path)
+    parts = {part: tensor.to(device) for part, tensor in encoded.parts.items()}
+    kept = QuantizedLinear(
+        EncodedWeight(encoded.encoding, parts, encoded.shape), layer.bias, choose_matmul(encoded, device)
+    )
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, kept.train(layer.training))
+
+
+def choose_matmul(encoded: EncodedWeight, device: torch.device) -> str:
+    """Return the fastest way to multiply with a weight on a device, one of `MATMULS`.
+
+    int8 and fp8 matmuls round the inputs of the layer too, so they are used on GPUs with such units only.
+
+    Args:
+        encoded: The weight.
+        device: Device that the layer runs on.
+    """
+    if device.type != "cuda" or any(size % 16 for size in encoded.shape):
+        return "decode"
+    capability = torch.cuda.get_device_capability(device)
+    if isinstance(encoded.encoding, Int8) and encoded.encoding.block_size is None and capability >= (7, 5):
+        return "int8"
+    is_e4m3 = encoded.encoding == Float8(torch.float8_e4m3fn)
+    has_one_scale = "_scale" in encoded.parts and encoded.parts["_scale"].numel() == 1
+    return "fp8" if is_e4m3 and has_one_scale and capability >= (8, 9) else "decode"
+
+
+def formats_of(model: nn.Module) -> Counter[str]:
+    """Return the number of linear layers in each quantized format.
+
+    Args:
+        model: Any model.
+    """
+    return Counter(module.encoding.name for module in model.modules() if isinstance(module, QuantizedLinear))
+
+
+def check_quantization(quantization: str | None) -> str | None:
+    """Return a valid name of a quantization.
+
+    Raises:
+        InvalidInputError: The name is not known.
+    """
+    if quantization not in {None, "none", *QUANTIZATIONS}:
+        raise InvalidInputError(
+            f"`quantization` is {quantization!r}; expected none, {', '.join(QUANTIZATIONS)}, or nothing to keep"
+            " the format of the file."
+        )
+    return quantization
+
+
+def _multiply_int8(rows: Tensor, encoded: EncodedWeight) -> Tensor:
+    """Return `rows @ weight.T`, with each row quantized to int8."""
+    encoding: Any = encoded.encoding
+    if encoding.rotation is not None:
+        rows = rotate(rows, encoding.rotation)
+    scale = rows.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-30) / 127  # [M, 1]
+    stored = (rows / scale).round_().clamp_(-128, 127).to(torch.int8)
+    product = int8_matmul(stored, encoded.parts[WEIGHT].t())  # [M, N] int32
+    return (product * (scale * encoded.parts["_scale"].reshape(1, -1))).to(rows.dtype)
+
+
+def _multiply_fp8(rows: Tensor, encoded: EncodedWeight) -> Tensor:
+    """Return `rows @ weight.T`, with all rows quantized to fp8 by one scale."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    scale = rows.abs().amax().float().clamp_min(1e-30) / largest
+    stored = (rows / scale).clamp_(-largest, largest).to(torch.float8_e4m3fn)
+    weight_scale = encoded.parts["_scale"].reshape(())
+    return float8_matmul(stored, encoded.parts[WEIGHT].t(), scale, weight_scale, rows.dtype)
+
+
+@functools.cache
+def _attribute(part: str) -> str:
+    """Return the attribute of a layer that holds a part of its weight."""
+    return "weight" + part.replace(".", "_")
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    """Return the same bytes as integers: what rounds a model to another precision leaves integers alone."""
+    return tensor.view(torch.uint8) if tensor.is_floating_point() else tensor
