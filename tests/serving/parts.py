@@ -276,6 +276,12 @@ class LiveServer:
     def num_connections(self) -> int:
         return len(self._server.server_state.connections)
 
+    @property
+    def num_timed_connections(self) -> int:
+        """Number of connections whose request's headers have to be there in time."""
+        connections: list[Any] = list(self._server.server_state.connections)
+        return sum(one._header_timer is not None for one in connections)
+
     def begin_close(self) -> None:
         """Ask it to stop, as a signal does."""
         self._server.should_exit = True

@@ -53,9 +53,15 @@ def test_log_when_as_json_then_each_line_has_id_and_client_and_neither_key_nor_p
         body = {"prompt": "a secret prompt"}
         answer = client.post("/v1/images/generations", json=body, headers={"X-Request-Id": "mine-1"})
 
-    text = log()
-    lines = [json.loads(line) for line in text.splitlines()]
-    (line,) = [one for one in lines if one["request_id"] == "mine-1"]
+    text = ""
+
+    def find_line() -> dict[str, str] | None:
+        nonlocal text
+        text += log()
+        lines = [json.loads(line) for line in text.splitlines()]
+        return next((one for one in lines if one["request_id"] == "mine-1"), None)
+
+    line = wait_for(find_line)  # written when the answer has been sent
     assert answer.status_code == 200
     assert line["message"].startswith("anna POST /v1/images/generations 200 ")
     assert {"time", "level", "logger"} <= set(line)
