@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,37 @@ def test_move_when_box_is_drawn_then_the_object_is_there_and_no_longer_here(
     visitor.page.click("#box-show")  # to try another place
     visitor.see(".box")
     assert visitor.box() == [left, top, width, height]
+
+
+def test_object_when_clicked_and_dragged_then_its_pixels_follow_and_it_arrives(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    page.mouse.click(*visitor.place(0.05, 0.05))
+    expect(page.locator("#box-advice")).to_contain_text("No object stands out here")
+
+    page.mouse.click(*visitor.place(395 / 768, 145 / 768))
+    expect(visitor.see(".box")).to_be_focused()
+    before = np.asarray(Image.open(EXAMPLES / "shapes.png").convert("RGB"), dtype=int)
+    rows, columns = np.nonzero(before.max(axis=2) < 90)  # the heart is the only dark shape
+    heart = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    assert visitor.box() == pytest.approx(heart, abs=3)
+    page.click("#run")
+    expect(page.locator("#run-problem")).to_have_text("Drag the object to where it should go.")
+
+    visitor.drag(*visitor.place(395 / 768, 145 / 768), *visitor.place(165 / 768, 620 / 768))
+    left, top, width, height = visitor.box()
+    assert [width, height] == pytest.approx(heart[2:], abs=3)
+    screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=int)
+    x, y = (round(value) for value in visitor.place((left + width / 2) / 768, (top + height / 3) / 768))
+    assert screen[y, x].max() < 120  # the ghost
+    visitor.run()
+    after = visitor.download(tmp_path / "moved.png")
+    middle = (left + width // 3, top + height // 3, left + width // 2, top + height // 2)
+    assert _mean(after, middle).max() < 120
 
 
 def test_box_when_dragged_resized_and_nudged_then_numbers_follow_in_the_pictures_pixels(

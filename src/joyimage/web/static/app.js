@@ -7,6 +7,7 @@ import { Compass } from "./compass.js";
 import { byId, choose, chosen, newId, tell } from "./dom.js";
 import { askForFile, listenToFiles } from "./files.js";
 import { keepFocus } from "./focus.js";
+import { findObject } from "./ghost.js";
 import { Controls } from "./form.js";
 import { canStep, nameOf, ROOT, stepped } from "./history.js";
 import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
@@ -53,7 +54,7 @@ class App {
     this.schemas = null;
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
-    this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name));
+    this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name), (place) => void this.pick(place));
     this.compass = new Compass(() => this.onControl());
     this.orbit = new Orbit(() => this.onControl());
     this.settings = new Settings(() => this.onControl());
@@ -268,6 +269,16 @@ class App {
     this.renderBox();
   }
 
+  /** Take the object at a place of the image, to be dragged. @param {{x: number, y: number}} place */
+  async pick(place) {
+    const { source: image } = this.workspace;
+    const found = image && (await findObject(image, place).catch(() => null));
+    if (!found || this.workspace.source !== image || !this.stage.isDrawing) {
+      return tell(byId("box-advice", HTMLElement), "No object stands out here. Click on another place of it, or draw a box where it should go.");
+    }
+    this.box.take(found.box, found.ghost, found.outline);
+  }
+
   onTypedBox() {
     if (this.box.box) this.showSource();
     this.renderBox();
@@ -331,6 +342,7 @@ class App {
   /** @returns {import("./request.js").Problem | null} */
   findOwnProblem() {
     if (["move", "rotate", "camera"].includes(this.mode) && this.prompt.problem) return { sentence: this.prompt.problem, focus: "prompt-sent" };
+    if (this.mode === "move" && this.box.isAtOrigin) return { sentence: "Drag the object to where it should go.", focus: "box-show" };
     const problem = (this.mode === "camera" && this.orbit.problem) || (this.mode === "describe" ? null : this.settings.problem);
     return problem && { sentence: problem.sentence, focus: problem.focus.id };
   }
@@ -344,7 +356,7 @@ class App {
       const place = byId(problem.focus, HTMLElement);
       place.closest("details")?.setAttribute("open", "");
       byId("settings", HTMLDetailsElement).open ||= byId("settings", HTMLElement).contains(place);
-      return place.focus();
+      return (place.hidden ? this.box.frame : place).focus();
     }
     this.workspace.commit();
     if (this.mode === "describe") tell(byId("answer-text", HTMLElement), null);

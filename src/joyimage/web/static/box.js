@@ -26,9 +26,13 @@ export class BoxEditor {
   /**
    * @param {() => void} changed Called after every change by hand.
    * @param {(name: string) => void} renamed Called when the name beside the box is edited.
+   * @param {(place: {x: number, y: number}) => void} picked Called when a place beside the box is clicked.
    */
-  constructor(changed, renamed) {
+  constructor(changed, renamed, picked) {
     this.changed = changed;
+    this.picked = picked;
+    /** @type {Box | null} Where the object is that was picked. */
+    this.origin = null;
     this.layer = byId("box-layer", HTMLElement);
     this.cue = byId("box-cue", HTMLElement);
     this.size = { width: 1, height: 1 };
@@ -69,6 +73,7 @@ export class BoxEditor {
   /** Set the box, without calling `changed`. @param {Box | null} box */
   set(box) {
     this.box = box && shiftInto(box, this.size);
+    if (!box) this.dropObject();
     this.render();
   }
 
@@ -79,6 +84,36 @@ export class BoxEditor {
     this.set([(width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2]);
     this.frame.focus();
     this.changed();
+  }
+
+  /**
+   * Take an object: its pixels follow the box, its outline stays.
+   *
+   * @param {Box} box Where it is.
+   * @param {HTMLCanvasElement} ghost Its pixels.
+   * @param {HTMLCanvasElement} outline As large as the image.
+   */
+  take(box, ghost, outline) {
+    this.dropObject();
+    this.origin = shiftInto(box, this.size);
+    ghost.className = "ghost";
+    outline.className = "outline";
+    this.frame.prepend(ghost);
+    this.layer.prepend(outline);
+    this.set(box);
+    this.frame.focus({ preventScroll: true });
+    this.changed();
+  }
+
+  /** Have only the box, without an object. */
+  dropObject() {
+    this.origin = null;
+    for (const canvas of this.layer.querySelectorAll("canvas")) canvas.remove();
+  }
+
+  /** @returns {boolean} Whether the object that was picked has not been moved yet. */
+  get isAtOrigin() {
+    return this.origin !== null && String(this.origin) === String(this.box);
   }
 
   /** Have the next drag draw a new box, also with a finger. */
@@ -143,9 +178,10 @@ export class BoxEditor {
     if (!drag.hasMoved) return;
     const place = this.toImage(event);
     const [dx, dy] = [place.x - start.x, place.y - start.y];
-    if (before && grip) this.set(pulled(before, grip, dx, dy, this.size, event.shiftKey));
+    // A corner scales an object as a whole; a box alone is free.
+    if (before && grip) this.set(pulled(before, grip, dx, dy, this.size, event.shiftKey !== (this.origin !== null)));
     else if (before && isOnBox) this.set(moved(before, dx, dy, this.size));
-    else this.set(fromCorners([start.x, start.y, place.x, place.y], this.size));
+    else if (Math.hypot(dx, dy) * this.scale >= LEAST_PX) this.set(fromCorners([start.x, start.y, place.x, place.y], this.size));
   }
 
   end() {
@@ -155,6 +191,8 @@ export class BoxEditor {
     const isNew = !drag.isOnBox;
     const isSlip = isNew && drag.hasMoved && this.box && !isDrawn(this.box, this.scale, LEAST_PX);
     if (isSlip) this.set(drag.before);
+    if (isNew && drag.hasMoved && !isSlip && String(this.box) !== String(drag.before)) this.dropObject();
+    if (isNew && !drag.hasMoved) return this.picked(drag.start);
     if (drag.isOnBox || (drag.hasMoved && !isSlip)) this.frame.focus({ preventScroll: true });
     if (drag.hasMoved && !isSlip) {
       this.isArmed = false;

@@ -1,0 +1,102 @@
+/** Find the object at a place of an image by growing a region of similar color. Pure functions over pixels. */
+
+const TOLERANCE = 42; // distance in RGB from the mean around the place
+const AROUND = 2;
+const MOST_SHARE = 0.6; // what is larger is the background
+
+/**
+ * @typedef {object} Selection
+ * @property {Uint8Array<ArrayBuffer>} mask 1 where the object is, row by row.
+ * @property {[number, number, number, number]} box Left, top, right, bottom.
+ * @property {number} share Of the image.
+ */
+
+/**
+ * Select the object at a place.
+ *
+ * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA.
+ * @param {number} x
+ * @param {number} y
+ * @returns {Selection | null} Null where there is only background.
+ */
+export function selectAt({ data, width, height }, x, y) {
+  const mean = meanAround(data, width, height, x, y);
+  const isAlike = (/** @type {number} */ place) => {
+    const [red, green, blue] = [data[4 * place] - mean[0], data[4 * place + 1] - mean[1], data[4 * place + 2] - mean[2]];
+    return red * red + green * green + blue * blue < TOLERANCE * TOLERANCE;
+  };
+  const region = new Uint8Array(width * height);
+  flood(region, width, height, [y * width + x], isAlike);
+  const mask = withoutHoles(region, width, height);
+  const [box, count] = boundsOf(mask, width, height);
+  const share = count / (width * height);
+  return share > MOST_SHARE || count < 4 ? null : { mask, box, share };
+}
+
+/**
+ * Mark what is connected to some places.
+ *
+ * @param {Uint8Array} region Marked here; what is marked before is not entered.
+ * @param {number} width
+ * @param {number} height
+ * @param {number[]} places
+ * @param {(place: number) => boolean} belongs
+ */
+function flood(region, width, height, places, belongs) {
+  const stack = new Int32Array(width * height);
+  let size = 0;
+  const enter = (/** @type {number} */ place) => {
+    if (region[place] || !belongs(place)) return;
+    region[place] = 1;
+    stack[size] = place;
+    size += 1;
+  };
+  places.forEach(enter);
+  while (size) {
+    size -= 1;
+    const place = stack[size];
+    const column = place % width;
+    if (column > 0) enter(place - 1);
+    if (column < width - 1) enter(place + 1);
+    if (place >= width) enter(place - width);
+    if (place < width * (height - 1)) enter(place + width);
+  }
+}
+
+/** Fill what a region encloses, such as highlights and windows. @param {Uint8Array} region @param {number} width @param {number} height */
+function withoutHoles(region, width, height) {
+  const edge = [];
+  for (let column = 0; column < width; column += 1) edge.push(column, width * (height - 1) + column);
+  for (let row = 0; row < height; row += 1) edge.push(row * width, row * width + width - 1);
+  const outside = new Uint8Array(width * height);
+  flood(outside, width, height, edge, (place) => !region[place]);
+  return Uint8Array.from(outside, (isOutside) => 1 - isOutside);
+}
+
+/** @param {Uint8Array} mask @param {number} width @param {number} height @returns {[[number, number, number, number], number]} */
+function boundsOf(mask, width, height) {
+  let [left, top, right, bottom, count] = [width, height, 0, 0, 0];
+  for (let place = 0; place < mask.length; place += 1) {
+    if (!mask[place]) continue;
+    const [column, row] = [place % width, Math.floor(place / width)];
+    left = Math.min(left, column);
+    right = Math.max(right, column + 1);
+    top = Math.min(top, row);
+    bottom = Math.max(bottom, row + 1);
+    count += 1;
+  }
+  return [[left, top, right, bottom], count];
+}
+
+/** @param {Uint8ClampedArray} data @param {number} width @param {number} height @param {number} x @param {number} y */
+function meanAround(data, width, height, x, y) {
+  const sum = [0, 0, 0, 0];
+  for (let row = Math.max(0, y - AROUND); row <= Math.min(height - 1, y + AROUND); row += 1) {
+    for (let column = Math.max(0, x - AROUND); column <= Math.min(width - 1, x + AROUND); column += 1) {
+      const place = 4 * (row * width + column);
+      for (let n = 0; n < 3; n += 1) sum[n] += data[place + n];
+      sum[3] += 1;
+    }
+  }
+  return sum.slice(0, 3).map((value) => value / sum[3]);
+}
