@@ -228,6 +228,33 @@ def test_report_when_a_size_is_requested_then_says_which_one_was_used(
     assert words in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "share"),
+    [
+        ((4000, 20), (), "2%"),
+        ((20, 400), (), "20%"),
+        ((96, 96), ("--size", "192x48"), "25%"),
+        ((403, 302), (), None),
+        ((192, 108), (), None),
+        ((4000, 20), ("--fit", "pad"), None),
+        ((4000, 200), ("--fit", "exact"), None),
+    ],
+)
+def test_image_when_most_of_it_would_be_cropped_then_one_warning_with_the_way_out(
+    joyimage: Joyimage, tmp_path: Path, size: tuple[int, int], options: tuple[str, ...], share: str | None
+) -> None:
+    random_models.make_picture(0, size[1], size[0]).save(tmp_path / "in.png")
+
+    outcome = joyimage("edit", tmp_path / "in.png", PROMPT, "-o", tmp_path / "out.png", *FAST, *options)
+
+    assert outcome.code == 0
+    warnings_ = [line for line in outcome.err.splitlines() if "is edited, as it is cropped" in line]
+    assert len(warnings_) == (0 if share is None else 1)
+    if share is not None:
+        assert f"only {share} of the image of {size[0]}x{size[1]} pixels" in warnings_[0]
+        assert "--fit pad" in warnings_[0]
+
+
 def test_report_when_restored_then_the_size_of_the_file_and_that_of_the_edit(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from joyimage.cli.console import note
+from joyimage.cli.console import note, warn
 from joyimage.edits import Defaults, Describe, Edit, Generate
 from joyimage.errors import InvalidInputError
 from joyimage.imaging import read_mask
+from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from joyimage.cli.options import RunOptions
     from joyimage.edits import AnyEdit
     from joyimage.loading import LoadedPipeline
+
+_LEAST_SHARE = 0.75
+"""Photographs lose at most 7% to the nearest of the trained sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,8 @@ class LocalRunner:
             given["region"] = read_mask(Path(given["region"]), images[0].size)
         takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
         inputs = self._inputs(edit, images, given, takes_several=takes_several)
+        if images and given.get("fit") == "crop" and not takes_several:
+            self._warn_of_crop(ImageSize.of(images[0]), size)
         pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())
         call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
         result = call(
@@ -211,6 +217,19 @@ class LocalRunner:
                 "`--preserve` and `--region`."
             )
         return {"images": list(images)}
+
+    def _warn_of_crop(self, image_size: ImageSize, requested: ImageSize | None) -> None:
+        """Print a warning where much of an image lies outside of the trained size nearest to it."""
+        from joyimage.pipeline.buckets import nearest_bucket
+
+        target = nearest_bucket(requested or image_size, self.base_size)
+        ratio = (target.width / target.height) / (image_size.width / image_size.height)
+        share = min(ratio, 1 / ratio)
+        if share < _LEAST_SHARE:
+            warn(
+                f"only {share:.0%} of the image of {image_size} pixels is edited, as it is cropped to the shape of "
+                f"{target}; `--fit pad` or `--fit exact` keeps all of it."
+            )
 
     def _use_adapters(self, loras: Sequence[str]) -> list[dict[str, Any]]:
         """Activate these adapters and no others, loading those that are new or whose content has changed.
