@@ -11,9 +11,9 @@ from cyclopts import Parameter
 from joyimage.cli.surface import GROUPS
 from joyimage.devices import DTYPES
 from joyimage.errors import InvalidInputError
-from joyimage.loading import OFFLOADS
+from joyimage.loading import OFFLOADS, QUANTIZATIONS
 
-PER_SERVER = ("device", "dtype", "base_size", "offload")
+PER_SERVER = ("device", "dtype", "base_size", "offload", "transformer", "text_encoder", "vae", "quantize")
 """Options that only the server itself can be given."""
 
 _Image = Parameter(help="Image file; - reads from standard input.", group=GROUPS["Input"])
@@ -80,6 +80,10 @@ class RunOptions:
         dtype: Precision of the model.
         base_size: Side of the square bucket that all buckets derive from.
         offload: Memory plan.
+        transformer: Weight file of the transformer.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+        quantize: Format that large layers are quantized to while loading.
         server: Address of a server that does the work.
         json: Whether the report is printed as JSON.
         rewrite: Who rewrites the prompt first.
@@ -129,6 +133,42 @@ class RunOptions:
             metavar="|".join(OFFLOADS),
         ),
     ] = None
+    transformer: Annotated[
+        Path | None,
+        Parameter(
+            help="Weight file of the transformer, in the place of that of the model: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            group=GROUPS["Model"],
+            metavar="FILE",
+        ),
+    ] = None
+    text_encoder: Annotated[
+        Path | None,
+        Parameter(
+            help="Weight file of the text encoder, in the place of that of the model: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            group=GROUPS["Model"],
+            metavar="FILE",
+        ),
+    ] = None
+    vae: Annotated[
+        Path | None,
+        Parameter(
+            help="Weight file of the VAE, in the place of that of the model: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            group=GROUPS["Model"],
+            metavar="FILE",
+        ),
+    ] = None
+    quantize: Annotated[
+        str | None,
+        Parameter(
+            help='Quantize the large layers while loading ("int8", "fp8" or "nf4"), or decode quantized files '
+            '("none"). Default: keep the format of the files.',
+            group=GROUPS["Model"],
+            metavar="|".join(QUANTIZATIONS),
+        ),
+    ] = None
     server: Annotated[
         str | None,
         Parameter(
@@ -152,7 +192,7 @@ class RunOptions:
         """
         if self.model is not None and not self.model.strip():
             raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
-        for name, values in (("dtype", DTYPES), ("offload", OFFLOADS)):
+        for name, values in (("dtype", DTYPES), ("offload", OFFLOADS), ("quantize", QUANTIZATIONS)):
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")

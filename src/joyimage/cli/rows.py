@@ -26,6 +26,7 @@ _KINDS = tuple(name for name, kind in KINDS.items() if kind is not Describe)
 _CONTACT_SHEET = "contact.png"  # written into the same folder when the batch ends
 _LONGEST_SHOWN = 60
 _LONGEST_NAME_BYTES = 240  # 255 less what "-1000" and a second edit of the same image add
+_WEIGHTS = ("transformer", "text_encoder", "vae", "quantize")
 _MADE_WITH = ("model", "device", "dtype", "base_size", "offload", "rewrite", "server")
 
 
@@ -75,6 +76,10 @@ class Row:
         edit = self.edit.to_dict()
         edit.pop("loras", None)
         settings = {name: getattr(self.options, name) for name in _MADE_WITH}
+        for name in _WEIGHTS:  # left out where not given, so that keys of older batches stay valid
+            value = getattr(self.options, name)
+            if value is not None:
+                settings[name] = str(value)
         what = [
             [source.sha256 for source in sources],
             edit,

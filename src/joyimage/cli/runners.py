@@ -103,11 +103,20 @@ def load_runner(options: RunOptions) -> Runner:
     with collection_paused():
         _hide_loading_bars()
         device = choose_device(options.device)
-        model = options.model or default_model(device)
+        # With a transformer's file alone, the published model's configs in this package are the base.
+        model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
-        note(f"Model {model} on {device} in {dtype}.")
+        note(f"Model {model or options.transformer} on {device} in {dtype}.")
         loaded = load_pipeline(
-            model, device=device, dtype=dtype, base_size=options.base_size, offload=options.offload
+            model,
+            transformer=options.transformer,
+            text_encoder=options.text_encoder,
+            vae=options.vae,
+            device=device,
+            dtype=dtype,
+            base_size=options.base_size,
+            offload=options.offload,
+            quantization=options.quantize,
         )
     return LocalRunner(loaded)
 

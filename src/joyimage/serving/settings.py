@@ -31,6 +31,12 @@ class ServerSettings(BaseSettings):
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
+        transformer: Weight file of the transformer, in the place of that of `model`; without `model` the configs
+            are those of the published model.
+        text_encoder: Weight file of the text encoder, in the place of that of `model`.
+        vae: Weight file of the VAE, in the place of that of `model`.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading, "none" decodes quantized files; the
+            files' own format if None.
         model_name: What clients call it; the end of `model` if None.
         model_aliases: Further names that clients may use for it, such as "gpt-image-1".
         loras: Adapters that clients may ask for: name and file.
@@ -90,6 +96,10 @@ class ServerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="JOYIMAGE_", extra="forbid", validate_default=True)
 
     model: str = "tiny"
+    transformer: Path | None = None
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    quantize: Literal["none", "int8", "fp8", "nf4"] | None = None
     model_name: str | None = None
     model_aliases: Names = ()
     loras: dict[str, Path] = Field(default_factory=dict)

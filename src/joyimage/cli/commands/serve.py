@@ -43,6 +43,10 @@ def serve(
     allow_anonymous: bool | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    transformer: Path | None = None,
+    text_encoder: Path | None = None,
+    vae: Path | None = None,
+    quantize: str | None = None,
     base_size: int | None = None,
     replicas: int | None = None,
     lora: list[str] | None = None,
@@ -79,6 +83,10 @@ def serve(
         allow_anonymous: Listen on other addresses than loopback without keys.
         device: Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.
         dtype: "bfloat16", "float16" or "float32". Default: float32 on a CPU, else bfloat16.
+        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
         base_size: Side in pixels of the square size that the trained sizes derive from.
         replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
@@ -114,6 +122,10 @@ def serve(
         "allow_anonymous": allow_anonymous,
         "device": device,
         "dtype": dtype,
+        "transformer": transformer,
+        "text_encoder": text_encoder,
+        "vae": vae,
+        "quantize": quantize,
         "base_size": base_size,
         "replicas": replicas,
         "loras": None if lora is None else parse_loras(lora),

@@ -27,8 +27,14 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         InvalidInputError: A setting is out of range.
         OutOfMemoryError: The device has too little memory.
     """
+    # A transformer's file without a model brings no configs: they are those of the published model.
+    is_files_only = settings.transformer is not None and "model" not in settings.model_fields_set
     pipe = load_pipeline(
-        settings.model,
+        None if is_files_only else settings.model,
+        transformer=settings.transformer,
+        text_encoder=settings.text_encoder,
+        vae=settings.vae,
+        quantization=settings.quantize,
         device=settings.device,
         dtype=settings.dtype,
         base_size=settings.base_size,
