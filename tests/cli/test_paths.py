@@ -243,7 +243,7 @@ def test_report_when_a_size_is_requested_then_says_which_one_was_used(
 def test_image_when_most_of_it_would_be_cropped_then_one_warning_with_the_way_out(
     joyimage: Joyimage, tmp_path: Path, size: tuple[int, int], options: tuple[str, ...], share: str | None
 ) -> None:
-    random_models.make_picture(0, size[1], size[0]).save(tmp_path / "in.png")
+    random_models.make_image(0, size[1], size[0]).save(tmp_path / "in.png")
 
     outcome = joyimage("edit", tmp_path / "in.png", PROMPT, "-o", tmp_path / "out.png", *FAST, *options)
 

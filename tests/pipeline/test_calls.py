@@ -158,7 +158,7 @@ def test_latents_when_no_tensor_then_rejected_by_name(pipe: Any) -> None:
 
 
 def test_box_when_text_then_rejected_with_an_example(edit: Any) -> None:
-    image = random_models.make_picture(0, SIDE, SIDE)
+    image = random_models.make_image(0, SIDE, SIDE)
     for box in ("1,1,40,40", 5, [None] * 4, ["a", "b", "c", "d"]):
         with pytest.raises(InvalidInputError, match=r"`box` is .*expected four numbers"):
             edit.move(image, "heart", box)
@@ -169,7 +169,7 @@ def test_notebook_when_it_shows_output_or_session_then_an_image_and_what_is_cach
     assert output._repr_png_().startswith(b"\x89PNG")
     assert call(edit, output_type="latent")._repr_png_() is None
 
-    session = edit.session(random_models.make_picture(0, SIDE, SIDE))
+    session = edit.session(random_models.make_image(0, SIDE, SIDE))
     assert "with an image of 64x64 pixels" in repr(session)
     assert "with no image" in repr(edit.session())
 
