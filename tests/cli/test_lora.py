@@ -122,3 +122,17 @@ def test_convert_lora_when_the_source_is_no_adapter_of_this_model_then_one_line(
     assert words in done.err
     assert name in done.err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_eval_when_an_adapter_ruins_every_edit_then_the_numbers_show_it(
+    joyimage: Callable[..., Any], tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "bad.safetensors")
+
+    plain, spoiled = (
+        json.loads(joyimage("eval", "tiny", "--device", "cpu", "--num", 1, "--steps", 1, "--json", *more).out)
+        for more in ([], ["--lora", f"{adapter}:3"])
+    )
+
+    assert json.dumps(spoiled) != json.dumps(plain)
+    assert joyimage("eval", "tiny", "--lora", tmp_path / "gone.safetensors").code == 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from joyimage.tiny.worlds.scenes import generate
+from joyimage.tiny.worlds.scenes import TASKS, generate
 from joyimage.training.config import config_from_dict
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ GREEN = (45, 165, 75)
 MARGIN_PX = 8
 FRAME_PX = 8
 CAPTION = "Frame it in green."
+FIRST_OTHER_SEED = 200_000
 FLAT_TASKS = ("add", "remove", "recolor", "replace")
 
 
@@ -86,3 +88,20 @@ def make_config(folder: Path, output: Path, **sections: dict[str, Any]) -> Train
             **sections,
         }
     )
+
+
+def write_other_tasks(folder: Path, num_per_task: int) -> Path:
+    """Write pairs of everything that the tiny model can do already, as pairs.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, str]] = []
+    for task in TASKS:
+        for number in range(num_per_task):
+            case = generate(task, FIRST_OTHER_SEED + number)
+            row = {"target": f"{task}-{number}-after.png", "prompt": case.prompt}
+            Image.fromarray(case.target).save(folder / row["target"])
+            if case.source is not None:
+                row["image"] = f"{task}-{number}-before.png"
+                Image.fromarray(case.source).save(folder / row["image"])
+            rows.append(row)
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder

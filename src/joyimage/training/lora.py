@@ -169,7 +169,7 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
         check_disk(config.run_path, pairs, planned.cache)
         _encode_missing(config, planned, progress=progress)
     processes.wait()
-    device = processes.device if processes.num > 1 else torch.device(planned.device)
+    device = processes.device or torch.device(planned.device)
     dtype = _encoder_dtype(config, planned.device)
     # The text encoder is not needed any more: all prompts are encoded.
     pipe: Any = pipeline_class(config.model).from_pretrained(

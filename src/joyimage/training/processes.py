@@ -7,6 +7,7 @@ to the bit.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,31 +30,34 @@ class Processes:
     """
 
     def __init__(self, *, on_cpu: bool) -> None:
-        self._state: Any = PartialState(cpu=on_cpu)
+        # accelerate's state is one for the whole program: a run alone leaves it untouched.
+        is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+        self._state: Any = None if is_alone else PartialState(cpu=on_cpu)
 
     @property
     def num(self) -> int:
         """How many there are."""
-        return self._state.num_processes
+        return 1 if self._state is None else self._state.num_processes
 
     @property
     def rank(self) -> int:
         """Number of this one, from 0."""
-        return self._state.process_index
+        return 0 if self._state is None else self._state.process_index
 
     @property
     def is_main(self) -> bool:
         """Whether this one writes the files."""
-        return self._state.is_main_process
+        return self.rank == 0
 
     @property
-    def device(self) -> torch.device:
-        """Device of this one."""
-        return self._state.device
+    def device(self) -> torch.device | None:
+        """Device of this one; None where a run alone chooses its own."""
+        return None if self._state is None else self._state.device
 
     def wait(self) -> None:
         """Wait for all others."""
-        self._state.wait_for_everyone()
+        if self._state is not None:
+            self._state.wait_for_everyone()
 
     def check(self, gradient_accumulation: int) -> None:
         """Reject a number of processes that does not divide the batches of a step.
@@ -77,12 +81,12 @@ class Processes:
             transformer: The transformer with its adapter, on the device.
             adapter: Parameters that every process keeps.
         """
-        if self.num == 1:
+        if self._state is None:
             return
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(self.device.type, (self.num,))
+        mesh = init_device_mesh(self._state.device.type, (self.num,))
         for block in transformer.double_blocks:
             fully_shard(block, mesh=mesh, ignored_params=set(adapter))
 

@@ -18,6 +18,7 @@ def tiny(
     guidance: float | None = None,
     batch_size: int = 20,
     device: str | None = None,
+    lora: list[str] | None = None,
     json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
     """Measure how well a checkpoint edits drawn scenes that it was not trained on.
@@ -31,6 +32,7 @@ def tiny(
         guidance: Guidance scale; default: the checkpoint's own.
         batch_size: Scenes edited at once.
         device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
+        lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
     # Loaded here: `joyimage --help` must not wait for torch.
@@ -42,7 +44,7 @@ def tiny(
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
-    pipe = load_pipeline(model, device=device, dtype="float32").pipe
+    pipe = load_pipeline(model, device=device, dtype="float32", loras=lora or ()).pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
     edit = pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
     model_result, round_trip, copied = (
