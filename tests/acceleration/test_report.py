@@ -10,6 +10,7 @@ import torch
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
 from joyimage.acceleration import accelerate, report
+from joyimage.acceleration.quantization import QuantizedLinear, quantized
 from joyimage.errors import InvalidTypeError
 from joyimage.model.attention import JointAttnProcessor
 from tests import random_models
@@ -114,6 +115,17 @@ def test_report_when_weights_are_in_another_format_then_names_the_format_and_the
 
     assert found.quantization == {"transformer": "torch.int8 (1 layers)"}
     assert found.skipped["matmuls into a buffer"] == "1 of 8 layers are called instead (Packed)"
+
+
+def test_report_when_a_layer_is_quantized_then_names_the_format_of_its_weights(pipe: Any) -> None:
+    layer = pipe.transformer.blocks[0].attn.img_attn_qkv
+    weight = quantized(layer.weight.detach(), "int8")
+    pipe.transformer.blocks[0].attn.img_attn_qkv = QuantizedLinear(weight, layer.bias.detach())
+
+    found = report(pipe)
+
+    assert found.quantization == {"transformer": f"{weight.encoding.name} (1 layers)"}
+    assert found.skipped["matmuls into a buffer"] == "1 of 8 layers are called instead (QuantizedLinear)"
 
 
 @pytest.mark.parametrize("kind", ["model", "sequential", "group"])

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from joyimage.model.forward_plan import TextTokens
     from joyimage.model.rope import Grid
-    from joyimage.model.transformer import JoyImageEditTransformer3DModel, TextTokens
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
 
 T = TypeVar("T")
 
