@@ -50,7 +50,7 @@ def test_edit_when_run_then_as_a_direct_call(workshop: Open, runner: LocalRunner
     assert job.result["usage"]["image_tokens"] == job.result["usage"]["output_tokens"] == 16
     made = opened(shop.files.read(job.id, "output-0"))
     assert np.abs(np.asarray(made, dtype=int) - np.asarray(direct, dtype=int)).max() <= 1
-    assert not shop.has(job, "input-0")
+    wait_for(lambda: not shop.has(job, "input-0"))
 
 
 def test_alike_jobs_when_waiting_then_run_together_and_equal_single_runs(
@@ -144,7 +144,7 @@ def test_waiting_job_when_too_long_then_failed_with_a_sentence(
 
     assert late.error is not None
     assert late.error["code"] == "queue_timeout"
-    assert not shop.has(late, "input-0")
+    wait_for(lambda: not shop.has(late, "input-0"))
     assert shop.ended(running).state == "succeeded"
 
 
