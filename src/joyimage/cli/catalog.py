@@ -178,6 +178,16 @@ COMMANDS = (
         ),
     ),
     CatalogEntry(
+        name="quantize",
+        function="quantize:quantize",
+        help="Write the transformer or the text encoder in a quantized format, as one file.",
+        group=_CHECKPOINTS,
+        examples=(
+            "joyimage quantize tiny --format int8_convrot -o tiny_int8.safetensors",
+            "joyimage quantize tiny --format gguf-q8_0 -o tiny.gguf",
+        ),
+    ),
+    CatalogEntry(
         name="bench",
         function="bench:bench",
         help="Compare joyimage with diffusers on the same weights: counts and seconds of one edit.",
