@@ -167,6 +167,10 @@ class Visitor:
         """Wait until the image on the stage has a name with these words."""
         expect(self.page.locator("#picture-name")).to_contain_text(words)
 
+    def expect_model(self) -> None:
+        """Wait until the page knows the server's model."""
+        expect(self.page.locator("#model-chip")).to_contain_text("tiny")
+
     def run(self) -> None:
         """Run, and wait for the result."""
         before = self.page.locator("#result").get_attribute("data-job")

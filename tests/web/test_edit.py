@@ -526,6 +526,39 @@ def test_size_and_fit_when_chosen_then_the_result_has_them(
     assert (record["fit"], record.get("restore", False)) == ("pad", False)
 
 
+@pytest.mark.parametrize(("size", "fit"), [((900, 700), "exact"), ((1000, 100), "pad"), ((768, 768), None)])
+def test_edit_when_the_shape_was_not_trained_then_no_part_of_the_image_is_left_out(
+    visit: Callable[..., Visitor], server: Server, tmp_path: Path, size: tuple[int, int], fit: str | None
+) -> None:
+    Image.open(EXAMPLES / "shapes.png").convert("RGB").resize(size).save(tmp_path / "shape.png")
+    visitor = visit()
+    visitor.expect_model()
+    visitor.choose_file(tmp_path / "shape.png")
+    visitor.page.fill("#prompt-edit", "Recolor the heart orange.")
+
+    visitor.run()
+
+    assert server.jobs()[0]["edit"].get("fit") == fit
+    assert visitor.download(tmp_path / "edited.png").size == size
+
+
+def test_image_before_when_its_key_is_held_then_seen_for_that_long(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.expect_model()
+    expect(page.locator("#drop-model")).to_contain_text("For photos, run")
+    visitor.choose_example("shapes")
+    visitor.run()
+    visitor.expect_name("-edit-")
+
+    page.keyboard.down("Backslash")
+    visitor.expect_name("shapes.png")
+    page.keyboard.up("Backslash")
+    visitor.expect_name("-edit-")
+    page.keyboard.press("?")
+    expect(visitor.see("#keys-dialog")).to_contain_text("Undo")
+
+
 def test_question_when_asked_then_an_answer_that_a_reload_keeps(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:

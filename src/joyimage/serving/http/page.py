@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import mimetypes
@@ -40,8 +41,7 @@ def _add_file(app: FastAPI, address: str, path: Path) -> None:
     kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
     def send(request: Request) -> Response:
-        data = path.read_bytes()
-        tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+        data, compressed, tag = _read(path, path.stat().st_mtime_ns, kind)
         # The browser asks each time and is sent what has changed: a new version of the page is whole at once.
         headers = {"Cache-Control": "no-cache", "ETag": tag, "Vary": "Accept-Encoding"}
         known = [
@@ -49,9 +49,22 @@ def _add_file(app: FastAPI, address: str, path: Path) -> None:
         ]
         if tag in known:
             return Response(status_code=304, headers=headers)
-        if kind.startswith(_COMPRESSED) and "gzip" in request.headers.get("accept-encoding", ""):
-            data = gzip.compress(data, _LEVEL, mtime=0)
-            headers["Content-Encoding"] = "gzip"
+        if compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(compressed, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
         return Response(data, media_type=kind, headers=headers)
 
     app.add_route(address, send, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+@functools.cache
+def _read(path: Path, _: int, kind: str) -> tuple[bytes, bytes | None, str]:
+    """Return a file, the file compressed, and its tag.
+
+    Args:
+        path: The file.
+        _: When it was last changed, in ns: a file that has changed is read again.
+        kind: Its media type.
+    """
+    data = path.read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    return data, gzip.compress(data, _LEVEL, mtime=0) if kind.startswith(_COMPRESSED) else None, tag

@@ -138,6 +138,11 @@ class App {
       }
       const { id, device } = this.model;
       tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `${id} is being loaded…`);
+      const publishedModel = "jdopensource/JoyAI-Image-Edit-Diffusers";
+      tell(
+        byId("drop-model", HTMLElement),
+        this.isTiny ? `This server runs the small model that comes with joyimage. It edits drawn scenes like these within seconds. For photos, run: joyimage ui --model ${publishedModel}` : null,
+      );
       if (health.problem) notify("model", health.problem);
       else withdraw("model");
     } catch (error) {
@@ -539,6 +544,9 @@ class App {
       byId("result", HTMLElement).focus();
     });
     addEventListener("keydown", (event) => this.onKey(event));
+    addEventListener("keyup", (event) => event.key === "\\" && this.stage.peek(false));
+    addEventListener("blur", () => this.stage.peek(false));
+    byId("keys-open", HTMLElement).addEventListener("click", () => byId("keys-dialog", HTMLDialogElement).showModal());
     byId("views", HTMLElement).addEventListener("change", () => this.render());
     byId("object", HTMLInputElement).addEventListener("input", () => this.setObject(byId("object", HTMLInputElement).value));
     byId("box-add", HTMLElement).addEventListener("click", () => {
@@ -586,10 +594,13 @@ class App {
     addEventListener("pagehide", () => this.workspace.keep());
   }
 
-  /** Undo and redo, except in a field that has its own. @param {KeyboardEvent} event */
+  /** Hold a key to see what was before; undo and redo, except in a field that has its own. @param {KeyboardEvent} event */
   onKey(event) {
     const isField = event.target instanceof Element && event.target.matches("input:not([type=radio], [type=checkbox]), textarea");
     const key = event.key.toLowerCase();
+    const isPlain = !isField && !event.ctrlKey && !event.metaKey && !document.querySelector("dialog[open]");
+    if (key === "?" && isPlain) byId("keys-dialog", HTMLDialogElement).showModal();
+    if (key === "\\" && isPlain && !event.repeat) this.stage.peek(true);
     if (!(event.ctrlKey || event.metaKey) || isField || document.querySelector("dialog[open]")) return;
     if (key !== "z" && key !== "y") return;
     event.preventDefault();

@@ -25,6 +25,8 @@ export class Stage {
     this.boxLayer = byId("box-layer", HTMLElement);
     /** @type {{for: string, url: string} | null} */
     this.aligned = null;
+    /** @type {View | null} The view to come back to. */
+    this.peekedFrom = null;
     this.isNew = false; // whether the result has only just come
   }
 
@@ -78,6 +80,15 @@ export class Stage {
   /** @returns {boolean} Whether the next run starts from what the shown result was made of. */
   get startsFromInput() {
     return state.value.base === "original" && this.workspace.input !== null;
+  }
+
+  /** Show what was before for as long as a key is held. @param {boolean} isHeld */
+  peek(isHeld) {
+    if (isHeld === (this.peekedFrom !== null) || (isHeld && byId("views", HTMLElement).hidden)) return;
+    const back = this.peekedFrom;
+    this.peekedFrom = isHeld ? this.view : null;
+    choose("view", back ?? "before");
+    this.render();
   }
 
   /** Show everything as it is now. */
