@@ -91,3 +91,13 @@ def test_dispatch_mode_when_active_then_sees_each_operator() -> None:
         torch.ones(1) + 1
 
     assert any("add" in name for name in seen)
+
+
+def test_own_buffers_when_replaced_then_the_module_has_the_new_one_and_not_its_children_s() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(2))
+    module.register_buffer("scale", torch.ones(1))
+
+    compat.own_buffers(module)["scale"] = torch.zeros(1)
+
+    assert list(compat.own_buffers(module)) == ["scale"]
+    assert float(module.get_buffer("scale")) == 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from joyimage.compat.torch import float8_matmul, int8_matmul
+from joyimage.compat.torch import float8_matmul, int8_matmul, own_buffers
 from joyimage.errors import InvalidInputError
 from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
 from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, Nf4
@@ -174,7 +174,7 @@ def fill(
         if leaf in module._parameters:
             module._parameters[leaf] = nn.Parameter(values, requires_grad=False)
         else:
-            module._buffers[leaf] = values
+            own_buffers(module)[leaf] = values
 
 
 def _replace(model: nn.Module, path: str, encoded: EncodedWeight, device: torch.device) -> None:

@@ -115,3 +115,8 @@ def drop_compiled(module: nn.Module) -> None:
     """Run a module without its compiled form from now on, and free that form."""
     module._compiled_call_impl = None
     torch.compiler.reset()
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the buffers of a module without those of its children, to read and to replace them."""
+    return module._buffers

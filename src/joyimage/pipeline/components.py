@@ -16,6 +16,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.acceleration.quantization import fill
+from joyimage.compat.torch import own_buffers
 from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint.headers import read_json, shapes_of
 from joyimage.model.checkpoint.shards import STEM
@@ -89,7 +90,7 @@ def build_component(
     )
     if source.part == "text_encoder" and "lm_head.weight" not in source.weights:
         model.lm_head = MissingHead()
-    for buffers in (module._buffers for module in model.modules()):
+    for buffers in (own_buffers(module) for module in model.modules()):
         for name, buffer in buffers.items():  # those that no file holds, such as rotary frequencies
             if buffer is not None:
                 buffers[name] = buffer.to(device)
