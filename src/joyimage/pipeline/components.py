@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from joyimage.pipeline.qwen3_vl import is_encoding
 if TYPE_CHECKING:
     from torch import Tensor
 
-PUBLISHED_FOLDER = Path(__file__).parent / "published"
+PUBLISHED_FOLDER = Path(str(files("joyimage.pipeline") / "published"))
 """Configs, tokenizer and processor of the published model, without weights."""
 
 STEMS = {"transformer": STEM, "text_encoder": "model", "vae": STEM}

@@ -67,6 +67,10 @@ _MAX_DIMS = 8
 _DEFAULT_ALIGNMENT = 32
 
 
+class _DamagedTableError(Exception):
+    """A number in a file's table is out of range; `read_gguf_table` names the file instead."""
+
+
 @dataclass(frozen=True)
 class GgufEntry:
     """One tensor of a GGUF file.
@@ -128,7 +132,7 @@ def read_gguf_table(path: Path) -> GgufTable:
             first = -(-file.tell() // alignment) * alignment
         except CheckpointError:
             raise
-        except (struct.error, ValueError, KeyError, ZeroDivisionError) as error:
+        except (struct.error, _DamagedTableError, ValueError, KeyError, ZeroDivisionError) as error:
             raise CheckpointError(
                 f"{path} is a GGUF file with a damaged or incomplete table. Download it again."
             ) from error
@@ -149,12 +153,12 @@ def _tensor_info(file: IO[bytes], path: Path) -> tuple[str, str, tuple[int, ...]
 
     Raises:
         CheckpointError: The type is not known, or rows are no whole blocks.
-        ValueError: The table is damaged.
+        _DamagedTableError: A number in it is out of range.
     """
     name = _string(file)
     (num_dims,) = _unpack(file, "<I")
     if num_dims > _MAX_DIMS:
-        raise ValueError(num_dims)
+        raise _DamagedTableError(num_dims)
     shape = _unpack(file, f"<{num_dims}Q")[::-1]  # stored with the fastest dimension first
     number, offset = _unpack(file, "<IQ")
     num_values = 1
@@ -185,17 +189,17 @@ def _unpack(file: IO[bytes], layout: str) -> tuple[Any, ...]:
 
 def _checked(count: int) -> int:
     if count > _MAX_ITEMS:
-        raise ValueError(count)
+        raise _DamagedTableError(count)
     return count
 
 
 def _string(file: IO[bytes]) -> str:
     (num_bytes,) = _unpack(file, "<Q")
     if num_bytes > _MAX_STRING_BYTES:
-        raise ValueError(num_bytes)
+        raise _DamagedTableError(num_bytes)
     text = file.read(num_bytes)
     if len(text) < num_bytes:
-        raise ValueError(num_bytes)
+        raise _DamagedTableError(num_bytes)
     return text.decode("utf-8")
 
 
