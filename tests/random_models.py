@@ -111,7 +111,7 @@ def fill(module: nn.Module, seed: int, gains: dict[str, float] | None = None) ->
 
     Args:
         module: Filled in place.
-        seed: Of the one generator that all draws come from.
+        seed: Seed of the only generator that is used.
         gains: Factor on the standard deviation of parameters whose name contains the key.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -377,7 +377,7 @@ def write_checkpoint(
         folder: Created where missing; without a checkpoint in it.
         plus: Name the Edit-Plus classes in `model_index.json`.
         legacy_config: Write the transformer's settings with the older generation's keys.
-        max_shard_size: Of one weights file of text encoder and transformer, such as "300KB".
+        max_shard_size: Maximum size of a weight file of text encoder and transformer, such as "300KB".
 
     Returns:
         `folder`.

@@ -30,7 +30,7 @@ class ImageTooLargeError(ImageError):
 
 
 class UnknownFormatError(ImageError):
-    """A file is no image, or of a format that is not read."""
+    """A file is not an image, or of a format that is not read."""
 
 
 class DeviceError(JoyImageError, ValueError):

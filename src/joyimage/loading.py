@@ -60,7 +60,7 @@ class Adapter:
             InvalidInputError: The scale is not a finite number from -100 to 100.
         """
         path, separator, scale = text.rpartition(":")
-        # A drive letter ("C:/style") or a name with a colon is no scale.
+        # A drive letter ("C:/style") or a name with a colon is not a scale.
         if not separator or not path or Path(text).exists() or re.match(r"[^\d.+-]", scale):
             return cls(path=Path(text))
         try:
@@ -143,10 +143,10 @@ def load_pipeline(
         model: A checkpoint folder, a hub id, a registered name such as "tiny", or a weight file with the
             transformer. None or a file takes configs and tokenizer of the published model from this package;
             then all other weights are given as files. A file whose name has "plus" makes an Edit-Plus pipeline.
-        transformer: Weight file of the transformer, in the place of that of `model`. Formats: safetensors in
+        transformer: Weight file of the transformer, in place of that of `model`. Formats: safetensors in
             bf16, fp16, fp32, int8, fp8, mxfp8, nvfp4 or nf4, and GGUF.
-        text_encoder: Weight file of the text encoder, in the place of that of `model`.
-        vae: Weight file of the VAE, in the place of that of `model`.
+        text_encoder: Weight file of the text encoder, in place of that of `model`.
+        vae: Weight file of the VAE, in place of that of `model`.
         device: Such as "cuda", "cuda:1", "xpu", "mps" or "cpu"; the best one of this machine if None.
         dtype: "float32", "float16" or "bfloat16"; float32 on the CPU and bfloat16 elsewhere if None.
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if

@@ -1,4 +1,4 @@
-"""`accelerate`: what is chosen, that the choice can be changed back, and that nobody else's choice is lost."""
+"""`accelerate`: what is chosen, that the choice can be changed back, and that no one else's choice is lost."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_mask_when_prompts_of_unlike_length_then_only_padding_is_shut_out(pipe: 
 @pytest.mark.parametrize(
     ("images", "prompts"),
     [
-        pytest.param([[SQUARE], [SQUARE]], [PROMPT, "blue"], id="prompts of unlike length"),
+        pytest.param([[SQUARE], [SQUARE]], [PROMPT, "blue"], id="prompts of different lengths"),
         pytest.param([[SQUARE, WIDE], [WIDE, SQUARE]], [PROMPT, "blue"], id="sizes in another order"),
         pytest.param([[SQUARE], [WIDE, SQUARE]], [PROMPT, "blue"], id="unlike number of references"),
     ],

@@ -264,6 +264,6 @@ def test_ratios_when_machine_slows_down_then_each_round_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("level", [0.6, float("nan")])
-def test_agreement_when_images_differ_then_refused(level: float) -> None:
+def test_agreement_when_images_differ_then_rejected(level: float) -> None:
     with pytest.raises(timing.DisagreementError, match="can't be compared"):
         check_agreement(make_run(1.0), make_run(1.0, level), torch.float32)

@@ -74,6 +74,6 @@ def test_traffic_when_fused_then_less_than_operator_by_operator(both: Both) -> N
         assert ours.kernel_block_gb < ours.compiled_block_gb
 
 
-def test_count_when_no_block_is_between_first_and_last_then_refused() -> None:
+def test_count_when_no_block_is_between_first_and_last_then_rejected() -> None:
     with pytest.raises(ValueError, match="`layers` is 2"):
         count(replace(SCALED, num_layers=2))

@@ -81,7 +81,7 @@ def test_syncs_when_host_asks_for_device_value_then_counted() -> None:
     assert (counts.syncs, counts.host_tensors) == (1, 0)
 
 
-def test_run_when_value_was_never_computed_then_refused() -> None:
+def test_run_when_value_was_never_computed_then_rejected() -> None:
     with pytest.raises(AssertionError, match="never computed"):
         counts_of(lambda x: x.sum().item(), meta(3))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """Exit code and output of a command."""
 
     code: int
@@ -25,14 +25,14 @@ class Outcome:
 
 
 @pytest.fixture
-def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def joyimage(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Call `joyimage ARGUMENTS`."""
 
-    def call(*arguments: object) -> Outcome:
+    def call(*arguments: object) -> CommandResult:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
         printed = capsys.readouterr()
-        return Outcome(code, printed.out, printed.err)
+        return CommandResult(code, printed.out, printed.err)
 
     return call
 

@@ -22,9 +22,9 @@ from tests import random_models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
 PROMPT = "Recolor the heart orange."

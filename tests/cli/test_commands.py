@@ -20,9 +20,9 @@ from scripts import demo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 
 def test_demo_when_run_then_writes_images_and_a_sheet_and_every_edit_is_as_requested(
@@ -58,10 +58,10 @@ def test_examples_command_when_run_then_prints_every_file_and_rejects_a_file_as_
     for path in (tmp_path / "images").iterdir():
         assert str(path) in written.out
 
-    refused = joyimage("examples", tmp_path / "images" / "car.png")
+    rejected = joyimage("examples", tmp_path / "images" / "car.png")
 
-    assert refused.code == 2
-    assert "car.png, which is a file" in refused.err
+    assert rejected.code == 2
+    assert "car.png, which is a file" in rejected.err
 
 
 def test_eval_tiny_when_json_then_every_task_and_the_same_again(joyimage: Joyimage) -> None:

@@ -16,9 +16,9 @@ from joyimage.loading import load_pipeline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 
 def test_doctor_when_called_then_names_this_machine(joyimage: Joyimage) -> None:

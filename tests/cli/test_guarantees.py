@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
 PROMPT = "Recolor the heart orange."

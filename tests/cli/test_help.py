@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from joyimage.cli.catalog import CatalogEntry
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 EDITING = ("edit", "move", "rotate", "camera", "generate", "batch", "describe")
 # Options that only some of the editing commands have.

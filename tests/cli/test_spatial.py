@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 FAST = ("--model", "tiny", "--steps", 1, "--base-size", 64, "--device", "cpu")
 

@@ -19,9 +19,9 @@ from tests import random_models
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 RUN = [sys.executable, "-c", "import sys; from joyimage.cli.main import main; sys.exit(main())"]
 # What is not UTF-8 in a file's name, and what Windows' code page does not have.

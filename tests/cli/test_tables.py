@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from joyimage.cli.rows import Row
-    from tests.cli.conftest import Outcome
+    from tests.cli.conftest import CommandResult
 
-    Joyimage = Callable[..., Outcome]
+    Joyimage = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_csv_when_a_value_is_missing_in_any_spelling_then_not_given(
     ("name", "text", "words"),
     [
         ("rows.csv", "image,prompt,Prompt\na.png,x,y\n", "the column `prompt` twice"),
-        ("rows.csv", 'image,prompt\na.png,"x\nb.png,y\n', "line 3 is no CSV"),
+        ("rows.csv", 'image,prompt\na.png,"x\nb.png,y\n', "line 3 is not CSV"),
         ("rows.json", '{"image": "a.png"}', "expected a JSON array"),
     ],
 )

@@ -186,7 +186,7 @@ def test_partial_when_a_process_was_killed_then_cleared_and_others_stay(tmp_path
             for one in tmp_path.iterdir()
             if one.name.startswith(".joyimage-") and not one.name.endswith("x")
         )
-        left.rename(tmp_path / f"{left.name}x")  # as if nobody came to clean up
+        left.rename(tmp_path / f"{left.name}x")  # as if no one came to clean up
 
     for one in (path, other):
         with pytest.raises(ImageError):

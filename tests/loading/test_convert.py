@@ -208,7 +208,7 @@ def test_convert_when_the_vae_is_none_names_the_key(original: Path, tmp_path: Pa
     assert_nothing_left(tmp_path)
 
 
-def test_convert_when_the_output_exists_refuses(original: Path, tmp_path: Path) -> None:
+def test_convert_when_the_output_exists_rejects(original: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`output` must be a new folder"):
         convert(original, tmp_path)
 

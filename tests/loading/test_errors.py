@@ -35,7 +35,7 @@ SOME_KEY = {
 parts = pytest.mark.parametrize("part", list(STEMS))
 
 
-def refused(folder: Path, *sentence: str) -> str:
+def rejected(folder: Path, *sentence: str) -> str:
     """Load a damaged checkpoint and return the sentence, which must be one and contain all that is asked."""
     with pytest.raises(CheckpointError) as caught:
         JoyImageEditPipeline.from_pretrained(folder)
@@ -63,7 +63,7 @@ def test_from_pretrained_when_weights_are_missing_names_the_file(damaged: Path, 
     file = damaged / part / f"{STEMS[part]}.safetensors"
     file.unlink()
 
-    refused(damaged, str(file), "is missing")
+    rejected(damaged, str(file), "is missing")
 
 
 @parts
@@ -74,7 +74,7 @@ def test_from_pretrained_when_weights_are_cut_short_names_the_file(
     file = damaged / part / f"{STEMS[part]}.safetensors"
     file.write_bytes(file.read_bytes()[:left_bytes])
 
-    refused(damaged, str(file), f"{file.stat().st_size} bytes")
+    rejected(damaged, str(file), f"{file.stat().st_size} bytes")
 
 
 @parts
@@ -84,14 +84,14 @@ def test_from_pretrained_when_header_is_no_json_names_the_file(damaged: Path, pa
     content[8:12] = b"????"
     file.write_bytes(content)
 
-    refused(damaged, str(file), "header cannot be read")
+    rejected(damaged, str(file), "header cannot be read")
 
 
 @parts
 def test_from_pretrained_when_a_key_is_missing_names_it(damaged: Path, part: str) -> None:
     edit_weights(damaged / part / f"{STEMS[part]}.safetensors", lambda weights: weights.pop(SOME_KEY[part]))
 
-    refused(damaged, str(damaged / part), f"lacks `{SOME_KEY[part]}`")
+    rejected(damaged, str(damaged / part), f"lacks `{SOME_KEY[part]}`")
 
 
 @parts
@@ -99,7 +99,7 @@ def test_from_pretrained_when_a_key_is_too_many_names_it_and_the_file(damaged: P
     file = damaged / part / f"{STEMS[part]}.safetensors"
     edit_weights(file, lambda weights: weights.update({"extra.weight": torch.zeros(2)}))
 
-    refused(damaged, str(file), "has `extra.weight`")
+    rejected(damaged, str(file), "has `extra.weight`")
 
 
 @parts
@@ -107,7 +107,7 @@ def test_from_pretrained_when_a_shape_is_wrong_names_key_file_and_shapes(damaged
     file = damaged / part / f"{STEMS[part]}.safetensors"
     edit_weights(file, lambda weights: weights.update({SOME_KEY[part]: torch.zeros(2, 3)}))
 
-    refused(damaged, str(file), f"`{SOME_KEY[part]}` has the shape [2, 3]", "asks for")
+    rejected(damaged, str(file), f"`{SOME_KEY[part]}` has the shape [2, 3]", "asks for")
 
 
 def test_from_pretrained_when_the_unused_word_head_is_missing_loads(damaged: Path) -> None:
@@ -127,7 +127,7 @@ def test_from_pretrained_when_a_shard_is_missing_names_it_and_a_key(damaged_shar
     keys = load_file(shard)
     shard.unlink()
 
-    text = refused(damaged_shards, str(shard), "is missing")
+    text = rejected(damaged_shards, str(shard), "is missing")
 
     assert any(f"`{key}`" in text for key in keys)
 
@@ -137,7 +137,7 @@ def test_from_pretrained_when_a_shard_is_cut_short_names_it(damaged_shards: Path
     shard = sorted((damaged_shards / part).glob("*.safetensors"))[1]
     shard.write_bytes(shard.read_bytes()[:-3])
 
-    refused(damaged_shards, str(shard), "bytes")
+    rejected(damaged_shards, str(shard), "bytes")
 
 
 def test_from_pretrained_when_the_index_names_a_shard_without_the_key_says_which(
@@ -149,22 +149,22 @@ def test_from_pretrained_when_the_index_names_a_shard_without_the_key_says_which
 
     edit_json(index, lambda content: content["weight_map"].update({key: shards[1].name}))
 
-    refused(damaged_shards, str(shards[1]), f"lacks `{key}`", index.name)
+    rejected(damaged_shards, str(shards[1]), f"lacks `{key}`", index.name)
 
 
 @pytest.mark.parametrize("name", ["../vae/diffusion_pytorch_model.safetensors", "/etc/passwd", 3])
-def test_from_pretrained_when_the_index_leaves_its_folder_refuses(damaged_shards: Path, name: object) -> None:
+def test_from_pretrained_when_the_index_leaves_its_folder_rejects(damaged_shards: Path, name: object) -> None:
     index = damaged_shards / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     edit_json(index, lambda content: content["weight_map"].update({"proj_out.bias": name}))
 
-    refused(damaged_shards, str(index), "`proj_out.bias`", "a file beside it")
+    rejected(damaged_shards, str(index), "`proj_out.bias`", "a file beside it")
 
 
 def test_from_pretrained_when_the_index_has_no_map_names_the_key(damaged_shards: Path) -> None:
     index = damaged_shards / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     edit_json(index, lambda content: content.pop("weight_map"))
 
-    refused(damaged_shards, str(index), "`weight_map`")
+    rejected(damaged_shards, str(index), "`weight_map`")
 
 
 @pytest.mark.parametrize("key", ["num_layers", "hidden_size", "num_attention_heads", "text_dim", "theta"])
@@ -172,7 +172,7 @@ def test_from_pretrained_when_the_config_lacks_a_key_names_it(damaged: Path, key
     path = damaged / "transformer" / "config.json"
     edit_json(path, lambda config: config.pop(key))
 
-    refused(damaged, str(path), f"lacks the key `{key}`")
+    rejected(damaged, str(path), f"lacks the key `{key}`")
 
 
 @pytest.mark.parametrize(
@@ -192,20 +192,20 @@ def test_from_pretrained_when_a_config_key_is_wrong_names_it(
     path = damaged / "transformer" / "config.json"
     edit_json(path, lambda config: config.update({key: value}))
 
-    refused(damaged, str(path), sentence)
+    rejected(damaged, str(path), sentence)
 
 
 def test_from_pretrained_when_the_config_is_of_other_weights_names_a_key(damaged: Path) -> None:
     edit_json(damaged / "transformer" / "config.json", lambda config: config.update(num_layers=3))
 
-    refused(damaged, str(damaged / "transformer"), "lacks `double_blocks.2.")
+    rejected(damaged, str(damaged / "transformer"), "lacks `double_blocks.2.")
 
 
 def test_from_pretrained_when_weights_have_the_original_names_points_to_convert(damaged: Path) -> None:
     file = damaged / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file(transformer_weights(random_models.make_reference_transformer()), file)
 
-    refused(damaged, str(file), "img_attn_", "`joyimage convert`")
+    rejected(damaged, str(file), "img_attn_", "`joyimage convert`")
 
 
 @pytest.mark.parametrize("name", ["transformer/config.json", "vae/config.json", "text_encoder/config.json"])
@@ -218,7 +218,7 @@ def test_from_pretrained_when_a_config_cannot_be_read_names_it(
     if content is not None:
         path.write_text(content, encoding="utf-8")
 
-    refused(damaged, str(path))
+    rejected(damaged, str(path))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_from_pretrained_when_a_config_cannot_be_read_names_it(
 def test_from_pretrained_when_a_small_file_is_damaged_names_it(damaged: Path, name: str) -> None:
     (damaged / name).write_text("{", encoding="utf-8")
 
-    refused(damaged, str(damaged / name), "not valid JSON")
+    rejected(damaged, str(damaged / name), "not valid JSON")
 
 
 @pytest.mark.parametrize("part", ["scheduler", "tokenizer", "processor"])
@@ -241,14 +241,14 @@ def test_from_pretrained_when_a_small_part_is_empty_names_a_file(damaged: Path, 
     for file in (damaged / part).iterdir():
         file.unlink()
 
-    refused(damaged, f"{damaged / part}/", "is missing")
+    rejected(damaged, f"{damaged / part}/", "is missing")
 
 
 @pytest.mark.parametrize("part", ["scheduler", "tokenizer", "processor", "vae"])
 def test_from_pretrained_when_a_folder_is_missing_names_it(damaged: Path, part: str) -> None:
     (damaged / part).rename(damaged / "elsewhere")
 
-    refused(damaged, f"{damaged / part} is missing")
+    rejected(damaged, f"{damaged / part} is missing")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_from_pretrained_when_the_text_encoder_is_another_says_so(
     path = damaged / "text_encoder" / "config.json"
     edit_json(path, lambda content: content.update(config))
 
-    refused(damaged, str(path), sentence)
+    rejected(damaged, str(path), sentence)
 
 
 @pytest.mark.parametrize("part", ["scheduler", "tokenizer", "processor", "transformer"])
@@ -268,7 +268,7 @@ def test_from_pretrained_when_the_index_lacks_a_part_names_it(damaged: Path, par
     path = damaged / "model_index.json"
     edit_json(path, lambda index: index.pop(part))
 
-    refused(damaged, str(path), f"lacks the key `{part}`")
+    rejected(damaged, str(path), f"lacks the key `{part}`")
 
 
 @pytest.mark.parametrize("value", [None, "Qwen", ["transformers"], [None, None]])
@@ -276,18 +276,18 @@ def test_from_pretrained_when_the_index_names_no_class_says_so(damaged: Path, va
     path = damaged / "model_index.json"
     edit_json(path, lambda index: index.update(processor=value))
 
-    refused(damaged, str(path), "library and class of `processor`")
+    rejected(damaged, str(path), "library and class of `processor`")
 
 
 def test_from_pretrained_when_the_folder_is_of_another_pipeline_says_so(damaged: Path) -> None:
     path = damaged / "model_index.json"
     edit_json(path, lambda index: index.update(_class_name="FluxPipeline"))
 
-    refused(damaged, str(path), "`_class_name`", "'FluxPipeline'")
+    rejected(damaged, str(path), "`_class_name`", "'FluxPipeline'")
 
 
 def test_from_pretrained_when_a_folder_is_no_checkpoint_says_so(tmp_path: Path) -> None:
-    refused(tmp_path, str(tmp_path / "model_index.json"), "is missing")
+    rejected(tmp_path, str(tmp_path / "model_index.json"), "is missing")
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "not-there", "./not/there"])
@@ -307,7 +307,7 @@ def test_from_pretrained_when_weights_are_a_pointer_of_git_lfs_says_so(damaged: 
     file = damaged / "transformer" / f"{STEMS['transformer']}.safetensors"
     file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 11493872\n")
 
-    refused(damaged, str(file), "Git LFS pointer", "Download it again")
+    rejected(damaged, str(file), "Git LFS pointer", "Download it again")
 
 
 def test_from_pretrained_when_full_precision_weights_have_scales_says_so(damaged: Path) -> None:
@@ -316,7 +316,7 @@ def test_from_pretrained_when_full_precision_weights_have_scales_says_so(damaged
     weights["double_blocks.0.attn.img_attn_qkv.weight_scale"] = torch.ones(())
     save_file(weights, file)
 
-    refused(damaged, "weight_scale", "the weights themselves are not quantized")
+    rejected(damaged, "weight_scale", "the weights themselves are not quantized")
 
 
 def test_from_pretrained_when_a_downloaded_file_is_damaged_says_how_to_download_it_again(

@@ -359,8 +359,8 @@ def test_save_pretrained_when_adapters_are_loaded_then_says_how_to_save_and_that
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False))
 
     with pytest.raises(CheckpointError, match=r"LoRA adapters \(default\).*fuse_lora.*merged in"):
-        pipe.save_pretrained(tmp_path / "refused")
-    assert not (tmp_path / "refused").exists()
+        pipe.save_pretrained(tmp_path / "rejected")
+    assert not (tmp_path / "rejected").exists()
 
     pipe.fuse_lora()
     pipe.unload_lora_weights()

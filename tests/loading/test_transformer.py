@@ -121,7 +121,7 @@ def test_from_pretrained_when_loading_info_is_asked_for_returns_both(checkpoint:
     assert info["missing_keys"] == []
 
 
-def test_from_pretrained_when_weights_are_a_pickle_refuses_it(tmp_path: Path) -> None:
+def test_from_pretrained_when_weights_are_a_pickle_rejects_it(tmp_path: Path) -> None:
     random_models.make_transformer().save_pretrained(tmp_path, safe_serialization=False)
 
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin\) only"):

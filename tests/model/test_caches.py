@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_STEPS = 6
-BRANCHES = {"cond": 5, "uncond": 9}  # texts of unlike length: one branch's states don't even fit the other's
+BRANCHES = {
+    "cond": 5,
+    "uncond": 9,
+}  # texts of different lengths: one branch's states don't even fit the other's
 
 
 clock = {"timestep": 0}

@@ -1,4 +1,4 @@
-"""Settings: what is resolved and what is refused."""
+"""Settings: what is resolved and what is rejected."""
 
 from __future__ import annotations
 

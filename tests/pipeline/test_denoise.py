@@ -54,7 +54,7 @@ def steps_of(pipe: Any, **call: Any) -> list[Counts]:
         {"prompt": "blue", "image": None},
         {"prompt": "blue", "num_images_per_prompt": 2},
     ],
-    ids=["one prompt", "prompts of unlike length", "no image", "two images"],
+    ids=["one prompt", "prompts of different lengths", "no image", "two images"],
 )
 def test_loop_when_an_edit_runs_then_no_copy_and_no_wait_in_any_step(edit: Any, call: dict[str, Any]) -> None:
     steps = steps_of(edit, **{"image": SQUARE, **call})

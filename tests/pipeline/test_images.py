@@ -112,7 +112,7 @@ def test_to_images_when_batch_then_each(batch: Any) -> None:
         pytest.param(torch.zeros(32, 32), ValueError, id="tensor without channels"),
     ],
 )
-def test_to_images_when_it_is_none_then_refused_by_name(given_image: Any, error: type[Exception]) -> None:
+def test_to_images_when_it_is_none_then_rejected_by_name(given_image: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="`image`"):
         to_images(given_image)
 
@@ -148,7 +148,7 @@ def test_choose_size_when_size_given_then_images_do_not_matter() -> None:
     assert OurProcessor(base_size=256).choose_size(images, ImageSize(200, 300)) == ImageSize(208, 304)
 
 
-def test_choose_size_when_images_need_unlike_sizes_then_refused() -> None:
+def test_choose_size_when_images_need_unlike_sizes_then_rejected() -> None:
     with pytest.raises(ValueError, match="`image` holds images of different shapes"):
         OurProcessor(base_size=256).choose_size([IMAGE, IMAGE.rotate(90, expand=True)])
 

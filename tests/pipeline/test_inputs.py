@@ -1,4 +1,4 @@
-"""What can't work is refused before any work, in a sentence that names the argument."""
+"""What can't work is rejected before any work, in a sentence that names the argument."""
 
 from __future__ import annotations
 

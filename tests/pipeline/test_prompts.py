@@ -67,7 +67,7 @@ def test_tokens_when_placeholders_are_asked_for_then_images_take_their_places() 
     assert ids == as_trained(f"{IMAGE}put {IMAGE}on it")
 
 
-def test_tokens_when_more_placeholders_than_images_then_refused() -> None:
+def test_tokens_when_more_placeholders_than_images_then_rejected() -> None:
     with pytest.raises(ValueError, match="`prompt` has 2 `<image>` placeholders for 1 images"):
         tokenize_conversation(TOKENIZER, "<image>\n<image>\n", [3], max_tokens=PLENTY, placeholders=True)
 
@@ -102,7 +102,7 @@ def test_tokens_when_prompt_fits_exactly_then_nothing_goes() -> None:
     assert ids == whole
 
 
-def test_tokens_when_images_alone_are_too_many_then_refused() -> None:
+def test_tokens_when_images_alone_are_too_many_then_rejected() -> None:
     with pytest.raises(ValueError, match="`max_sequence_length`"):
         tokenize_conversation(TOKENIZER, "Make the car red", [50], max_tokens=20)
 

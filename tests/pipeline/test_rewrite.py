@@ -89,7 +89,7 @@ def test_endpoint_when_a_model_is_named_then_that_one(endpoint: str) -> None:
 @pytest.mark.parametrize(
     "prompt", [CameraMove(45).prompt, ObjectRotation("car", "left").prompt, "Move the camera."]
 )
-def test_template_when_rewriting_is_on_then_sent_to_nobody(endpoint: str, prompt: str) -> None:
+def test_template_when_rewriting_is_on_then_sent_to_no_one(endpoint: str, prompt: str) -> None:
     assert rewrite(prompt, IMAGE, endpoint) == prompt
     assert Endpoint.requests == []
 
@@ -122,6 +122,6 @@ def test_endpoint_when_it_fails_then_one_sentence(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["remote", "ftp://host/v1", "local"])
-def test_how_when_it_can_not_be_then_refused(how: str) -> None:
+def test_how_when_it_can_not_be_then_rejected(how: str) -> None:
     with pytest.raises(ValueError, match="`how`"):
         rewrite("red sky", IMAGE, how)

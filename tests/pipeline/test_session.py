@@ -33,7 +33,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @contextmanager
 def counting(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Count passes of the vision tower, conversations that go on, and encoded images."""
+    """Count passes of the vision tower, conversations that continue, and encoded images."""
     counts: Counter[str] = Counter()
     encode_frame = base_module.encode_frame
     monkeypatch.setattr(base_module, "encode_frame", lambda *a: (counts.update(["vae"]), encode_frame(*a))[1])
@@ -72,7 +72,7 @@ def test_session_when_images_and_prompts_change_then_results_are_bitwise_those_o
         assert torch.equal(got.images, alone.images)
 
 
-@pytest.mark.parametrize(("one_pass_up_to", "first"), [(0, 2), (256, 1)])  # with the beginning apart, or not
+@pytest.mark.parametrize(("one_pass_up_to", "first"), [(0, 2), (256, 1)])  # with the prefix apart, or not
 def test_session_when_a_image_comes_again_then_it_is_read_and_encoded_once(
     pipe: Any, one_pass_up_to: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The shared beginning of conversations runs once and changes nothing."""
+"""The shared prefix of conversations runs once and changes nothing."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def parts() -> dict[str, Any]:
     return {"text_encoder": pipe.text_encoder, "processor": pipe.processor, "tokenizer": pipe.tokenizer}
 
 
-@pytest.fixture(autouse=True, params=["in one pass", "beginning first"])
+@pytest.fixture(autouse=True, params=["in one pass", "prefix first"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How conversations are read: as about small images or as about large ones."""
-    if request.param == "beginning first":
+    if request.param == "prefix first":
         monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", 0)
     return request.param
 
@@ -139,7 +139,7 @@ def test_encode_when_endings_stand_in_one_row_then_none_sees_another(
     assert torch.allclose(first, last, atol=ATOL)
 
 
-def test_encode_when_image_is_small_or_large_then_read_in_one_pass_or_its_beginning_first(
+def test_encode_when_image_is_small_or_large_then_read_in_one_pass_or_its_prefix_first(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joyimage.pipeline.text_encoder.MAX_JOINT_PREFIX_TOKENS", 256)
@@ -179,7 +179,7 @@ def test_encode_when_it_runs_then_neither_final_norm_nor_head_computes(
     norm, head = model.model.language_model.norm, model.lm_head
 
     def fail(*_: object) -> None:
-        pytest.fail("ran what nobody reads")
+        pytest.fail("ran what no one reads")
 
     monkeypatch.setattr(Qwen3VLTextRMSNorm, "forward", lambda own, x: fail() if own is norm else _rms(own, x))
     monkeypatch.setattr(nn.Linear, "forward", lambda own, x: fail() if own is head else _linear(own, x))

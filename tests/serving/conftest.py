@@ -45,7 +45,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # PostgreSQL rejects to run as root.
     prefix: list[str] = []
     if os.geteuid() == 0:
-        user = "postgres" if _has_user("postgres") else "nobody"
+        user = "postgres" if _has_user("postgres") else "no one"
         shutil.chown(folder, user)
         prefix = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
     data, password = folder / "data", folder / "password"

@@ -1,4 +1,4 @@
-"""Who may see and touch which job: nobody but the key that made it."""
+"""Who may see and touch which job: no one but the key that made it."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_request_when_rejected_then_the_servers_sentence(server: LiveServer) -> 
     assert rejection.value.status == 400
 
 
-def test_client_when_nobody_listens_then_one_sentence() -> None:
+def test_client_when_no_one_listens_then_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with (

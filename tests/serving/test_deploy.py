@@ -43,7 +43,7 @@ def instructions() -> dict[str, list[str]]:
     return found
 
 
-def test_dockerfile_when_read_then_it_starts_the_server_as_nobody_special() -> None:
+def test_dockerfile_when_read_then_it_starts_the_server_as_no_one_special() -> None:
     found = instructions()
     command = json.loads(found["ENTRYPOINT"][0])
 

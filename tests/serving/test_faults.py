@@ -50,7 +50,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "this is no JSON",
+        "this is not JSON",
         "[1, 2]",
         "{}",
         '{"version": 1, "edit": {"kind": "edit"}}',

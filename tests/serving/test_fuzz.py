@@ -1,4 +1,4 @@
-"""Requests that nobody would send on purpose: the server answers each with a sentence, never with a 5xx."""
+"""Requests that no one would send on purpose: the server answers each with a sentence, never with a 5xx."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_job_when_its_server_dies_then_run_again_once_and_failed_the_second_time
     assert store.get(job.id) == failed
 
 
-def test_job_when_its_server_dies_and_nobody_wants_it_then_it_is_not_run(store: JobStore) -> None:
+def test_job_when_its_server_dies_and_no_one_wants_it_then_it_is_not_run(store: JobStore) -> None:
     (cancelled,) = submit(store, "a")
     submit(store, "b", is_awaited=True)
     store.claim("me")

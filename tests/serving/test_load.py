@@ -23,9 +23,9 @@ def drive(url: str, num_clients: int, num_requests: int, *, retries: bool) -> di
     """Send requests from many clients and count the answers.
 
     Args:
-        url: Of the server.
+        url: URL of the server.
         num_clients: At the same time.
-        num_requests: Of all clients together.
+        num_requests: Number of requests of all clients together.
         retries: Whether who is rejected comes back after Retry-After.
 
     Returns:

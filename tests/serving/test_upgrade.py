@@ -1,4 +1,4 @@
-"""Databases and files of older servers go on to work."""
+"""Databases and files of older servers continue to work."""
 
 from __future__ import annotations
 

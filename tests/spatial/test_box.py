@@ -52,7 +52,7 @@ def test_box_when_given_in_other_forms_then_the_same_pixels(box: tuple[int, int,
         ((10, 10, 40, 40), "cxcywh"),
     ],
 )
-def test_box_when_it_can_not_be_then_refused(box: tuple[float, ...], form: str) -> None:
+def test_box_when_it_can_not_be_then_rejected(box: tuple[float, ...], form: str) -> None:
     with pytest.raises(ValueError, match=r"`(box|form)` is .*; expected"):
         resolve_box(box, SIZE, form)
 

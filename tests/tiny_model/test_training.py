@@ -73,7 +73,7 @@ def test_training_when_latents_are_kept_then_read_only_for_the_same_vae(run_path
         ({"num_pairs": -1}, "`num_pairs`"),
     ],
 )
-def test_training_when_an_argument_is_wrong_then_refused(
+def test_training_when_an_argument_is_wrong_then_rejected(
     tmp_path: Path, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):

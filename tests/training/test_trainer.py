@@ -90,7 +90,7 @@ def test_stage_when_trained_then_loss_falls_and_log_is_json_lines(tmp_path: Path
     assert entries[-1]["loss"] < entries[0]["loss"] / 2
 
 
-def test_stage_when_checkpoint_belongs_to_other_modules_then_refused(tmp_path: Path) -> None:
+def test_stage_when_checkpoint_belongs_to_other_modules_then_rejected(tmp_path: Path) -> None:
     run_stage(
         tmp_path,
         make_settings(2),

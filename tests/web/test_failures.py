@@ -117,7 +117,7 @@ def test_file_when_too_large_then_a_sentence_before_it_is_sent(
 def test_server_when_it_dies_during_a_run_and_comes_back_then_the_run_ends_well(
     visit: Callable[..., Visitor], strict: Server, complaints: Complaints
 ) -> None:
-    complaints.expects_failed_requests = True  # nobody answers
+    complaints.expects_failed_requests = True  # no one answers
     visitor = visit(strict)
     _give_key(visitor)
     visitor.choose_example("shapes")
@@ -139,7 +139,7 @@ def test_server_when_it_dies_during_a_run_and_comes_back_then_the_run_ends_well(
 def test_run_when_started_while_the_server_is_gone_then_sent_once_it_is_back(
     visit: Callable[..., Visitor], server: Server, complaints: Complaints
 ) -> None:
-    complaints.expects_failed_requests = True  # nobody answers
+    complaints.expects_failed_requests = True  # no one answers
     visitor = visit()
     visitor.choose_example("shapes")
     number = len(server.jobs())
@@ -215,7 +215,7 @@ def test_run_when_something_is_missing_then_a_sentence_and_the_cursor_where_it_b
     expect(page.locator(".box")).to_be_focused()
 
 
-def test_run_when_the_server_refuses_then_its_own_sentence(
+def test_run_when_the_server_rejects_then_its_own_sentence(
     visit: Callable[..., Visitor], complaints: Complaints
 ) -> None:
     complaints.expects_failed_requests = True  # that is what is tried
@@ -233,7 +233,7 @@ def test_run_when_the_server_refuses_then_its_own_sentence(
 def test_run_when_cancelled_while_the_server_is_gone_then_free_at_once(
     visit: Callable[..., Visitor], complaints: Complaints
 ) -> None:
-    complaints.expects_failed_requests = True  # nobody answers
+    complaints.expects_failed_requests = True  # no one answers
     visitor = visit()
     visitor.choose_example("shapes")
     visitor.set("steps", 100)
@@ -247,7 +247,7 @@ def test_run_when_cancelled_while_the_server_is_gone_then_free_at_once(
     expect(visitor.page.locator("#run")).to_be_enabled()
 
 
-def test_key_when_refused_to_give_then_a_sentence_and_a_way_back(
+def test_key_when_rejected_to_give_then_a_sentence_and_a_way_back(
     visit: Callable[..., Visitor], strict: Server
 ) -> None:
     visitor = visit(strict)
@@ -296,7 +296,7 @@ def test_tab_when_duplicated_then_a_session_of_its_own(visit: Callable[..., Visi
 def test_example_when_the_server_is_gone_then_a_sentence(
     visit: Callable[..., Visitor], complaints: Complaints
 ) -> None:
-    complaints.expects_failed_requests = True  # nobody answers
+    complaints.expects_failed_requests = True  # no one answers
     visitor = visit()
     visitor.page.context.set_offline(True)
 

@@ -101,7 +101,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 def expected(edit: Any) -> Any:
-    """The edit of one result: the number of images is no part of it."""
+    """The edit of one result: the number of images is not part of it."""
     return edit if "num_images" not in edit.settings() else edit.replace(num_images=None)
 
 

@@ -1,4 +1,4 @@
-"""`joyimage ui` starts a server that nobody else reaches, and opens its page; the wheel holds the page."""
+"""`joyimage ui` starts a server that no one else reaches, and opens its page; the wheel holds the page."""
 
 from __future__ import annotations
 

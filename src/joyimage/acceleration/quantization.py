@@ -178,7 +178,7 @@ def fill(
 
 
 def _replace(model: nn.Module, path: str, encoded: EncodedWeight, device: torch.device) -> None:
-    """Put a quantized layer in the place of a linear layer; its bias is filled later, or is filled already."""
+    """Put a quantized layer in place of a linear layer; its bias is filled later, or is filled already."""
     layer: Any = model.get_submodule(path)
     parts = {part: tensor.to(device) for part, tensor in encoded.parts.items()}
     kept = QuantizedLinear(

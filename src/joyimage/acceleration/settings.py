@@ -138,7 +138,7 @@ def _choose_ops(name: str, skipped: dict[str, str]) -> TransformerOps:
         elif not has_triton:
             skipped["kernels"] = "Triton is not installed"
             if name == "triton" or torch.cuda.is_available():
-                logger.warning("Triton is not installed: plain torch runs in the place of the fused kernels.")
+                logger.warning("Triton is not installed: plain torch runs in place of the fused kernels.")
             name = "torch"
     if name == "plain":
         return PLAIN_OPS

@@ -83,7 +83,7 @@ class Manifest:
 
     Attributes:
         entries: The rows.
-        left_out: Files of a folder that are no rows, each with the reason.
+        left_out: Files of a folder that are not rows, each with the reason.
     """
 
     entries: list[Entry]
@@ -213,7 +213,7 @@ def _from_json(number: int, line: str) -> Entry:
     except _RepeatedFieldError as error:
         return Entry(number=number, problem=str(error))
     except (ValueError, RecursionError) as error:
-        return Entry(number=number, problem=f"it is no JSON: {error}.")
+        return Entry(number=number, problem=f"it is not JSON: {error}.")
     return _checked(number, fields)
 
 
@@ -256,7 +256,7 @@ def _read_json(text: str, source: Path) -> list[Entry]:
     try:
         rows = json_format.loads(text, object_pairs_hook=_to_fields)
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"`SOURCE` is {source}; it is no JSON: {error}.") from None
+        raise InvalidInputError(f"`SOURCE` is {source}; it is not JSON: {error}.") from None
     if not isinstance(rows, list):
         raise InvalidInputError(f"`SOURCE` is {source}; expected a JSON array with one object per row.")
     return [_checked(number, row) for number, row in enumerate(rows, start=1)]
@@ -294,7 +294,7 @@ def _read_csv(text: str, source: Path) -> list[Entry]:
                 entries.append(Entry(number=number, fields=given, is_text=True))
     except csv.Error as error:
         raise InvalidInputError(
-            f"`SOURCE` is {source}; line {reader.line_num + first_row - 2} is no CSV: {error}."
+            f"`SOURCE` is {source}; line {reader.line_num + first_row - 2} is not CSV: {error}."
         ) from None
     return entries
 

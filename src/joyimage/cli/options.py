@@ -1,4 +1,4 @@
-"""Options of the editing commands that are no fields of an edit: where it runs, and what is written."""
+"""Options of the editing commands that are not fields of an edit: where it runs, and what is written."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class RunOptions:
     transformer: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the transformer, in the place of that of the model: safetensors (also int8, fp8, "
+            help="Weight file of the transformer, in place of that of the model: safetensors (also int8, fp8, "
             "nvfp4, nf4) or GGUF. Default: that of --model.",
             group=GROUPS["Model"],
             metavar="FILE",
@@ -145,7 +145,7 @@ class RunOptions:
     text_encoder: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the text encoder, in the place of that of the model: safetensors (also int8, fp8, "
+            help="Weight file of the text encoder, in place of that of the model: safetensors (also int8, fp8, "
             "nvfp4, nf4) or GGUF. Default: that of --model.",
             group=GROUPS["Model"],
             metavar="FILE",
@@ -154,7 +154,7 @@ class RunOptions:
     vae: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the VAE, in the place of that of the model: safetensors (also int8, fp8, "
+            help="Weight file of the VAE, in place of that of the model: safetensors (also int8, fp8, "
             "nvfp4, nf4) or GGUF. Default: that of --model.",
             group=GROUPS["Model"],
             metavar="FILE",

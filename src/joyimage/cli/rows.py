@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from joyimage.edits import AnyEdit
 
 OWN_FIELDS = ("kind", "image", "refs", "output")
-"""Fields of a row that are no fields of an edit."""
+"""Fields of a row that are not fields of an edit."""
 
 _KINDS = tuple(name for name, kind in KINDS.items() if kind is not Describe)
 _CONTACT_SHEET = "contact.png"  # written into the same folder when the batch ends
@@ -195,7 +195,7 @@ def _image_names(own: dict[str, Any], *, is_text: bool) -> list[str]:
     """Return the names of a row's image files.
 
     Raises:
-        InvalidInputError: A name is no text.
+        InvalidInputError: A name is not text.
     """
     names: list[Any] = [own["image"]] if "image" in own else []
     refs = own.get("refs", [])
@@ -220,7 +220,7 @@ def _find_image(folder: Path, name: str) -> Path:
         if "\\" in name and not path.exists():
             return folder / PureWindowsPath(name).as_posix()
     except ValueError:
-        raise ImageError(f"{name!r} can't be read: that is no name of a file.") from None
+        raise ImageError(f"{name!r} can't be read: that is not the name of a file.") from None
     return path
 
 
@@ -243,7 +243,7 @@ def _output_name(given: Any, images: list[Path], edit: AnyEdit) -> Path:
     """Return the name of a row's file: what it asks for, or one made of the image's own name.
 
     Raises:
-        InvalidInputError: The name is no .png file, has a folder, or is that of the contact sheet.
+        InvalidInputError: The name is not a .png file, has a folder, or is that of the contact sheet.
     """
     if given is None:
         if not images:

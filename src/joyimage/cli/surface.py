@@ -35,7 +35,7 @@ def edit_command(kind: type[AnyEdit]) -> Callable[[Callable[..., Any]], Callable
         kind: The kind of edit whose fields become arguments and options.
 
     Returns:
-        A decorator. The decorated command has the fields in the place of `edit`: positional ones behind the
+        A decorator. The decorated command has the fields in place of `edit`: positional ones behind the
         command's own positional parameters, the others as options.
     """
 
@@ -120,7 +120,7 @@ def _parameter(name: str, setting: Setting) -> inspect.Parameter:
 
 
 def _metavar(setting: Setting) -> str | None:
-    """Return what help texts show in the place of an option's value."""
+    """Return what help texts show in place of an option's value."""
     form = setting.form
     if isinstance(form, Choice):
         return "|".join(form.values)

@@ -259,7 +259,7 @@ def make_form(
         edit: What to do.
         images: Image files, their content, or PIL images.
         mask: An image that is transparent where the input may change.
-        extra: Fields of the request that are no fields of an edit; None is left out.
+        extra: Fields of the request that are not fields of an edit; None is left out.
         idempotency_key: Names the job; with the same key it never runs again. Random if None.
     """
     fields = {"kind": edit.kind, **edit.to_text(), **{name: _text(value) for name, value in extra.items()}}
@@ -276,7 +276,7 @@ def read_image(image: ImageLike) -> bytes:
     """Return the content of an image file.
 
     Raises:
-        InvalidTypeError: The value is no image.
+        InvalidTypeError: The value is not an image.
     """
     if isinstance(image, bytes):
         return image
@@ -322,7 +322,7 @@ def check_url(url: str) -> str:
     """Return a server's address without a slash at its end.
 
     Raises:
-        InvalidInputError: The text is no address.
+        InvalidInputError: The text is not an address.
     """
     if not url.startswith(("http://", "https://")):
         raise InvalidInputError(f"`url` is {url!r}; expected an address such as http://127.0.0.1:8600.")

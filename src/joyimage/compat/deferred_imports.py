@@ -2,7 +2,7 @@
 
 `import diffusers` and `import transformers` load parts that an edit does not use: torch's compiler, peft and
 three parts of scipy, which take about a second of CPU time. `defer_optional_imports` puts a proxy module
-in the place of each. The first use of anything behind a proxy imports the real module in the normal way, and
+in place of each. The first use of anything behind a proxy imports the real module in the normal way, and
 from then on the proxy returns the names of the real module.
 
 Only the `joyimage` command calls it, in its own process, so that a program that imports joyimage as a library

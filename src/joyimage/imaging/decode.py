@@ -112,7 +112,7 @@ def decode(
         formats: Pillow's names of the formats that are accepted; None for all.
 
     Raises:
-        UnknownFormatError: The content is no image, or of a format that is not accepted.
+        UnknownFormatError: The content is not an image, or of a format that is not accepted.
         ImageTooLargeError: The image is too large.
         ImageError: The content is damaged.
     """

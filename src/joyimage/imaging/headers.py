@@ -22,7 +22,7 @@ def read_size(content: bytes) -> ImageSize | None:
         content: The file.
 
     Returns:
-        The size; None where the file is no PNG, JPEG or WebP, or claims to have no pixels.
+        The size; None where the file is not a PNG, JPEG or WebP, or claims to have no pixels.
     """
     size = None
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 24:

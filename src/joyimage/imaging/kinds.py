@@ -42,7 +42,7 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def describe_content(content: bytes) -> str:
-    """Return what a file is that is no image."""
+    """Return what a file is that is not an image."""
     if not content:
         return "empty"
     start = content[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()

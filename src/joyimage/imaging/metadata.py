@@ -25,7 +25,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Return the record of an edit in an image file; None where there is none. No pixel is decoded.
 
     Raises:
-        ImageError: The file is no image, or what is recorded is no JSON object.
+        ImageError: The file is not an image, or what is recorded is not a JSON object.
     """
     try:
         with warnings.catch_warnings():
@@ -36,7 +36,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
                     image.load()  # other programs write text behind the pixels
                     text = image.info.get(RECORD_KEY)
     except OSError as error:
-        reason = error.strerror.lower() if error.strerror else "it is no image"
+        reason = error.strerror.lower() if error.strerror else "it is not an image"
         raise ImageError(f"{path} can't be read: {reason}.") from None
     except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
         raise ImageError(f"{path} can't be read: it is damaged ({error}).") from None
@@ -92,12 +92,12 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     """Return the record that a text holds.
 
     Raises:
-        ImageError: The text is no JSON object.
+        ImageError: The text is not a JSON object.
     """
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ImageError(f"The record in {path} can't be read: it is no JSON ({error}).") from None
+        raise ImageError(f"The record in {path} can't be read: it is not JSON ({error}).") from None
     if not isinstance(record, dict):
         raise ImageError(
             f"The record in {path} can't be read: it is {type(record).__name__}, no JSON object."

@@ -187,7 +187,7 @@ class JointAttention(nn.Module, AttentionModuleMixin):
 def skip_attention(
     _attn: JointAttention, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor]:
-    """Return both streams unchanged: what diffusers' layer-skip hooks put in the place of attention."""
+    """Return both streams unchanged: what diffusers' layer-skip hooks put in place of attention."""
     return hidden_states, encoder_hidden_states
 
 

@@ -81,7 +81,7 @@ def part_of(names: Iterable[str]) -> str | None:
 
 
 def describe_contents(names: Iterable[str], gguf: Mapping[str, Any] | None = None) -> str | None:
-    """Return what a file holds that is no part of the model, with advice, or None for anything else.
+    """Return what a file holds that is not part of the model, with advice, or None for anything else.
 
     Args:
         names: Names of the file's tensors.

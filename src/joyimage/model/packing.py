@@ -115,7 +115,7 @@ class PackedText:
 def pack_text(states: Tensor, mask: Tensor | None = None) -> PackedText:
     """Drop the columns that are padding in every sample, and the mask where nothing padded is left.
 
-    A mask shuts the fast attention kernels out: it survives only where texts of unlike length share a batch.
+    A mask shuts the fast attention kernels out: it survives only where texts of different lengths share a batch.
 
     Args:
         states: Text states `[B, L, D]`.

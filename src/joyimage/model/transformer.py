@@ -183,7 +183,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                 Padded tokens are never attended to.
             return_dict: False returns a tuple of one.
             target_only: Return the target's velocity only.
-            plan: Provides the tokens in the place of this model, such as
+            plan: Provides the tokens in place of this model, such as
                 `joyimage.acceleration.ForwardCache`; None embeds every input in this call, and every block
                 computes all tokens.
 

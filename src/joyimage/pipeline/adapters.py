@@ -45,7 +45,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
             pretrained_model_name_or_path_or_dict: A file, a folder with one, a dict of tensors, or a hub id, in the
                 layout of any known program.
             adapter_name: Name without dots, such as "sketch"; "default", "default_1" and so on if None.
-            hotswap: Put the new weights in the place of the adapter of that name.
+            hotswap: Put the new weights in place of the adapter of that name.
             **kwargs: As in diffusers: `weight_name`, `subfolder`, `revision`, `token`, `metadata`, ….
 
         Raises:
@@ -153,7 +153,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
             **kwargs: Accepted as in diffusers, and only for safetensors: `is_main_process`, `safe_serialization`.
 
         Raises:
-            CheckpointError: A tensor is no part of an adapter.
+            CheckpointError: A tensor is not part of an adapter.
             InvalidInputError: `safe_serialization` is False.
         """
         if not kwargs.get("safe_serialization", True):

@@ -86,7 +86,7 @@ def check_latents(latents: Tensor | object | None, shape: tuple[int, ...]) -> No
     """Check the shape and the values of given noise.
 
     Raises:
-        InvalidTypeError: It is no tensor.
+        InvalidTypeError: It is not a tensor.
         InvalidInputError: It has another shape than `shape`, or a value is not finite.
     """
     if latents is None:
@@ -264,7 +264,7 @@ def _check_number(name: str, value: Any) -> None:
     """Check that an argument is a finite number, numpy's and tensors of one value included.
 
     Raises:
-        InvalidTypeError: It is no number.
+        InvalidTypeError: It is not a number.
         InvalidInputError: It is not finite.
     """
     (number,) = _read_numbers(name, [value], "a finite number")
@@ -276,7 +276,7 @@ def _read_numbers(name: str, values: Any, expected: str = "a list of numbers") -
     """Return numbers as Python's.
 
     Raises:
-        InvalidTypeError: They are no numbers, or no list of these.
+        InvalidTypeError: They are not numbers, or not a list of numbers.
     """
     try:
         is_rejected = isinstance(values, str) or any(isinstance(value, str) for value in values)

@@ -31,10 +31,10 @@ class ServerSettings(BaseSettings):
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
-        transformer: Weight file of the transformer, in the place of that of `model`; without `model` the configs
+        transformer: Weight file of the transformer, in place of that of `model`; without `model` the configs
             are those of the published model.
-        text_encoder: Weight file of the text encoder, in the place of that of `model`.
-        vae: Weight file of the VAE, in the place of that of `model`.
+        text_encoder: Weight file of the text encoder, in place of that of `model`.
+        vae: Weight file of the VAE, in place of that of `model`.
         quantize: "int8", "fp8" or "nf4" quantizes large layers while loading, "none" decodes quantized files; the
             files' own format if None.
         model_name: What clients call it; the end of `model` if None.

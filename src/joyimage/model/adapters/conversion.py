@@ -41,7 +41,7 @@ def convert_adapter(
         The file that was written.
 
     Raises:
-        CheckpointError: The source is no LoRA adapter for this model, or the layout has no place for a part of it.
+        CheckpointError: The source is not a LoRA adapter for this model, or the layout has no place for a part of it.
         ImageError: The output cannot be written.
         InvalidInputError: There is no such layout.
     """

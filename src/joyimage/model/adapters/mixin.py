@@ -31,7 +31,7 @@ class AdapterMixin(PeftAdapterMixin):
             pretrained_model_name_or_path_or_dict: A file, a folder with one, a state dict, or a hub id. The layers may
                 have the names of any known program.
             prefix: Not needed: what the names start with is found out. Accepted because diffusers has it.
-            hotswap: Put the new weights in the place of the adapter called `adapter_name`.
+            hotswap: Put the new weights in place of the adapter called `adapter_name`.
             **kwargs: As in diffusers: `adapter_name`, `weight_name`, `metadata` (the LoRA config of a state dict), and
                 `revision`, `token`, `subfolder` and so on for a hub id. Without a name an adapter is called
                 "default", "default_1" and so on.

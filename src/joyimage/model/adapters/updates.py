@@ -29,7 +29,7 @@ _MATRICES = re.compile(
     r"(?:(?P<down>lora_A|lora_down|lora\.down)|(?P<up>lora_B|lora_up|lora\.up)|(?P<magnitude>lora_magnitude_vector))"
     r"(?:\.(?!weight$|bias$)[^.]+)?(?P<kind>\.weight|\.bias)?$"
 )
-# Marks of adapters that are no LoRA, in the keys of their files.
+# Marks of adapters that are not LoRA, in the keys of their files.
 _OTHER_KINDS = {
     ".hada_": "a LoHa adapter",
     ".oft_": "an OFT adapter",
@@ -176,7 +176,7 @@ def rename_lokr(
         name, _, matrix = key.rpartition(".")
         if matrix != "alpha" and not matrix.startswith("lokr_"):
             raise CheckpointError(
-                f"{label} has the key `{key}`, which is no LoKr tensor such as `….lokr_w1`."
+                f"{label} has the key `{key}`, which is not a LoKr tensor such as `….lokr_w1`."
             )
         layer, part = names.find(name, key, label)
         if part is not None:
@@ -259,7 +259,7 @@ def _explain_key(key: str, label: str) -> str:
                 f"{label} is {kind} (key `{key}`), which is not supported; expected LoRA, DoRA or LoKr. Merge it into"
                 " the weights with the program that made it."
             )
-    return f"{label} has the key `{key}`, which is no LoRA matrix: expected `….lora_A.weight` or the like."
+    return f"{label} has the key `{key}`, which is not a LoRA matrix: expected `….lora_A.weight` or the like."
 
 
 def _check_settings(updates: Mapping[str, LayerUpdate], statement: Statement, label: str) -> None:
@@ -295,7 +295,7 @@ def _merge_parts(parts: Mapping[int, LayerUpdate], layer: str, label: str) -> La
     out = len(first.up)
     if any(len(one.up) != out or one.down.shape[1:] != first.down.shape[1:] for one in parts.values()):
         raise CheckpointError(
-            f"{label} has q, k and v of unlike sizes for `{layer}`: it is for another model."
+            f"{label} has q, k and v of different sizes for `{layer}`: it is for another model."
         )
     down = torch.cat([one.down for _, one in sorted(parts.items())])
     blocks: list[Tensor] = []

@@ -150,7 +150,7 @@ def tensor_shapes(weights: Mapping[str, Any], where: Path) -> dict[str, Shape]:
     """Return the shapes of weights that were read.
 
     Raises:
-        CheckpointError: One of them is no tensor.
+        CheckpointError: One of them is not a tensor.
     """
     for key, value in weights.items():
         if not isinstance(value, Tensor):

@@ -109,7 +109,7 @@ def settings_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     def shape(key: str, num_dims: int) -> Shape:
         if key not in shapes or len(shapes[key]) != num_dims:
             raise CheckpointError(
-                f"The weights lack a `{key}` of {num_dims} dimensions: they are no JoyImage transformer."
+                f"The weights lack a `{key}` of {num_dims} dimensions: they are not those of a JoyImage transformer."
             )
         return shapes[key]
 

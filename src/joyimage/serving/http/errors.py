@@ -103,7 +103,7 @@ class ApiError(JoyImageError):
 
 
 def to_api_error(error: BaseException) -> ApiError:
-    """Return the answer to an error; what is no error of ours is answered without its message."""
+    """Return the answer to an error; what is not one of our errors is answered without its message."""
     if isinstance(error, ApiError):
         return error
     found_row = next((row for row in STATUS if isinstance(error, row[0])), None)

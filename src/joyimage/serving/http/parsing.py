@@ -132,7 +132,7 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
     """Return a JSON object's fields, and its images as text.
 
     Raises:
-        ApiError: The body is no JSON object, or has too many values.
+        ApiError: The body is not a JSON object, or has too many values.
     """
     if sum(body.count(sign) for sign in (b",", b"[", b"{", b":")) > _MOST_VALUES:
         raise ApiError(
@@ -141,9 +141,9 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
     try:
         content = json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
-        raise ApiError(400, "The body is no valid JSON.", code="invalid_json") from None
+        raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(content, dict):
-        raise ApiError(400, "The body is no JSON object.", code="invalid_json")
+        raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
     fields = {name: value for name, value in content.items() if name not in {*_IMAGE_FIELDS, "mask"}}
     values: list[tuple[str, bytes | str]] = []
     for name in (*_IMAGE_FIELDS, "mask"):

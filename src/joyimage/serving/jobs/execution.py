@@ -251,7 +251,7 @@ def prepare_job(job: Job, files: JobFiles, info: ModelInfo) -> PreparedTask:
 
 
 def _describe(error: BaseException, job: Job) -> tuple[str, str]:
-    """Return code and message of a job that failed; what is no error of ours is logged, and not passed on."""
+    """Return code and message of a job that failed; what is not one of our errors is logged, and not passed on."""
     if isinstance(error, UnreadableJobError):
         return "unreadable_job", str(error)
     if isinstance(error, InvalidResultError):

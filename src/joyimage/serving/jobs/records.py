@@ -15,7 +15,7 @@ PASSING = ("out_of_memory", "storage_full", "server_stopped", "queue_timeout")
 
 
 class JsonText(sa.types.TypeDecorator[Any]):
-    """JSON in a text column; what is no JSON reads as an empty object, so that a bad row harms no other."""
+    """JSON in a text column; what is not JSON reads as an empty object, so that a bad row harms no other."""
 
     impl = sa.Text
     cache_ok = True

@@ -212,6 +212,6 @@ def _read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise InvalidInputError(f"`api_keys_file` is {path}, which cannot be read: {reason}.") from None
     return [line for line in lines if not line.lstrip().startswith("#")]

@@ -67,7 +67,7 @@ class PixelBudget:
 
 
 def check_upload(data: bytes, settings: ServerSettings, budget: PixelBudget, param: str = "image") -> Upload:
-    """Reject what is no image, or too large a one.
+    """Reject what is not an image, or too large a one.
 
     Args:
         data: The file.
@@ -79,7 +79,7 @@ def check_upload(data: bytes, settings: ServerSettings, budget: PixelBudget, par
         The image.
 
     Raises:
-        UploadError: The file is no image that can be decoded.
+        UploadError: The file is not an image that can be decoded.
         TooLargeError: The file or its image is too large.
     """
     try:

@@ -59,7 +59,7 @@ def _prompt(member: ImageSource | None, path: Path) -> str:
     """Return the prompt in a member: `conversations[0].value`, or the usual names.
 
     Raises:
-        InvalidInputError: It is no JSON.
+        InvalidInputError: It is not JSON.
     """
     if member is None:
         return ""
@@ -69,7 +69,7 @@ def _prompt(member: ImageSource | None, path: Path) -> str:
     try:
         content: Any = json.loads(text)
     except ValueError as error:
-        raise InvalidInputError(f"{path}:{member.member} is no JSON: {error}.") from None
+        raise InvalidInputError(f"{path}:{member.member} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         return ""
     turns = content.get("conversations")

@@ -74,7 +74,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
                 (number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()
             ]
     except ValueError as error:
-        raise InvalidInputError(f"{path} is no JSON: {error}.") from None
+        raise InvalidInputError(f"{path} is not JSON: {error}.") from None
     for number, row in found:
         if not isinstance(row, dict):
             raise InvalidInputError(f"{path}, row {number}: it is {type(row).__name__}; expected an object.")

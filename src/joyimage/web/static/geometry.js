@@ -94,7 +94,7 @@ function scaled([left, top, right, bottom], side, dx, dy, size) {
 }
 
 /**
- * Return the box of four typed numbers, or null while one is missing or is no number.
+ * Return the box of four typed numbers, or null while one is missing or is not a number.
  *
  * @param {string[]} texts Left, top, width, height.
  * @param {Size} size

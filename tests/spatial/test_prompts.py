@@ -1,4 +1,4 @@
-"""The three templates to the letter, in both wordings, and back."""
+"""The three templates to the letter, in both styles, and back."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_headings_when_listed_then_45_degrees_apart_from_right() -> None:
         lambda: CameraMove(zoom="closer"),
     ],
 )
-def test_edit_when_it_can_not_be_then_refused_on_construction(make: object) -> None:
+def test_edit_when_it_can_not_be_then_rejected_on_construction(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=r"`(object|box|view|yaw|pitch|zoom)` is .*; expected"):
         make()
