@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joyimage.errors import DeviceError, InvalidInputError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 DEVICE_TYPES = ("cuda", "xpu", "mps", "cpu")
 """Device types in the order in which they are preferred."""
@@ -90,6 +95,78 @@ def choose_dtype(dtype: str | None, device: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class FreeMemory:
+    """Free memory in bytes.
+
+    Attributes:
+        device: Free memory of the device; 0 on the CPU.
+        host: Free memory of the machine, or what is left of the control group that the process is in.
+    """
+
+    device: int
+    host: int
+
+
+def free_memory(device: torch.device) -> FreeMemory:
+    """Return the free memory of a device and of the machine.
+
+    Args:
+        device: Such as "cuda:1".
+    """
+    import torch
+
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif device.type == "xpu":
+        free = torch.xpu.mem_get_info(device)[0]
+    elif device.type == "mps":
+        free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    else:
+        free = 0
+    return FreeMemory(device=int(free), host=_free_host_memory())
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Return memory that torch keeps for later to the device, and collect what nothing refers to."""
+    import torch
+
+    gc.collect()
+    if device.type in {"cuda", "xpu", "mps"}:
+        getattr(torch, device.type).empty_cache()
+
+
+def _free_host_memory() -> int:
+    """Return the free memory of the machine, or what its control group leaves if that is less.
+
+    A container's limit is not seen in the machine's own numbers. Page cache counts as used in a group but is
+    given back when memory is short, so it is counted as free.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used, inactive in _GROUP_FILES:
+        try:
+            limit_bytes = int(Path(limit).read_text())
+            stat = dict(line.split() for line in Path(inactive).read_text().splitlines())
+            cache = int(stat.get("total_cache", stat.get("file", 0)))
+            free = min(free, limit_bytes - int(Path(used).read_text()) + cache)
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+    return max(free, 0)
+
+
+_GROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+"""Limit, use and statistics of a container's control group, as seen from inside: version 2, version 1."""
+
+
 def as_out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     """Return our error for one of torch or Python that says memory ran out, or None for any other error."""
     is_allocation = isinstance(error, MemoryError) or (
@@ -98,8 +175,8 @@ def as_out_of_memory(error: BaseException) -> OutOfMemoryError | None:
     if not is_allocation:
         return None
     return OutOfMemoryError(
-        "Out of memory. Try fewer images at once, a smaller size, `dtype` bfloat16, or `offload` model or"
-        " group; `joyimage doctor` shows what fits."
+        "Out of memory. Try fewer images at once, a smaller size, `dtype` bfloat16, or `offload` model, block"
+        " or disk; `joyimage doctor` shows what fits."
     )
 
 

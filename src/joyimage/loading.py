@@ -11,27 +11,48 @@ import itertools
 import re
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from joyimage.devices import choose_device, choose_dtype, typed_device_errors
-from joyimage.errors import CheckpointError, DeviceError, InvalidInputError
+from joyimage.acceleration.plans import (
+    OFFLOADS,
+    Machine,
+    MemoryPlan,
+    candidates,
+    choose_plan,
+    next_plan,
+    predict,
+)
+from joyimage.devices import (
+    choose_device,
+    choose_dtype,
+    free_cached_memory,
+    free_memory,
+    typed_device_errors,
+)
+from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
 from joyimage.model.file_kind import describe_file, part_of_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from os import PathLike
 
+    import torch
+
+    from joyimage.acceleration.plans import PipelineSize
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
-OFFLOADS = ("none", "model", "group")
-"""Memory plans: everything on the device, one part at a time, or a few blocks at a time."""
+OFFLOAD_CHOICES = ("auto", *OFFLOADS, "group")
+"""What `offload` accepts; "group" is the former name of "block"."""
 
 QUANTIZATIONS = ("none", "int8", "fp8", "nf4")
 """What `quantization` accepts: decode quantized files, or quantize while loading."""
 
 _LARGEST_SCALE = 100.0
+_SMALL_BYTES = 2 * 10**9
+"""Size of the weight files up to which a model is loaded without a memory plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +129,7 @@ class LoadedPipeline:
         device: Device that the parts run on, such as "cuda:0".
         dtype: Precision of the weights, such as "bfloat16".
         offload: Memory plan, one of `OFFLOADS`.
+        plan: The plan with its predicted peaks; None for a model so small that none was made.
         adapters: Adapters in the order in which they were loaded, each with the name it got.
         seconds: Duration of loading.
     """
@@ -117,6 +139,7 @@ class LoadedPipeline:
     device: str
     dtype: str
     offload: str
+    plan: MemoryPlan | None
     adapters: tuple[Adapter, ...]
     seconds: float
 
@@ -134,6 +157,7 @@ def load_pipeline(
     offload: str | None = None,
     quantization: str | None = None,
     replica: int = 0,
+    announce: Callable[[MemoryPlan], None] | None = None,
 ) -> LoadedPipeline:
     """Load the pipeline that a checkpoint is for.
 
@@ -152,12 +176,14 @@ def load_pipeline(
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
             None.
         loras: Adapters, as paths, "PATH:SCALE" or `Adapter`. All are active after loading.
-        offload: "none" keeps all parts on the device, "model" moves one part at a time to it, "group" a few
-            blocks at a time; "none" if None.
+        offload: Memory plan. "none" keeps all parts on the device, "model" moves one part at a time to it,
+            "block" streams blocks from host memory, "disk" from the weight files. None or "auto" chooses the
+            fastest plan that fits the free memory, and tries the next one if memory runs out while loading.
         quantization: "int8", "fp8" or "nf4" quantizes the transformer's blocks and the text encoder's
             language layers where the files hold them in full precision; "none" decodes quantized files; None
             keeps the format of the files.
         replica: Number of the replica that the pipeline is for; see `choose_device`.
+        announce: Called with the memory plan before weights are read; not called for a small model.
 
     Returns:
         The pipeline, and what was chosen.
@@ -170,50 +196,72 @@ def load_pipeline(
     """
     source = find_source(model, transformer=transformer, text_encoder=text_encoder, vae=vae)
     adapters = _named(loras)
-    plan = _check_offload(offload)
+    requested = _check_offload(offload)
     _check_quantization(quantization)
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
-    if plan != "none" and place == "cpu":
+    if requested in {"block", "disk"} and (source.files or quantization not in {None, "none"}):
+        raise InvalidInputError(
+            f"`offload` is {offload!r}, which streams the unquantized blocks of a checkpoint folder; expected none"
+            " or model with weight files or `quantization`."
+        )
+    if requested in {"model", "block"} and place == "cpu":
         raise DeviceError(
-            f"`offload` is {plan!r}, but it moves weights between the CPU and an accelerator, and the device"
-            " is the CPU. Leave it out."
+            f"`offload` is {offload!r}, but it moves weights between the CPU and an accelerator, and the device"
+            " is the CPU. Leave it out, or use disk to read blocks from the weight files as they are needed."
         )
 
     import torch
 
     from joyimage.pipeline.buckets import bucket_sizes
     from joyimage.pipeline.components import PUBLISHED_FOLDER
-    from joyimage.pipeline.loading import pipeline_class, published_class
+    from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder
 
     if base_size is not None:
         bucket_sizes(base_size)  # rejects a base size that does not exist
     started = time.perf_counter()
+    target = torch.device(place)
+    cls = pipeline_class(source.name) if source.base is not None else published_class(source.name)
     with typed_device_errors():
-        # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
-        # these two names only.
-        direct = {"device_map": place} if plan == "none" and place in {"cpu", "cuda"} else {}
-        loader = pipeline_class(source.name) if source.base is not None else published_class(source.name)
-        pipe: Any = loader.from_pretrained(
-            source.base or PUBLISHED_FOLDER,
-            dtype=getattr(torch, precision),
-            quantization=quantization,
-            **source.files,
-            **direct,
+        folder = (
+            PUBLISHED_FOLDER if source.base is None else resolve_folder(cls, str(source.base), source.files)
         )
+        request = _Request(
+            cls=cls,
+            model=source.base or PUBLISHED_FOLDER,
+            folder=folder,
+            files=source.files,
+            device=target,
+            dtype=getattr(torch, precision),
+            base_size=base_size,
+            quantization=quantization,
+        )
+        plan = request.plan(requested)
+        while True:
+            if plan is not None and announce is not None:
+                announce(plan)
+            try:
+                pipe = request.load(plan)
+                break
+            except OutOfMemoryError:
+                plan = None if requested else request.smaller_plan(plan)
+                if plan is None:
+                    raise
         if base_size is not None:
             pipe.register_to_config(base_size=base_size)
         for adapter in adapters:
             pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
         if adapters:
-            pipe.set_adapters([adapter.name for adapter in adapters], [adapter.scale for adapter in adapters])
-        _place(pipe, torch.device(place), plan, is_placed=bool(direct))
+            pipe.transformer.set_adapters(
+                [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
+            )
     return LoadedPipeline(
         pipe=pipe,
         model=source.name,
         device=place,
         dtype=precision,
-        offload=plan,
+        offload="none" if plan is None else plan.offload,
+        plan=plan,
         adapters=adapters,
         seconds=time.perf_counter() - started,
     )
@@ -319,12 +367,17 @@ def _named(loras: Iterable[str | PathLike[str] | Adapter]) -> tuple[Adapter, ...
     return tuple(adapters)
 
 
-def _check_offload(offload: str | None) -> str:
-    if offload is None:
-        return "none"
-    if offload not in OFFLOADS:
-        raise InvalidInputError(f"`offload` is {offload!r}; expected {', '.join(OFFLOADS)}.")
-    return offload
+def _check_offload(offload: str | None) -> str | None:
+    """Return the requested plan, or None for the fastest that fits.
+
+    Raises:
+        InvalidInputError: There is no such plan.
+    """
+    if offload in {None, "auto"}:
+        return None
+    if offload not in OFFLOAD_CHOICES:
+        raise InvalidInputError(f"`offload` is {offload!r}; expected {', '.join(('auto', *OFFLOADS))}.")
+    return "block" if offload == "group" else offload
 
 
 def _check_quantization(quantization: str | None) -> None:
@@ -332,14 +385,109 @@ def _check_quantization(quantization: str | None) -> None:
         raise InvalidInputError(f"`quantization` is {quantization!r}; expected {', '.join(QUANTIZATIONS)}.")
 
 
-def _place(pipe: Any, device: Any, plan: str, *, is_placed: bool) -> None:
-    """Put the parts of a pipeline where the memory plan wants them."""
-    if plan == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif plan == "group":
-        # Leaves, not blocks: the text encoder and the VAE have parts outside of any list of blocks.
-        pipe.enable_group_offload(
-            device, offload_type="leaf_level", use_stream=device.type == "cuda", low_cpu_mem_usage=True
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What is loaded, apart from the memory plan.
+
+    Attributes:
+        cls: Class of the pipeline.
+        model: What `from_pretrained` is given.
+        folder: The checkpoint's folder on this machine, or that of the published configs.
+        files: Part → weight file, for the parts that do not come from the folder.
+        device: Where the pipeline runs.
+        dtype: Precision of the weights.
+        base_size: Side in pixels of the square bucket, or None for the checkpoint's own.
+        quantization: One of `QUANTIZATIONS`, or None.
+    """
+
+    cls: Any
+    model: str | PathLike[str]
+    folder: Path
+    files: dict[str, Path]
+    device: torch.device
+    dtype: torch.dtype
+    base_size: int | None
+    quantization: str | None
+
+    def plan(self, requested: str | None) -> MemoryPlan | None:
+        """Return the memory plan, or None for a small model, for which planning takes longer than it saves.
+
+        Args:
+            requested: One of `OFFLOADS`, or None for the fastest plan that fits.
+
+        Raises:
+            OutOfMemoryError: No plan fits.
+        """
+        paths = [*self.folder.glob("*/*.safetensors"), *self.files.values()]
+        if requested in {None, "none"} and sum(path.stat().st_size for path in paths) < _SMALL_BYTES:
+            return None
+        if requested is not None:
+            return predict(requested, self._size(), self.device.type)
+        free = free_memory(self.device)
+        machine = Machine(device=self.device.type, device_bytes=free.device, host_bytes=free.host)
+        return choose_plan(self._size(), machine, self._plans())
+
+    def smaller_plan(self, plan: MemoryPlan | None) -> MemoryPlan | None:
+        """Return the plan to try when one has run out of memory, or None after the last."""
+        offload = next_plan("none" if plan is None else plan.offload, self._plans())
+        if offload is None:
+            return None
+        free_cached_memory(self.device)
+        return replace(
+            predict(offload, self._size(), self.device.type),
+            reason="Loading ran out of memory with the plan before it.",
         )
-    elif not is_placed:
-        pipe.to(device)
+
+    def load(self, plan: MemoryPlan | None) -> Any:
+        """Load the pipeline with its parts where the plan wants them.
+
+        Raises:
+            OutOfMemoryError: Memory ran out.
+        """
+        with typed_device_errors():
+            return self._load("none" if plan is None else plan.offload)
+
+    def _plans(self) -> tuple[str, ...]:
+        """Return the plans that can run, the fastest first."""
+        plans = candidates(self.device.type)
+        is_plain = not self.files and self.quantization in {None, "none"}
+        return plans if is_plain else tuple(plan for plan in plans if plan in {"none", "model"})
+
+    def _size(self) -> PipelineSize:
+        from joyimage.pipeline.streamed import measure_folder
+
+        size = measure_folder(self.folder, self.dtype, base_size=self.base_size)
+        return size.with_files(
+            {part: path.stat().st_size for part, path in self.files.items()}, self.quantization
+        )
+
+    def _load(self, offload: str) -> Any:
+        load = partial(
+            self.cls.from_pretrained,
+            self.model,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            **self.files,
+        )
+        if offload == "none":
+            # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
+            # these two names only.
+            if str(self.device) in {"cpu", "cuda"}:
+                return load(device_map=str(self.device))
+            return load().to(self.device)
+        if offload == "model":
+            pipe = load()
+            pipe.enable_model_cpu_offload(device=self.device)
+            return pipe
+
+        from joyimage.pipeline.folder_checks import check_folder
+        from joyimage.pipeline.streamed import load_from_disk, stream_from_host
+
+        if offload == "block":
+            pipe = load()
+            stream_from_host(pipe, self.device)
+            return pipe
+        check_folder(self.folder)
+        pipe = load(**load_from_disk(self.folder, self.dtype, self.device))
+        pipe.vae.to(self.device)
+        return pipe

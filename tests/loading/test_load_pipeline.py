@@ -81,7 +81,7 @@ def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_fir
     missing = str(tmp_path / "missing")
     for arguments, message in (
         ({"dtype": "float8"}, r"`dtype` is 'float8'; expected float32, float16, bfloat16"),
-        ({"offload": "disk"}, r"`offload` is 'disk'; expected none, model, group"),
+        ({"offload": "cloud"}, r"`offload` is 'cloud'; expected auto, none, model, block, disk"),
         ({"offload": "model", "device": "cpu"}, r"`offload` is 'model', but .* the device is the CPU"),
         ({"quantization": "int3"}, r"`quantization` is 'int3'; expected none, int8, fp8, nf4"),
         ({"base_size": 500}, r"`base_size` is 500"),

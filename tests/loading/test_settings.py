@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
-from joyimage.loading import _place
 from joyimage.pipeline import settings
 from tests import random_models
 
@@ -76,7 +75,7 @@ def test_pipeline_when_deleted_then_its_settings_are_forgotten(checkpoint: Path)
     assert len(settings._SETTINGS) <= before
 
 
-def test_group_plan_when_weights_are_offloaded_then_same_image(checkpoint: Path) -> None:
+def test_group_offload_of_diffusers_when_enabled_then_same_image(checkpoint: Path) -> None:
     def edit(pipe: Any) -> Any:
         return pipe(
             image=random_models.make_image(0, 64, 64),
@@ -89,7 +88,7 @@ def test_group_plan_when_weights_are_offloaded_then_same_image(checkpoint: Path)
     expected = edit(JoyImageEditPipeline.from_pretrained(checkpoint, **OWN))
     pipe = JoyImageEditPipeline.from_pretrained(checkpoint, **OWN)
 
-    _place(pipe, torch.device("cpu"), "group", is_placed=False)
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level", low_cpu_mem_usage=True)
 
     layer = pipe.transformer.double_blocks[0].attn.img_attn_qkv
     assert layer._diffusers_hook.get_hook("group_offloading") is not None

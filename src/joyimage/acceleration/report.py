@@ -20,6 +20,7 @@ from joyimage.acceleration.conditions import (
     takes_masks,
 )
 from joyimage.acceleration.settings import caches_forwards, find_transformer, name_of, settings_of
+from joyimage.acceleration.streaming import stream_of
 from joyimage.acceleration.verification import failures
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, parallelism_of, step_cache_of
@@ -49,7 +50,7 @@ class Report:
         text_encoder: Attention of the text encoder as transformers names it; None without a text encoder.
         vae: "single frames" (2-D convolutions), "video" (3-D convolutions, as diffusers), or None without a VAE.
         quantization: Format of each quantized part's weights.
-        offload: "none", "model", "sequential" or "group".
+        offload: "none", "model", "block", "disk", or diffusers' "sequential" or "group".
         parallelism: Devices that share a forward, such as "ulysses 2"; None without.
         is_compiled: Whether `torch.compile` is active on the transformer or on its blocks.
         skipped: Fast paths that do not run, and the reason.
@@ -229,6 +230,9 @@ def _vae_path(vae: Any) -> str | None:
 
 
 def _offload(transformer: JoyImageEditTransformer3DModel) -> str:
+    stream = stream_of(transformer)
+    if stream is not None:
+        return stream.source.plan
     kinds = {kind for module in transformer.modules() if (kind := offload_kind(module)) is not None}
     if kinds:
         return ", ".join(sorted(kinds))

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from joyimage.cli.surface import GROUPS
 from joyimage.devices import DTYPES
 from joyimage.errors import InvalidInputError
-from joyimage.loading import OFFLOADS, QUANTIZATIONS
+from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
 PER_SERVER = ("device", "dtype", "base_size", "offload", "transformer", "text_encoder", "vae", "quantize")
 """Options that only the server itself can be given."""
@@ -127,10 +127,11 @@ class RunOptions:
     offload: Annotated[
         str | None,
         Parameter(
-            help='Memory plan: "none", "model" (one part of the model on the GPU at a time) or "group" (a few '
-            "layers at a time). Default: none.",
+            help="Memory plan: none (all of the model on the device), model (one part at a time), block (blocks "
+            "streamed from host memory), disk (blocks streamed from the weight files) or auto. Default: auto, "
+            "the fastest plan that fits the free memory.",
             group=GROUPS["Model"],
-            metavar="|".join(OFFLOADS),
+            metavar="|".join(OFFLOAD_CHOICES[:-1]),
         ),
     ] = None
     transformer: Annotated[
@@ -192,7 +193,7 @@ class RunOptions:
         """
         if self.model is not None and not self.model.strip():
             raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
-        for name, values in (("dtype", DTYPES), ("offload", OFFLOADS), ("quantize", QUANTIZATIONS)):
+        for name, values in (("dtype", DTYPES), ("offload", OFFLOAD_CHOICES), ("quantize", QUANTIZATIONS)):
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")

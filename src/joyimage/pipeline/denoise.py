@@ -6,12 +6,14 @@ Dimension key: B outputs, C latent channels, H, W latent rows and columns, L tex
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from joyimage.acceleration.forward_cache import ForwardCache
 from joyimage.acceleration.settings import caches_forwards
+from joyimage.acceleration.streaming import run_together
 from joyimage.pipeline.conditioning import TextStates
 from joyimage.pipeline.guidance import can_batch_branches, combine, pad_texts
 
@@ -63,10 +65,9 @@ def denoise(
 
             targets = predictor.split(latents[:, 0].to(transformer.dtype))
             forwards = _plan_forwards(conditioning, guided=pipe.do_classifier_free_guidance, batched=batched)
+            calls = [partial(predictor.predict, targets, branches) for branches in forwards]
             velocities = [
-                velocity.to(latents.dtype)
-                for branches in forwards
-                for velocity in predictor.predict(targets, branches)
+                velocity.to(latents.dtype) for found in run_together(transformer, calls) for velocity in found
             ]
             velocity = velocities[0]
             if len(velocities) > 1:

@@ -92,7 +92,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
             part: Path(kwargs.pop(part)) for part in PARTS if isinstance(kwargs.get(part), str | PathLike)
         }
         local = find_folder(name)
-        folder = local or cls._download(name, {**kwargs, **files})
+        folder = local or cls.download_folder(name, {**kwargs, **files})
         kwargs.update(_build_components(folder, files, kwargs, quantization))
         with nullcontext() if local else download_hint(name):
             check_folder(
@@ -127,7 +127,16 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
-    def _download(cls, name: str, kwargs: Mapping[str, Any]) -> Path:
+    def download_folder(cls, name: str, kwargs: Mapping[str, Any]) -> Path:
+        """Return the folder in the hub's cache that holds a checkpoint, downloaded where it is missing.
+
+        Args:
+            name: The hub id.
+            kwargs: Arguments of `from_pretrained`; those for the hub count.
+
+        Raises:
+            CheckpointError: The hub does not have the checkpoint, or cannot be reached.
+        """
         fetch_index(name, kwargs)
         with hub_errors(name):
             return Path(cls.download(name, **kwargs))
@@ -258,6 +267,22 @@ def published_class(name: str) -> type[CheckpointLoadingMixin]:
     """
     kind = "JoyImageEditPlusPipeline" if "plus" in Path(name).name.lower() else "JoyImageEditPipeline"
     return getattr(importlib.import_module(PIPELINES[kind]), kind)
+
+
+def resolve_folder(
+    cls: type[CheckpointLoadingMixin], model: str, files: Mapping[str, Path] | None = None
+) -> Path:
+    """Return the folder of a checkpoint on this machine, downloaded if `model` is a hub id.
+
+    Args:
+        cls: Class of the pipeline, which decides what is downloaded.
+        model: A checkpoint folder, a hub id, or a registered name.
+        files: Parts that are not needed, as they come from files.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or the hub cannot be reached.
+    """
+    return find_folder(model) or cls.download_folder(model, {"use_safetensors": True, **(files or {})})
 
 
 def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:

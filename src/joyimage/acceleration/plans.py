@@ -1,0 +1,243 @@
+"""Memory plans: where the weights of a pipeline are while it runs, chosen from what is free.
+
+A plan states its predicted peak before anything is loaded. All sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from joyimage.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+OFFLOADS = ("none", "model", "block", "disk")
+"""Memory plans, the fastest first.
+
+"none" keeps all parts on the device. "model" keeps them in host memory and moves one part at a time. "block"
+keeps them in host memory and streams blocks. "disk" streams blocks from the weight files.
+"""
+
+GIB = 2**30
+PROCESS_BYTES = 800 * 2**20
+"""Host memory of a process with torch, diffusers and transformers loaded. Measured on Linux, CPU build."""
+
+_CUDA_CONTEXT_BYTES = 700 * 2**20
+_TOKEN_WIDTHS = 12
+"""Widths of the model that a token takes at the peak of a block: residual, normalized, MLP hidden twice."""
+
+_PIXEL_CHANNELS = 6
+"""Feature maps of the VAE's first width that are alive at once, at full resolution."""
+
+_BYTES_PER_WEIGHT = {"int8": 1.01, "fp8": 1.0, "nf4": 0.57}
+"""Bytes of a weight in each format, scales included."""
+
+_SAFETY = 0.95
+"""Share of the free memory that a plan may use: other programs and fragmentation take some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSize:
+    """Size of a part of a pipeline.
+
+    Attributes:
+        num_bytes: All weights, in the precision that they run in.
+        resident_bytes: Weights outside of any block, which no plan moves during an edit.
+        largest_block_bytes: The largest block; 0 for a part that is not streamed.
+    """
+
+    num_bytes: int
+    resident_bytes: int
+    largest_block_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSize:
+    """What decides how much memory an edit takes.
+
+    Attributes:
+        parts: Size of each part by its name.
+        base_size: Side in pixels of the square bucket that all buckets derive from.
+        hidden_size: Width of the transformer.
+        text_tokens: Tokens of a prompt with its image.
+        vae_width: Channels of the VAE's first convolution.
+        dtype_bytes: Bytes of a number.
+    """
+
+    parts: Mapping[str, PartSize]
+    base_size: int
+    hidden_size: int
+    vae_width: int
+    dtype_bytes: int
+    text_tokens: int = 1100
+
+    @property
+    def num_bytes(self) -> int:
+        """All weights."""
+        return sum(part.num_bytes for part in self.parts.values())
+
+    def with_files(self, file_bytes: Mapping[str, int], quantization: str | None) -> PipelineSize:
+        """Return the size with other weights.
+
+        Args:
+            file_bytes: Size of the weight file of each part that comes from one.
+            quantization: Format into which the streamed parts are quantized, "none" for files that are decoded,
+                or None for the format of the files.
+        """
+        parts = dict(self.parts)
+        for name, part in self.parts.items():
+            num_bytes = part.num_bytes
+            if quantization != "none":
+                num_bytes = min(num_bytes, file_bytes.get(name, num_bytes))
+                if part.largest_block_bytes and quantization is not None:
+                    quantized = (part.num_bytes - part.resident_bytes) * _BYTES_PER_WEIGHT[quantization]
+                    num_bytes = min(num_bytes, part.resident_bytes + round(quantized / self.dtype_bytes))
+            parts[name] = replace(part, num_bytes=num_bytes)
+        return replace(self, parts=parts)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Peak of what is computed, beside the weights, for one image with one reference."""
+        tokens = 2 * (self.base_size // 16) ** 2 + self.text_tokens
+        in_block = tokens * self.hidden_size * _TOKEN_WIDTHS
+        in_vae = self.base_size**2 * self.vae_width * _PIXEL_CHANNELS
+        return max(in_block, in_vae) * self.dtype_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Free memory.
+
+    Attributes:
+        device: "cuda", "xpu", "mps" or "cpu".
+        device_bytes: Free memory of the device; 0 on the CPU, which has the host's.
+        host_bytes: Free memory of the machine.
+    """
+
+    device: str
+    device_bytes: int
+    host_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Where the weights are, and what that takes.
+
+    Attributes:
+        offload: One of `OFFLOADS`.
+        device_bytes: Predicted peak on the device; 0 on the CPU.
+        host_bytes: Predicted peak of host memory.
+        moved_bytes: Weights that are moved to the device, or read from disk, in each step.
+        reason: Why a faster plan was not chosen; empty if there is none or the plan was requested.
+    """
+
+    offload: str
+    device_bytes: int
+    host_bytes: int
+    moved_bytes: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        peak = [f"{self.device_bytes / 1e9:.1f} GB of device memory"] if self.device_bytes else []
+        peak.append(f"{self.host_bytes / 1e9:.1f} GB of host memory")
+        text = f"Memory plan {self.offload!r}: predicted peak {' and '.join(peak)}"
+        if self.moved_bytes:
+            origin = "reads from disk" if self.offload == "disk" else "moves to the device"
+            text += f"; each step {origin} {self.moved_bytes / 1e9:.1f} GB"
+        return f"{text}. {self.reason}".strip() if self.reason else f"{text}."
+
+
+def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
+    """Return a plan with its predicted peaks.
+
+    Args:
+        offload: One of `OFFLOADS`.
+        size: Size of the pipeline.
+        device: "cuda", "xpu", "mps" or "cpu".
+    """
+    blocks = [part for part in size.parts.values() if part.largest_block_bytes]
+    whole = size.num_bytes
+    streamed = sum(part.num_bytes - part.resident_bytes for part in blocks)
+    # A block that runs, and the next one on its way.
+    window = 2 * max((part.largest_block_bytes for part in blocks), default=0)
+    transformer = size.parts.get("transformer")
+    on_device = {
+        "none": whole,
+        "model": max((part.num_bytes for part in size.parts.values()), default=0),
+        "block": whole - streamed + window,
+        "disk": whole - streamed + window,
+    }[offload] + size.activation_bytes
+    moved = (
+        transformer.num_bytes - transformer.resident_bytes
+        if transformer is not None and offload in {"block", "disk"}
+        else 0
+    )
+    if device == "cpu":
+        return MemoryPlan(
+            offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device, moved_bytes=moved
+        )
+    on_host = {"none": 0, "model": whole, "block": whole, "disk": window}[offload]
+    return MemoryPlan(
+        offload=offload,
+        device_bytes=on_device + (_CUDA_CONTEXT_BYTES if device == "cuda" else 0),
+        host_bytes=PROCESS_BYTES + on_host,
+        moved_bytes=moved,
+    )
+
+
+def candidates(device: str) -> tuple[str, ...]:
+    """Return the plans that a device can run, the fastest first."""
+    # On the CPU the host's memory is the device's: there is nothing to move but from disk.
+    return ("none", "disk") if device == "cpu" else OFFLOADS
+
+
+def choose_plan(size: PipelineSize, machine: Machine, offloads: Sequence[str] | None = None) -> MemoryPlan:
+    """Return the fastest plan that fits.
+
+    Args:
+        size: Size of the pipeline.
+        machine: Free memory.
+        offloads: Plans that can run, the fastest first; all of the device's if None.
+
+    Raises:
+        OutOfMemoryError: No plan fits; the message says what the smallest one needs.
+    """
+    plans = [predict(offload, size, machine.device) for offload in offloads or candidates(machine.device)]
+    reason = ""
+    for plan in plans:
+        if _fits(plan, machine):
+            return replace(plan, reason=reason)
+        reason = reason or (f"All parts on the device would take {_needs(plan)}, and {_has(machine)} free.")
+    raise OutOfMemoryError(
+        f"The model does not fit: the smallest memory plan, `offload` {plans[-1].offload!r}, takes"
+        f" {_needs(plans[-1])}, and {_has(machine)} free. Close other programs, or use a smaller `base_size`."
+    )
+
+
+def next_plan(offload: str, offloads: Sequence[str]) -> str | None:
+    """Return the plan to try when one has run out of memory, or None after the last.
+
+    Args:
+        offload: The plan that ran out of memory.
+        offloads: Plans that can run, the fastest first.
+    """
+    following = offloads[offloads.index(offload) + 1 :]
+    return following[0] if following else None
+
+
+def _fits(plan: MemoryPlan, machine: Machine) -> bool:
+    return (
+        plan.device_bytes <= _SAFETY * machine.device_bytes or machine.device == "cpu"
+    ) and plan.host_bytes <= _SAFETY * machine.host_bytes
+
+
+def _needs(plan: MemoryPlan) -> str:
+    parts = [f"{plan.device_bytes / 1e9:.1f} GB on the device"] if plan.device_bytes else []
+    return " and ".join([*parts, f"{plan.host_bytes / 1e9:.1f} GB of host memory"])
+
+
+def _has(machine: Machine) -> str:
+    parts = [f"{machine.device_bytes / 1e9:.1f} GB of it"] if machine.device != "cpu" else []
+    return " and ".join([*parts, f"{machine.host_bytes / 1e9:.1f} GB of host memory"]) + " are"

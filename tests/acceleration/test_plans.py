@@ -1,0 +1,203 @@
+"""Memory plans of the published model on many machines, and what is loaded by them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joyimage import loading
+from joyimage.acceleration import plans as plans_module
+from joyimage.acceleration.plans import (
+    OFFLOADS,
+    Machine,
+    MemoryPlan,
+    PartSize,
+    PipelineSize,
+    candidates,
+    choose_plan,
+    next_plan,
+    predict,
+)
+from joyimage.acceleration.streaming import stream_of
+from joyimage.devices import FreeMemory, free_memory
+from joyimage.errors import OutOfMemoryError
+from joyimage.loading import load_pipeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GB = 10**9
+
+PUBLISHED = PipelineSize(
+    parts={
+        "transformer": PartSize(
+            num_bytes=32_500_000_000, resident_bytes=280_000_000, largest_block_bytes=805_000_000
+        ),
+        "text_encoder": PartSize(
+            num_bytes=17_530_000_000, resident_bytes=90_000_000, largest_block_bytes=1_245_000_000
+        ),
+        "vae": PartSize(num_bytes=254_000_000, resident_bytes=254_000_000),
+    },
+    base_size=1024,
+    hidden_size=4096,
+    vae_width=96,
+    dtype_bytes=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("device", "device_gb", "host_gb", "offload"),
+    [
+        ("cuda", 141, 256, "none"),  # H200
+        ("cuda", 80, 256, "none"),  # H100
+        ("cuda", 80, 16, "none"),  # the weights go straight to the device
+        ("cuda", 64, 128, "none"),
+        ("cuda", 48, 128, "model"),
+        ("cuda", 48, 64, "model"),
+        ("cuda", 48, 32, "disk"),
+        ("cuda", 40, 96, "model"),
+        ("cuda", 32, 96, "block"),
+        ("cuda", 24, 128, "block"),
+        ("cuda", 24, 64, "block"),
+        ("cuda", 24, 32, "disk"),
+        ("cuda", 16, 64, "block"),
+        ("cuda", 16, 16, "disk"),
+        ("cuda", 12, 64, "block"),
+        ("cuda", 8, 64, "block"),
+        ("cuda", 8, 12, "disk"),
+        ("xpu", 48, 96, "model"),
+        ("mps", 48, 60, "model"),
+        ("cpu", 0, 128, "none"),
+        ("cpu", 0, 24, "disk"),
+        ("cpu", 0, 8, "disk"),
+    ],
+)
+def test_plan_when_machine_has_this_much_free_then_the_fastest_that_fits(
+    device: str, device_gb: int, host_gb: int, offload: str
+) -> None:
+    machine = Machine(device=device, device_bytes=device_gb * GB, host_bytes=host_gb * GB)
+
+    assert choose_plan(PUBLISHED, machine).offload == offload
+
+
+@given(
+    device=st.sampled_from(["cuda", "xpu", "mps", "cpu"]),
+    device_gb=st.floats(0, 200),
+    host_gb=st.floats(0, 300),
+)
+def test_plan_when_chosen_then_it_fits_and_no_faster_one_does(
+    device: str, device_gb: float, host_gb: float
+) -> None:
+    machine = Machine(device=device, device_bytes=int(device_gb * GB), host_bytes=int(host_gb * GB))
+
+    plans = [predict(offload, PUBLISHED, device) for offload in candidates(device)]
+    if not any(_fits(plan, machine) for plan in plans):
+        with pytest.raises(OutOfMemoryError, match="the smallest memory plan, `offload` 'disk', takes"):
+            choose_plan(PUBLISHED, machine)
+        return
+    chosen = choose_plan(PUBLISHED, machine)
+    assert _fits(chosen, machine)
+    assert (chosen.reason == "") == (chosen.offload == "none")
+    faster = plans[: candidates(device).index(chosen.offload)]
+    assert not any(_fits(plan, machine) for plan in faster)
+
+
+def test_plans_when_in_order_then_each_takes_less_of_the_device_and_disk_least_of_the_host() -> None:
+    plans = [predict(offload, PUBLISHED, "cuda") for offload in OFFLOADS]
+
+    on_device = [plan.device_bytes for plan in plans]
+    assert on_device == sorted(on_device, reverse=True)
+    assert plans[-1].host_bytes < 5 * GB < plans[1].host_bytes
+    assert [next_plan(plan.offload, OFFLOADS) for plan in plans] == ["model", "block", "disk", None]
+    assert next_plan("none", candidates("cpu")) == "disk"
+
+
+def test_plan_when_printed_then_peak_and_what_each_step_moves() -> None:
+    text = str(predict("block", PUBLISHED, "cuda"))
+
+    assert text.startswith("Memory plan 'block': predicted peak ")
+    assert "of device memory and 5" in text
+    assert "each step moves to the device 32.2 GB" in text
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have memory plans made for checkpoints of any size."""
+    monkeypatch.setattr(loading, "_SMALL_BYTES", 0)
+
+
+def test_load_when_free_memory_is_short_then_blocks_stay_on_disk_and_it_is_announced(
+    checkpoint: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[MemoryPlan] = []
+    monkeypatch.setattr(plans_module, "PROCESS_BYTES", 0)  # the model alone decides
+    needed = predict("none", _measure(checkpoint), "cpu").host_bytes
+    monkeypatch.setattr(loading, "free_memory", lambda _: FreeMemory(device=0, host=int(needed / 0.951)))
+
+    loaded = load_pipeline(checkpoint, device="cpu", announce=plans.append)
+
+    assert loaded.offload == "disk"
+    assert stream_of(loaded.pipe.transformer) is not None
+    assert plans == [loaded.plan]
+    assert "All parts on the device would take" in str(plans[0])
+
+
+def test_load_when_memory_runs_out_then_the_next_plan_is_tried(
+    checkpoint: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = loading._Request._load
+    tried: list[str] = []
+
+    def fail_first(*arguments: Any) -> Any:
+        tried.append(arguments[-1])
+        if len(tried) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return load(*arguments)
+
+    monkeypatch.setattr(loading._Request, "_load", fail_first)
+
+    assert load_pipeline(checkpoint, device="cpu").offload == "disk"
+    assert tried == ["none", "disk"]
+
+
+def test_load_when_the_requested_plan_runs_out_of_memory_then_raised(
+    checkpoint: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(loading._Request, "_load", fail)
+
+    with pytest.raises(OutOfMemoryError, match="Out of memory"):
+        load_pipeline(checkpoint, device="cpu", offload="none")
+
+
+def test_free_memory_when_a_container_has_a_limit_then_what_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joyimage import devices
+
+    files = tuple(str(tmp_path / name) for name in ("limit", "used", "stat"))
+    for name, text in (("limit", "5000000"), ("used", "4000000"), ("stat", "cache 5\ntotal_cache 1500000\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(devices, "_GROUP_FILES", (files, ("/missing",) * 3))
+
+    assert free_memory(torch.device("cpu")) == FreeMemory(device=0, host=2_500_000)
+
+    (tmp_path / "limit").write_text("max\n")
+    assert free_memory(torch.device("cpu")).host > 5_000_000
+
+
+def _fits(plan: MemoryPlan, machine: Machine) -> bool:
+    on_device = machine.device == "cpu" or plan.device_bytes <= 0.95 * machine.device_bytes
+    return on_device and plan.host_bytes <= 0.95 * machine.host_bytes
+
+
+def _measure(folder: Path) -> PipelineSize:
+    from joyimage.pipeline.streamed import measure_folder
+
+    return measure_folder(folder, torch.float32)
