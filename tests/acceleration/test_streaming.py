@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STEPS = 2
 CPU = torch.device("cpu")
 IMAGE = Image.effect_noise((64, 64), 90).convert("RGB")
+IMAGE = Image.effect_noise((64, 64), 90).convert("RGB")
 
 
 def edit(pipe: Any, **arguments: Any) -> torch.Tensor:

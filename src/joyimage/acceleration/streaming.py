@@ -150,13 +150,11 @@ class BlockStream:
         for prefix, module in find_blocks(model):
             parameters: dict[str, nn.Parameter] = {}
             for path, owner in module.named_modules():
-                for key, parameter in list(owner._parameters.items()):
-                    if parameter is None:
-                        continue
+                for key, parameter in list(owner.named_parameters(recurse=False)):
                     name = ".".join(part for part in (prefix, path, key) if part)
                     if parameter.device != self.device:
                         parameter = nn.Parameter(_placeholder(parameter, self.device), requires_grad=False)
-                        owner._parameters[key] = parameter
+                        setattr(owner, key, parameter)
                     else:
                         parameter.data = _placeholder(parameter, self.device)
                         parameter.requires_grad_(False)

@@ -148,6 +148,5 @@ def _num_bytes(module: nn.Module) -> int:
 
 def _move_buffers(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
-        for key, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[key] = buffer.to(device)
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, key, buffer.to(device))
