@@ -55,13 +55,26 @@ def test_doctor_when_the_embedded_model_cannot_be_loaded_then_says_why(
 @pytest.mark.parametrize(
     ("device", "device_gb", "memory_gb", "fits", "use"),
     [
-        ("cpu", 0, 500, "The tiny model", "--model tiny"),
-        ("cuda", 141, 500, "all parts", "-o OUTPUT"),
-        ("cuda", 80, 32, "all parts", "-o OUTPUT"),  # the weights go straight to the device
-        ("xpu", 80, 32, "The tiny model", "--model tiny"),
-        ("cuda", 48, 128, "one part", "--offload model"),
-        ("cuda", 24, 128, "a few layers", "--offload group"),
-        ("cuda", 24, 32, "The tiny model", "--model tiny"),
+        ("cpu", 0, 500, "plan 'none'", "--model tiny"),
+        ("cpu", 0, 64, "plan 'none'", "--model tiny"),
+        ("cpu", 0, 24, "plan 'disk'", "--model tiny"),
+        ("cpu", 0, 2, "The model does not fit", "--model tiny"),
+        ("cuda", 141, 500, "plan 'none'", "-o OUTPUT"),
+        ("cuda", 80, 32, "plan 'none'", "-o OUTPUT"),  # the weights go straight to the device
+        ("cuda", 48, 128, "plan 'model'", "--offload model"),
+        ("cuda", 48, 32, "plan 'disk'", "--offload disk"),
+        ("cuda", 40, 96, "plan 'model'", "--offload model"),
+        ("cuda", 32, 128, "plan 'block'", "--offload block"),
+        ("cuda", 24, 128, "plan 'block'", "--offload block"),
+        ("cuda", 24, 32, "plan 'disk'", "--offload disk"),
+        ("cuda", 16, 64, "plan 'block'", "--offload block"),
+        ("cuda", 12, 64, "plan 'block'", "--offload block"),
+        ("cuda", 12, 8, "plan 'disk'", "--offload disk"),
+        ("cuda", 8, 64, "plan 'block'", "--offload block"),
+        ("cuda", 2, 64, "The model does not fit", "--model tiny"),
+        ("xpu", 80, 32, "plan 'none'", "-o OUTPUT"),
+        ("mps", 48, 60, "plan 'model'", "--offload model"),
+        ("mps", 24, 20, "plan 'disk'", "--offload disk"),
     ],
 )
 def test_advice_when_memory_differs_then_what_fits(

@@ -117,6 +117,7 @@ def load_runner(options: RunOptions) -> Runner:
             base_size=options.base_size,
             offload=options.offload,
             quantization=options.quantize,
+            announce=lambda plan: note(str(plan)),
         )
     return LocalRunner(loaded)
 

@@ -14,16 +14,9 @@ from typing import Any
 
 from joyimage import __version__
 from joyimage.devices import available_devices
-from joyimage.errors import JoyImageError
+from joyimage.errors import JoyImageError, OutOfMemoryError
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
-# Weights of the published checkpoint in bf16: transformer 16.26 B, text encoder 8.8 B, VAE 0.13 B parameters.
-WHOLE_GB = 50.4
-TRANSFORMER_GB = 32.5
-# Room for one 1024 x 1024 edit, by arithmetic: 9,232 tokens of width 4096 are 76 MB a tensor, 300 MB in the
-# MLP; the VAE's largest feature map is 400 MB, and a few of each live at once.
-ACTIVATIONS_GB = 6.0
-
 _EDIT = "joyimage edit IMAGE PROMPT -o OUTPUT"
 
 
@@ -70,32 +63,32 @@ def examine() -> dict[str, Any]:
 def advise(device: str, device_gb: float, memory_gb: float) -> tuple[str, str]:
     """Return what fits, as a sentence, and a command that uses it.
 
+    The plan is the one that `load_pipeline` chooses by default; it is predicted, not measured.
+
     Args:
         device: "cuda", "xpu", "mps" or "cpu".
         device_gb: Free memory of the accelerator; 0 without one.
         memory_gb: Free memory of the machine.
     """
+    import torch
+
+    from joyimage.acceleration.plans import Machine, choose_plan
+    from joyimage.pipeline.components import PUBLISHED_FOLDER
+    from joyimage.pipeline.streamed import measure_folder
+
+    machine = Machine(device=device, device_bytes=round(device_gb * 1e9), host_bytes=round(memory_gb * 1e9))
+    try:
+        plan = choose_plan(measure_folder(PUBLISHED_FOLDER, torch.bfloat16), machine)
+    except OutOfMemoryError as error:
+        return f"The tiny model. The published one: {error}", f"{_EDIT} --model tiny"
     if device == "cpu":
         return (
-            "The tiny model. An edit by the published one takes 16,000 TFLOP, which is hours on a CPU.",
+            "The tiny model. An edit by the published one takes 16,000 TFLOP, which is hours on a CPU. It would"
+            f" run with --dtype bfloat16. {plan}",
             f"{_EDIT} --model tiny",
         )
-    # Only CUDA gets the weights without a copy in the machine's memory.
-    if device_gb >= WHOLE_GB + ACTIVATIONS_GB and (device == "cuda" or memory_gb >= WHOLE_GB):
-        return "The published model, all parts on the device.", _EDIT
-    if memory_gb < WHOLE_GB:
-        return (
-            f"The tiny model. The published one needs {WHOLE_GB + ACTIVATIONS_GB:.0f} GB of free device"
-            f" memory, or {WHOLE_GB:.0f} GB of free memory to offload to.",
-            f"{_EDIT} --model tiny",
-        )
-    if device_gb >= TRANSFORMER_GB + ACTIVATIONS_GB:
-        return "The published model, one part at a time on the device.", f"{_EDIT} --offload model"
-    return (
-        "The published model, a few layers at a time on the device. Each step moves"
-        f" {TRANSFORMER_GB:.0f} GB of weights to it, which takes seconds.",
-        f"{_EDIT} --offload group",
-    )
+    option = "" if plan.offload == "none" else f" --offload {plan.offload}"
+    return f"The published model. {plan}", f"{_EDIT}{option}"
 
 
 def _accelerator() -> tuple[str, str, float, float]:
