@@ -47,7 +47,7 @@ NOT_RUN = {
     "export ": "a setting for the lines behind it",
 }
 # Commands without an image to score; their exit code and output are checked.
-NOT_SCORED = ("info", "doctor", "describe", "rewrite", "examples", "serve", "version")
+NOT_SCORED = ("info", "doctor", "describe", "rewrite", "examples", "serve", "version", "quantize")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from joyimage.acceleration.report import report
+from joyimage.acceleration.reporting import report
 from joyimage.acceleration.streaming import BlockStream, stream_of
 from joyimage.errors import CheckpointError
 from joyimage.loading import load_pipeline

@@ -128,11 +128,11 @@ def test_table_when_it_cannot_be_read_as_a_whole_then_one_sentence_and_no_row_is
         ('{"image":"a.png","prompt":"x","output":"a\\u0000b.png"}', "a file name of at most"),
         ('{"image":"a.png","prompt":"x","output":"a\\ud800.png"}', "a file name of at most"),
         ('{"image":"a\\u0000.png","prompt":"x"}', "can't be read"),
-        ('{"image":"a\\ud800.png","prompt":"x"}', "no name of a file"),
+        ('{"image":"a\\ud800.png","prompt":"x"}', "not the name of a file"),
         ('{"image":"' + "n" * 5000 + '.png","prompt":"x"}', ""),
         ('{"kind":"describe","image":"a.png","question":"x"}', "expected one of edit, generate, move"),
         ('{"kind":"generate","image":"a.png","prompt":"x"}', "takes none"),
-        ('{"image":"a.png","prompt":' + "[" * 9000 + "]" * 9000 + "}", "no JSON"),
+        ('{"image":"a.png","prompt":' + "[" * 9000 + "]" * 9000 + "}", "not JSON"),
     ],
 )
 def test_row_when_it_asks_for_what_cannot_be_then_named_and_the_others_run(

@@ -177,7 +177,7 @@ def test_table_when_a_row_is_a_spatial_edit_then_the_trained_prompt_and_the_box(
         ('{"image": "b.png", "target": "a.png"}', "row 1: it lacks a prompt"),
         ('{"image": "b.png", "target": "a.png", "object": "x", "box": [1]}', "row 1: its `box`"),
         ("[1]", "row 1: it is list"),
-        ("{", "no JSON"),
+        ("{", "not JSON"),
     ],
 )
 def test_table_when_a_row_is_no_pair_then_the_message_gives_file_and_row(
@@ -224,7 +224,7 @@ def test_shard_when_as_spatialedit_then_the_last_image_is_the_target(tmp_path: P
     [
         ({"k.0.jpg": b"x", "k.json": b"{}"}, "1 image"),
         ({"k.0.jpg": b"x", "k.1.jpg": b"x"}, "lacks a prompt"),
-        ({"k.0.jpg": b"x", "k.1.jpg": b"x", "k.json": b"{"}, "no JSON"),
+        ({"k.0.jpg": b"x", "k.1.jpg": b"x", "k.json": b"{"}, "not JSON"),
         ({"readme": b"x"}, "holds no pairs"),
     ],
 )

@@ -1,10 +1,35 @@
 """Fast paths of an edit: what runs is chosen once, by `accelerate`, and kept as a value.
 
-The network in `joyimage.model` is plain and knows nothing of this package.
+The network in `joyimage.model` is plain and knows nothing of this package. The names below are loaded on first
+use, so that memory plans can be made, and commands started, without importing torch.
 """
 
-from joyimage.acceleration.forward_cache import ForwardCache
-from joyimage.acceleration.report import Report, report
-from joyimage.acceleration.settings import Acceleration, accelerate
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joyimage.acceleration.forward_cache import ForwardCache
+    from joyimage.acceleration.reporting import Report, report
+    from joyimage.acceleration.settings import Acceleration, accelerate
 
 __all__ = ["Acceleration", "ForwardCache", "Report", "accelerate", "report"]
+
+_MODULES = {
+    "Acceleration": "joyimage.acceleration.settings",
+    "ForwardCache": "joyimage.acceleration.forward_cache",
+    "Report": "joyimage.acceleration.reporting",
+    "accelerate": "joyimage.acceleration.settings",
+    "report": "joyimage.acceleration.reporting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from joyimage.acceleration.lockstep import Lockstep
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class BlockStream:
         device: Where the model runs.
 
     Raises:
-        ValueError: The model has no list of blocks.
+        InvalidInputError: The model has no list of blocks.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class BlockStream:
         self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._blocks = self._release_blocks(model, names or {})
         if not self._blocks:
-            raise ValueError(f"{type(model).__name__} has no list of blocks to stream.")
+            raise InvalidInputError(
+                f"`model` is a {type(model).__name__}, which has no list of blocks to stream."
+            )
         # The block that is expected after each; corrected at the first forward, as some models do not visit
         # their blocks in the order in which they were built.
         self._following: dict[_Block, _Block] = dict(
