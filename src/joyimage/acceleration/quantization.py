@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from joyimage.compat.torch import float8_matmul, int8_matmul, own_buffers
+from joyimage.compat.torch import float8_matmul, int8_matmul, own_buffers, own_parameters
 from joyimage.errors import InvalidInputError
 from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
 from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, Nf4
@@ -106,7 +106,7 @@ class QuantizedLinear(nn.Linear):
             keeps = tensor is self.bias or moved.dtype == tensor.dtype
             return moved if keeps else tensor.to(moved.device)
 
-        return super()._apply(move, recurse)
+        return cast("Any", super())._apply(move, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Write the stored tensors under the names that files have; see `nn.Module`."""
@@ -171,8 +171,9 @@ def fill(
             _replace(model, path, encoded, device)
             continue
         values = encoded.decode(precision).to(device)
-        if leaf in module._parameters:
-            module._parameters[leaf] = nn.Parameter(values, requires_grad=False)
+        parameters = own_parameters(module)
+        if leaf in parameters:
+            parameters[leaf] = nn.Parameter(values, requires_grad=False)
         else:
             own_buffers(module)[leaf] = values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -74,11 +74,11 @@ class FileSource:
         if missing is not None:
             raise CheckpointError(f"The checkpoint holds no weight `{missing}`, which this call needs.")
         with ExitStack() as stack:
-            opened = {
+            opened: dict[Path, Any] = {  # safetensors has no types for open files
                 path: stack.enter_context(safe_open(path, framework="pt"))
                 for path in dict.fromkeys(self._files[name] for name in names)
             }
-            weights = {name: opened[self._files[name]].get_tensor(name) for name in names}
+            weights: dict[str, Tensor] = {name: opened[self._files[name]].get_tensor(name) for name in names}
         for weight in weights.values():
             _touch(weight)
         return weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -99,9 +99,11 @@ class BlockStream:
         )
         self._handles = [self._attach(block) for block in self._blocks]
         self._handles.append([model.register_forward_hook(self._on_end, always_call=True)])
-        self._handles.append(
-            [model.register_state_dict_post_hook(lambda *given: self._fill_state_dict(*given))]
-        )
+
+        def fill_state_dict(*given: Any) -> None:
+            self._fill_state_dict(*given)
+
+        self._handles.append([cast("Any", model).register_state_dict_post_hook(fill_state_dict)])
         self._model = model
         model.__dict__["_block_stream"] = self
 
@@ -152,7 +154,8 @@ class BlockStream:
         blocks: list[_Block] = []
         for prefix, module in find_blocks(model):
             parameters: dict[str, nn.Parameter] = {}
-            for path, owner in module.named_modules():
+            modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules())
+            for path, owner in modules:
                 for key, parameter in list(owner.named_parameters(recurse=False)):
                     name = ".".join(part for part in (prefix, path, key) if part)
                     if parameter.device != self.device:

@@ -120,3 +120,8 @@ def drop_compiled(module: nn.Module) -> None:
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     """Return the buffers of a module without those of its children, to read and to replace them."""
     return module._buffers
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the parameters of a module without those of its children, to read and to replace them."""
+    return module._parameters
