@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from joyimage.acceleration import streaming
 from joyimage.acceleration.reporting import report
 from joyimage.acceleration.streaming import BlockStream, stream_of
 from joyimage.errors import CheckpointError
@@ -98,6 +99,22 @@ def test_disk_when_edited_twice_then_vision_and_language_blocks_are_fetched_in_t
 
     # After the first traversal the block that is fetched ahead is the one that comes.
     assert again <= len(encoder._blocks)
+
+
+def test_disk_when_vocabularies_are_streamed_then_an_edit_does_not_read_the_language_head(
+    folder: Path, resident: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "LARGE_LAYER_BYTES", 4096)
+    pipe = load_pipeline(folder, device="cpu", offload="disk").pipe
+    source = stream_in(pipe, "text_encoder").source
+    read: list[str] = []
+    read_weights = source.read
+    monkeypatch.setattr(source, "read", lambda names: (read.extend(names), read_weights(names))[1])
+
+    assert torch.equal(edit(pipe), resident)
+
+    assert "model.language_model.embed_tokens.weight" in read
+    assert "lm_head.weight" not in read
 
 
 def test_host_when_edited_then_same_image_bit_for_bit(folder: Path, resident: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -36,11 +37,13 @@ class _Block:
     Attributes:
         module: The part.
         parameters: Parameters by the name of their weight in the source.
+        list_name: Name of the list of modules that it is an element of; None for a layer outside of lists.
         num_bytes: Size on the device.
     """
 
     module: nn.Module
     parameters: dict[str, nn.Parameter]
+    list_name: str | None
     num_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,11 +95,13 @@ class BlockStream:
             raise InvalidInputError(
                 f"`model` is a {type(model).__name__}, which has no list of blocks to stream."
             )
-        # The block that is expected after each; corrected at the first forward, as some models do not visit
-        # their blocks in the order in which they were built.
-        self._following: dict[_Block, _Block] = dict(
-            zip(self._blocks, self._blocks[1:], strict=False)  # the last block has none
-        )
+        # The block that is fetched ahead while another runs: the next of the same list. Corrected at the first
+        # forward, as some models leave a list for another one and come back.
+        self._following: dict[_Block, _Block] = {
+            block: following
+            for block, following in pairwise(self._blocks)
+            if block.list_name is not None and block.list_name == following.list_name
+        }
         self._handles = [self._attach(block) for block in self._blocks]
         self._handles.append([model.register_forward_hook(self._on_end, always_call=True)])
 
@@ -166,7 +171,7 @@ class BlockStream:
                         parameter.requires_grad_(False)
                     parameters[names.get(name, name)] = parameter
             if parameters:
-                blocks.append(_Block(module, parameters))
+                blocks.append(_Block(module, parameters, _list_name(prefix)))
         return blocks
 
     def _attach(self, block: _Block) -> list[Any]:
@@ -178,8 +183,8 @@ class BlockStream:
 
     def _enter(self, block: _Block) -> None:
         """Have a block's weights in place before its forward."""
-        if "forward" in block.module.__dict__:
-            return  # what runs is not the module's own forward, and does not read its weights
+        if getattr(block.module, "is_skipped", False):
+            return  # its forward does not read its weights
         if self._lockstep is not None:
             self._lockstep.meet()
         if block in self._arrived:
@@ -278,6 +283,11 @@ def run_together(model: nn.Module, calls: Sequence[Callable[[], T]]) -> list[T]:
     """
     stream = stream_of(model)
     return [call() for call in calls] if stream is None else stream.run_together(calls)
+
+
+def _list_name(name: str) -> str | None:
+    parent, _, index = name.rpartition(".")
+    return parent if index.isdigit() else None
 
 
 def _placeholder(parameter: Tensor, device: torch.device) -> Tensor:

@@ -69,6 +69,11 @@ class SkippableRMSNorm(Qwen3VLTextRMSNorm):
 class SkippableLinear(nn.Linear):
     """The language head, whose logits the encoder does not need."""
 
+    @property
+    def is_skipped(self) -> bool:
+        """Whether `forward` would return its input: a streamed head need not be read then."""
+        return is_encoding()
+
     def forward(self, input: Tensor) -> Tensor:
         """Project `[B, L, D]`."""
         return super().forward(input) if _run.get() is None else input
