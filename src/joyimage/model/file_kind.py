@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint.gguf import read_gguf_table
@@ -53,7 +53,8 @@ def describe_file(path: Path) -> str:
         return "not a file of weights that joyimage knows"
     if any(name.endswith(SCALE_NAMES) for name in header):
         return "a safetensors file with scaled fp8 weights"
-    types = {entry.get("dtype") for entry in header.values() if isinstance(entry, dict)}
+    entries = [cast("dict[str, object]", entry) for entry in header.values() if isinstance(entry, dict)]
+    types = {entry.get("dtype") for entry in entries}
     for dtype, name in _QUANTIZED_TYPES.items():
         if dtype in types:
             return f"a safetensors file with {name} weights"
@@ -171,7 +172,7 @@ def _read_header(path: Path) -> dict[str, object] | None:
         if not 2 <= size <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8):
             return None
         try:
-            header = json.loads(file.read(size))
+            header: object = json.loads(file.read(size))
         except ValueError:
             return None
-    return header if isinstance(header, dict) else None
+    return cast("dict[str, object]", header) if isinstance(header, dict) else None

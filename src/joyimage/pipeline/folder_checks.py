@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from huggingface_hub.errors import StrictDataclassError
 from transformers.initialization import no_init_weights

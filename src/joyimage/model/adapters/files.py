@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -52,9 +52,10 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: Not a readable safetensors file.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        opened: Any = safe_open(path, framework="pt", device="cpu")  # safetensors has no types for open files
+        with opened as file:
             adapter: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
+            header: dict[str, str] = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         kind = describe_file(path) if path.is_file() else "missing"
         raise CheckpointError(
@@ -73,14 +74,14 @@ def download_adapter(hub_id: str, options: Mapping[str, Any]) -> Path:
     Raises:
         CheckpointError: There is no such file, folder or hub id, or the hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
 
     subfolder = options.get("subfolder") or ""
     pattern = options.get("weight_name") or "*.safetensors"
     names = [pattern, CONFIG_FILE]
     hub = {name: options[name] for name in _HUB_ARGUMENTS if options.get(name) is not None}
     try:
-        folder = snapshot_download(
+        folder: str = cast("Any", huggingface_hub).snapshot_download(
             hub_id, allow_patterns=[f"{subfolder}/{name}" if subfolder else name for name in names], **hub
         )
     except Exception as error:  # the HTTP libraries that the hub's client uses have no common base

@@ -1,7 +1,7 @@
 """Load LoRA adapters into the transformer."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,9 +72,9 @@ class AdapterMixin(PeftAdapterMixin):
             updates = read_updates(tensors, layers, statement, label)
             _check_shapes(model, updates, label)
             tensors, metadata = peft_form(updates)
-        super().load_lora_adapter(
+        cast("Any", super()).load_lora_adapter(
             tensors,
-            prefix=cast("Any", "transformer" if is_lokr else None),
+            prefix="transformer" if is_lokr else None,
             hotswap=hotswap,
             metadata=metadata,
             **kwargs,
@@ -123,7 +123,7 @@ def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: s
     Raises:
         CheckpointError: One does not fit.
     """
-    modules = dict(model.named_modules())
+    modules = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for layer, update in updates.items():
         module: Any = modules.get(f"{layer}.base_layer", modules[layer])
         outputs, *inputs = module.weight.shape

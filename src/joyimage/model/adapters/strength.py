@@ -11,7 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from joyimage.errors import CheckpointError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 HEADER_CONFIG = "lora_adapter_metadata"  # diffusers writes the LoraConfig under this key of a file's header
 # Settings of peft that change what an adapter does, with the values that this loader can honor.
-_SUPPORTED = {
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA", None),
     "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []),
@@ -159,7 +159,7 @@ def _alpha_of(layer: str, rank: int, statement: Statement, names: tuple[str, ...
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
 
 
-def _match(pattern: Any, names: tuple[str, ...], default: Any) -> Any:
+def _match(pattern: Mapping[str, Any] | None, names: tuple[str, ...], default: Any) -> Any:
     """Return the entry of a peft pattern whose key, a regular expression for the end of a name, fits."""
     for key, value in (pattern or {}).items():
         if any(re.match(rf"(.*\.)?({key})$", name) for name in names):
@@ -181,9 +181,9 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        config: Any = json.loads(text)
+        config: object = json.loads(text)
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise CheckpointError(f"{source} is not a JSON object; expected a LoRA config.")
-    return config
+    return cast("dict[str, Any]", config)

@@ -129,7 +129,7 @@ def _read_safetensors_table(path: Path) -> tuple[dict[str, Any], dict[str, FileT
         header = json.loads(file.read(num_header_bytes))
     metadata = header.pop("__metadata__", {})
     first = 8 + num_header_bytes
-    tensors = {}
+    tensors: dict[str, FileTensor] = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
         tensors[name] = FileTensor(entry["dtype"], tuple(entry["shape"]), first + start, end - start)

@@ -122,7 +122,7 @@ def read_gguf_table(path: Path) -> GgufTable:
                     f"{path} is a GGUF file of version {version}; expected version 2 or 3, little-endian."
                 )
             num_tensors, num_settings = _unpack(file, "<QQ")
-            metadata = {}
+            metadata: dict[str, Any] = {}
             for _ in range(_checked(num_settings)):
                 key = _string(file)
                 (kind,) = _unpack(file, "<I")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -103,7 +103,7 @@ def group_weights(file: WeightFile) -> dict[str, StoredWeight]:
             weights.append(name)
         else:
             parts.setdefault(owner[0], {})[owner[1]] = name
-    grouped = {}
+    grouped: dict[str, StoredWeight] = {}
     for name in weights:
         names = {WEIGHT: name, **parts.get(name, {})}
         encoding = _encoding(file, name, names, markers.get(name.removesuffix(".weight")))
@@ -123,7 +123,7 @@ def name_parts(name: str, weight: EncodedWeight) -> dict[str, Tensor]:
     """
     layer = name.removesuffix(".weight")
     suffixes = {"_scale": ".weight_scale", "_scale_2": ".weight_scale_2"}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part, tensor in weight.parts.items():
         is_of_layer = part in suffixes or part in _LAYER_SUFFIXES.values()
         tensors[layer + suffixes.get(part, part) if is_of_layer else name + part] = tensor
@@ -147,7 +147,7 @@ def _markers(file: WeightFile) -> dict[str, dict[str, Any]]:
             markers.update(json.loads(file.metadata[_HEADER_MARKERS])["layers"])
         for name in file.tensors:
             if name.endswith(_MARKER):
-                content = json.loads(bytes(file.read(name).tolist()))
+                content = json.loads(_text(file.read(name)))
                 # Older files hold the settings of the format in an object of their own.
                 markers[name.removesuffix(_MARKER)] = {**content, **content.get("params", {})}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -239,14 +239,19 @@ def _check_parts(file: WeightFile, name: str, names: Mapping[str, str], encoding
     Raises:
         CheckpointError: A scale is missing.
     """
-    needed = {"_scale", "_scale_2"} if isinstance(encoding, Nvfp4) else {"_scale"}
-    needed = set() if isinstance(encoding, Float8 | GgmlBlocks) else needed
+    needed: set[str] = {"_scale", "_scale_2"} if isinstance(encoding, Nvfp4) else {"_scale"}
+    needed = set[str]() if isinstance(encoding, Float8 | GgmlBlocks) else needed
     missing = needed - names.keys()
     if missing:
         raise CheckpointError(
             f"{file.path} lacks `{name}{min(missing)}`, which {encoding.name} weights need. Download the file"
             " again."
         )
+
+
+def _text(stored: Tensor) -> bytes:
+    """Return the JSON text that a file stores as a tensor of bytes."""
+    return bytes(cast("list[int]", cast("Any", stored).tolist()))
 
 
 def _nf4(file: WeightFile, name: str, names: Mapping[str, str]) -> Nf4:
@@ -256,7 +261,7 @@ def _nf4(file: WeightFile, name: str, names: Mapping[str, str]) -> Nf4:
         CheckpointError: The settings are damaged, or a tensor is missing.
     """
     try:
-        encoding = Nf4.from_state(json.loads(bytes(file.read(names[NF4_STATE]).tolist())))
+        encoding = Nf4.from_state(json.loads(_text(file.read(names[NF4_STATE]))))
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{file.path}: the settings of the nf4 weight `{name}` are damaged. Download the file again."

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,14 +42,14 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file is missing, or is no such JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: is {path.parent} the folder of a checkpoint?") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download the file again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object: got a {type(content).__name__}.")
-    return content
+    return cast("dict[str, Any]", content)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

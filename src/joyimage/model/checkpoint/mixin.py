@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.loaders import single_file_utils
 from diffusers.loaders.single_file_model import FromOriginalModelMixin
-from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
             cls.check_folder(folder, kwargs.get("variant"))
         with_info = kwargs.pop("output_loading_info", False)
         with parallel_shards():
-            loaded: Any = super().from_pretrained(
+            loaded: Any = cast("Any", super()).from_pretrained(
                 pretrained_model_name_or_path, output_loading_info=True, **kwargs
             )
         model, info = loaded
@@ -103,10 +103,10 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         """
         try:
             with init_empty_weights():
-                model: Any = cls.from_config(dict(config))
+                model: Any = cast("Any", cls).from_config(dict(config))
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{config_name}: {error}") from error
-        known = cls._get_init_keys(cls)
+        known: set[str] = cast("Any", cls)._get_init_keys(cls)
         unknown = sorted(
             key
             for key in model.config
@@ -167,7 +167,9 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
             config_name = str(path)
             # The last is a hub id.
             settings = (
-                read_json(path) if path.exists() else cls.load_config(config, subfolder=subfolder, **hub)
+                read_json(path)
+                if path.exists()
+                else cast("Any", cls).load_config(config, subfolder=subfolder, **hub)
             )
         model = cls.build_empty(cast("Mapping[str, Any]", settings), config_name)
         found = {key: StoredTensor(shape, where) for key, shape in shapes.items()}
@@ -189,5 +191,6 @@ def _read_source(
     if isinstance(source, Mapping):
         return source, Path("the given weights")
     if str(source).startswith(("http://", "https://")):
-        return cast("Mapping[str, Any]", load_single_file_checkpoint(str(source), **hub)), Path(source)
+        load: Any = cast("Any", single_file_utils).load_single_file_checkpoint
+        return cast("Mapping[str, Any]", load(str(source), **hub)), Path(source)
     return read_weights([Path(source)], allow_pickle=allow_pickle), Path(source)

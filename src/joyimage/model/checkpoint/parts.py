@@ -5,9 +5,9 @@ Our names are those of the published folders, for all parts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from diffusers.loaders import single_file_utils
 
 from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint.layouts import from_original, unwrap
@@ -61,7 +61,7 @@ def our_names(names: Iterable[str], part: str, where: object) -> dict[str, str]:
             plain = {name.removeprefix(prefix): value for name, value in plain.items()}
     if "encoder.conv_in.weight" in plain:
         return dict(plain)
-    return convert_wan_vae_to_diffusers(dict(plain))
+    return cast("Any", single_file_utils).convert_wan_vae_to_diffusers(dict(plain))
 
 
 _SPOKEN = {"transformer": "transformer", "text_encoder": "text encoder", "vae": "VAE"}

@@ -6,11 +6,11 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from joyimage.errors import CheckpointError, InvalidInputError
@@ -64,11 +64,11 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
     Raises:
         CheckpointError: The index cannot be read.
     """
-    weight_map = read_json(path).get("weight_map")
+    weight_map: object = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} lacks the key `weight_map`, which names a file for each weight.")
     shards: dict[Path, list[str]] = {}
-    for key, name in weight_map.items():
+    for key, name in cast("dict[str, object]", weight_map).items():
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(f"{path} must name a file beside it for `{key}`: got {name!r}.")
         shard = path.parent / name
@@ -154,7 +154,9 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing.")
     try:
         # Only the zip format of torch >= 1.6 can be mapped into memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content: object = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds other things than weights, which are never read.") from error
     except (RuntimeError, EOFError, ValueError) as error:
@@ -162,7 +164,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read as a pickle of weights: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold weights by name: got a {type(content).__name__}.")
-    return content
+    return cast("dict[str, Any]", content)
 
 
 def write_weights(

@@ -87,7 +87,7 @@ class Nvfp4:
         stored = parts[WEIGHT]  # [N, K / 2]
         codes = unpack_nibbles(stored, high_first=self.comfy)
         table = torch.tensor(_E2M1, dtype=dtype, device=stored.device)
-        values = table[codes.int()].unflatten(1, (-1, _NV_BLOCK))  # [N, K / 16, 16]
+        values = torch.unflatten(table[codes.int()], 1, (-1, _NV_BLOCK))  # [N, K / 16, 16]
         scale = parts["_scale"]
         if self.comfy:
             scale = untile(scale, values.shape[0], values.shape[1])
@@ -170,7 +170,7 @@ class Nf4:
         codes = torch.bucketize(
             blocks / scale.clamp_min(1e-30).unsqueeze(1), (table[1:] + table[:-1]) / 2
         ).to(torch.uint8)
-        high, low = codes.flatten().unflatten(0, (-1, 2)).unbind(1)
+        high, low = codes.reshape(-1, 2).unbind(1)
         return encoding, {
             WEIGHT: ((high << 4) | low).unsqueeze(1),
             ".absmax": scale,

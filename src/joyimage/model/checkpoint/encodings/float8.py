@@ -87,7 +87,7 @@ class MicroscalingFloat8:
         exponents = untile(parts["_scale"].view(torch.uint8), num_rows, num_columns // _MX_BLOCK)
         # The exponent of an fp32 number has the same bias, and 0 marks a block of zeros.
         scale = (exponents.int() << _FP32_MANTISSA_BITS).view(torch.float32)  # [N, K / 32]
-        values = stored.float().unflatten(1, (-1, _MX_BLOCK)) * scale.unsqueeze(-1)
+        values = torch.unflatten(stored.float(), 1, (-1, _MX_BLOCK)) * scale.unsqueeze(-1)
         return values.flatten(1).to(dtype)
 
     def marker(self) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _bits(stored: Tensor, width: int, run: int) -> Tensor:
         The numbers, [B, n * 8 / width].
     """
     shifts = torch.arange(0, 8, width, dtype=torch.uint8, device=stored.device).reshape(1, 1, -1, 1)
-    runs = stored.unflatten(1, (-1, 1, run))
+    runs = torch.unflatten(stored, 1, (-1, 1, run))
     return ((runs >> shifts) & (2**width - 1)).flatten(1)
 
 
@@ -128,7 +128,7 @@ def _q2_k(blocks: Tensor) -> Tensor:
     scales = blocks[:, :16]
     scale = (_half(blocks, 80) * (scales & 15).float()).unsqueeze(-1)  # [B, 16, 1]
     minimum = (_half(blocks, 82) * (scales >> 4).float()).unsqueeze(-1)
-    codes = _bits(blocks[:, 16:80], 2, 32).unflatten(1, (16, 16)).float()
+    codes = torch.unflatten(_bits(blocks[:, 16:80], 2, 32), 1, (16, 16)).float()
     return (scale * codes - minimum).flatten(1)
 
 
@@ -139,12 +139,12 @@ def _q3_k(blocks: Tensor) -> Tensor:
     scale = (_half(blocks, 108) * _signed(scales, 32)).unsqueeze(-1)  # [B, 16, 1]
     high = _bits(blocks[:, :32], 1, 32) ^ 1  # a bit that is not set subtracts four
     codes = _bits(blocks[:, 32:96], 2, 32).to(torch.int8) - (high << 2).to(torch.int8)
-    return (scale * codes.unflatten(1, (16, 16)).float()).flatten(1)
+    return (scale * torch.unflatten(codes, 1, (16, 16)).float()).flatten(1)
 
 
 def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Unpack eight scales and eight minima of six bits each, `[B, 8]`, from twelve bytes."""
-    first, second, third = packed.split(4, dim=1)
+    first, second, third = torch.split(packed, 4, dim=1)
     scales = torch.cat([first & 63, (third & 15) | ((first >> 2) & 48)], dim=1)
     minima = torch.cat([second & 63, (third >> 4) | ((second >> 2) & 48)], dim=1)
     return scales, minima
@@ -155,7 +155,7 @@ def _with_minima(blocks: Tensor, codes: Tensor) -> Tensor:
     scales, minima = _scales_and_minima(blocks[:, 4:16])
     scale = (_half(blocks, 0) * scales.float()).unsqueeze(-1)  # [B, 8, 1]
     minimum = (_half(blocks, 2) * minima.float()).unsqueeze(-1)
-    return (scale * codes.unflatten(1, (8, 32)).float() - minimum).flatten(1)
+    return (scale * torch.unflatten(codes, 1, (8, 32)).float() - minimum).flatten(1)
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def _q6_k(blocks: Tensor) -> Tensor:
     scales = blocks[:, 192:208].contiguous().view(torch.int8).float()
     scale = (_half(blocks, 208) * scales).unsqueeze(-1)  # [B, 16, 1]
     codes = _bits(blocks[:, :128], 4, 64) | (_bits(blocks[:, 128:192], 2, 32) << 4)
-    return (scale * _signed(codes, 32).unflatten(1, (16, 16))).flatten(1)
+    return (scale * torch.unflatten(_signed(codes, 32), 1, (16, 16))).flatten(1)
 
 
 _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {

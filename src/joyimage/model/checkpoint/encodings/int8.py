@@ -113,4 +113,4 @@ def rotate(values: Tensor, size: int) -> Tensor:
         size: Width of a group.
     """
     matrix = rotation_matrix(size, values.device, values.dtype)
-    return (values.unflatten(-1, (-1, size)) @ matrix.T).flatten(-2)
+    return (torch.unflatten(values, -1, (-1, size)) @ matrix.T).flatten(-2)
