@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
@@ -118,7 +118,7 @@ def published_components() -> dict[str, Any]:
     """Return tokenizer and processor of the published model, which ship with this package."""
     folder = PUBLISHED_FOLDER / "processor"
     return {
-        "tokenizer": Qwen2Tokenizer.from_pretrained(folder),
+        "tokenizer": cast("Any", Qwen2Tokenizer).from_pretrained(folder),
         "processor": JoyImageProcessor.from_pretrained(folder),
     }
 
@@ -132,15 +132,15 @@ def _build_text_encoder(folder: Path) -> Any:
     config = read_json(folder / "config.json")
     # Parameters only: the buffers, which no file holds, are computed here.
     with init_empty_weights(include_buffers=False), no_init_weights():
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config))
+        model = Qwen3VLForConditionalGeneration(cast("Any", Qwen3VLConfig).from_dict(config))
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = cast("Any", GenerationConfig).from_pretrained(folder)
     return model
 
 
 def _build_vae(folder: Path) -> Any:
     with init_empty_weights():
-        return AutoencoderKLWan.from_config(read_json(folder / "config.json"))
+        return cast("Any", AutoencoderKLWan).from_config(read_json(folder / "config.json"))
 
 
 _BUILDERS = {

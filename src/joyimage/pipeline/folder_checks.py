@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -76,8 +76,9 @@ def check_index(path: Path) -> dict[str, Any]:
     for part in (*CHECKS, *_SMALL_FILES):
         if part not in index:
             raise CheckpointError(f"{path} lacks the key `{part}`: download the file again.")
-        value = index[part]
-        if not isinstance(value, list) or [type(name) for name in value] != [str, str]:
+        value: object = index[part]
+        names = cast("list[object]", value) if isinstance(value, list) else []
+        if [type(name) for name in names] != [str, str]:
             raise CheckpointError(f"{path} must name library and class of `{part}`: got {value!r}.")
     return index
 
@@ -99,7 +100,7 @@ def check_text_encoder(folder: Path, variant: str | None = None) -> None:
 
     def build() -> torch.nn.Module:
         with no_init_weights():  # drawing random weights takes time even on the meta device
-            return Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(config))
+            return Qwen3VLForConditionalGeneration(cast("Any", Qwen3VLConfig).from_dict(config))
 
     # The language head is needed for `describe` only, so a checkpoint may leave it out.
     _check_weights(folder, "model", variant, build, optional=("lm_head.weight",))
@@ -116,7 +117,7 @@ def check_vae(folder: Path, variant: str | None = None) -> None:
         CheckpointError: What is wrong, with file and key.
     """
     config = read_json(folder / "config.json")
-    _check_weights(folder, STEM, variant, lambda: AutoencoderKLWan.from_config(config))
+    _check_weights(folder, STEM, variant, lambda: cast("Any", AutoencoderKLWan).from_config(config))
 
 
 def _check_weights(

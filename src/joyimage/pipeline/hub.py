@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -24,7 +24,7 @@ from joyimage.errors import CheckpointError
 from joyimage.model.file_kind import describe_as_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 PUBLISHED_MODEL = "jdopensource/JoyAI-Image-Edit-Diffusers"
 """Hub id of the published checkpoint in the layout that is read here."""
@@ -83,11 +83,12 @@ def fetch_index(model: str, kwargs: Mapping[str, Any]) -> Path:
     names = ("cache_dir", "revision", "token", "force_download", "local_files_only")
     hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
     with hub_errors(model):
-        return Path(hf_hub_download(model, "model_index.json", **hub))
+        path: str = cast("Any", hf_hub_download)(model, "model_index.json", **hub)
+        return Path(path)
 
 
 @contextmanager
-def download_hint(model: str) -> Iterator[None]:
+def download_hint(model: str) -> Generator[None]:
     """Add to a message about a downloaded checkpoint how to download it again.
 
     Raises:
@@ -100,7 +101,7 @@ def download_hint(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def hub_errors(model: str) -> Iterator[None]:
+def hub_errors(model: str) -> Generator[None]:
     """Raise one sentence for what huggingface_hub, its HTTP library and diffusers say about a model.
 
     Raises:

@@ -7,11 +7,11 @@ folder is loaded, our classes take the places of the published ones.
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -102,7 +102,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
                 with_weights=kwargs["use_safetensors"],
             )
         with _quantizer_errors() if kwargs.get("quantization_config") is not None else nullcontext():
-            pipe = super().from_pretrained(str(folder), **kwargs)
+            pipe: Any = cast("Any", super()).from_pretrained(str(folder), **kwargs)
         pipe.register_to_config(_name_or_path=name)
         return pipe
 
@@ -124,7 +124,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
                 " hold. Call `pipe.unload_lora_weights()` to save the base weights, and before it"
                 " `pipe.fuse_lora()` to save them with the adapters merged in."
             )
-        super().save_pretrained(save_directory, *args, **kwargs)
+        cast("Any", super()).save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def download_folder(cls, name: str, kwargs: Mapping[str, Any]) -> Path:
@@ -139,7 +139,8 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         """
         fetch_index(name, kwargs)
         with hub_errors(name):
-            return Path(cls.download(name, **kwargs))
+            folder: str = cast("Any", cls).download(name, **kwargs)
+            return Path(folder)
 
     @classmethod
     def load_config(
@@ -150,20 +151,21 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         **kwargs: Any,
     ) -> Any:
         """Read `model_index.json` with our classes in place of the published ones; see `ConfigMixin`."""
-        loaded: Any = super().load_config(
+        loaded: Any = cast("Any", super()).load_config(
             pretrained_model_name_or_path, return_unused_kwargs, return_commit_hash, **kwargs
         )
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config: dict[str, Any] = cast("tuple[Any, ...]", loaded)[0] if isinstance(loaded, tuple) else loaded
         if config.get("_class_name") in PIPELINES:
             config["_class_name"] = cls.__name__
         for part, value in config.items():
-            if isinstance(value, list) and len(value) == 2 and value[1] in _OURS:
-                config[part] = [__name__, _OURS[value[1]]]
-        return loaded
+            names = cast("list[str]", value) if isinstance(value, list) else []
+            if len(names) == 2 and names[1] in _OURS:
+                config[part] = [__name__, _OURS[names[1]]]
+        return cast("Any", loaded)
 
     def to_json_string(self) -> str:
         """Return the text of `model_index.json`, which names the published classes."""
-        config = json.loads(super().to_json_string())
+        config: dict[str, Any] = json.loads(super().to_json_string())
         config.pop("_name_or_path", None)  # the path of another machine means nothing
         kind = "JoyImageEditPlus" if config["_class_name"] == "JoyImageEditPlusPipeline" else "JoyImageEdit"
         published = {
@@ -171,13 +173,14 @@ class CheckpointLoadingMixin(DiffusionPipeline):
             "JoyImageEditTransformer3DModel": ("diffusers", f"{kind}Transformer3DModel"),
         }
         for part, value in config.items():
-            if isinstance(value, list) and len(value) == 2 and value[1] in published:
-                config[part] = list(published[value[1]])
+            names = cast("list[str]", value) if isinstance(value, list) else []
+            if len(names) == 2 and names[1] in published:
+                config[part] = list(published[names[1]])
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 @contextmanager
-def _quantizer_errors() -> Iterator[None]:
+def _quantizer_errors() -> Generator[None]:
     """Raise one sentence where one of diffusers' quantizers lacks its library or a GPU.
 
     Raises:
@@ -222,9 +225,10 @@ def _build_components(
             source = open_part(folder / part, part, variant)
         else:
             continue
-        dtype = kwargs["dtype"]
+        dtype: Any = kwargs["dtype"]
         if isinstance(dtype, Mapping):
-            dtype = dtype.get(part, dtype.get("default", torch.float32))
+            dtypes = cast("Mapping[str, torch.dtype]", dtype)
+            dtype = dtypes.get(part, dtypes.get("default", torch.float32))
         built[part] = build_component(
             source, folder / part, dtype=dtype, device=device, quantization=quantization
         )
@@ -301,7 +305,8 @@ def _resolve_dtype(dtype: Any, torch_dtype: Any) -> Any:
         # pipeline.
         return torch.float32
     if isinstance(dtype, Mapping):
-        return {part: _resolve_dtype(value, None) for part, value in dtype.items()}
+        dtypes = cast("Mapping[str, Any]", dtype)
+        return {part: _resolve_dtype(value, None) for part, value in dtypes.items()}
     resolved = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise InvalidInputError(

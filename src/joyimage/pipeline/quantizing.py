@@ -13,7 +13,7 @@ import struct
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from joyimage.acceleration.quantization import quantized
 from joyimage.errors import InvalidInputError
@@ -105,7 +105,7 @@ def _write_tensors(
     source: WeightSource, folder: Path, format: str, progress: Callable[[int, int], None] | None
 ) -> list[Path]:
     """Write a small file for each weight, but for those that an earlier run wrote, and return the files."""
-    paths = []
+    paths: list[Path] = []
     for number, name in enumerate(source.weights):
         path = folder / f"{number:05d}.safetensors"
         if not path.is_file():
@@ -164,7 +164,8 @@ def _join_gguf(file: IO[bytes], source: WeightSource, paths: list[Path]) -> None
         _setting("general.architecture", 8, _text("joyimage")),
         _setting("general.alignment", 4, _int(32)),
     ]
-    infos, place = [], 0
+    infos: list[bytes] = []
+    place = 0
     for path in paths:
         for name, entry in WeightFile(path).tensors.items():
             dtype = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16}.get(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
-from accelerate.utils.modeling import set_module_tensor_to_device
+from accelerate.utils.modeling import set_module_tensor_to_device  # pyright: ignore[reportMissingTypeStubs]
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 from transformers import GenerationConfig
@@ -42,10 +42,10 @@ def build_empty_parts(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
     path = folder / "text_encoder"
     with init_empty_weights():
         text_encoder = Qwen3VLForConditionalGeneration(
-            Qwen3VLConfig.from_dict(read_json(path / "config.json"))
+            cast("Any", Qwen3VLConfig).from_dict(read_json(path / "config.json"))
         )
     if (path / "generation_config.json").is_file():
-        text_encoder.generation_config = GenerationConfig.from_pretrained(path)
+        text_encoder.generation_config = cast("Any", GenerationConfig).from_pretrained(path)
     kept = transformer._keep_in_fp32_modules or ()
     for model in (transformer, text_encoder):
         for name, parameter in model.named_parameters():
@@ -117,7 +117,7 @@ def measure_folder(folder: Path, dtype: torch.dtype, *, base_size: int | None = 
     """
     parts = build_empty_parts(folder, dtype)
     with init_empty_weights():
-        vae: Any = AutoencoderKLWan.from_config(read_json(folder / "vae" / "config.json"))
+        vae: Any = cast("Any", AutoencoderKLWan).from_config(read_json(folder / "vae" / "config.json"))
     for parameter in vae.parameters():
         parameter.data = parameter.data.to(dtype)
     parts["vae"] = vae
