@@ -106,7 +106,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
                 model: Any = cast("Any", cls).from_config(dict(config))
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{config_name}: {error}") from error
-        known: set[str] = cast("Any", cls)._get_init_keys(cls)
+        known = cls._get_init_keys(cls)  # pyright: ignore[reportUnknownMemberType] - its argument has no type
         unknown = sorted(
             key
             for key in model.config
