@@ -35,10 +35,10 @@ GB = 10**9
 PUBLISHED = PipelineSize(
     parts={
         "transformer": PartSize(
-            num_bytes=32_500_000_000, resident_bytes=280_000_000, largest_block_bytes=805_000_000
+            num_bytes=32_500_000_000, resident_bytes=280_000_000, window_bytes=1_610_000_000
         ),
         "text_encoder": PartSize(
-            num_bytes=17_530_000_000, resident_bytes=90_000_000, largest_block_bytes=1_245_000_000
+            num_bytes=17_530_000_000, resident_bytes=90_000_000, window_bytes=1_245_000_000
         ),
         "vae": PartSize(num_bytes=254_000_000, resident_bytes=254_000_000),
     },

@@ -45,12 +45,13 @@ class PartSize:
     Attributes:
         num_bytes: All weights, in the precision that they run in.
         resident_bytes: Weights outside of any block, which no plan moves during an edit.
-        largest_block_bytes: The largest block; 0 for a part that is not streamed.
+        window_bytes: Blocks that are on the device at once when the part is streamed: one that runs and the next
+            one on its way; 0 for a part that is not streamed.
     """
 
     num_bytes: int
     resident_bytes: int
-    largest_block_bytes: int = 0
+    window_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ class PipelineSize:
             num_bytes = part.num_bytes
             if quantization != "none":
                 num_bytes = min(num_bytes, file_bytes.get(name, num_bytes))
-                if part.largest_block_bytes and quantization is not None:
+                if part.window_bytes and quantization is not None:
                     quantized = (part.num_bytes - part.resident_bytes) * _BYTES_PER_WEIGHT[quantization]
                     num_bytes = min(num_bytes, part.resident_bytes + round(quantized / self.dtype_bytes))
             parts[name] = replace(part, num_bytes=num_bytes)
@@ -157,11 +158,10 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
         size: Size of the pipeline.
         device: "cuda", "xpu", "mps" or "cpu".
     """
-    blocks = [part for part in size.parts.values() if part.largest_block_bytes]
+    blocks = [part for part in size.parts.values() if part.window_bytes]
     whole = size.num_bytes
     streamed = sum(part.num_bytes - part.resident_bytes for part in blocks)
-    # A block that runs, and the next one on its way.
-    window = 2 * max((part.largest_block_bytes for part in blocks), default=0)
+    window = max((part.window_bytes for part in blocks), default=0)
     transformer = size.parts.get("transformer")
     on_device = {
         "none": whole,

@@ -7,7 +7,7 @@ between visits they share one element of memory. While a block runs, a backgroun
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -38,16 +38,11 @@ class _Block:
         module: The part.
         parameters: Parameters by the name of their weight in the source.
         list_name: Name of the list of modules that it is an element of; None for a layer outside of lists.
-        num_bytes: Size on the device.
     """
 
     module: nn.Module
     parameters: dict[str, nn.Parameter]
     list_name: str | None
-    num_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.num_bytes = sum(p.numel() * p.element_size() for p in self.parameters.values())
 
 
 @dataclass(eq=False)
@@ -112,16 +107,6 @@ class BlockStream:
         self._model = model
         model.__dict__["_block_stream"] = self
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of all streamed blocks, as they are on the device."""
-        return sum(block.num_bytes for block in self._blocks)
-
-    @property
-    def largest_block_bytes(self) -> int:
-        """Size of the largest block, as it is on the device."""
-        return max(block.num_bytes for block in self._blocks)
-
     def run_together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run calls of the model with one visit of each block for all of them.
 
@@ -171,7 +156,7 @@ class BlockStream:
                         parameter.requires_grad_(False)
                     parameters[names.get(name, name)] = parameter
             if parameters:
-                blocks.append(_Block(module, parameters, _list_name(prefix)))
+                blocks.append(_Block(module, parameters, list_name(prefix)))
         return blocks
 
     def _attach(self, block: _Block) -> list[Any]:
@@ -285,7 +270,8 @@ def run_together(model: nn.Module, calls: Sequence[Callable[[], T]]) -> list[T]:
     return [call() for call in calls] if stream is None else stream.run_together(calls)
 
 
-def _list_name(name: str) -> str | None:
+def list_name(name: str) -> str | None:
+    """Return the name of the list of modules that a block is an element of; None for a layer outside of lists."""
     parent, _, index = name.rpartition(".")
     return parent if index.isdigit() else None
 

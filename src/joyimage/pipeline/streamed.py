@@ -15,7 +15,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.acceleration.plans import PartSize, PipelineSize
 from joyimage.acceleration.sources import FileSource, HostSource
-from joyimage.acceleration.streaming import BlockStream, find_blocks
+from joyimage.acceleration.streaming import BlockStream, find_blocks, list_name
 from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.checkpoint.shards import STEM, read_headers
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -136,9 +136,12 @@ def _measure(part: nn.Module, *, is_streamed: bool) -> PartSize:
     whole = _num_bytes(part)
     if not is_streamed:
         return PartSize(num_bytes=whole, resident_bytes=whole)
-    blocks = [_num_bytes(block) for _, block in find_blocks(part)]
+    # A layer outside of any list, such as the vocabulary, has no next one that is fetched while it runs.
+    sizes = [(1 if list_name(name) is None else 2, _num_bytes(block)) for name, block in find_blocks(part)]
     return PartSize(
-        num_bytes=whole, resident_bytes=whole - sum(blocks), largest_block_bytes=max(blocks, default=0)
+        num_bytes=whole,
+        resident_bytes=whole - sum(size for _, size in sizes),
+        window_bytes=max((count * size for count, size in sizes), default=0),
     )
 
 
