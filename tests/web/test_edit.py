@@ -341,10 +341,15 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
     visitor.drag(bounds["x"] + 18, y, image["x"] + 0.75 * image["width"], y)
     assert handle.get_attribute("aria-valuenow") == "75"
     page.set_viewport_size({"width": 1100, "height": 620})  # the edge stays at its place on the image
-    image, bounds = page.locator("#image-after").bounding_box(), handle.bounding_box()
-    assert image is not None
-    assert bounds is not None
-    assert bounds["x"] + 18 == pytest.approx(image["x"] + 0.75 * image["width"], abs=1)
+    page.wait_for_function(
+        """() => {
+            const image = document.querySelector("#image-after").getBoundingClientRect();
+            const handle = document.querySelector("#handle").getBoundingClientRect();
+            return Math.abs(handle.x + 18 - (image.x + 0.75 * image.width)) <= 1;
+        }""",
+        timeout=PATIENCE_MS,  # the page is laid out anew in a frame of its own
+        polling=100,
+    )
     whole = page.locator("#panes").bounding_box()
     assert whole is not None
 
