@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class WeightSource(Protocol):
+class BlockSource(Protocol):
     """Weights by name, read when they are needed.
 
     Attributes:

@@ -18,11 +18,11 @@ from joyimage.acceleration.lockstep import Lockstep
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from joyimage.acceleration.sources import WeightSource
+    from joyimage.acceleration.sources import BlockSource
 
 T = TypeVar("T")
 
@@ -59,33 +59,23 @@ class BlockStream:
     Args:
         model: The model. Its parameters outside of blocks must be on the device already; those of blocks may
             be on any device, the meta device included, and are released.
-        source: Where the blocks' weights are.
-        names: Weight in the source of each of the blocks' parameters, by the parameter's name in the model;
-            the same name where it is missing.
+        source: Where the blocks' weights are, by the names that they have in the model.
         device: Where the model runs.
 
     Raises:
         InvalidInputError: The model has no list of blocks.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        source: WeightSource,
-        *,
-        device: torch.device,
-        names: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, source: BlockSource, *, device: torch.device) -> None:
         self.source = source
         self.device = device
         self.num_loads = 0
         self._lockstep: Lockstep | None = None
-        self._arrived: dict[_Block, _Arrival] = {}
+        self._current: _Block | None = None  # the block whose weights are in place
         self._coming: tuple[_Block, Future[_Arrival]] | None = None
-        self._last: _Block | None = None
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="joyimage-stream")
         self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._blocks = self._release_blocks(model, names or {})
+        self._blocks = self._release_blocks(model)
         if not self._blocks:
             raise InvalidInputError(
                 f"`model` is a {type(model).__name__}, which has no list of blocks to stream."
@@ -97,13 +87,13 @@ class BlockStream:
             for block, following in pairwise(self._blocks)
             if block.list_name is not None and block.list_name == following.list_name
         }
-        self._handles = [self._attach(block) for block in self._blocks]
-        self._handles.append([model.register_forward_hook(self._on_end, always_call=True)])
+        self._handles: list[Any] = [self._attach(block) for block in self._blocks]
+        self._handles.append(model.register_forward_hook(self._on_end, always_call=True))
 
         def fill_state_dict(*given: Any) -> None:
             self._fill_state_dict(*given)
 
-        self._handles.append([cast("Any", model).register_state_dict_post_hook(fill_state_dict)])
+        self._handles.append(cast("Any", model).register_state_dict_post_hook(fill_state_dict))
         self._model = model
         model.__dict__["_block_stream"] = self
 
@@ -132,14 +122,12 @@ class BlockStream:
         self._release_all()
         for block in self._blocks:
             self._place(block, self._fetch(block))
-        for handles in self._handles:
-            for handle in handles:
-                handle.remove()
-        self._arrived.clear()
+        for handle in self._handles:
+            handle.remove()
         self._reader.shutdown()
         del self._model.__dict__["_block_stream"]
 
-    def _release_blocks(self, model: nn.Module, names: Mapping[str, str]) -> list[_Block]:
+    def _release_blocks(self, model: nn.Module) -> list[_Block]:
         """Replace the weights of all blocks by placeholders."""
         blocks: list[_Block] = []
         for prefix, module in find_blocks(model):
@@ -154,13 +142,13 @@ class BlockStream:
                     else:
                         parameter.data = _placeholder(parameter, self.device)
                         parameter.requires_grad_(False)
-                    parameters[names.get(name, name)] = parameter
+                    parameters[name] = parameter
             if parameters:
                 blocks.append(_Block(module, parameters, list_name(prefix)))
         return blocks
 
-    def _attach(self, block: _Block) -> list[Any]:
-        return [block.module.register_forward_pre_hook(lambda _module, _inputs: self._enter(block))]
+    def _attach(self, block: _Block) -> Any:
+        return block.module.register_forward_pre_hook(lambda _module, _inputs: self._enter(block))
 
     def _on_end(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
         if self._lockstep is None:
@@ -172,16 +160,14 @@ class BlockStream:
             return  # its forward does not read its weights
         if self._lockstep is not None:
             self._lockstep.meet()
-        if block in self._arrived:
+        if block is self._current:
             return
         with torch.no_grad():
-            self._release(list(self._arrived))
-            if self._last is not None:
-                self._following[self._last] = block
-            self._last = block
-            arrival = self._take(block)
-            self._place(block, arrival)
-            self._arrived[block] = arrival
+            if self._current is not None:
+                self._following[self._current] = block
+            self._release_current()
+            self._place(block, self._take(block))
+            self._current = block
             following = self._following.get(block)
             if following is not None:
                 self._coming = (following, self._reader.submit(self._fetch, following))
@@ -190,10 +176,9 @@ class BlockStream:
         coming, self._coming = self._coming, None
         if coming is not None:
             expected, future = coming
-            arrival = future.result()
             if expected is block:
-                return arrival
-            del arrival
+                return future.result()
+            future.result()  # dropped before the right one is fetched
         return self._fetch(block)
 
     @torch.no_grad()
@@ -226,18 +211,17 @@ class BlockStream:
         for name, parameter in block.parameters.items():
             parameter.data = arrival.weights[name]
 
-    def _release(self, blocks: Sequence[_Block]) -> None:
-        for block in blocks:
-            for parameter in block.parameters.values():
+    def _release_current(self) -> None:
+        if self._current is not None:
+            for parameter in self._current.parameters.values():
                 parameter.data = _placeholder(parameter, self.device)
-            del self._arrived[block]
+            self._current = None
 
     def _release_all(self) -> None:
         if self._coming is not None:
             self._coming[1].result()
             self._coming = None
-        self._release(list(self._arrived))
-        self._last = None
+        self._release_current()
 
     def _fill_state_dict(
         self, model: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any
