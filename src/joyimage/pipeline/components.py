@@ -77,7 +77,7 @@ def build_component(
     Raises:
         CheckpointError: The config is missing, or the weights do not fit it.
     """
-    model = _BUILDERS[source.part](config_folder)
+    model = build_empty_part(config_folder, source.part)
     optional = ("lm_head.weight",) if source.part == "text_encoder" else ()
     source.check(shapes_of(model), optional)
     keep = getattr(model, "_keep_in_fp32_modules", None) or ()
@@ -121,6 +121,19 @@ def published_components() -> dict[str, Any]:
         "tokenizer": cast("Any", Qwen2Tokenizer).from_pretrained(folder),
         "processor": JoyImageProcessor.from_pretrained(folder),
     }
+
+
+def build_empty_part(folder: Path, part: str) -> Any:
+    """Build a part of a checkpoint from its config, the weights on the meta device.
+
+    Args:
+        folder: The part's own folder.
+        part: "transformer", "text_encoder" or "vae".
+
+    Returns:
+        The part. Its buffers are computed, as no file holds them.
+    """
+    return _BUILDERS[part](folder)
 
 
 def _build_transformer(folder: Path) -> Any:

@@ -5,53 +5,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate import init_empty_weights  # pyright: ignore[reportMissingTypeStubs]
 from accelerate.utils.modeling import set_module_tensor_to_device  # pyright: ignore[reportMissingTypeStubs]
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
-from transformers import GenerationConfig
-from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.acceleration.plans import PartSize, PipelineSize
 from joyimage.acceleration.sources import FileSource, HostSource
 from joyimage.acceleration.streaming import BlockStream, find_blocks, list_name
 from joyimage.model.checkpoint.headers import read_json
-from joyimage.model.checkpoint.shards import STEM, read_headers
-from joyimage.model.transformer import JoyImageEditTransformer3DModel
+from joyimage.model.checkpoint.parts import PARTS
+from joyimage.model.checkpoint.shards import read_headers
+from joyimage.pipeline.components import STEMS, build_empty_part
 from joyimage.pipeline.settings import CheckpointSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 STREAMED = ("transformer", "text_encoder")
 """Parts whose blocks are streamed; the VAE's weights are a quarter of a GB."""
 
-_STEMS = {"transformer": STEM, "text_encoder": "model"}
 
-
-def build_empty_parts(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """Build transformer and text encoder of a checkpoint folder, their weights on the meta device.
+def build_empty_parts(
+    folder: Path, dtype: torch.dtype, names: Iterable[str] = STREAMED
+) -> dict[str, nn.Module]:
+    """Build parts of a checkpoint folder, their weights on the meta device.
 
     Args:
         folder: A folder in the published layout, checked.
         dtype: Precision of the weights. What the transformer keeps in fp32 stays in fp32.
+        names: Names of the parts.
     """
-    config_path = folder / "transformer" / "config.json"
-    transformer = JoyImageEditTransformer3DModel.build_empty(read_json(config_path), str(config_path))
-    path = folder / "text_encoder"
-    with init_empty_weights():
-        text_encoder = Qwen3VLForConditionalGeneration(
-            cast("Any", Qwen3VLConfig).from_dict(read_json(path / "config.json"))
-        )
-    if (path / "generation_config.json").is_file():
-        text_encoder.generation_config = cast("Any", GenerationConfig).from_pretrained(path)
-    kept = transformer._keep_in_fp32_modules or ()
-    for model in (transformer, text_encoder):
+    parts: dict[str, nn.Module] = {}
+    for part in names:
+        model = build_empty_part(folder / part, part)
+        kept = model._keep_in_fp32_modules or () if part == "transformer" else ()
         for name, parameter in model.named_parameters():
-            is_kept = model is transformer and any(part in name.split(".") for part in kept)
+            is_kept = any(module in name.split(".") for module in kept)
             parameter.data = parameter.data.to(torch.float32 if is_kept else dtype)
-    return {"transformer": transformer.eval(), "text_encoder": text_encoder.eval()}
+        parts[part] = model.eval()
+    return parts
 
 
 def load_from_disk(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
@@ -64,7 +56,7 @@ def load_from_disk(folder: Path, dtype: torch.dtype, device: torch.device) -> di
     """
     parts = build_empty_parts(folder, dtype)
     for name, model in parts.items():
-        files = {key: stored.path for key, stored in read_headers(folder / name, _STEMS[name]).items()}
+        files = {key: stored.path for key, stored in read_headers(folder / name, STEMS[name]).items()}
         source = FileSource(files)
         in_blocks = {
             f"{prefix}.{key}" for prefix, block in find_blocks(model) for key, _ in block.named_parameters()
@@ -115,13 +107,8 @@ def measure_folder(folder: Path, dtype: torch.dtype, *, base_size: int | None = 
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
             None.
     """
-    parts = build_empty_parts(folder, dtype)
-    with init_empty_weights():
-        vae: Any = cast("Any", AutoencoderKLWan).from_config(read_json(folder / "vae" / "config.json"))
-    for parameter in vae.parameters():
-        parameter.data = parameter.data.to(dtype)
-    parts["vae"] = vae
-    transformer: Any = parts["transformer"]
+    parts = build_empty_parts(folder, dtype, PARTS)
+    transformer, vae = cast("Any", parts["transformer"]), cast("Any", parts["vae"])
     own = read_json(folder / "model_index.json").get("base_size")
     return PipelineSize(
         parts={name: _measure(part, is_streamed=name in STREAMED) for name, part in parts.items()},
