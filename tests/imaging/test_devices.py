@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import struct
+import time
 
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin, TiffTags
 
-from joyimage.errors import ImageError
+from joyimage.errors import ImageError, ImageTooLargeError
 from joyimage.imaging import Limits, decode, to_rgb
 
 DISC = (210, 39, 40)
@@ -62,6 +64,18 @@ def test_jpeg_when_its_own_scans_are_too_many_then_rejected_before_decoding() ->
     decode(progressive, "progressive.jpg")
     with pytest.raises(ImageError, match="scans; at most 64 are read"):
         decode(bomb, "bomb.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
+def test_image_when_decoding_takes_too_long_then_ended_with_a_sentence(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+
+    with pytest.raises(ImageTooLargeError, match=r"slow.* takes more than 2 s to decode"):
+        decode(encode(photo(), kind), "slow", Limits(max_seconds=2))
+    decode(encode(photo(), kind), "patient", Limits(max_seconds=1e6))
 
 
 @pytest.mark.parametrize("cut", [3, 5, 20, 100, 300])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import time
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,14 @@ class Limits:
         max_bytes: Size of the file.
         max_pixels: Width times height of any frame.
         max_jpeg_scans: Scans of a JPEG. Each is a pass over all pixels; cameras and encoders write up to about 20.
+        max_seconds: Time for decoding, by the wall clock. It is looked at whenever the decoder asks for more of the
+            file; decoders that take the whole file at once (WebP, AVIF, HEIC) are bounded by pixels alone.
     """
 
     max_bytes: int = 2**30
     max_pixels: int = 128_000_000
     max_jpeg_scans: int = 64
+    max_seconds: float = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,35 @@ class DecodedImage:
     notes: tuple[str, ...] = ()
     dpi: tuple[float, float] | None = None
     date: str | None = field(default=None)
+
+
+class _TimedFile(io.BytesIO):
+    """The content of an image file, of which nothing more is read once decoding has taken too long.
+
+    Args:
+        content: The file.
+        name: What messages call it.
+        max_seconds: Time for decoding.
+    """
+
+    def __init__(self, content: bytes, name: str, max_seconds: float) -> None:
+        super().__init__(content)
+        self._name = name
+        self._max_seconds = max_seconds
+        self._ends_at = time.monotonic() + max_seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, as any file does.
+
+        Raises:
+            ImageTooLargeError: The time is up.
+        """
+        if time.monotonic() > self._ends_at:
+            raise ImageTooLargeError(
+                f"{self._name} takes more than {self._max_seconds:g} s to decode; make it smaller, or save it again "
+                "as a plain JPEG or PNG."
+            )
+        return super().read(size)
 
 
 def read_image(path: Path, limits: Limits | None = None) -> DecodedImage:
@@ -122,7 +155,8 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=formats or readable_formats()) as opened:
+            file = _TimedFile(content, name, limits.max_seconds)
+            with Image.open(file, formats=formats or readable_formats()) as opened:
                 _check_pixels(*opened.size, name, limits)
                 check_raw(opened, content, name)
                 frames = getattr(opened, "n_frames", 1)

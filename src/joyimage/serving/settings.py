@@ -78,6 +78,7 @@ class ServerSettings(BaseSettings):
         max_body_bytes: Largest request.
         max_image_bytes: Largest image file.
         max_image_pixels: Most pixels of an image, checked before it is decoded.
+        max_decode_s: Longest time for decoding an image.
         max_output_pixels: Most pixels of one output.
         max_images: Most images of a request.
         max_outputs: Most outputs of a request.
@@ -148,6 +149,7 @@ class ServerSettings(BaseSettings):
     max_body_bytes: int = Field(default=120 * 2**20, ge=1)
     max_image_bytes: int = Field(default=50 * 2**20, ge=1)
     max_image_pixels: int = Field(default=64_000_000, ge=1)
+    max_decode_s: float = Field(default=30, gt=0)
     max_output_pixels: int = Field(default=2048 * 2048, ge=1)
     max_images: int = Field(default=16, ge=1)
     max_outputs: int = Field(default=10, ge=1, le=1000)

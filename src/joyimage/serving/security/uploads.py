@@ -149,7 +149,11 @@ def decode_base64(text: str, param: str = "image") -> bytes:
 
 
 def _limits(settings: ServerSettings) -> Limits:
-    return Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    return Limits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_seconds=settings.max_decode_s,
+    )
 
 
 def _to_upload_error(error: ImageError, param: str) -> UploadError:

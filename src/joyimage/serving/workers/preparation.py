@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     ]
 
 
-_NO_LIMITS = Limits(max_bytes=2**62, max_pixels=2**62, max_jpeg_scans=2**62)
+_NO_LIMITS = Limits(max_bytes=2**62, max_pixels=2**62, max_jpeg_scans=2**62, max_seconds=float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
