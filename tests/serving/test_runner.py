@@ -15,6 +15,7 @@ from joyimage.pipeline import edit as edit_module
 from joyimage.serving.jobs.task import Task
 from joyimage.serving.workers import preview as preview_module
 from joyimage.serving.workers.preview import Previewer
+from joyimage.serving.workers.protocol import DeviceFailedError
 from tests import random_models
 from tests.serving.parts import (
     SIDE,
@@ -158,6 +159,37 @@ def test_memory_when_never_enough_then_503_and_the_server_goes_on(
     assert job.error["code"] == "out_of_memory"
     assert "ask for a smaller size" in job.error["message"]
     assert shop.ended(shop.submit()).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (torch.ones(8), ValueError),
+        (torch.zeros(8), DeviceFailedError),
+        (RuntimeError("unspecified launch failure"), DeviceFailedError),
+        (torch.OutOfMemoryError("CUDA out of memory."), ValueError),
+    ],
+)
+def test_error_when_unknown_then_the_device_is_asked_whether_it_still_computes(
+    runner: LocalRunner, monkeypatch: pytest.MonkeyPatch, result: Any, expected: type[Exception]
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("something new")
+
+    real_ones = torch.ones
+
+    def ones(*size: Any, **options: Any) -> Any:
+        if size != (8,):
+            return real_ones(*size, **options)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(edit_module, "decode_target", fail)
+    monkeypatch.setattr(torch, "ones", ones)
+
+    with pytest.raises(expected, match="something new"):
+        run_on(runner, (make_task(kind="generate", prompt="x", seed=1), None))
 
 
 def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_back_when_there_is_room(

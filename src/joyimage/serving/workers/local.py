@@ -16,6 +16,7 @@ from joyimage.serving.workers.sessions import ClientSessions
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from PIL.Image import Image
 
     from joyimage.edits import Sampling
@@ -106,7 +107,7 @@ class LocalRunner:
                 except Exception as error:
                     if _is_out_of_memory(error):
                         pass
-                    elif _is_fatal(error):
+                    elif _is_fatal(error) or not _computes(self._device):
                         raise DeviceFailedError(str(error).partition("\n")[0]) from error
                     else:
                         raise
@@ -369,6 +370,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error).lower() for sign in _NO_MEMORY)
+
+
+def _computes(device: torch.device) -> bool:
+    """Return whether a device still computes: after an unknown error, broken ones fail at whatever they are given."""
+    import torch
+
+    try:
+        return torch.ones(8, device=device).sum().item() == 8
+    except Exception as error:  # noqa: BLE001 - whatever a broken device raises
+        # Memory that ran out is no sign of one.
+        return _is_out_of_memory(error)
 
 
 def _is_fatal(error: BaseException) -> bool:
