@@ -34,7 +34,9 @@ def pipe() -> Any:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"num_inference_steps": 0}, ValueError, ["`num_inference_steps`", "0", "1 or more"]),
+        ({"num_inference_steps": 0}, ValueError, ["`num_inference_steps`", "0", "from 1 to 1,000"]),
+        ({"num_inference_steps": 10**9}, ValueError, ["`num_inference_steps`", "1000000000", "to 1,000"]),
+        ({"num_images_per_prompt": 10**9}, ValueError, ["`num_images_per_prompt`", "to 1,000"]),
         ({"num_inference_steps": 2.5}, ValueError, ["`num_inference_steps`", "2.5"]),
         ({"height": 768}, ValueError, ["`height`", "`width`", "768", "None"]),
         ({"width": 768}, ValueError, ["`height`", "`width`", "768", "None"]),

@@ -94,6 +94,10 @@ def test_plus_when_called_then_the_image_is_its_only_reference() -> None:
         ("move", ([IMAGE] * 2, "car", (20, 30, 60, 90)), "2 images"),
         ("rotate", (IMAGE, "car", "upper"), "`view`"),
         ("camera", (IMAGE, float("nan")), "`yaw`"),
+        ("camera", (IMAGE, 500), "`yaw` is 500; expected a number from -360 to 360"),
+        ("camera", (IMAGE, 45, -90), "`pitch` is -90"),
+        ("camera", (IMAGE,), "does not move"),
+        ("camera", (IMAGE, 0, 0.0, "unchanged"), "does not move"),
         ("camera", ("image.png", 45), "`image`"),
     ],
 )

@@ -21,7 +21,13 @@ from joyimage.edits.fields import FieldError, Setting, own_settings, read_fields
 from joyimage.edits.forms import Box, Choice, Flag, Integer, Number, Region, Size, Text, Texts
 from joyimage.errors import InvalidInputError
 from joyimage.spatial.box import FORMS, resolve_box
-from joyimage.spatial.camera import ZOOMS, CameraMove
+from joyimage.spatial.camera import (
+    LARGEST_PITCH_DEGREES,
+    LARGEST_YAW_DEGREES,
+    ZOOMS,
+    CameraMove,
+    check_moves,
+)
 from joyimage.spatial.frame import FITS, exact_size
 from joyimage.spatial.move import ObjectMove
 from joyimage.spatial.prompts import STYLES
@@ -454,12 +460,12 @@ class Camera(_Spatial):
     kind: ClassVar[str] = "camera"
 
     yaw: float | None = setting(
-        Number(-360, 360, "degrees"),
+        Number(-LARGEST_YAW_DEGREES, LARGEST_YAW_DEGREES, "degrees"),
         "Degrees around the object; positive moves the camera to its right. Trained: steps of 45 from -135 "
         "to 180. Default: 0.",
     )
     pitch: float | None = setting(
-        Number(-89, 89, "degrees"),
+        Number(-LARGEST_PITCH_DEGREES, LARGEST_PITCH_DEGREES, "degrees"),
         "Degrees up; positive raises the camera to look down. Trained: steps of 15 from -75 to 75. "
         "Default: 0.",
     )
@@ -476,11 +482,7 @@ class Camera(_Spatial):
             InvalidInputError: `yaw` and `pitch` are 0 and `zoom` is unchanged.
         """
         super().check_complete()
-        if not self.yaw and not self.pitch and self.zoom in {None, "unchanged"}:
-            raise InvalidInputError(
-                'The camera does not move; expected `yaw` or `pitch` other than 0, or `zoom` as "in" or '
-                '"out".'
-            )
+        check_moves(self.yaw or 0, self.pitch or 0, self.zoom or "unchanged")
 
     def _own_defaults(self) -> dict[str, Any]:
         return {"yaw": 0, "pitch": 0, "zoom": "unchanged", "prompt_style": "documented"}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MAX_COUNT = 1000
+"""Most steps and most images of one call: as many steps as the model has timesteps."""
 
 
 def check_call(
@@ -240,15 +242,17 @@ def _check_numbers(sampling: SamplingInputs) -> None:
     """Check the size and the counts of a call.
 
     Raises:
-        InvalidInputError: A number is not whole or too small, or only one side of the size is given.
+        InvalidInputError: A number is not whole or out of range, or only one side of the size is given.
     """
     check_size(sampling.height, sampling.width)
     for name, number in (
         ("num_inference_steps", sampling.num_inference_steps),
         ("num_images_per_prompt", sampling.num_images_per_prompt),
     ):
-        if not _is_whole(number) or number < 1:
-            raise InvalidInputError(f"`{name}` is {number!r}; expected a whole number of 1 or more.")
+        if not _is_whole(number) or not 1 <= number <= MAX_COUNT:
+            raise InvalidInputError(
+                f"`{name}` is {number!r}; expected a whole number from 1 to {MAX_COUNT:,}."
+            )
 
 
 def _is_whole(number: Any) -> bool:

@@ -17,7 +17,7 @@ from joyimage.pipeline.framing import FramedImage, Framing
 from joyimage.pipeline.images import ImageInput, to_images
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.spatial.box import Box, resolve_box
-from joyimage.spatial.camera import CameraMove
+from joyimage.spatial.camera import CameraMove, check_moves
 from joyimage.spatial.checks import SpatialChecks, check_edit
 from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.rotation import ObjectRotation, View
@@ -122,8 +122,8 @@ class SpatialEditingPipeline(JoyImagePipeline):
 
         Args:
             image: One image of any kind that the pipeline takes.
-            yaw: Degrees; positive moves the camera to its right.
-            pitch: Degrees; positive raises it to look down.
+            yaw: Degrees within ±360; positive moves the camera to its right.
+            pitch: Degrees within ±89; positive raises it to look down.
             zoom: "in", "out" or "unchanged".
             prompt_style: "documented" or "benchmark"; None: "documented".
             **call: Further arguments of the pipeline's call.
@@ -133,8 +133,10 @@ class SpatialEditingPipeline(JoyImagePipeline):
 
         Raises:
             InvalidTypeError: The image is of a type that is not accepted.
-            InvalidInputError: An angle is not finite, the zoom is unknown, or an argument is out of range.
+            InvalidInputError: The camera does not move, an angle is not finite, the zoom is unknown, or an argument
+                is out of range.
         """
+        check_moves(yaw, pitch, zoom)
         prompt = CameraMove(yaw, pitch, zoom).prompt_in(_take_prompt_style(call, prompt_style))
         plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
         return self._edit_spatially(plan, call)

@@ -12,6 +12,8 @@ from joyimage.spatial.prompts import check_style
 ZOOMS = ("in", "out", "unchanged")
 TRAINED_YAWS_DEGREES = tuple(range(-135, 181, 45))
 TRAINED_PITCHES_DEGREES = tuple(range(-75, 76, 15))
+LARGEST_YAW_DEGREES = 360
+LARGEST_PITCH_DEGREES = 89
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,13 @@ class CameraMove:
     """A move of the camera around the object in focus, which it stays aimed at.
 
     Attributes:
-        yaw: Degrees around the object; positive moves the camera to its right, counterclockwise seen from above.
-        pitch: Degrees up; positive raises the camera, which then looks down.
+        yaw: Degrees around the object within ±360; positive moves the camera to its right, counterclockwise seen
+            from above.
+        pitch: Degrees up within ±89; positive raises the camera, which then looks down.
         zoom: "in", "out" or "unchanged". The model chooses by how much the distance changes.
 
     Raises:
-        InvalidInputError: An angle is not finite, or `zoom` is unknown.
+        InvalidInputError: An angle is not finite or out of range, or `zoom` is unknown.
 
     Source: SpatialEdit, arXiv 2604.04911; the trained grid is yaw in steps of 45° from -135° to 180°, and
     pitch in steps of 15° within ±75°.
@@ -38,11 +41,16 @@ class CameraMove:
         """Reject values that no prompt can express, and warn about angles that were not trained.
 
         Raises:
-            InvalidInputError: An angle is not finite, or `zoom` is unknown.
+            InvalidInputError: An angle is not finite or out of range, or `zoom` is unknown.
         """
-        for name, angle in (("yaw", self.yaw), ("pitch", self.pitch)):
-            if not math.isfinite(angle):
-                raise InvalidInputError(f"`{name}` is {angle}; expected a finite number of degrees.")
+        for name, angle, largest in (
+            ("yaw", self.yaw, LARGEST_YAW_DEGREES),
+            ("pitch", self.pitch, LARGEST_PITCH_DEGREES),
+        ):
+            if not math.isfinite(angle) or abs(angle) > largest:
+                raise InvalidInputError(
+                    f"`{name}` is {angle}; expected a number from -{largest} to {largest} degrees."
+                )
         if self.zoom not in ZOOMS:
             raise InvalidInputError(f"`zoom` is {self.zoom!r}; expected one of {', '.join(ZOOMS)}.")
         if self.yaw not in TRAINED_YAWS_DEGREES or self.pitch not in TRAINED_PITCHES_DEGREES:
@@ -78,4 +86,16 @@ class CameraMove:
             f"- Camera rotation: Yaw {yaw:.{decimals}f}°, Pitch {pitch:.{decimals}f}°.\n"
             f"- Camera zoom: {self.zoom}.\n"
             "- Keep the 3D scene static; only change the viewpoint."
+        )
+
+
+def check_moves(yaw: float, pitch: float, zoom: str) -> None:
+    """Reject a camera move that changes nothing.
+
+    Raises:
+        InvalidInputError: Both angles are 0 and `zoom` is "unchanged".
+    """
+    if not yaw and not pitch and zoom == "unchanged":
+        raise InvalidInputError(
+            'The camera does not move; expected `yaw` or `pitch` other than 0, or `zoom` as "in" or "out".'
         )
