@@ -117,7 +117,7 @@ def free_memory(device: torch.device) -> FreeMemory:
     import torch
 
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        free = _free_cuda_memory(device)
     elif device.type == "xpu":
         free = torch.xpu.mem_get_info(device)[0]
     elif device.type == "mps":
@@ -136,35 +136,54 @@ def free_cached_memory(device: torch.device) -> None:
         getattr(torch, device.type).empty_cache()
 
 
-def _free_host_memory() -> int:
-    """Return the free memory of the machine, or what its control group leaves if that is less.
+def _free_cuda_memory(device: torch.device) -> int:
+    """Return the free memory of a CUDA device, or what the limit of this process leaves if that is less."""
+    import torch
 
-    A container's limit is not seen in the machine's own numbers. Page cache counts as used in a group but is
-    given back when memory is short, so it is counted as free.
+    free, total = torch.cuda.mem_get_info(device)
+    share_of = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # not before torch 2.8
+    share = share_of(device) if share_of is not None else 1.0
+    return min(free, int(share * total) - torch.cuda.memory_reserved(device))
+
+
+def _free_host_memory() -> int:
+    """Return the free memory of the machine, or what a control group of this process leaves if that is less.
+
+    The limit of a container or service is not seen in the machine's own numbers. Page cache counts as used in a
+    group but is given back when memory is short, so it is counted as free.
     """
     import psutil
 
     free = psutil.virtual_memory().available
-    for limit, used, inactive in _GROUP_FILES:
-        try:
-            limit_bytes = int(Path(limit).read_text())
-            stat = dict(line.split() for line in Path(inactive).read_text().splitlines())
-            cache = int(stat.get("total_cache", stat.get("file", 0)))
-            free = min(free, limit_bytes - int(Path(used).read_text()) + cache)
-        except (OSError, ValueError):  # no such group, or "max": no limit
-            continue
+    for folder in _group_folders():
+        for limit, used in _GROUP_FILES:
+            try:
+                limit_bytes = int((folder / limit).read_text())
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                cache = int(stat.get("total_cache", stat.get("file", 0)))
+                free = min(free, limit_bytes - int((folder / used).read_text()) + cache)
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
     return max(free, 0)
 
 
-_GROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
-)
-"""Limit, use and statistics of a container's control group, as seen from inside: version 2, version 1."""
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Limit and use of a control group: version 2, version 1."""
+
+
+def _group_folders() -> Iterator[Path]:
+    """Yield the folders of the control groups that this process is in, each of which can limit its memory."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in {"", "memory"}:  # version 2 has no name here
+            group = _GROUPS / controllers / path.strip("/")
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(_GROUPS)))
 
 
 def as_out_of_memory(error: BaseException) -> OutOfMemoryError | None:

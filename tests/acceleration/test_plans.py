@@ -176,20 +176,49 @@ def test_load_when_the_requested_plan_runs_out_of_memory_then_raised(
         load_pipeline(checkpoint, device="cpu", offload="none")
 
 
-def test_free_memory_when_a_container_has_a_limit_then_what_it_leaves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "used", "stat"),
+    [
+        ("0::/service/worker", "service", "memory.max", "memory.current", "file 1500000"),
+        (
+            "4:memory:/jobs/7",
+            "memory/jobs/7",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "cache 5\ntotal_cache 1500000",
+        ),
+        ("0::/", "", "memory.max", "memory.current", "file 1500000"),
+    ],
+)
+def test_free_memory_when_a_group_of_the_process_has_a_limit_then_what_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, folder: str, limit: str, used: str, stat: str
 ) -> None:
     from joyimage import devices
 
-    files = tuple(str(tmp_path / name) for name in ("limit", "used", "stat"))
-    for name, text in (("limit", "5000000"), ("used", "4000000"), ("stat", "cache 5\ntotal_cache 1500000\n")):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(devices, "_GROUP_FILES", (files, ("/missing",) * 3))
+    group = tmp_path / "groups" / folder
+    group.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.write_text(f"9:name=systemd:/\n{line}\n")
+    for name, text in ((limit, "5000000"), (used, "4000000"), ("memory.stat", f"{stat}\n")):
+        (group / name).write_text(text)
+    monkeypatch.setattr(devices, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(devices, "_OWN_GROUPS", own)
 
     assert free_memory(torch.device("cpu")) == FreeMemory(device=0, host=2_500_000)
 
-    (tmp_path / "limit").write_text("max\n")
+    (group / limit).write_text("max\n")
     assert free_memory(torch.device("cpu")).host > 5_000_000
+
+
+@pytest.mark.parametrize(("free", "expected"), [(70 * GB, 7 * GB), (5 * GB, 5 * GB)])
+def test_free_memory_when_the_process_may_use_a_share_of_a_gpu_then_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 1 * GB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 0.1, raising=False)
+
+    assert free_memory(torch.device("cuda")).device == expected
 
 
 def _fits(plan: MemoryPlan, machine: Machine) -> bool:
