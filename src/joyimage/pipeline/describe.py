@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.answers import has_language
 from joyimage.pipeline.images import to_images
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.qwen3_vl import count_tokens, prepare_images
@@ -32,7 +33,7 @@ def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_toke
     tokenizer: Any = pipe.tokenizer
     if not question.strip():
         raise InvalidInputError("`question` is empty; expected a question about the image.")
-    if not getattr(text_encoder.config, "has_language", True):
+    if not has_language(pipe):
         raise InvalidInputError(
             f"{pipe.config.get('_name_or_path') or 'This checkpoint'} has no language: its text encoder never "
             "learned to answer. Describing and local rewriting need another checkpoint, such as the published one."

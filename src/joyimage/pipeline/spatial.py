@@ -4,27 +4,26 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL.Image import Image
 
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.base import JoyImagePipeline
+from joyimage.pipeline.calls import serialized
 from joyimage.pipeline.checks import check_size
-from joyimage.pipeline.framing import FramedImage, Framing
-from joyimage.pipeline.images import ImageInput, to_images
+from joyimage.pipeline.framing import Framing
+from joyimage.pipeline.images import ImageInput
+from joyimage.pipeline.judging import judge_images
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
-from joyimage.spatial.box import Box, resolve_box
+from joyimage.pipeline.plans import ChooseSize, SpatialPlan, plan_move, plan_prompt
 from joyimage.spatial.camera import CameraMove, check_moves
-from joyimage.spatial.checks import SpatialChecks, check_edit
-from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.rotation import ObjectRotation, View
 from joyimage.types import ImageSize
-
-ChooseSize = Callable[[Framing, Image], ImageSize]
-"""Returns the target size for an upright RGB image."""
+from joyimage.understanding.judge import Verdict
 
 
 class SpatialEditingPipeline(JoyImagePipeline):
@@ -141,6 +140,41 @@ class SpatialEditingPipeline(JoyImagePipeline):
         plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
         return self._edit_spatially(plan, call)
 
+    @serialized
+    @torch.no_grad()
+    def judge(
+        self,
+        before: ImageInput | None,
+        after: ImageInput,
+        instruction: str,
+        *,
+        box: Sequence[float] | None = None,
+        box_form: str = "xyxy",
+    ) -> Verdict:
+        """Judge whether an edit was done, and whether everything else stayed.
+
+        The model is asked about both images, and pixels are compared; a checkpoint without language has the pixels
+        alone. Nothing is sampled: the verdict of the same images is always the same.
+
+        Args:
+            before: The image before the edit, without a red box; None for an image made from text alone.
+            after: The result.
+            instruction: What was asked for; prompts of spatial edits are recognized.
+            box: For a move, where the object should be on `before`: pixels, or fractions where no number exceeds 1.
+            box_form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
+
+        Returns:
+            The verdict, with what it is based on; its `done` is None where nothing can be judged.
+
+        Raises:
+            InvalidTypeError: An image is of a type that is not accepted.
+            InvalidInputError: The instruction is empty, a box fits on no image, or there are several images.
+        """
+        try:
+            return judge_images(self, before, after, instruction, box=box, box_form=box_form)
+        finally:
+            self.maybe_free_model_hooks()
+
     def _chooser(self, call: dict[str, Any]) -> ChooseSize:
         """Return what chooses the target size of an image, by the call's `height` and `width`."""
         height, width = call.get("height"), call.get("width")
@@ -148,7 +182,7 @@ class SpatialEditingPipeline(JoyImagePipeline):
         requested = None if height is None or width is None else ImageSize(int(width), int(height))
         return lambda framing, image: framing.choose_size(self.image_processor, [image], requested)
 
-    def _edit_spatially(self, plan: "SpatialPlan", call: dict[str, Any]) -> JoyImageEditPipelineOutput:
+    def _edit_spatially(self, plan: SpatialPlan, call: dict[str, Any]) -> JoyImageEditPipelineOutput:
         """Run a spatial edit, check the result and bring it into the caller's frame.
 
         Args:
@@ -172,109 +206,6 @@ class SpatialEditingPipeline(JoyImagePipeline):
         return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpatialPlan:
-    """A spatial edit, ready for the model: everything about it that needs no model.
-
-    Attributes:
-        framing: How the image is brought to the target size and back.
-        framed: The caller's image, and the same at the target size.
-        model_input: What the model sees: the image at the target size, for a move with a red box.
-        prompt: Instruction for the model.
-        box: Target box of a move, in pixels of the target size; None for other edits.
-        object: Name of the object of a move; None for other edits.
-    """
-
-    framing: Framing
-    framed: FramedImage
-    model_input: Image
-    prompt: str
-    box: Box | None = None
-    object: str | None = None
-
-    def finish(self, results: list[Image]) -> tuple[list[Image], list[Image] | None, list[SpatialChecks]]:
-        """Check what the model made, and bring it into the caller's frame.
-
-        Args:
-            results: RGB images at the target size.
-
-        Returns:
-            Images, masks where `preserve` or `region` is on, and what changed in each image.
-        """
-        checks = [check_edit(self.framed.image, result, self.box, self.object) for result in results]
-        if self.framing.is_plain:
-            return results, None, checks
-        images, masks = self.framing.finish_all(results, [self.framed])
-        return images, masks, checks
-
-
-def plan_move(
-    image: ImageInput,
-    object: str,
-    box: Sequence[float],
-    framing: Framing,
-    choose_size: ChooseSize,
-    *,
-    box_form: str = "xyxy",
-    prompt_style: str = "documented",
-) -> SpatialPlan:
-    """Plan a move: draw the red box on the image at its target size.
-
-    Args:
-        image: One image of any kind that the pipeline takes.
-        object: What to move.
-        box: Where it should end up on `image`: pixels, or fractions where no number exceeds 1.
-        framing: How the image is brought to the target size and back.
-        choose_size: Returns the target size.
-        box_form: "xyxy" or "xywh".
-        prompt_style: "documented" or "benchmark".
-
-    Raises:
-        InvalidTypeError: The image is of a type that is not accepted.
-        InvalidInputError: The box does not fit on the image, or there are several images.
-    """
-    source = _one_image(image)
-    pixels = resolve_box(box, source.size, box_form)
-    edit = ObjectMove(object, pixels)
-    framed = framing.place(source, choose_size(framing, source), image)
-    if framed.placement.cuts(pixels):
-        warnings.warn(
-            f"`box` is {pixels}, which the crop to {ImageSize.of(framed.image)} would cut off; "
-            "the image is padded instead (fit='pad').",
-            stacklevel=3,
-        )
-        framing = replace(framing, fit="pad")
-        framed = framing.place(source, choose_size(framing, source), image)
-    left, top, right, bottom = (round(side) for side in framed.placement.to_target(pixels))
-    placed = (left, top, right, bottom)
-    return SpatialPlan(
-        framing=framing,
-        framed=framed,
-        model_input=draw_red_box(framed.image, placed),
-        prompt=edit.prompt_in(prompt_style),
-        box=placed,
-        object=object,
-    )
-
-
-def plan_prompt(image: ImageInput, prompt: str, framing: Framing, choose_size: ChooseSize) -> SpatialPlan:
-    """Plan an edit that needs a prompt only: a rotation or a camera move.
-
-    Args:
-        image: One image of any kind that the pipeline takes.
-        prompt: Instruction for the model.
-        framing: How the image is brought to the target size and back.
-        choose_size: Returns the target size.
-
-    Raises:
-        InvalidTypeError: The image is of a type that is not accepted.
-        InvalidInputError: There are several images.
-    """
-    source = _one_image(image)
-    framed = framing.place(source, choose_size(framing, source), image)
-    return SpatialPlan(framing=framing, framed=framed, model_input=framed.image, prompt=prompt)
-
-
 def _take_framing(call: dict[str, Any]) -> Framing:
     """Take the framing out of a call's arguments."""
     return Framing(
@@ -294,15 +225,3 @@ def _take_prompt_style(call: dict[str, Any], prompt_style: str | None) -> str:
         raise InvalidInputError("`prompt_style` and `style` are the same argument; give `prompt_style` only.")
     warnings.warn("`style` is deprecated; use `prompt_style`.", FutureWarning, stacklevel=3)
     return call.pop("style")
-
-
-def _one_image(image: ImageInput) -> Image:
-    """Return the image as upright RGB.
-
-    Raises:
-        InvalidInputError: There are several.
-    """
-    images = to_images(image)
-    if len(images) != 1:
-        raise InvalidInputError(f"`image` holds {len(images)} images; expected one.")
-    return images[0]

@@ -64,7 +64,7 @@ class _Prefix:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class ConversationReader:
     """What encodes conversations about the same images.
 
     Attributes:
@@ -192,7 +192,7 @@ def encode(
         distinct = list(dict.fromkeys(rows))
         if shared:
             key = (text_encoder, device, *digests)
-            encoded = _Reader(text_encoder, processor, device, shared, key, cache).encode(distinct)
+            encoded = ConversationReader(text_encoder, processor, device, shared, key, cache).encode(distinct)
         else:
             encoded = _encode_texts(text_encoder, distinct, device)
         states |= {index: encoded[row][dropped:] for index, row in zip(indices, rows, strict=True)}

@@ -16,7 +16,7 @@ from joyimage.edits import Camera, Describe, Edit, Move, Rotate
 from joyimage.imaging.decode import Limits, decode
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import JoyImageEditImageProcessor, to_images
-from joyimage.pipeline.spatial import ChooseSize, SpatialPlan, plan_move, plan_prompt
+from joyimage.pipeline.plans import ChooseSize, SpatialPlan, plan_move, plan_prompt
 from joyimage.serving.security.uploads import mask_to_region
 from joyimage.serving.workers.protocol import WorkItem
 from joyimage.types import ImageSize

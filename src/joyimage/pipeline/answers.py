@@ -1,0 +1,108 @@
+"""Probabilities of answers to questions about images, from the text encoder's own language head, without sampling.
+
+All questions about the same images share their prefix, as the prompts of an edit do.
+
+Dimension key: L tokens, D text width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from joyimage.pipeline.feature_cache import FeatureCache
+from joyimage.pipeline.images import ModelImage
+from joyimage.pipeline.prompts import tokenize_chat
+from joyimage.pipeline.qwen3_vl import count_tokens
+from joyimage.pipeline.text_encoder import ConversationReader
+from joyimage.understanding.questions import NO, YES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from joyimage.pipeline.parts import PipelineParts
+
+
+class ImageReader:
+    """Asks the text encoder of a pipeline about images; the `Reader` that `joyimage.understanding` expects.
+
+    Where the pipeline's parts are offloaded, the caller frees them afterwards.
+
+    Args:
+        pipe: The pipeline.
+        cache: Where features of single images are kept, which the next edit of the same image needs too.
+    """
+
+    def __init__(self, pipe: PipelineParts, cache: FeatureCache | None = None) -> None:
+        self._pipe = pipe
+        self._cache = cache
+
+    @property
+    def has_language(self) -> bool:
+        """Whether the text encoder learned to answer."""
+        return has_language(self._pipe)
+
+    @torch.no_grad()
+    def yes(self, images: Sequence[Image], asked: Sequence[str]) -> list[float]:
+        """Return P(yes) / (P(yes) + P(no)) of the first token of the answer to each question about the same images.
+
+        Source: Z. Lin et al., "Evaluating text-to-visual generation with image-to-text generation", 2024 (VQAScore),
+        arXiv 2404.01291.
+        """
+        tokenizer: Any = self._pipe.tokenizer
+        tokens = [tokenizer(answer).input_ids[0] for answer in (YES, NO)]
+        rows = self._tokenize(images, asked)
+        states = self._states(images, rows)
+        return [float(self._logits(states[row][-1:])[0, tokens].softmax(0)[0]) for row in rows]
+
+    @torch.no_grad()
+    def choose(self, images: Sequence[Image], question: str, answers: Sequence[str]) -> list[float]:
+        """Return the probability of each answer, 1 in total, as if there were no other: of all its tokens."""
+        tokenizer: Any = self._pipe.tokenizer
+        (asked,) = self._tokenize(images, [question])
+        end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        endings = [(*tokenizer(answer).input_ids, end) for answer in answers]
+        # The token that ends an answer is never read.
+        states = self._states(images, [asked + ending[:-1] for ending in endings])
+        scores: list[Tensor] = []
+        for ending in endings:
+            own = states[asked + ending[:-1]][len(asked) - 1 :]  # [tokens of the answer, D]
+            likelihoods = self._logits(own).log_softmax(1)
+            scores.append(likelihoods[range(len(ending)), list(ending)].sum())
+        return [float(one) for one in torch.stack(scores).softmax(0)]
+
+    def _tokenize(self, images: Sequence[Image], asked: Sequence[str]) -> list[tuple[int, ...]]:
+        counts = count_tokens(self._pipe.processor, images)
+        return [tuple(tokenize_chat(self._pipe.tokenizer, question, counts)) for question in asked]
+
+    def _states(
+        self, images: Sequence[Image], rows: Sequence[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], Tensor]:
+        """Return the states `[L, D]` of conversations about the same images."""
+        pipe = self._pipe
+        device = pipe.compute_device
+        digests = [ModelImage(image).digest for image in images]
+        cache = self._cache if len(images) == 1 else None
+        reader = ConversationReader(
+            pipe.text_encoder,
+            pipe.processor,
+            device,
+            list(images),
+            (pipe.text_encoder, device, *digests),
+            FeatureCache() if cache is None else cache,
+        )
+        return reader.encode(list(dict.fromkeys(rows)))
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """Return the language head's logits `[L, V]` of states `[L, D]`, in float32."""
+        text_encoder: Any = self._pipe.text_encoder
+        return text_encoder.lm_head(text_encoder.model.language_model.norm(states)).float()
+
+
+def has_language(pipe: PipelineParts) -> bool:
+    """Tell whether the text encoder of a pipeline learned to answer; the embedded model's config says so."""
+    return getattr(pipe.text_encoder.config, "has_language", True)
