@@ -200,10 +200,10 @@ def load_pipeline(
     _check_quantization(quantization)
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
-    if requested in {"block", "disk"} and (source.files or quantization not in {None, "none"}):
+    if requested == "disk" and quantization not in {None, "none"}:
         raise InvalidInputError(
-            f"`offload` is {offload!r}, which streams the unquantized blocks of a checkpoint folder; expected none"
-            " or model with weight files or `quantization`."
+            f"`offload` is 'disk', which reads the weights in the format of their files, and `quantization` is"
+            f" {quantization!r}; leave out one of them, or write a quantized file with `joyimage quantize` first."
         )
     if requested in {"model", "block"} and place == "cpu":
         raise DeviceError(
@@ -450,36 +450,38 @@ class _Request:
     def _plans(self) -> tuple[str, ...]:
         """Return the plans that can run, the fastest first."""
         plans = candidates(self.device.type)
-        is_plain = not self.files and self.quantization in {None, "none"}
-        return plans if is_plain else tuple(plan for plan in plans if plan in {"none", "model"})
+        is_from_files = self.quantization in {None, "none"}
+        return plans if is_from_files else tuple(plan for plan in plans if plan != "disk")
 
     def _size(self) -> PipelineSize:
-        from joyimage.pipeline.streamed import measure_folder
+        from joyimage.pipeline.streamed import measure
 
-        size = measure_folder(self.folder, self.dtype, base_size=self.base_size)
-        return size.with_files(
-            {part: path.stat().st_size for part, path in self.files.items()}, self.quantization
+        return measure(
+            self.folder,
+            self.dtype,
+            files=self.files,
+            quantization=self.quantization,
+            base_size=self.base_size,
         )
 
     def _load(self, offload: str) -> Any:
         load = partial(
             self.cls.from_pretrained,
             self.model,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            **self.files,
+            **{"dtype": self.dtype, "quantization": self.quantization, **self.files},
         )
         if offload == "none":
             # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
             # these two names only.
             if str(self.device) in {"cpu", "cuda"}:
                 return load(device_map=str(self.device))
-            return load().to(self.device)
+            return self._with_fast_matmuls(load().to(self.device))
         if offload == "model":
             pipe = load()
             pipe.enable_model_cpu_offload(device=self.device)
-            return pipe
+            return self._with_fast_matmuls(pipe)
 
+        from joyimage.pipeline.components import PUBLISHED_FOLDER
         from joyimage.pipeline.folder_checks import check_folder
         from joyimage.pipeline.streamed import load_from_disk, stream_from_host
 
@@ -487,7 +489,19 @@ class _Request:
             pipe = load()
             stream_from_host(pipe, self.device)
             return pipe
-        check_folder(self.folder)
-        pipe = load(**load_from_disk(self.folder, self.dtype, self.device))
+        if self.folder != PUBLISHED_FOLDER:
+            check_folder(self.folder, without=self.files)
+        parts = load_from_disk(
+            self.folder, self.files, dtype=self.dtype, device=self.device, quantization=self.quantization
+        )
+        pipe = load(**parts)
         pipe.vae.to(self.device)
+        return pipe
+
+    def _with_fast_matmuls(self, pipe: Any) -> Any:
+        """Have quantized layers, which were loaded on the CPU, multiply as is fastest on the device."""
+        from joyimage.acceleration.quantization import choose_matmuls
+
+        for part in (pipe.transformer, pipe.text_encoder):
+            choose_matmuls(part, self.device)
         return pipe

@@ -227,6 +227,6 @@ def _fits(plan: MemoryPlan, machine: Machine) -> bool:
 
 
 def _measure(folder: Path) -> PipelineSize:
-    from joyimage.pipeline.streamed import measure_folder
+    from joyimage.pipeline.streamed import measure
 
-    return measure_folder(folder, torch.float32)
+    return measure(folder, torch.float32)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +17,7 @@ from joyimage.model.checkpoint.encodings.base import WEIGHT
 from joyimage.model.checkpoint.encodings.float4 import Nf4
 from joyimage.model.checkpoint.encodings.ggml import encode_q8_0
 from joyimage.model.checkpoint.encodings.int8 import Int8, convrot, rotate
+from joyimage.model.checkpoint.files import WeightFile
 from joyimage.model.checkpoint.source import WeightSource
 from tests import random_models
 from tests.loading import formats
@@ -331,3 +334,16 @@ def test_gguf_when_a_type_is_not_known_then_the_message_says_which(tmp_path: Pat
     place = content.index(b"img_attn_qkv.weight") + len(b"img_attn_qkv.weight") + 4 + 16
     path.write_bytes(content[:place] + (16).to_bytes(4, "little") + content[place + 4 :])
     assert "has the GGUF type number 16" in reject(path)
+
+
+def test_weight_file_when_it_is_larger_than_the_memory_of_the_machine_then_a_tensor_is_read(
+    tmp_path: Path,
+) -> None:
+    num_bytes = 4 * (psutil.virtual_memory().total + psutil.swap_memory().total)
+    header = json.dumps({"a": {"dtype": "U8", "shape": [num_bytes], "data_offsets": [0, num_bytes]}}).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + num_bytes)  # sparse: takes no disk
+
+    assert WeightFile(path).read("a")[-3:].tolist() == [0, 0, 0]

@@ -31,8 +31,12 @@ _TOKEN_WIDTHS = 12
 _PIXEL_CHANNELS = 6
 """Feature maps of the VAE's first width that are alive at once, at full resolution."""
 
-_BYTES_PER_WEIGHT = {"int8": 1.01, "fp8": 1.0, "nf4": 0.57}
+BYTES_PER_WEIGHT = {"int8": 1.01, "fp8": 1.0, "nf4": 0.57}
 """Bytes of a weight in each format, scales included."""
+
+DECODING_BYTES = 8
+"""Bytes that a quantized weight takes while it is decoded, beside the result: fp32 values, before and after a
+rotation."""
 
 _SAFETY = 0.95
 """Share of the free memory that a plan may use: other programs and fragmentation take some."""
@@ -47,11 +51,15 @@ class PartSize:
         resident_bytes: Weights outside of any block, which no plan moves during an edit.
         window_bytes: Blocks that are on the device at once when the part is streamed: one that runs and the next
             one on its way; 0 for a part that is not streamed.
+        decoded_bytes: What decoding the largest quantized layer takes; 0 if no layer is quantized.
+        read_bytes: Blocks as their files store them.
     """
 
     num_bytes: int
     resident_bytes: int
     window_bytes: int = 0
+    decoded_bytes: int = 0
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +87,14 @@ class PipelineSize:
         """All weights."""
         return sum(part.num_bytes for part in self.parts.values())
 
-    def with_files(self, file_bytes: Mapping[str, int], quantization: str | None) -> PipelineSize:
-        """Return the size with other weights.
-
-        Args:
-            file_bytes: Size of the weight file of each part that comes from one.
-            quantization: Format into which the streamed parts are quantized, "none" for files that are decoded,
-                or None for the format of the files.
-        """
-        parts = dict(self.parts)
-        for name, part in self.parts.items():
-            num_bytes = part.num_bytes
-            if quantization != "none":
-                num_bytes = min(num_bytes, file_bytes.get(name, num_bytes))
-                if part.window_bytes and quantization is not None:
-                    quantized = (part.num_bytes - part.resident_bytes) * _BYTES_PER_WEIGHT[quantization]
-                    num_bytes = min(num_bytes, part.resident_bytes + round(quantized / self.dtype_bytes))
-            parts[name] = replace(part, num_bytes=num_bytes)
-        return replace(self, parts=parts)
-
     @property
     def activation_bytes(self) -> int:
         """Peak of what is computed, beside the weights, for one image with one reference."""
         tokens = 2 * (self.base_size // 16) ** 2 + self.text_tokens
         in_block = tokens * self.hidden_size * _TOKEN_WIDTHS
         in_vae = self.base_size**2 * self.vae_width * _PIXEL_CHANNELS
-        return max(in_block, in_vae) * self.dtype_bytes
+        decoded = max((part.decoded_bytes for part in self.parts.values()), default=0)
+        return max(in_block * self.dtype_bytes + decoded, in_vae * self.dtype_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +159,10 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
         "block": whole - streamed + window,
         "disk": whole - streamed + window,
     }[offload] + size.activation_bytes
-    moved = (
-        transformer.num_bytes - transformer.resident_bytes
-        if transformer is not None and offload in {"block", "disk"}
-        else 0
-    )
+    moved = 0
+    if transformer is not None and offload in {"block", "disk"}:
+        in_blocks = transformer.num_bytes - transformer.resident_bytes
+        moved = in_blocks if offload == "block" else transformer.read_bytes or in_blocks
     if device == "cpu":
         return MemoryPlan(
             offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device, moved_bytes=moved

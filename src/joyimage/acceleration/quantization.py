@@ -22,7 +22,7 @@ from joyimage.model.checkpoint.grouping import name_parts
 from joyimage.model.checkpoint.parts import is_quantizable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from joyimage.model.checkpoint.source import WeightSource
 
@@ -59,21 +59,43 @@ class QuantizedLinear(nn.Linear):
         self.out_features, self.in_features = weight.shape
         self.encoding = weight.encoding
         self.matmul = matmul
-        self._parts = {part: _attribute(part) for part in weight.parts}
+        self._parts = {_attribute(part): part for part in weight.parts}
         for part, tensor in weight.parts.items():
             if part == WEIGHT:
-                self.weight = nn.Parameter(_as_integers(tensor), requires_grad=False)
+                self.weight = nn.Parameter(stored_part(weight, part), requires_grad=False)
                 self._weight_dtype = tensor.dtype
             else:
                 self.register_buffer(_attribute(part), tensor)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
+    def stored_parts(self) -> dict[str, str]:
+        """Attribute that holds a stored tensor → part of the weight, the key of `EncodedWeight.parts`."""
+        return dict(self._parts)
+
+    @property
     def encoded(self) -> EncodedWeight:
         """The weight as stored."""
-        parts: dict[str, Tensor] = {part: getattr(self, name) for part, name in self._parts.items()}
+        return self.assemble({name: getattr(self, name) for name in self._parts})
+
+    def assemble(self, tensors: Mapping[str, Tensor]) -> EncodedWeight:
+        """Return the weight that stored tensors make up.
+
+        Args:
+            tensors: Tensors by the attributes that hold them, as in `stored_parts`.
+        """
+        parts = {part: tensors[name] for name, part in self._parts.items()}
         parts[WEIGHT] = parts[WEIGHT].view(self._weight_dtype)
         return EncodedWeight(self.encoding, parts, (self.out_features, self.in_features))
+
+    @property
+    def W_q(self) -> Tensor:  # noqa: N802 - by this name peft finds layers that have a `dequantize`
+        """The stored tensor under the weight's own name."""
+        return self.weight
+
+    def dequantize(self) -> Tensor:
+        """Return the values in fp32, [N, K]; peft asks for them where an adapter has magnitudes (DoRA)."""
+        return self.encoded.decode(torch.float32)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`, in the precision of the input.
@@ -141,6 +163,7 @@ def fill(
     device: torch.device,
     quantization: str | None = None,
     fp32_modules: tuple[str, ...] = (),
+    left_out: Container[str] = (),
 ) -> None:
     """Give a model without weights those of a file, one at a time.
 
@@ -152,6 +175,7 @@ def fill(
         quantization: None keeps linear layers as the file stores them, "none" decodes all weights, and one of
             `QUANTIZATIONS` quantizes the layers that the file holds in full precision.
         fp32_modules: Names of modules whose weights stay in fp32.
+        left_out: Names of weights that are not read: their tensors get type and shape, on the meta device.
 
     Raises:
         CheckpointError: The type of a tensor is not known.
@@ -163,14 +187,18 @@ def fill(
         module = model.get_submodule(path)
         precision = torch.float32 if set(fp32_modules) & set(path.split(".")) else dtype
         encoded = source.read(name)
+        place = torch.device("meta") if name in left_out else device
         is_linear = type(module) is nn.Linear and leaf == "weight"
         is_plain = encoded.encoding.name == "plain" and is_quantizable(source.part, name, encoded.shape)
         if quantization in QUANTIZATIONS and is_linear and is_plain:
             encoded = quantized(encoded.decode(torch.float32), quantization)
         if is_linear and quantization != "none" and encoded.encoding.name != "plain":
-            _replace(model, path, encoded, device)
+            _replace(model, path, encoded.to(place), choose_matmul(encoded, device))
             continue
-        values = encoded.decode(precision).to(device)
+        if place.type == "meta":
+            values = torch.empty(encoded.shape, dtype=precision, device=place)
+        else:
+            values = encoded.decode(precision).to(place)
         parameters = own_parameters(module)
         if leaf in parameters:
             parameters[leaf] = nn.Parameter(values, requires_grad=False)
@@ -178,15 +206,13 @@ def fill(
             own_buffers(module)[leaf] = values
 
 
-def _replace(model: nn.Module, path: str, encoded: EncodedWeight, device: torch.device) -> None:
+def _replace(model: nn.Module, path: str, encoded: EncodedWeight, matmul: str) -> None:
     """Put a quantized layer in place of a linear layer; its bias is filled later, or is filled already."""
     layer: Any = model.get_submodule(path)
-    parts = {part: tensor.to(device) for part, tensor in encoded.parts.items()}
-    kept = QuantizedLinear(
-        EncodedWeight(encoded.encoding, parts, encoded.shape), layer.bias, choose_matmul(encoded, device)
-    )
     parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, kept.train(layer.training))
+    setattr(
+        model.get_submodule(parent), name, QuantizedLinear(encoded, layer.bias, matmul).train(layer.training)
+    )
 
 
 def choose_matmul(encoded: EncodedWeight, device: torch.device) -> str:
@@ -206,6 +232,32 @@ def choose_matmul(encoded: EncodedWeight, device: torch.device) -> str:
     is_e4m3 = encoded.encoding == Float8(torch.float8_e4m3fn)
     has_one_scale = "_scale" in encoded.parts and encoded.parts["_scale"].numel() == 1
     return "fp8" if is_e4m3 and has_one_scale and capability >= (8, 9) else "decode"
+
+
+def choose_matmuls(model: nn.Module, device: torch.device) -> None:
+    """Let each quantized layer of a model that was loaded elsewhere multiply as is fastest on its device.
+
+    Args:
+        model: Any model.
+        device: Device that the model runs on.
+    """
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.matmul = choose_matmul(module.encoded, device)
+
+
+def stored_tensors(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Return the tensors of quantized layers: name in the model → name of the weight, and part of it.
+
+    Args:
+        model: Any model.
+    """
+    return {
+        f"{path}.{attribute}": (f"{path}.weight", part)
+        for path, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+        if isinstance(layer, QuantizedLinear)
+        for attribute, part in layer.stored_parts.items()
+    }
 
 
 def formats_of(model: nn.Module) -> Counter[str]:
@@ -257,6 +309,14 @@ def _attribute(part: str) -> str:
     return "weight" + part.replace(".", "_")
 
 
-def _as_integers(tensor: Tensor) -> Tensor:
-    """Return the same bytes as integers: what rounds a model to another precision leaves integers alone."""
-    return tensor.view(torch.uint8) if tensor.is_floating_point() else tensor
+def stored_part(weight: EncodedWeight, part: str) -> Tensor:
+    """Return a tensor of a weight as a quantized layer holds it.
+
+    The weight's own tensor is held as integers: what rounds a model to another precision leaves those alone.
+
+    Args:
+        weight: The weight as stored.
+        part: Key of `EncodedWeight.parts`.
+    """
+    tensor = weight.parts[part]
+    return tensor.view(torch.uint8) if part == WEIGHT and tensor.is_floating_point() else tensor

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from safetensors import safe_open
 
+from joyimage.acceleration.quantization import stored_part
 from joyimage.errors import CheckpointError
+from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import Tensor
 
+    from joyimage.model.checkpoint.source import WeightSource
+
 
 class BlockSource(Protocol):
-    """Weights by name, read when they are needed.
+    """Tensors of a model by name, read when they are needed.
 
     Attributes:
         plan: Memory plan that reads from such a source: "block" or "disk".
@@ -26,65 +27,72 @@ class BlockSource(Protocol):
 
     plan: str
 
-    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return weights on the CPU, in the source's own dtype. Called from a background thread."""
+    def read(self, names: Sequence[str]) -> dict[str, EncodedWeight]:
+        """Return tensors on the CPU, as they are stored. Called from a background thread."""
         ...
 
 
 class HostSource:
-    """Weights in host memory.
+    """Tensors in host memory.
 
     Args:
-        weights: Weights by name, on the CPU; in page-locked memory for a CUDA device, which reads it without a
+        tensors: Tensors by name, on the CPU; in page-locked memory for a CUDA device, which reads it without a
             further copy.
     """
 
     plan = "block"
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = dict(weights)
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
 
-    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return the weights themselves, without a copy."""
-        return {name: self._weights[name] for name in names}
+    def read(self, names: Sequence[str]) -> dict[str, EncodedWeight]:
+        """Return the tensors themselves, without a copy."""
+        return {name: _plain(self._tensors[name]) for name in names}
 
 
-class FileSource:
-    """Weights in safetensors files, mapped into memory while they are used.
+class DiskSource:
+    """Tensors in weight files, mapped into memory while they are used.
 
-    The files are opened anew for each read: pages of a mapping that is gone can be dropped by the operating
+    The files are mapped anew for each read: pages of a mapping that is gone can be dropped by the operating
     system, so host memory holds the blocks in use and, as far as there is room, a cache of the files.
 
     Args:
-        files: File that holds each weight, by name.
+        weights: The files.
+        kept: Name in the model → weight and part of it, for the tensors of layers that stay as they are stored.
+            Everything else is decoded.
     """
 
     plan = "disk"
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = dict(files)
+    def __init__(self, weights: WeightSource, kept: Mapping[str, tuple[str, str]]) -> None:
+        self._weights = weights
+        self._kept = dict(kept)
 
-    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return weights as views of the mapped files, their pages already read.
+    def read(self, names: Sequence[str]) -> dict[str, EncodedWeight]:
+        """Return tensors as views of the mapped files, their pages already read.
 
         Raises:
             CheckpointError: No file holds a weight.
         """
-        missing = next((name for name in names if name not in self._files), None)
-        if missing is not None:
-            raise CheckpointError(f"The checkpoint holds no weight `{missing}`, which this call needs.")
-        with ExitStack() as stack:
-            opened: dict[Path, Any] = {  # safetensors has no types for open files
-                path: stack.enter_context(safe_open(path, framework="pt"))
-                for path in dict.fromkeys(self._files[name] for name in names)
-            }
-            weights: dict[str, Tensor] = {name: opened[self._files[name]].get_tensor(name) for name in names}
-        for weight in weights.values():
-            _touch(weight)
-        return weights
+        found: dict[str, EncodedWeight] = {}
+        for name in names:
+            weight, part = self._kept.get(name, (name, None))
+            if weight not in self._weights.weights:
+                raise CheckpointError(f"The checkpoint holds no weight `{weight}`, which this call needs.")
+            stored = self._weights.read(weight)
+            found[name] = stored if part is None else _plain(stored_part(stored, part))
+        self._weights.unmap()
+        for stored in found.values():
+            for tensor in stored.parts.values():
+                _touch(tensor)
+        return found
 
 
-def _touch(weight: Tensor) -> None:
+def _plain(tensor: Tensor) -> EncodedWeight:
+    return EncodedWeight(Plain(), {WEIGHT: tensor}, tuple(tensor.shape))
+
+
+def _touch(tensor: Tensor) -> None:
     """Have the operating system read the pages of a mapped tensor now, in this thread."""
-    flat = weight.reshape(-1).view(torch.uint8)
-    flat[::4096].max()
+    flat = tensor.reshape(-1).view(torch.uint8)
+    flat[::4096].sum()

@@ -1,6 +1,6 @@
 """Run a model whose blocks are elsewhere: each comes to the device for its forward and leaves it again.
 
-A block's parameters keep their identity, shape, dtype and device, so that adapters attach to them as usual;
+A block's tensors keep their identity, shape, dtype and device, so that adapters attach to them as usual;
 between visits they share one element of memory. While a block runs, a background thread brings the next one.
 """
 
@@ -15,19 +15,22 @@ import torch
 from torch import nn
 
 from joyimage.acceleration.lockstep import Lockstep
+from joyimage.acceleration.quantization import QuantizedLinear
 from joyimage.errors import InvalidInputError
+from joyimage.model.checkpoint.grouping import name_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from joyimage.acceleration.sources import BlockSource
+    from joyimage.model.checkpoint.encodings.base import EncodedWeight
 
 T = TypeVar("T")
 
-LARGE_LAYER_BYTES = 256 * 2**20
-"""Size from which a layer outside of any list of blocks is streamed too: vocabularies, 1.2 GB each in bf16."""
+LARGE_LAYER_SIZE = 2**27
+"""Number of weights from which a layer outside of any list of blocks is streamed too: vocabularies, 622 million."""
 
 
 @dataclass(eq=False)
@@ -36,20 +39,20 @@ class _Block:
 
     Attributes:
         module: The part.
-        parameters: Parameters by the name of their weight in the source.
+        tensors: Parameters, and buffers of quantized layers, by their names in the source.
         list_name: Name of the list of modules that it is an element of; None for a layer outside of lists.
     """
 
     module: nn.Module
-    parameters: dict[str, nn.Parameter]
+    tensors: dict[str, Tensor]
     list_name: str | None
 
 
 @dataclass(eq=False)
 class _Arrival:
-    """A block's weights on the device, and on CUDA the event after which they can be read."""
+    """A block's tensors on the device, and on CUDA the event after which they can be read."""
 
-    weights: dict[str, Tensor]
+    tensors: dict[str, Tensor]
     event: Any = None
 
 
@@ -59,7 +62,7 @@ class BlockStream:
     Args:
         model: The model. Its parameters outside of blocks must be on the device already; those of blocks may
             be on any device, the meta device included, and are released.
-        source: Where the blocks' weights are, by the names that they have in the model.
+        source: Where the blocks' tensors are, by the names that they have in the model.
         device: Where the model runs.
 
     Raises:
@@ -131,20 +134,19 @@ class BlockStream:
         """Replace the weights of all blocks by placeholders."""
         blocks: list[_Block] = []
         for prefix, module in find_blocks(model):
-            parameters: dict[str, nn.Parameter] = {}
-            modules = cast("Iterator[tuple[str, nn.Module]]", module.named_modules())
-            for path, owner in modules:
-                for key, parameter in list(owner.named_parameters(recurse=False)):
-                    name = ".".join(part for part in (prefix, path, key) if part)
-                    if parameter.device != self.device:
-                        parameter = nn.Parameter(_placeholder(parameter, self.device), requires_grad=False)
-                        setattr(owner, key, parameter)
-                    else:
-                        parameter.data = _placeholder(parameter, self.device)
-                        parameter.requires_grad_(False)
-                    parameters[name] = parameter
-            if parameters:
-                blocks.append(_Block(module, parameters, list_name(prefix)))
+            tensors: dict[str, Tensor] = {}
+            for name, owner, key, tensor in streamed_tensors(module, prefix):
+                if tensor.device != self.device:
+                    placeholder = _placeholder(tensor, self.device)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    tensor = nn.Parameter(placeholder, requires_grad=False) if is_parameter else placeholder
+                    setattr(owner, key, tensor)
+                else:
+                    tensor.data = _placeholder(tensor, self.device)
+                    tensor.requires_grad_(False)
+                tensors[name] = tensor
+            if tensors:
+                blocks.append(_Block(module, tensors, list_name(prefix)))
         return blocks
 
     def _attach(self, block: _Block) -> Any:
@@ -183,38 +185,36 @@ class BlockStream:
 
     @torch.no_grad()
     def _fetch(self, block: _Block) -> _Arrival:
-        """Return a block's weights on the device. Runs in the background thread too."""
+        """Return a block's tensors on the device. Runs in the background thread too."""
         self.num_loads += 1
-        weights = self.source.read(list(block.parameters))
+        stored = self.source.read(list(block.tensors))
         if self._copies is None:
-            return _Arrival(
-                {
-                    name: weight.to(self.device, block.parameters[name].dtype)
-                    for name, weight in weights.items()
-                }
-            )
+            return _Arrival(self._decode(block, stored))
         with torch.cuda.stream(self._copies):
-            moved = {
-                name: weight.to(self.device, non_blocking=True).to(block.parameters[name].dtype)
-                for name, weight in weights.items()
-            }
+            moved = self._decode(block, stored)
             event = torch.cuda.Event()
             event.record(self._copies)
         return _Arrival(moved, event)
+
+    def _decode(self, block: _Block, stored: Mapping[str, EncodedWeight]) -> dict[str, Tensor]:
+        return {
+            name: weight.to(self.device, non_blocking=True).decode(block.tensors[name].dtype)
+            for name, weight in stored.items()
+        }
 
     def _place(self, block: _Block, arrival: _Arrival) -> None:
         if arrival.event is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(arrival.event)
-            for weight in arrival.weights.values():
-                weight.record_stream(stream)  # its memory is reused when this stream has read it
-        for name, parameter in block.parameters.items():
-            parameter.data = arrival.weights[name]
+            for tensor in arrival.tensors.values():
+                tensor.record_stream(stream)  # its memory is reused when this stream has read it
+        for name, tensor in block.tensors.items():
+            tensor.data = arrival.tensors[name]
 
     def _release_current(self) -> None:
         if self._current is not None:
-            for parameter in self._current.parameters.values():
-                parameter.data = _placeholder(parameter, self.device)
+            for tensor in self._current.tensors.values():
+                tensor.data = _placeholder(tensor, self.device)
             self._current = None
 
     def _release_all(self) -> None:
@@ -226,13 +226,20 @@ class BlockStream:
     def _fill_state_dict(
         self, model: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any
     ) -> None:
-        """Put the source's weights in place of the placeholders, so that a streamed model can be saved."""
-        sources = {id(p): name for block in self._blocks for name, p in block.parameters.items()}
-        for key, parameter in model.named_parameters():
-            source = sources.get(id(parameter))
-            if source is not None and prefix + key in state_dict:
-                weight = self.source.read([source])[source]
-                state_dict[prefix + key] = weight.to(parameter.dtype)
+        """Put the source's tensors in place of the placeholders, so that a streamed model can be saved."""
+        sources = {id(tensor): name for block in self._blocks for name, tensor in block.tensors.items()}
+        # With adapters a layer has another name than in the source.
+        for path, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules()):
+            own = {key: (sources[id(t)], t) for key, t in _own_tensors(module) if id(t) in sources}
+            head = f"{prefix}{path}." if path else prefix
+            if not own or f"{head}{next(iter(own))}" not in state_dict:
+                continue
+            stored = self.source.read([name for name, _ in own.values()])
+            values = {key: stored[name].decode(tensor.dtype) for key, (name, tensor) in own.items()}
+            if isinstance(module, QuantizedLinear):
+                state_dict.update(name_parts(f"{head}weight", module.assemble(values)))
+                values = {key: values[key] for key in values if key not in module.stored_parts}
+            state_dict.update({head + key: value for key, value in values.items()})
 
 
 def stream_of(model: nn.Module) -> BlockStream | None:
@@ -260,8 +267,29 @@ def list_name(name: str) -> str | None:
     return parent if index.isdigit() else None
 
 
-def _placeholder(parameter: Tensor, device: torch.device) -> Tensor:
-    return torch.zeros((), dtype=parameter.dtype, device=device).expand(parameter.shape)
+def streamed_tensors(block: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Yield the tensors of a block that come and go: all parameters, and the buffers of quantized layers.
+
+    Args:
+        block: The block.
+        prefix: Its name in the model.
+
+    Yields:
+        Name in the model, the module that owns the tensor, the attribute, and the tensor.
+    """
+    for path, owner in cast("Iterator[tuple[str, nn.Module]]", block.named_modules()):
+        for key, tensor in _own_tensors(owner):
+            yield ".".join(part for part in (prefix, path, key) if part), owner, key, tensor
+
+
+def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the tensors of a module itself that come and go, with their attributes."""
+    own: list[tuple[str, Tensor]] = list(module.named_parameters(recurse=False))
+    return own + list(module.named_buffers(recurse=False)) if isinstance(module, QuantizedLinear) else own
+
+
+def _placeholder(tensor: Tensor, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=tensor.dtype, device=device).expand(tensor.shape)
 
 
 def find_blocks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -271,8 +299,11 @@ def find_blocks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mo
         if isinstance(child, nn.ModuleList):
             yield from ((f"{path}.{index}", block) for index, block in enumerate(child))
         elif not any(True for _ in child.children()):
-            size = sum(p.numel() * p.element_size() for p in child.parameters(recurse=False))
-            if size >= LARGE_LAYER_BYTES:
+            is_linear = isinstance(
+                child, nn.Linear
+            )  # a quantized one stores fewer numbers than it has weights
+            sizes = [parameter.numel() for parameter in child.parameters(recurse=False)]
+            if (child.in_features * child.out_features if is_linear else sum(sizes)) >= LARGE_LAYER_SIZE:
                 yield path, child
         else:
             yield from find_blocks(child, path)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from diffusers.loaders.lora_base import LoraBaseMixin
 
+from joyimage.acceleration.quantization import formats_of
+from joyimage.acceleration.streaming import stream_of
 from joyimage.errors import InvalidInputError
 from joyimage.model.adapters.conversion import layers_in
 from joyimage.model.adapters.layouts import save_adapter
@@ -119,7 +121,11 @@ class AdapterLoadingMixin(LoraBaseMixin):
             safe_fusing: Whether to check the fused weights for NaN.
             adapter_names: Adapters to fuse; all active ones if None.
             **kwargs: As in diffusers.
+
+        Raises:
+            InvalidInputError: The weights are quantized or streamed, so there is nothing to add to.
         """
+        _check_can_fuse(self.transformer)
         cast("Any", super()).fuse_lora(
             components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs
         )
@@ -178,3 +184,21 @@ class AdapterLoadingMixin(LoraBaseMixin):
                 raise InvalidInputError(
                     f"There is no adapter {name!r}; loaded: {', '.join(loaded) or 'none'}."
                 )
+
+
+def _check_can_fuse(transformer: Any) -> None:
+    """Check that the weights are there to be changed.
+
+    Raises:
+        InvalidInputError: They are quantized or streamed.
+    """
+    state = None
+    if formats := formats_of(transformer):
+        state = f"stored as {', '.join(sorted(formats))}"
+    elif stream := stream_of(transformer):
+        state = f"streamed (`offload` {stream.source.plan!r})"
+    if state is not None:
+        raise InvalidInputError(
+            f"`fuse_lora` adds adapters to the transformer's weights, which are {state}. Use the adapters without"
+            " fusing them, or load the pipeline with `quantization` 'none' and `offload` 'none' or 'model'."
+        )

@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.acceleration.quantization import fill
+from joyimage.acceleration.streaming import find_blocks, streamed_tensors
 from joyimage.compat.torch import own_buffers
 from joyimage.errors import CheckpointError
 from joyimage.model.checkpoint.headers import read_json, shapes_of
@@ -60,6 +61,7 @@ def build_component(
     dtype: torch.dtype,
     device: torch.device,
     quantization: str | None = None,
+    are_blocks_left_out: bool = False,
 ) -> Any:
     """Build one part and give it the weights of a file.
 
@@ -70,6 +72,7 @@ def build_component(
         device: Device of the weights.
         quantization: None keeps linear layers as the file stores them, "none" decodes all weights, and a name
             of `QUANTIZATIONS` quantizes the layers that the file holds in full precision.
+        are_blocks_left_out: Leave the tensors of blocks on the meta device: they are to be streamed.
 
     Returns:
         The model, in evaluation mode.
@@ -88,14 +91,19 @@ def build_component(
         device=device,
         quantization=quantization,
         fp32_modules=tuple(keep) if source.part == "transformer" else (),
+        left_out=_names_in_blocks(model) if are_blocks_left_out else (),
     )
     if source.part == "text_encoder" and "lm_head.weight" not in source.weights:
         model.lm_head = MissingHead()
     for buffers in (own_buffers(module) for module in model.modules()):
         for name, buffer in buffers.items():  # those that no file holds, such as rotary frequencies
-            if buffer is not None:
+            if buffer is not None and not buffer.is_meta:
                 buffers[name] = buffer.to(device)
     return model.requires_grad_(False).eval()
+
+
+def _names_in_blocks(model: nn.Module) -> set[str]:
+    return {name for prefix, block in find_blocks(model) for name, *_ in streamed_tensors(block, prefix)}
 
 
 def open_part(path: Path, part: str, variant: str | None = None) -> WeightSource:

@@ -2,71 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate.utils.modeling import set_module_tensor_to_device  # pyright: ignore[reportMissingTypeStubs]
 from torch import nn
 
-from joyimage.acceleration.plans import PartSize, PipelineSize
-from joyimage.acceleration.sources import FileSource, HostSource
-from joyimage.acceleration.streaming import BlockStream, find_blocks, list_name
+from joyimage.acceleration.plans import BYTES_PER_WEIGHT, DECODING_BYTES, PartSize, PipelineSize
+from joyimage.acceleration.quantization import QUANTIZATIONS, choose_matmuls, stored_tensors
+from joyimage.acceleration.sources import DiskSource, HostSource
+from joyimage.acceleration.streaming import BlockStream, find_blocks, list_name, streamed_tensors
 from joyimage.model.checkpoint.headers import read_json
-from joyimage.model.checkpoint.parts import PARTS
-from joyimage.model.checkpoint.shards import read_headers
-from joyimage.pipeline.components import STEMS, build_empty_part
+from joyimage.model.checkpoint.parts import PARTS, is_quantizable
+from joyimage.pipeline.components import build_component, build_empty_part, open_part
 from joyimage.pipeline.settings import CheckpointSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Mapping
     from pathlib import Path
+
+    import torch
+
+    from joyimage.model.checkpoint.source import WeightSource
 
 STREAMED = ("transformer", "text_encoder")
 """Parts whose blocks are streamed; the VAE's weights are a quarter of a GB."""
 
 
-def build_empty_parts(
-    folder: Path, dtype: torch.dtype, names: Iterable[str] = STREAMED
+def load_from_disk(
+    folder: Path,
+    files: Mapping[str, Path],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: str | None = None,
 ) -> dict[str, nn.Module]:
-    """Build parts of a checkpoint folder, their weights on the meta device.
-
-    Args:
-        folder: A folder in the published layout, checked.
-        dtype: Precision of the weights. What the transformer keeps in fp32 stays in fp32.
-        names: Names of the parts.
-    """
-    parts: dict[str, nn.Module] = {}
-    for part in names:
-        model = build_empty_part(folder / part, part)
-        kept = model._keep_in_fp32_modules or () if part == "transformer" else ()
-        for name, parameter in model.named_parameters():
-            is_kept = any(module in name.split(".") for module in kept)
-            parameter.data = parameter.data.to(torch.float32 if is_kept else dtype)
-        parts[part] = model.eval()
-    return parts
-
-
-def load_from_disk(folder: Path, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
     """Load transformer and text encoder with their blocks left in the weight files.
 
     Args:
         folder: A folder in the published layout, checked.
-        dtype: Precision of the weights.
+        files: Part → weight file, for the parts that do not come from the folder.
+        dtype: Precision of the weights that are not kept quantized.
         device: Where the parts run.
+        quantization: None keeps linear layers as the files store them, and "none" decodes all weights.
+
+    Raises:
+        CheckpointError: A file cannot be read, or does not fit the config.
     """
-    parts = build_empty_parts(folder, dtype)
-    for name, model in parts.items():
-        files = {key: stored.path for key, stored in read_headers(folder / name, STEMS[name]).items()}
-        source = FileSource(files)
-        in_blocks = {
-            f"{prefix}.{key}" for prefix, block in find_blocks(model) for key, _ in block.named_parameters()
-        }
-        for key, parameter in list(model.named_parameters()):
-            if key in files and key not in in_blocks:
-                weight = source.read([key])[key]
-                set_module_tensor_to_device(model, key, device, weight, dtype=parameter.dtype)
-        _move_buffers(model, device)
-        BlockStream(model, source, device=device)
+    parts: dict[str, nn.Module] = {}
+    for part in STREAMED:
+        weights = open_part(files.get(part, folder / part), part)
+        model = build_component(
+            weights,
+            folder / part,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            are_blocks_left_out=True,
+        )
+        BlockStream(model, DiskSource(weights, stored_tensors(model)), device=device)
+        parts[part] = model
     return parts
 
 
@@ -84,59 +77,105 @@ def stream_from_host(pipe: Any, device: torch.device) -> None:
         if name not in STREAMED:
             part.to(device)
             continue
-        weights: dict[str, torch.Tensor] = {}
-        for prefix, block in find_blocks(part):
-            for key, parameter in block.named_parameters():
-                if is_pinned:
-                    parameter.data = parameter.data.pin_memory()  # one at a time: no second copy of the model
-                weights[f"{prefix}.{key}"] = parameter.data
-        in_blocks = set(weights)
-        for key, parameter in part.named_parameters():
-            if key not in in_blocks:
-                parameter.data = parameter.data.to(device)
-        _move_buffers(part, device)
-        BlockStream(part, HostSource(weights), device=device)
+        choose_matmuls(part, device)
+        tensors = {
+            key: tensor
+            for prefix, block in find_blocks(part)
+            for key, _, _, tensor in streamed_tensors(block, prefix)
+        }
+        if is_pinned:
+            for tensor in tensors.values():
+                tensor.data = tensor.data.pin_memory()  # one at a time: no second copy of the model
+        _move_others(part, {id(tensor) for tensor in tensors.values()}, device)
+        BlockStream(part, HostSource({key: tensor.data for key, tensor in tensors.items()}), device=device)
 
 
-def measure_folder(folder: Path, dtype: torch.dtype, *, base_size: int | None = None) -> PipelineSize:
-    """Return what decides how much memory an edit by a checkpoint takes, from its configs alone.
+def measure(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    files: Mapping[str, Path] | None = None,
+    quantization: str | None = None,
+    base_size: int | None = None,
+) -> PipelineSize:
+    """Return what decides how much memory an edit by a model takes, from its configs and the tables of its files.
 
     Args:
-        folder: A folder in the published layout, checked.
+        folder: A folder in the published layout; without weight files sizes follow from the configs.
         dtype: Precision in which the parts run.
+        files: Part → weight file, for the parts that do not come from the folder.
+        quantization: Format into which the streamed parts are quantized, "none" for files that are decoded, or
+            None for the format of the files.
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
             None.
+
+    Raises:
+        CheckpointError: A config or file cannot be read.
     """
-    parts = build_empty_parts(folder, dtype, PARTS)
-    transformer, vae = cast("Any", parts["transformer"]), cast("Any", parts["vae"])
+    models = {part: build_empty_part(folder / part, part) for part in PARTS}
     own = read_json(folder / "model_index.json").get("base_size")
     return PipelineSize(
-        parts={name: _measure(part, is_streamed=name in STREAMED) for name, part in parts.items()},
+        parts={
+            part: _measure_part(model, part, _weights(folder, files or {}, part), dtype, quantization)
+            for part, model in models.items()
+        },
         base_size=base_size or own or CheckpointSettings().base_size,
-        hidden_size=transformer.config.hidden_size,
-        vae_width=vae.config.base_dim,
+        hidden_size=models["transformer"].config.hidden_size,
+        vae_width=models["vae"].config.base_dim,
         dtype_bytes=dtype.itemsize,
     )
 
 
-def _measure(part: nn.Module, *, is_streamed: bool) -> PartSize:
-    whole = _num_bytes(part)
-    if not is_streamed:
-        return PartSize(num_bytes=whole, resident_bytes=whole)
+def _weights(folder: Path, files: Mapping[str, Path], part: str) -> WeightSource | None:
+    """Return the weights of a part, or None where the folder has configs only."""
+    has_files = part in files or any((folder / part).glob("*.safetensors"))
+    return open_part(files.get(part, folder / part), part) if has_files else None
+
+
+def _measure_part(
+    model: Any, part: str, weights: WeightSource | None, dtype: torch.dtype, quantization: str | None
+) -> PartSize:
+    """Return the size of a part, from the names and shapes of its weights."""
+    stored = {} if weights is None else weights.weights
+    linear = {f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear}
+    sizes: dict[str, int] = {}
+    decoded = 0
+    for name, parameter in model.named_parameters():
+        weight = stored.get(name)
+        sizes[name] = parameter.numel() * dtype.itemsize
+        if weight is not None and weight.encoding.name != "plain":
+            if name in linear and quantization != "none":
+                sizes[name] = weight.num_bytes
+        elif quantization in QUANTIZATIONS and is_quantizable(part, name, tuple(parameter.shape)):
+            sizes[name] = round(parameter.numel() * BYTES_PER_WEIGHT[quantization])
+        if sizes[name] < parameter.numel() * dtype.itemsize:
+            decoded = max(decoded, parameter.numel() * (DECODING_BYTES + dtype.itemsize))
+    if part not in STREAMED:
+        return PartSize(num_bytes=sum(sizes.values()), resident_bytes=sum(sizes.values()))
+    blocks = {
+        prefix: [name for name in sizes if name.startswith(f"{prefix}.")] for prefix, _ in find_blocks(model)
+    }
     # A layer outside of any list, such as the vocabulary, has no next one that is fetched while it runs.
-    sizes = [(1 if list_name(name) is None else 2, _num_bytes(block)) for name, block in find_blocks(part)]
+    windows = [
+        (1 if list_name(prefix) is None else 2) * sum(sizes[name] for name in names)
+        for prefix, names in blocks.items()
+    ]
+    in_blocks = [name for names in blocks.values() for name in names]
     return PartSize(
-        num_bytes=whole,
-        resident_bytes=whole - sum(size for _, size in sizes),
-        window_bytes=max((count * size for count, size in sizes), default=0),
+        num_bytes=sum(sizes.values()),
+        resident_bytes=sum(sizes.values()) - sum(sizes[name] for name in in_blocks),
+        window_bytes=max(windows, default=0),
+        decoded_bytes=decoded,
+        read_bytes=sum(stored[name].num_bytes if name in stored else sizes[name] for name in in_blocks),
     )
 
 
-def _num_bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
-
-
-def _move_buffers(model: nn.Module, device: torch.device) -> None:
+def _move_others(model: nn.Module, streamed: Container[int], device: torch.device) -> None:
+    """Move the tensors of a model to a device, but for those whose ids are given."""
     for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in streamed:
+                parameter.data = parameter.data.to(device)
         for key, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, key, buffer.to(device))
+            if id(buffer) not in streamed:
+                setattr(module, key, buffer.to(device))

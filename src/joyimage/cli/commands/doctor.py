@@ -74,11 +74,11 @@ def advise(device: str, device_gb: float, memory_gb: float) -> tuple[str, str]:
 
     from joyimage.acceleration.plans import Machine, choose_plan
     from joyimage.pipeline.components import PUBLISHED_FOLDER
-    from joyimage.pipeline.streamed import measure_folder
+    from joyimage.pipeline.streamed import measure
 
     machine = Machine(device=device, device_bytes=round(device_gb * 1e9), host_bytes=round(memory_gb * 1e9))
     try:
-        plan = choose_plan(measure_folder(PUBLISHED_FOLDER, torch.bfloat16), machine)
+        plan = choose_plan(measure(PUBLISHED_FOLDER, torch.bfloat16), machine)
     except OutOfMemoryError as error:
         return f"The tiny model. The published one: {error}", f"{_EDIT} --model tiny"
     if device == "cpu":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,12 @@ _DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
+
+
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+"""Map files that are larger than the machine's memory: Linux counts private mappings as memory otherwise.
+
+Python names the flag from 3.13 on."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,16 @@ class WeightFile:
 
     @cached_property
     def _mapping(self) -> mmap.mmap:
+        # A private mapping: torch requires memory that can be written, and the file never changes.
         with self.path.open("rb") as file:
-            # A private mapping: torch requires memory that can be written, and the file never changes.
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            if sys.platform == "win32":
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+            return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def unmap(self) -> None:
+        """Let go of the file: it is mapped anew by the next read, and tensors in use keep their mapping."""
+        self.__dict__.pop("_mapping", None)
 
     def read(self, name: str) -> Tensor:
         """Return a tensor as stored; its memory is that of the file until it is written to.

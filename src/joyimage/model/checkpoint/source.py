@@ -126,6 +126,11 @@ class WeightSource:
         """
         return self.weights[name].read()
 
+    def unmap(self) -> None:
+        """Let go of all files until the next read; tensors in use keep their memory."""
+        for file in {id(weight.file): weight.file for weight in self.weights.values()}.values():
+            file.unmap()
+
     def decoded(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Yield names and values, one weight at a time.
 

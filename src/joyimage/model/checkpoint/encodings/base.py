@@ -80,6 +80,21 @@ class EncodedWeight:
     parts: dict[str, Tensor]
     shape: Shape
 
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of all stored tensors."""
+        return sum(tensor.nbytes for tensor in self.parts.values())
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> EncodedWeight:
+        """Return the weight with its stored tensors on a device.
+
+        Args:
+            device: Such as "cuda:1"; "meta" keeps shapes and types only.
+            non_blocking: Return before the copy from page-locked memory is done.
+        """
+        parts = {part: tensor.to(device, non_blocking=non_blocking) for part, tensor in self.parts.items()}
+        return EncodedWeight(self.encoding, parts, self.shape)
+
     def decode(self, dtype: torch.dtype) -> Tensor:
         """Return the values, without the padding of the format.
 
