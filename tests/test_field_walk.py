@@ -23,7 +23,8 @@ from joyimage.cli.options import RunOptions
 from joyimage.cli.rows import read_row
 from joyimage.client.protocol import as_edit, make_form
 from joyimage.edits import KINDS, Describe, Edit, Record, from_dict, json_schemas
-from joyimage.edits.forms import Flag, Texts
+from joyimage.edits.compound_forms import Texts
+from joyimage.edits.forms import Flag
 from joyimage.imaging import read_record, write_image
 from joyimage.serving.http.bodies import read_body
 from joyimage.serving.jobs.task import Task

@@ -32,7 +32,8 @@ from joyimage.edits import (
     from_dict,
     json_schema,
 )
-from joyimage.edits.forms import Box, Choice, Flag, Integer, Number, Region, Size, Text, Texts
+from joyimage.edits.compound_forms import Box, Region, Size, Texts
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Text
 from joyimage.errors import InvalidInputError
 from joyimage.types import ImageSize
 

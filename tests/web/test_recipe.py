@@ -15,7 +15,8 @@ import pytest
 import joyimage
 from joyimage.client.protocol import as_edit
 from joyimage.edits import KINDS, Record, json_schemas
-from joyimage.edits.forms import Box, Choice, Flag, Integer, Number, Region, Size, Text, Texts
+from joyimage.edits.compound_forms import Box, Region, Size, Texts
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Text
 from joyimage.types import ImageSize
 
 STATIC = Path(joyimage.__file__).parent / "web" / "static"

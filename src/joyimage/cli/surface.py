@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from cyclopts import Group, Parameter
 
 from joyimage.edits import FieldError
-from joyimage.edits.forms import Choice, Flag, Integer, Number, Region, Size, Text, Texts
+from joyimage.edits.compound_forms import Region, Size, Texts
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Text
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:

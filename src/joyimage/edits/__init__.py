@@ -1,22 +1,19 @@
 """An edit is a value: what was asked for, as given and resolved. Nothing here needs torch."""
 
 from joyimage.edits.fields import FieldError, Setting, UnknownFieldError
+from joyimage.edits.parts import LARGEST_SEED, Defaults, Framing, Sampling
 from joyimage.edits.record import Record
 from joyimage.edits.schema import json_schema, json_schemas
 from joyimage.edits.values import (
     KINDS,
-    LARGEST_SEED,
     SPATIAL_KINDS,
     AnyEdit,
     Camera,
-    Defaults,
     Describe,
     Edit,
-    Framing,
     Generate,
     Move,
     Rotate,
-    Sampling,
     from_dict,
     kind_of,
 )

@@ -1,0 +1,129 @@
+"""The parts that several kinds of edits share: how an image is sampled, and how an input image is framed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joyimage.edits.compound_forms import Region, Size, Texts
+from joyimage.edits.fields import own_settings, setting
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Text
+from joyimage.spatial.frame import FITS
+
+if TYPE_CHECKING:
+    from joyimage.types import ImageSize
+
+LARGEST_SEED = 2**53 - 1
+"""JSON numbers are exact up to here in every language."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """Default settings of a checkpoint.
+
+    Attributes:
+        num_inference_steps: Number of denoising steps.
+        guidance_scale: Classifier-free guidance scale.
+    """
+
+    num_inference_steps: int = 40
+    guidance_scale: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFields:
+    """Checks its fields when it is built."""
+
+    def __post_init__(self) -> None:
+        """Check every field that is given, and store its canonical value.
+
+        Raises:
+            FieldError: A field has a value that is not accepted.
+        """
+        for name, one in own_settings(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, one.check(name, value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(CheckedFields):
+    """How an image is sampled; fields of every edit that makes images."""
+
+    num_inference_steps: int | None = setting(
+        Integer(1, 1000),
+        "Number of denoising steps: more take longer and refine more. Default: the checkpoint's own (published: "
+        "40, tiny: 4).",
+        aliases=("steps",),
+        flag="--steps",
+    )
+    guidance_scale: float | None = setting(
+        Number(0, 100),
+        "Classifier-free guidance scale: higher follows the prompt more closely; 1 or less turns guidance "
+        "off and halves the time. Default: the checkpoint's own (published: 4.0, tiny: 1.0).",
+        aliases=("guidance", "true_cfg_scale"),
+        flag="--guidance",
+    )
+    negative_prompt: str | None = setting(
+        Text(may_be_blank=True),
+        "What to avoid in the image. Needs guidance above 1.",
+        aliases=("negative",),
+        flag="--negative",
+    )
+    seed: int | None = setting(
+        Integer(0, LARGEST_SEED),
+        "Random seed; the same seed gives the same image. Default: random, and printed.",
+        group="Output",
+    )
+    num_images: int | None = setting(
+        Integer(1, 1000),
+        "Number of images to make, with consecutive seeds. Default: 1.",
+        aliases=("n", "num", "num_outputs", "num_images_per_prompt"),
+        flag="--num",
+        group="Output",
+    )
+    size: ImageSize | None = setting(
+        Size(),
+        "Requested size WIDTHxHEIGHT in pixels; the nearest of the sizes that the model was trained at is "
+        "used. Default: the one nearest to the image.",
+        group="Output",
+    )
+    loras: tuple[str, ...] | None = setting(
+        Texts(),
+        "LoRA adapter, with an optional scale: PATH[:SCALE]. With a server, the name of one that it offers.",
+        aliases=("lora",),
+        flag="--lora",
+        group="Model",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing(CheckedFields):
+    """How an input image is resized for the model, and which of its pixels are kept."""
+
+    fit: str | None = setting(
+        Choice(FITS),
+        '"crop" to a trained size, "pad" to one and cut the padding off the result, or "exact": keep the '
+        "aspect ratio, sides rounded to 16 pixels. Default: crop.",
+        group="Image",
+    )
+    restore: bool | None = setting(
+        Flag(),
+        "Map the result back onto the input at its own size. Default: no.",
+        group="Image",
+    )
+    preserve: bool | None = setting(
+        Flag(),
+        "Keep the input's own pixels where the edit changed nothing. Default: no.",
+        group="Image",
+    )
+    region: tuple[float, ...] | str | None = setting(
+        Region(),
+        "Change nothing outside LEFT,TOP,RIGHT,BOTTOM (pixels, or fractions of the sides), or outside the "
+        "white of a mask file.",
+        group="Image",
+    )
+
+
+SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1}
+FRAMING_DEFAULTS: dict[str, Any] = {"fit": "crop", "restore": False, "preserve": False}
