@@ -22,13 +22,15 @@ from joyimage.imaging import read_record
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_settings, png
-from tests.web.parts import EXAMPLES, PATIENCE_MS
+from tests.web.parts import EXAMPLES, PATIENCE_MS, Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.web.parts import Server, Visitor
+    from playwright.sync_api import BrowserContext
+
+    from tests.web.parts import Server
 
 
 def _large_sideways_jpeg() -> bytes:
@@ -626,10 +628,58 @@ def test_jobs_when_listed_then_states_and_a_result_to_open(
     expect(rows.nth(0).locator(".state")).to_have_text("done")
     expect(rows.nth(0).locator("img")).to_be_visible()
     visitor.wait_until_idle()
-    rows.nth(0).locator("button").click()
+    rows.nth(0).get_by_role("button", name="Open").click()
 
     expect(page.locator("#jobs-dialog")).to_be_hidden()
-    expect(visitor.see("#picture-name")).to_contain_text(f"edit-{server.jobs()[1]['seed']}")
+    done = server.jobs()[1]
+    expect(visitor.see("#picture-name")).to_contain_text(f"edit-{done['seed']}")
+    page.click("#jobs-open")
+    delete = rows.nth(0).get_by_role("button", name="Delete")
+    delete.click()
+    expect(delete).to_have_text("Really delete?")
+    delete.click()
+    expect(rows.nth(0).get_by_role("button")).to_have_count(0)
+    assert httpx2.get(done["images"][0]).status_code == 410
+
+
+def test_run_when_it_ends_while_the_tab_is_hidden_then_the_system_tells(
+    contexts: Callable[..., BrowserContext], server: Server
+) -> None:
+    context = contexts()
+    context.add_init_script(
+        """window.told = [];
+        window.Notification = class {
+            static permission = "default";
+            static async requestPermission() { this.permission = "granted"; }
+            constructor(title, { body }) { window.told.push(body); }
+        };"""
+    )
+    visitor = Visitor(context.new_page(), server).open()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.set("steps", 60)
+    page.click("#run")
+    page.locator("#notify-me").click(timeout=PATIENCE_MS)
+    expect(page.locator("#notify-me")).to_be_hidden()
+    page.evaluate("() => Object.defineProperty(document, 'hidden', { get: () => true })")
+
+    visitor.wait_until_idle()
+
+    page.wait_for_function("() => window.told.length", timeout=PATIENCE_MS)
+    assert page.evaluate("() => window.told[0]").startswith("Done.")
+    assert page.title() == "Done · joyimage"
+
+
+def test_message_when_it_comes_then_the_image_keeps_its_place(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.expect_model()
+    visitor.choose_example("shapes")
+    before = visitor.see("#canvas").bounding_box()
+
+    visitor.choose_file({"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"})
+
+    expect(visitor.see("[data-notice=picture]")).to_be_in_viewport(ratio=1)
+    assert visitor.see("#canvas").bounding_box() == before
 
 
 def test_job_when_opened_in_another_browser_then_before_and_the_same_commands_and_record(
@@ -643,8 +693,10 @@ def test_job_when_opened_in_another_browser_then_before_and_the_same_commands_an
     first.run()
     other = visit()
     other.page.click("#jobs-open")
-    other.see("#jobs-list li:first-child").get_by_role("button").click()
+    other.see("#jobs-list li:first-child").get_by_role("button", name="Open").click()
     expect(other.see("#views")).to_be_visible()
+    expect(other.page.locator("#object")).to_have_value('it\'s a "black" heart')
+    assert other.box() == first.box()
     other.choose_view("before")
     other.expect_name("input.png")
 

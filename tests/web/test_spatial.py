@@ -352,6 +352,21 @@ def test_camera_when_angles_are_typed_then_kept_to_the_trained_ones_or_a_sentenc
     expect(page.locator("#progress")).to_be_hidden()
 
 
+def test_camera_when_the_image_is_larger_than_the_models_size_then_what_becomes_of_it_is_said(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.expect_model()
+    visitor.choose_example("turntable")
+    hint = page.locator("#camera-size")
+
+    expect(hint).to_contain_text("The result has the model's size")
+    page.evaluate("document.querySelector('#settings').open = true")
+    page.check("#restore")
+    expect(hint).to_be_hidden()
+
+
 def test_wireframe_when_the_camera_moves_then_it_shows_what_will_be_seen(
     visit: Callable[..., Visitor],
 ) -> None:

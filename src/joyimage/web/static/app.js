@@ -57,7 +57,7 @@ class App {
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name), (place) => void this.pick(place));
     this.compass = new Compass(() => this.onControl());
     this.orbit = new Orbit(() => this.onControl());
-    this.settings = new Settings(() => this.onControl());
+    this.settings = new Settings(() => (this.settings.renderSizeHint(this.workspace.source), this.onControl()));
     this.controls = new Controls(this);
     this.workspace = new Workspace(() => this.controls.read());
     this.boxFields = new BoxFields(this.box, () => this.onTypedBox());
@@ -425,9 +425,10 @@ class App {
       const isHere = project?.attempts.some((one) => one.id === job.id);
       const id = project && isHere ? project.id : `job-${job.id}`;
       const found = isFinished(job) ? job : await getJob(job.id);
-      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found));
+      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found), this.controls.readJob(found));
       if (this.mode === "generate" && job.kind !== "generate") choose("mode", "edit");
       await this.goTo(job.id, id);
+      if (!this.workspace.input && job.kind !== "generate") notify("job", "The server no longer has what went into this job.", { kind: "news" });
     } catch (error) {
       notify("job", sentence(error));
     }
@@ -496,6 +497,7 @@ class App {
     this.references.render();
     this.stage.render();
     this.renderBox();
+    this.settings.renderSizeHint(this.workspace.source);
     renderTray(this.run);
     keepFocus(() => this.focusFirst());
   }

@@ -1,6 +1,7 @@
 /** The controls as one plain object, to be stored and brought back. */
 
 import { byId, choose, chosen, tell } from "./dom.js";
+import { formOf } from "./reopen.js";
 
 /** @import { BoxEditor } from "./box.js" */
 /** @import { Compass } from "./compass.js" */
@@ -8,6 +9,7 @@ import { byId, choose, chosen, tell } from "./dom.js";
 /** @import { Form } from "./history.js" */
 /** @import { Orbit } from "./orbit.js" */
 /** @import { Settings } from "./settings.js" */
+/** @import { Job } from "./types.js" */
 
 export class Controls {
   /** @param {{box: BoxEditor, compass: Compass, orbit: Orbit, settings: Settings}} parts */
@@ -39,6 +41,12 @@ export class Controls {
       else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
     }
     return form;
+  }
+
+  /** @param {Job} job That another page asked for. @returns {Form | null} What the controls said there; null where that is unknown. */
+  readJob(job) {
+    const ids = [...this.fields].filter((field) => field.dataset.field).map((field) => /** @type {[string, string]} */ ([field.dataset.field, field.id]));
+    return formOf(job, this.read(), new Map(ids));
   }
 
   /** Bring controls back; those that the form says nothing of stay. @param {Form} form @param {{width: number, height: number} | null} size Of the image that a box is on. */

@@ -1,7 +1,7 @@
 /** All jobs of this server that one may see, with their states. */
 
 import { cancelJob, getImage, isFinished, listJobs } from "./api.js";
-import { byId, make } from "./dom.js";
+import { byId, make, tell } from "./dom.js";
 import { sentence } from "./run.js";
 
 /** @import { Job } from "./types.js" */
@@ -58,7 +58,7 @@ export class Jobs {
   /** @param {Job[]} jobs */
   render(jobs) {
     const rows = jobs.map((job) => {
-      const signature = JSON.stringify([job.state, job.progress, job.position]);
+      const signature = JSON.stringify([job.state, job.progress, job.position, job.images.length]);
       const old = this.rows.get(job.id);
       // What hasn't changed stays, and with it the keyboard's focus.
       if (old?.signature === signature) return old.row;
@@ -83,9 +83,20 @@ export class Jobs {
     if (!isFinished(job)) {
       row.append(make("button", { type: "button", "aria-label": `Cancel: ${words}`, click: () => void this.cancel(job) }, "Cancel"));
     } else if (job.images.length) {
-      row.append(make("button", { type: "button", "aria-label": `Open: ${words}`, click: () => (this.dialog.close(), this.open(job)) }, "Open"));
+      row.append(make("button", { type: "button", "aria-label": `Open: ${words}`, click: () => (this.dialog.close(), this.open(job)) }, "Open"), this.makeDelete(job, words));
     }
     return row;
+  }
+
+  /** Make a button that deletes a job's results from the server, once it is pressed twice. @param {Job} job @param {string} words */
+  makeDelete(job, words) {
+    const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete: ${words}` }, "Delete");
+    remove.addEventListener("click", () => {
+      if (remove.textContent === "Delete") return tell(remove, "Really delete?");
+      void this.cancel(job).then(() => this.list.querySelector("button")?.focus());
+    });
+    remove.addEventListener("blur", () => tell(remove, "Delete"));
+    return remove;
   }
 
   /** @param {Job} job */
@@ -110,7 +121,7 @@ export class Jobs {
     }
   }
 
-  /** @param {Job} job */
+  /** Cancel a job; of one that has ended, delete the results. @param {Job} job */
   async cancel(job) {
     try {
       await cancelJob(job.id);

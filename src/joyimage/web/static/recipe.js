@@ -95,7 +95,8 @@ export function writeCommands(results, schemas, language, server, hasKey, names)
   const { job, request } = results;
   const schema = schemas[job.kind];
   const fields = Object.entries(madeFields(results, schemas));
-  const numImages = request?.pictures.length ?? (job.kind === "generate" ? 0 : 1);
+  // Images that the server no longer has went in all the same.
+  const numImages = job.kind === "generate" ? 0 : Math.max(1, request?.pictures.length ?? 0);
   const files = Array.from({ length: numImages }, (_, n) => names[n] ?? (n ? `reference-${n}.png` : "input.png"));
   if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey);
   if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey);

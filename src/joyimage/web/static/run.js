@@ -2,6 +2,7 @@
 
 import { GoneError, ServerError, cancelJob, follow, getImage, getInput, getJob, insist, postJob } from "./api.js";
 import { byId, newId, tell } from "./dom.js";
+import { offerNotifications, tellFinished } from "./finished.js";
 import { announce, notify, withdraw } from "./notices.js";
 import { restorePicture } from "./picture.js";
 import { state, update } from "./store.js";
@@ -26,6 +27,7 @@ export class Run {
     this.on = on;
     this.controller = new AbortController();
     this.isWorking = false;
+    this.outcome = ""; // how the last run ended, in words
     this.stepsSeen = { at: 0, step: 0 };
     this.shownAt = { preview: 0, words: 0 }; // when something was drawn last
     byId("cancel", HTMLElement).addEventListener("click", () => void this.cancel());
@@ -109,6 +111,7 @@ export class Run {
     withdraw("run");
     withdraw("seed");
     this.say("Sending…", null);
+    offerNotifications();
     this.on.started();
     let poll = 0;
     try {
@@ -129,14 +132,15 @@ export class Run {
       clearInterval(poll);
       await this.finish(job, pending, signal);
     } catch (error) {
-      if (!signal.aborted) notify("run", sentence(error));
-      else announce("Cancelled.");
+      this.outcome = signal.aborted ? "Cancelled." : sentence(error);
+      if (signal.aborted) announce(this.outcome);
+      else notify("run", this.outcome);
     } finally {
       clearInterval(poll);
       // Only now: until its results are stored, a reload takes the run up again.
       update({ queue: state.value.queue.filter((one) => one !== pending) });
       byId("progress", HTMLElement).hidden = true;
-      document.title = document.hidden ? "Done · joyimage" : "joyimage";
+      tellFinished(this.outcome);
       this.workspace.keep();
       this.workspace.release();
       this.on.ended();
@@ -146,12 +150,15 @@ export class Run {
   /** @param {Job} job @param {Pending} pending @param {AbortSignal} signal */
   async finish(job, pending, signal) {
     if (job.state === "cancelled") {
-      notify("run", "Cancelled. Your picture is as it was.", { kind: "news" });
+      this.outcome = "Cancelled. Your picture is as it was.";
+      notify("run", this.outcome, { kind: "news" });
     } else if (job.state === "failed") {
-      notify("run", job.error?.message ?? "The run failed without a reason.");
+      this.outcome = job.error?.message ?? "The run failed without a reason.";
+      notify("run", this.outcome);
     } else if (job.kind === "describe") {
       this.on.answered(pending, job);
-      announce("The answer is there.");
+      this.outcome = "The answer is there.";
+      announce(this.outcome);
     } else {
       const results = await insist(
         () => fetchResults(job, pending.request, pictureName(this.workspace, pending)),
@@ -160,7 +167,8 @@ export class Run {
       );
       await this.workspace.addResults(pending, results);
       this.on.done(pending, results);
-      announce(["Done.", job.checks?.[0]?.summary, "The result is beside the controls."].filter(Boolean).join(" "));
+      this.outcome = ["Done.", job.checks?.[0]?.summary].filter(Boolean).join(" ");
+      announce(`${this.outcome} The result is beside the controls.`);
     }
   }
 

@@ -142,6 +142,14 @@ export class Settings {
     return ratio >= Math.min(...trained) && ratio <= Math.max(...trained) ? "exact" : "pad";
   }
 
+  /** Say of a camera move what becomes of a large image. @param {{width: number, height: number} | null} image */
+  renderSizeHint(image) {
+    const base = this.known?.base_size ?? Infinity;
+    const isLarger = image !== null && !this.restore.checked && image.width * image.height > 1.1 * base ** 2;
+    const size = `about ${base} × ${base} pixels`;
+    tell(byId("camera-size", HTMLElement), isLarger ? `The result has the model's size, ${size}. For your picture's own, tick it in Settings; it is enlarged then.` : null);
+  }
+
   /** Return the fields of a request that differ from the defaults. @param {{width: number, height: number} | null} image What the run starts from. @returns {Record<string, string>} */
   read(image) {
     /** @type {Record<string, string>} */

@@ -116,12 +116,19 @@ export class Workspace {
     await this.store(project);
   }
 
-  /** Make a job that another page asked for a project. @param {string} id @param {Results} results @param {Picture[]} inputs What went in, where it is known. */
-  async addJob(id, { job, pictures, selected }, inputs) {
+  /**
+   * Make a job that another page asked for a project.
+   *
+   * @param {string} id
+   * @param {Results} results
+   * @param {Picture[]} inputs What went in, where it is known.
+   * @param {Form | null} form What the controls said.
+   */
+  async addJob(id, { job, pictures, selected }, inputs, form) {
     for (const picture of [...pictures, ...inputs]) this.pictures.set(picture.id, picture);
     const at = Date.now();
     const request = { kind: job.kind, fields: {}, pictures: inputs.map((one) => one.id) };
-    const made = { id: job.id, parent: ROOT, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form: null };
+    const made = { id: job.id, parent: ROOT, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form };
     const name = job.prompt?.split("\n")[0] ?? pictures[0]?.name ?? job.kind;
     await this.store(withAttempt((await findProject(id)) ?? newProject(id, name, at, inputs[0]?.id ?? null), made));
   }
