@@ -14,7 +14,13 @@ from PIL import Image, ImageEnhance
 from joyimage.pipeline.edit import JoyImageEditPipeline
 from joyimage.pipeline.edit_mask import edited_mask
 from joyimage.pipeline.framing import FramedImage, Framing
-from joyimage.pipeline.images import apply_placement, fit_to_size, to_pixels
+from joyimage.pipeline.images import (
+    JoyImageEditImageProcessor,
+    apply_placement,
+    fit_to_size,
+    to_images,
+    to_pixels,
+)
 from joyimage.spatial.frame import Placement
 from joyimage.tiny.examples import load_example
 from joyimage.types import ImageSize
@@ -366,6 +372,61 @@ def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:
     assert np.array_equal(np.asarray(mask), np.asarray(region))
 
 
+def test_feather_when_given_then_the_edge_is_that_wide_and_never_outside() -> None:
+    image = Image.new("RGB", (400, 400), "white")
+    hard = np.zeros((400, 400), dtype=np.uint8)
+    hard[100:300, 100:300] = 255
+
+    widths = []
+    for feather in (0, 4, 16):
+        framing = Framing(region=hard, restore=True, feather=feather)
+        _, mask = framing.finish(image, framed(image, Placement.exact(image.size, image.size)))
+        soft = np.asarray(mask)
+        assert not soft[hard == 0].any()
+        widths.append(int((soft[200, 100:200] < 255).sum()))
+
+    assert widths[0] == 0
+    assert widths[1] == pytest.approx(4, abs=1)
+    assert widths[2] == pytest.approx(16, abs=1)
+
+
+@pytest.mark.parametrize(
+    "box", [(500, 300, 560, 340), (0, 0, 90, 60), (1100, 700, 1200, 800), (0, 390, 1200, 420)], ids=str
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_close_up_when_chosen_then_the_region_fills_the_target_and_nothing_outside_changes(
+    box: tuple[int, int, int, int], mode: str
+) -> None:
+    image = drawn(1200, 800)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    framing = Framing(region=box, restore=True, close_up=True)
+    (source,) = to_images(image)
+    processor = JoyImageEditImageProcessor(base_size=256)
+
+    size = framing.choose_size(processor, [source], None)
+    placed = framing.place(source, size, image)
+    black = Image.new("RGB", size.pil)
+    result, mask = framing.finish(black, placed)
+    same, _ = framing.finish(placed.image, placed)
+
+    across, down = placed.placement.factors
+    assert across == pytest.approx(down, rel=0.02)
+    whole = max(box[2] - box[0], box[3] - box[1]) > 600
+    assert across > (0.2 if whole else 1)  # larger than the whole image would be shown
+    assert result.size == image.size
+    assert result.mode == image.mode
+    changed = (np.asarray(result) != np.asarray(image)).any(axis=2)
+    inside = np.zeros_like(changed)
+    inside[box[1] : box[3], box[0] : box[2]] = True
+    assert not changed[~inside].any()
+    assert changed[inside].mean() > 0.6
+    assert mask is not None
+    assert not np.asarray(mask)[~inside].any()
+    # What the model returns unchanged stays where it was.
+    assert psnr(to_images(same)[0].crop(box), source.crop(box)) > (25 if whole else 30)
+
+
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     pipe = random_models.make_pipeline()
@@ -441,6 +502,11 @@ def test_pipeline_when_several_outputs_and_images_then_each_on_its_own(pipe: Any
         ({"restore": True, "image": None}, "need an image"),
         ({"preserve": True, "output_type": "np"}, "`output_type`"),
         ({"region": (0, 0, 900, 20)}, "`region`"),
+        ({"close_up": True, "restore": True}, "`close_up` needs a region"),
+        ({"feather": 3}, "`feather` needs a region"),
+        ({"region": (0, 0, 20, 20), "feather": -1}, "`feather` is -1"),
+        ({"region": (0, 0, 20, 20), "close_up": True}, "expected `restore` with it"),
+        ({"region": (0, 0, 20, 20), "close_up": "yes"}, "`close_up` is 'yes'"),
         ({"region": (0, 0, 1, 20), "image": drawn(200, 40), "height": 64, "width": 64}, "is cropped"),
         ({"region": Image.new("L", (3, 3))}, "`region`"),
         ({"region": 7}, "`region`"),

@@ -132,6 +132,23 @@ def test_mask_when_given_then_the_rest_stays(server: LiveServer) -> None:
     assert difference[:, : SIDE // 4].max() > 5
 
 
+def test_close_up_when_asked_for_then_only_the_masks_region_changes_or_a_sentence(server: LiveServer) -> None:
+    url = f"{server.url}/v1/images/edits"
+    files = {"image": png(1), "mask": make_mask()}
+    ask = {"prompt": "red", "close_up": "true", "feather": "2"}
+
+    answer = httpx2.post(url, data={**ask, "restore": "true"}, files=files, timeout=60).json()
+    plain = httpx2.post(url, data=ask, files=files, timeout=60)
+    without = httpx2.post(url, data={**ask, "restore": "true"}, files={"image": png(1)}, timeout=60)
+
+    difference = np.abs(pixels(answer["data"][0]["b64_json"]) - pixels(png(1))).max(axis=2)
+    assert difference[:, SIDE // 2 :].max() == 0
+    assert difference[:, : SIDE // 4].max() > 5
+    assert (plain.status_code, without.status_code) == (400, 400)
+    assert plain.json()["error"]["message"] == "`close_up` needs `restore`; give it too."
+    assert "without a region" in without.json()["error"]["message"]
+
+
 def test_masks_when_asked_for_then_where_the_image_is_the_edits(server: LiveServer) -> None:
     ask = {"image": ("a.png", png(1)), "mask": ("mask.png", make_mask()), "prompt": "red"}
     settings = {"restore": True, "masks": True, "seed": 1}

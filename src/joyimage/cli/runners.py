@@ -219,12 +219,14 @@ class LocalRunner:
                 )
             return {"image": images[0]}
         framing = {
-            name: given.pop(name) for name in ("fit", "restore", "preserve", "region") if name in given
+            name: given.pop(name)
+            for name in ("fit", "restore", "preserve", "region", "feather", "close_up")
+            if name in given
         }
-        if framing != {"fit": "crop", "restore": False, "preserve": False}:
+        if framing != {"fit": "crop", "restore": False, "preserve": False, "close_up": False}:
             raise InvalidInputError(
                 f"{self.model} takes several images, each at its own size; leave out `--fit`, `--restore`, "
-                "`--preserve` and `--region`."
+                "`--preserve`, `--region`, `--feather` and `--close-up`."
             )
         return {"images": list(images)}
 

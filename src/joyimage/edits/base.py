@@ -150,8 +150,8 @@ class EditValue(CheckedFields):
                 bottom) and checked against the image.
 
         Returns:
-            A value in which only fields without a default are None: `negative_prompt`, `size`, `loras` and
-            `region`.
+            A value in which only fields without a default are None: `negative_prompt`, `size`, `loras`,
+            `region` and `feather`.
 
         Raises:
             FieldError: A required field is missing.

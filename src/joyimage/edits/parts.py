@@ -123,6 +123,12 @@ class Framing(CheckedFields):
         "white of a mask file.",
         group="Image",
     )
+    feather: float | None = setting(
+        Number(0, 10_000),
+        "Pixels of the image over which the edge of the region is blended inward. Default: 12 per 1024 of the "
+        "longer side.",
+        group="Image",
+    )
 
 
 SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from joyimage.edits.base import EditValue, to_pixels
 from joyimage.edits.compound_forms import Box
 from joyimage.edits.fields import FieldError, setting
-from joyimage.edits.forms import Choice, Integer, Number, Text
+from joyimage.edits.forms import Choice, Flag, Integer, Number, Text
 from joyimage.edits.parts import Framing, Sampling
 from joyimage.spatial.box import FORMS, resolve_box
 from joyimage.spatial.camera import (
@@ -68,8 +68,17 @@ class Edit(EditValue):
     prompt: str | None = setting(
         Text(), 'What to do, for example "Recolor the heart orange."', is_required=True, is_positional=True
     )
+    close_up: bool | None = setting(
+        Flag(),
+        "Show the model only the region and what is around it, so that it is edited at full resolution, and "
+        "paste the result back. Needs a region and restore. Default: no.",
+        group="Image",
+    )
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
+
+    def _own_defaults(self) -> dict[str, Any]:
+        return {"close_up": False}
 
 
 def _prompt_style() -> Any:

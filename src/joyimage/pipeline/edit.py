@@ -78,6 +78,8 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         restore: bool = False,
         preserve: bool = False,
         region: Any = None,
+        feather: float | None = None,
+        close_up: bool = False,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, generate one.
 
@@ -115,6 +117,9 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             restore: Map the result back onto the image at its own size, cropped borders from the image.
             preserve: Keep the image's own pixels where the edit changed nothing; the masks are returned.
             region: A box on the image (pixels or fractions) or a mask: nothing changes outside.
+            feather: Pixels over which the edge of `region` is blended inward; None: 12 per 1024 of the longer side.
+            close_up: Show the model only the region and what is around it, so that it is edited at full
+                resolution; needs `region` and `restore`.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
@@ -149,7 +154,9 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             max_sequence_length=max_sequence_length,
             output_type=output_type,
         )
-        framing = Framing(fit=fit, restore=restore, preserve=preserve, region=region)
+        framing = Framing(
+            fit=fit, restore=restore, preserve=preserve, region=region, feather=feather, close_up=close_up
+        )
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
         # 1. Check everything before any work.

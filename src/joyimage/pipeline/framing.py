@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image, ImageChops
@@ -12,7 +12,7 @@ from joyimage.errors import InvalidInputError
 from joyimage.pipeline.checks import check_divisible
 from joyimage.pipeline.edit_mask import edited_mask
 from joyimage.pipeline.images import apply_placement
-from joyimage.pipeline.region import region_mask, soften_region
+from joyimage.pipeline.region import close_up_window, region_mask, soften_region
 from joyimage.pipeline.restore import add_transparency, border_mask, layer_of, map_back
 from joyimage.spatial.frame import FITS, STEP, Placement, exact_size
 from joyimage.types import ImageSize
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from joyimage.pipeline.images import JoyImageEditImageProcessor
+    from joyimage.spatial.box import Box
 
 # Ratio between the aspect ratios of target and image from which a stretched image is noticeable.
 _VISIBLE_STRETCH = 1.1
@@ -35,12 +36,17 @@ class FramedImage:
         layer: The caller's image with its transparency, RGBA; None where it has none, or without `restore`.
         placement: Scale and offset between `source` and `image`.
         image: RGB image at the target size.
+        whole: The caller's image of which `source` is a part, with its transparency where it has one; None where
+            `source` is all of it.
+        window: Where `source` lies on `whole`.
     """
 
     source: Image.Image
     layer: Image.Image | None = None
     placement: Placement
     image: Image.Image
+    whole: Image.Image | None = None
+    window: Box = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +58,16 @@ class Framing:
         restore: Whether the result is mapped back onto the image at its own size.
         preserve: Whether pixels that the edit did not change are the image's own.
         region: A box on the image (pixels or fractions) or a mask of its size: nothing changes outside.
+        feather: Pixels over which the edge of the region is blended inward; None: 12 per 1024 of the longer side.
+        close_up: Whether the model sees only the region and what is around it, at full resolution.
     """
 
     fit: str = "crop"
     restore: bool = False
     preserve: bool = False
     region: Any = None
+    feather: float | None = None
+    close_up: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -76,9 +86,10 @@ class Framing:
         """
         if self.fit not in FITS:
             raise InvalidInputError(f"`fit` is {self.fit!r}; expected one of {', '.join(FITS)}.")
-        for name in ("restore", "preserve"):
+        for name in ("restore", "preserve", "close_up"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInputError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
+        self._check_close_up()
         if self.is_plain and self.fit == "crop":
             return
         if not has_image:
@@ -88,6 +99,22 @@ class Framing:
                 f"`output_type` is {output_type!r}; expected 'pil' where `fit` is 'pad' or "
                 "`restore`, `preserve` or `region` is given."
             )
+
+    def _check_close_up(self) -> None:
+        """Reject settings of a region where there is none.
+
+        Raises:
+            InvalidInputError: One of them.
+        """
+        if self.feather is not None and not self.feather >= 0:
+            raise InvalidInputError(f"`feather` is {self.feather!r}; expected 0 or more pixels.")
+        if self.region is None and (self.feather is not None or self.close_up):
+            name = "close_up" if self.close_up else "feather"
+            raise InvalidInputError(
+                f"`{name}` needs a region; there is none. Give `region`, or leave it out."
+            )
+        if self.close_up and not self.restore:
+            raise InvalidInputError("`close_up` is pasted back into the image; expected `restore` with it.")
 
     def check_region(self, size: ImageSize) -> None:
         """Reject a region that does not fit on an image of a size.
@@ -117,6 +144,9 @@ class Framing:
         Raises:
             InvalidInputError: The images need different sizes, or the requested size is not divisible by 16.
         """
+        if self.close_up:
+            seen = [image.crop(self._window(image)) for image in images]
+            return processor.choose_size(seen, requested)
         if self.fit != "exact":
             return processor.choose_size(images, requested)
         if requested is not None:
@@ -147,6 +177,8 @@ class Framing:
         Raises:
             InvalidInputError: No part of the region is visible at the target size.
         """
+        if self.close_up:
+            return self._place_window(image, size, given)
         make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[self.fit]
         placement = make(image.size, size.pil)
         if self.region is not None:
@@ -191,6 +223,8 @@ class Framing:
             The image, and the mask of where it is the result (255) or the caller's image (0); None without
             `preserve` and `region`.
         """
+        if framed.whole is not None:
+            return self._paste_window(result, framed, framed.whole)
         placement, image = framed.placement, framed.source
         visible = placement.in_target
         source = apply_placement(image, placement).crop(visible)
@@ -241,10 +275,42 @@ class Framing:
         masks = [mask for _, mask in finished if mask is not None]
         return [image for image, _ in finished], masks or None
 
+    def _window(self, image: Image.Image, target: ImageSize | None = None) -> Box:
+        """Return the part of an image that a close-up shows."""
+        size = ImageSize.of(image)
+        return close_up_window(region_mask(self.region, size), target)
+
+    def _place_window(self, image: Image.Image, size: ImageSize, given: Any) -> FramedImage:
+        """Bring the region and what is around it to the target size."""
+        window = self._window(image, size)
+        layer = layer_of(given)
+        part = self._in(window, image)
+        framed = part.place(image.crop(window), size)
+        whole = image if layer is None else layer
+        return replace(framed, layer=layer and layer.crop(window), whole=whole, window=window)
+
+    def _paste_window(
+        self, result: Image.Image, framed: FramedImage, whole: Image.Image
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Finish a close-up, and paste it back into the image that it is a part of."""
+        image = whole.convert("RGB") if framed.layer is not None else whole
+        part, part_mask = self._in(framed.window, image).finish(result, replace(framed, whole=None))
+        mask = Image.new("L", whole.size)
+        mask.paste(part_mask or 255, framed.window)
+        finished = whole.copy()
+        finished.paste(part, framed.window[:2])
+        finished.info = part.info
+        return finished, mask
+
+    def _in(self, window: Box, image: Image.Image) -> Framing:
+        """Return the framing of a part of an image: all of it is shown, at the size of its own pixels or larger."""
+        region = region_mask(self.region, ImageSize.of(image)).crop(window)
+        return replace(self, close_up=False, fit="pad", region=region)
+
     def _region_of(self, framed: FramedImage) -> Image.Image:
         """Return the region's soft mask, at the caller's size with `restore`, else at the result's."""
         placement = framed.placement
-        region = soften_region(region_mask(self.region, ImageSize.of(framed.source)))
+        region = soften_region(region_mask(self.region, ImageSize.of(framed.source)), self.feather)
         if self.restore:
             return region
         # Pixels of the target that are only partly inside are outside.

@@ -16,8 +16,13 @@ from joyimage.types import ImageSize
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from joyimage.spatial.box import Box
+
 EDGE_PX = 12
 """Pixels per 1024 of the longer side over which the edge of a region, or of what was cropped, is blended."""
+
+_AROUND = 0.25  # of the region's longer side, at each side: what the model needs to see of what is around it
+_MOST_ENLARGED = 4.0
 
 
 def region_mask(region: Any, size: ImageSize) -> Image.Image:
@@ -56,19 +61,56 @@ def region_mask(region: Any, size: ImageSize) -> Image.Image:
     return mask
 
 
-def soften_region(mask: Image.Image) -> Image.Image:
-    """Soften the edge of a hard mask inward, so that nothing outside changes; a mask with gray levels stays."""
-    if sum(mask.histogram()[1:255]):
+def soften_region(mask: Image.Image, feather: float | None = None) -> Image.Image:
+    """Soften the edge of a hard mask inward, so that nothing outside changes; a mask with gray levels stays.
+
+    Args:
+        mask: 255 inside.
+        feather: Width of the edge in pixels; None: `EDGE_PX` per 1024 of the longer side. A thin region is
+            softened less.
+    """
+    if feather == 0 or sum(mask.histogram()[1:255]):
         return mask
     inside = np.asarray(mask) > 0
     inner = np.asarray(mask.filter(ImageFilter.MinFilter(3))) > 0
     outline = max(1, int((inside & ~inner).sum()))
     # Twice the area over the outline's length is a strip's width: a thin region keeps its middle.
     thickness = 2 * int(inside.sum()) / outline
-    reach = min(EDGE_PX * max(mask.size) / 1024, thickness / 4)
+    reach = min(EDGE_PX * max(mask.size) / 1024 if feather is None else feather, thickness / 4)
     blurred = mask.filter(ImageFilter.BoxBlur(reach))
     # Half of it at a straight edge, all of it `reach` inside.
     return ImageChops.darker(mask, blurred.point([max(0, 2 * value - 255) for value in range(256)]))
+
+
+def close_up_window(mask: Image.Image, target: ImageSize | None = None) -> Box:
+    """Return the part of an image that shows a region and what is around it.
+
+    Args:
+        mask: The region, 255 inside, of the image's size.
+        target: Size at which the model will see it: the window gets its aspect ratio where the image has room, and
+            is never enlarged more than `_MOST_ENLARGED` times.
+
+    Raises:
+        InvalidInputError: The region is empty.
+    """
+    inside = mask.getbbox()
+    if inside is None:
+        raise InvalidInputError("`region` is empty, so nothing could be edited; give one that holds pixels.")
+    margin = _AROUND * max(inside[2] - inside[0], inside[3] - inside[1])
+    width, height = (inside[2] - inside[0] + 2 * margin, inside[3] - inside[1] + 2 * margin)
+    if target is not None:
+        width = max(width, height * target.width / target.height, target.width / _MOST_ENLARGED)
+        height = width * target.height / target.width
+    left, right = _span(inside[0], inside[2], width, mask.width)
+    top, bottom = _span(inside[1], inside[3], height, mask.height)
+    return left, top, right, bottom
+
+
+def _span(start: int, end: int, length: float, most: int) -> tuple[int, int]:
+    """Return a span of a length around another one, inside 0 to `most`."""
+    whole = min(most, max(end - start, round(length)))
+    first = min(max(0, round((start + end - whole) / 2)), most - whole)
+    return first, first + whole
 
 
 def _to_bytes(mask: NDArray[Any]) -> NDArray[np.uint8]:

@@ -209,7 +209,11 @@ class SpatialEditingPipeline(JoyImagePipeline):
 def _take_framing(call: dict[str, Any]) -> Framing:
     """Take the framing out of a call's arguments."""
     return Framing(
-        **{name: call.pop(name) for name in ("fit", "restore", "preserve", "region") if name in call}
+        **{
+            name: call.pop(name)
+            for name in ("fit", "restore", "preserve", "region", "feather")
+            if name in call
+        }
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from joyimage.serving.workers.protocol import ModelInfo
 
 _SHARE_OF_STEPS = {"low": 0.5, "medium": 0.75}
-_FRAMING = ("fit", "restore", "preserve", "region")
+_FRAMING = ("fit", "restore", "preserve", "region", "feather", "close_up")
 
 
 def make_task(
@@ -93,6 +93,8 @@ def batch_key(task: Task, settings: ServerSettings) -> str | None:
     """Return what tasks have in common that can run together; None where a task runs alone."""
     if not isinstance(task.edit, (Edit, Generate)) or task.target_size is None or task.has_mask:
         return None
+    if isinstance(task.edit, Edit) and task.edit.close_up:
+        return None  # its size follows from the region
     if 2 * task.num_images * task.target_size.num_pixels > settings.batch_pixels:
         return None
     alike = task.to_dict()
@@ -183,12 +185,24 @@ def _check_framing(body: Body, mask: Upload | None, images: Sequence[Upload], in
             param="masks",
         )
     if isinstance(body.edit, Edit) and info.takes_several:
-        plain = {"fit": "crop", "restore": False, "preserve": False, "region": None}
+        plain = {"fit": "crop", "restore": False, "preserve": False, "close_up": False}
         for name in _FRAMING:
-            if given.get(name, plain[name]) != plain[name]:
+            if given.get(name, plain.get(name)) != plain.get(name):
                 raise ApiError(400, f"`{name}` can't be used with this model; leave it out.", param=name)
         if mask is not None:
             raise ApiError(400, "`mask` can't be used with this model; leave it out.", param="mask")
+    for name in ("feather", "close_up"):
+        if given.get(name) and mask is None and "region" not in given:
+            raise ApiError(
+                400,
+                f"`{name}` is given without a region; give `region` or `mask` too.",
+                code="invalid_value",
+                param=name,
+            )
+    if given.get("close_up") and not given.get("restore"):
+        raise ApiError(
+            400, "`close_up` needs `restore`; give it too.", code="invalid_value", param="close_up"
+        )
     if mask is None:
         return
     if "region" in given:

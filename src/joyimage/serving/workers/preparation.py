@@ -169,7 +169,12 @@ def _plan(edit: Move | Rotate | Camera, image: Image.Image, info: ModelInfo) -> 
 def _framing(edit: Edit | Move | Rotate | Camera, region: Any) -> Framing:
     given = edit.framing
     framing = Framing(
-        fit=given.fit or "crop", restore=bool(given.restore), preserve=bool(given.preserve), region=region
+        fit=given.fit or "crop",
+        restore=bool(given.restore),
+        preserve=bool(given.preserve),
+        region=region,
+        feather=given.feather,
+        close_up=isinstance(edit, Edit) and bool(edit.close_up),
     )
     framing.check(has_image=True, output_type="pil")
     return framing

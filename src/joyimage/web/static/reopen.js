@@ -10,7 +10,7 @@ const FRAMED = ["restore", "preserve"];
  * Return what the controls say for a job. Those of fields that the job doesn't have are empty: the checkpoint's defaults.
  *
  * @param {Job} job
- * @param {Form} now What the controls say; whatever is no field of an edit stays.
+ * @param {Form} now What the controls say; whatever does not belong to an edit stays.
  * @param {Map<string, string>} ids Of the control of each field.
  * @returns {Form | null} Null where the job doesn't know its edit.
  */
