@@ -47,6 +47,7 @@ class Report:
         attention_backend: Attention kernel as diffusers names it; "native" is torch's own choice.
         forward_cache: Whether steps and guidance branches share what they have in common.
         step_cache: diffusers' cache that skips work between steps; None without one.
+        speed: Speed preset of the running edit, or of the last one, and what it leaves out; None for a transformer.
         text_encoder: Attention of the text encoder as transformers names it; None without a text encoder.
         vae: "single frames" (2-D convolutions), "video" (3-D convolutions, as diffusers), or None without a VAE.
         quantization: Format of each quantized part's weights.
@@ -63,6 +64,7 @@ class Report:
     attention_backend: str
     forward_cache: bool
     step_cache: str | None
+    speed: str | None
     text_encoder: str | None
     vae: str | None
     quantization: Mapping[str, str]
@@ -126,6 +128,7 @@ def report(target: Any) -> Report:
         attention_backend=attention_backend_name(transformer),
         forward_cache=caches_forwards(transformer),
         step_cache=step_cache_of(transformer),
+        speed=_speed(target),
         text_encoder=None if encoder is None else attention_implementation(encoder.config.text_config),
         vae=_vae_path(vae),
         quantization=formats,
@@ -140,6 +143,12 @@ def attention_backend_name(transformer: JoyImageEditTransformer3DModel) -> str:
     """Return the attention kernels of the blocks, as diffusers names them."""
     names = {str(getattr(name, "value", name)) for name in map(attention_backend, _processors(transformer))}
     return ", ".join(sorted(names))
+
+
+def _speed(target: Any) -> str | None:
+    """Return a pipeline's speed preset as text."""
+    name = getattr(target, "speed", None)
+    return None if name is None else f"{name} ({target.speed_presets[name]})"
 
 
 def weight_format(part: nn.Module) -> str | None:

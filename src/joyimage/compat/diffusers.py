@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from diffusers.hooks import sea_cache
 from diffusers.hooks._helpers import (
     AttentionProcessorMetadata,
     AttentionProcessorRegistry,
@@ -37,6 +38,7 @@ __all__ = [
     "parallelism_of",
     "reset_step_caches",
     "set_attention_backend",
+    "share_decision",
     "step_cache_of",
 ]
 
@@ -112,6 +114,30 @@ def reset_step_caches(model: Any) -> None:
     """Empty the step caches of a model that has any, so that a new edit starts without results of the last one."""
     if hasattr(model, "_reset_stateful_cache"):
         model._reset_stateful_cache()
+
+
+def share_decision(model: Any, leader: str, follower: str, step: int) -> None:
+    """Have a branch reuse or compute its blocks as another branch has decided in the same step.
+
+    A branch that did not run in the step before computes its blocks: what it holds is too old to continue. Without
+    SeaCache nothing happens.
+
+    Args:
+        model: The transformer.
+        leader: Cache context of the branch that has decided.
+        follower: Cache context of the branch that runs next.
+        step: Index of the step.
+    """
+    hooks = hook_registry(model)
+    hook: Any = None if hooks is None else hooks.get_hook(sea_cache._SEA_CACHE_ROOT_HOOK)
+    if hook is None:
+        return
+    states = hook.state_manager._state_cache
+    if follower not in states or leader not in states:
+        return
+    ran_before = states[follower].gate_key is not None and states[follower].gate_key[0] == step - 1
+    states[follower].gate_key = states[leader].gate_key
+    states[follower].gate_should_compute = states[leader].gate_should_compute or not ran_before
 
 
 def causal_padding(convolution: Any) -> tuple[int, int]:

@@ -13,6 +13,9 @@ from joyimage.spatial.frame import FITS
 if TYPE_CHECKING:
     from joyimage.types import ImageSize
 
+SPEEDS = ("exact", "balanced", "fast", "turbo")
+"""Speed presets; what each leaves out is in `joyimage.acceleration.presets`."""
+
 LARGEST_SEED = 2**53 - 1
 """JSON numbers are exact up to here in every language."""
 
@@ -88,6 +91,12 @@ class Sampling(CheckedFields):
         "used. Default: the one nearest to the image.",
         group="Output",
     )
+    speed: str | None = setting(
+        Choice(SPEEDS),
+        '"exact" computes every step; "balanced" and "fast" reuse results of earlier steps, for a stated price; '
+        '"turbo" takes few steps and needs a turbo adapter. Default: exact.',
+        group="Model",
+    )
     loras: tuple[str, ...] | None = setting(
         Texts(),
         "LoRA adapter, with an optional scale: PATH[:SCALE]. With a server, the name of one that it offers.",
@@ -131,5 +140,5 @@ class Framing(CheckedFields):
     )
 
 
-SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1}
+SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1, "speed": "exact"}
 FRAMING_DEFAULTS: dict[str, Any] = {"fit": "crop", "restore": False, "preserve": False}

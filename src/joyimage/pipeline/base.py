@@ -11,7 +11,10 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
+from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.compat.diffusers import reset_step_caches
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps
 from joyimage.pipeline.checks import check_call, check_callback, check_parts
@@ -37,7 +40,11 @@ class JoyImagePipeline(PipelineParts):
     _default_negative_prompt: ClassVar[str] = ""
     _callback_tensor_inputs: ClassVar[list[str]] = list(TENSOR_NAMES)  # diffusers' name
 
+    speed_presets: dict[str, SpeedPreset] = PRESETS
+    """What each value of `speed` leaves out; `joyimage calibrate` measures them for a checkpoint."""
+
     # State of the running call.
+    _speed: str = EXACT
     _interrupt: bool = False
     _guidance_scale: float = 1.0
     _num_timesteps: int = 0
@@ -47,6 +54,11 @@ class JoyImagePipeline(PipelineParts):
     def guidance_scale(self) -> float:
         """Guidance scale of the running call, or of the last one."""
         return self._guidance_scale
+
+    @property
+    def speed(self) -> str:
+        """Speed preset of the running call, or of the last one."""
+        return self._speed
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -123,8 +135,26 @@ class JoyImagePipeline(PipelineParts):
             sampling = replace(sampling, guidance_scale=self.config["default_guidance_scale"])
         check_callback(callback.function, callback.tensor_names, self._callback_tensor_inputs)
         check_parts(self)
+        self._check_speed(sampling.speed)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         return num_prompts, sampling.as_integers()
+
+    def _check_speed(self, name: str) -> None:
+        """Reject a speed preset that this pipeline does not have, or cannot run now.
+
+        Raises:
+            InvalidInputError: It does not exist, needs an adapter, or meets a step cache of the caller.
+        """
+        if name == TURBO and name not in self.speed_presets:
+            raise InvalidInputError(
+                f'`speed` is "{TURBO}", which needs a turbo adapter, and this model has none; expected one of '
+                f"{', '.join(self.speed_presets)}."
+            )
+        if name not in self.speed_presets:
+            raise InvalidInputError(
+                f"`speed` is {name!r}; expected one of {', '.join((*self.speed_presets, TURBO))}."
+            )
+        check_preset(self.transformer, name, self.speed_presets[name])
 
     def _latent_shape(self, size: ImageSize) -> tuple[int, ...]:
         """Return the shape of one output's latents, `[C, 1, H/8, W/8]`."""
@@ -132,19 +162,21 @@ class JoyImagePipeline(PipelineParts):
         return self.transformer.config["in_channels"], 1, latent.height, latent.width
 
     @contextmanager
-    def _running(self, guidance_scale: float) -> Generator[torch.device]:
+    def _running(self, sampling: SamplingInputs) -> Generator[torch.device]:
         """Hold the state of a call, and free what belongs to it at the end.
 
         Args:
-            guidance_scale: Guidance scale of the call.
+            sampling: How the call samples, checked.
 
         Yields:
             The device that the call runs on.
         """
-        self._guidance_scale = guidance_scale
+        self._guidance_scale = sampling.guidance_scale
+        self._speed = sampling.speed
         self._interrupt = False
         try:
-            yield self.compute_device
+            with reusing_steps(self.transformer, self.speed_presets[sampling.speed]):
+                yield self.compute_device
         finally:
             reset_step_caches(self.transformer)
             self.maybe_free_model_hooks()

@@ -14,12 +14,17 @@ import torch
 from joyimage.acceleration.forward_cache import ForwardCache
 from joyimage.acceleration.settings import caches_forwards
 from joyimage.acceleration.streaming import run_together
+from joyimage.compat.diffusers import share_decision
 from joyimage.pipeline.conditioning import TextStates
-from joyimage.pipeline.guidance import can_batch_branches, combine, pad_texts
+from joyimage.pipeline.guidance import Guidance, can_batch_branches, pad_texts
+from joyimage.pipeline.latents import split_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from joyimage.model.transformer import JoyImageEditTransformer3DModel
     from joyimage.pipeline.base import JoyImagePipeline
     from joyimage.pipeline.callbacks import StepCallback
     from joyimage.pipeline.conditioning import Conditioning
@@ -51,11 +56,15 @@ def denoise(
     timesteps = scheduler.timesteps
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
+    preset = pipe.speed_presets[pipe.speed]
+    if preset.reuses_steps:  # each output decides for itself, so that a batch equals its single runs
+        references = split_outputs(references)
     references = [group.to(transformer.dtype) for group in references]
     batched = can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
     cache = ForwardCache(transformer, timesteps, num_branches=len(all_branches))
-    predictor = _Predictor(pipe, references, cache)
+    predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])
+    guidance = Guidance(preset)
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)
     with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
@@ -64,14 +73,13 @@ def denoise(
             cache.begin(step)
 
             targets = predictor.split(latents[:, 0].to(transformer.dtype))
-            forwards = _plan_forwards(conditioning, guided=pipe.do_classifier_free_guidance, batched=batched)
+            guided = guidance.begin(predictor.sigmas[step], is_on=pipe.do_classifier_free_guidance)
+            forwards = _plan_forwards(conditioning, guided=guided, batched=batched)
             calls = [partial(predictor.predict, targets, branches) for branches in forwards]
             velocities = [
-                velocity.to(latents.dtype) for found in run_together(transformer, calls) for velocity in found
+                velocity.to(latents.dtype) for found in _run(transformer, calls) for velocity in found
             ]
-            velocity = velocities[0]
-            if len(velocities) > 1:
-                velocity = combine(velocities[0], velocities[1], pipe.guidance_scale)
+            velocity = guidance.combine(velocities, pipe.guidance_scale)
 
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
 
@@ -81,6 +89,20 @@ def denoise(
                 break
     pipe.current_timestep = None
     return latents
+
+
+def _run(
+    transformer: JoyImageEditTransformer3DModel, calls: list[Callable[[], list[Tensor]]]
+) -> list[list[Tensor]]:
+    """Run the forwards of a step: side by side where weights are streamed, unless a step cache tells them apart."""
+    if transformer.is_cache_enabled:  # its context is that of the whole model, not of a thread
+        return [call() for call in calls]
+    return run_together(transformer, calls)
+
+
+def _context(branch: str, group: int) -> str:
+    """Return the name under which step caches hold the state of a branch and group."""
+    return branch if group == 0 else f"{branch} {group}"
 
 
 def _plan_forwards(conditioning: Conditioning, *, guided: bool, batched: bool) -> list[dict[str, TextStates]]:
@@ -97,11 +119,13 @@ class _Predictor:
         pipe: The pipeline.
         references: References of each group of outputs.
         cache: What the forwards of the loop share.
+        sigmas: Noise level of each step, and 0 at the end.
     """
 
     pipe: JoyImagePipeline
     references: list[References]
     cache: ForwardCache
+    sigmas: list[float]
 
     def prepare(self, target: Tensor, branches: dict[str, TextStates]) -> None:
         """Do all work on the host before the loop, so that no step waits for it.
@@ -134,15 +158,18 @@ class _Predictor:
         scheduler = cast("Scheduler", self.pipe.scheduler)
         timesteps = scheduler.timesteps
         count, step = len(branches), self.cache.step
-        first = next(iter(branches))
+        branch = next(iter(branches))
         parts: list[tuple[Tensor, ...]] = []
         for number, (group, target) in enumerate(zip(self.references, targets, strict=True)):
             texts, mask = self._texts(number, branches)
             # Step caches hold one state per branch and group; some need the position in the schedule.
+            context, leader = _context(branch, number), _context("cond", number)
+            if context != leader:
+                share_decision(self.cache.transformer, leader, context, step)
             with cast("Any", self.pipe.transformer).cache_context(
-                first if number == 0 else f"{first} {number}",
+                context,
                 step_index=step,
-                sigma=scheduler.sigmas[step],
+                sigma=self.sigmas[step],
                 num_inference_steps=len(timesteps),
             ):
                 velocity: Tensor = self.pipe.transformer(

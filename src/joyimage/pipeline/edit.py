@@ -11,6 +11,7 @@ from diffusers.callbacks import PipelineCallback
 from PIL.Image import Image
 from torch import Tensor
 
+from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
@@ -80,6 +81,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         region: Any = None,
         feather: float | None = None,
         close_up: bool = False,
+        speed: str = EXACT,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, generate one.
 
@@ -120,6 +122,8 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             feather: Pixels over which the edge of `region` is blended inward; None: 12 per 1024 of the longer side.
             close_up: Show the model only the region and what is around it, so that it is edited at full
                 resolution; needs `region` and `restore`.
+            speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
+                (docs/speed.md), and "turbo" needs a turbo adapter.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
@@ -153,6 +157,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             enable_denormalization=enable_denormalization,
             max_sequence_length=max_sequence_length,
             output_type=output_type,
+            speed=speed,
         )
         framing = Framing(
             fit=fit, restore=restore, preserve=preserve, region=region, feather=feather, close_up=close_up
@@ -171,7 +176,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         framed = framing.place_all(images, size, image)
         model_images = [ModelImage(one.image) for one in framed]
 
-        with self._running(sampling.guidance_scale) as device:
+        with self._running(sampling) as device:
             # 3. Encode images and prompts.
             conditioning = self._encode_conditioning(
                 prompts, _group_by_prompt(model_images, num_prompts), sampling, num_prompts

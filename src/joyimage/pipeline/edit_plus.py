@@ -11,6 +11,7 @@ from diffusers.callbacks import PipelineCallback
 from PIL.Image import Image
 from torch import Tensor
 
+from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
@@ -65,6 +66,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         schedule: str = "diffusers",
         reference_latents: str = "mode",
         latents_dtype: str | torch.dtype | None = None,
+        speed: str = EXACT,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Generate an image from `images` as `prompt` says; without images, from the prompt alone.
 
@@ -99,6 +101,8 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             schedule: "diffusers" or "jd", see `set_schedule`.
             reference_latents: "mode" or "sample" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
+            speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
+                (docs/speed.md), and "turbo" needs a turbo adapter.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
@@ -132,6 +136,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             enable_denormalization=enable_denormalization,
             max_sequence_length=max_sequence_length,
             output_type=output_type,
+            speed=speed,
         )
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
@@ -147,7 +152,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         # 2. Bring each reference to its own size.
         model_images = None if references is None else self._fit_all(references)
 
-        with self._running(sampling.guidance_scale) as device:
+        with self._running(sampling) as device:
             # 3. Encode references and prompts.
             conditioning = self._encode_conditioning(prompts, model_images, sampling, num_prompts)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from joyimage.acceleration.presets import SpeedPreset
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
     from joyimage.pipeline.conditioning import TextStates
     from joyimage.pipeline.latents import References
@@ -42,6 +43,46 @@ def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     combined = uncond + scale * (cond - uncond)
     norm = _channel_norm(combined).clamp_min(1e-6)
     return combined * (_channel_norm(cond) / norm)
+
+
+class Guidance:
+    """Guidance of one edit: in which steps the unconditional branch runs, and what guides those between.
+
+    Args:
+        preset: Says at which noise levels there is guidance, and how often the branch runs.
+    """
+
+    def __init__(self, preset: SpeedPreset) -> None:
+        self._preset = preset
+        self._age: int | None = None  # steps since the branch ran; None without guidance
+        self._difference: Tensor | None = None  # between the branches when it ran
+
+    def begin(self, sigma: float, *, is_on: bool) -> bool:
+        """Begin a step, and return whether the unconditional branch runs in it.
+
+        Args:
+            sigma: Noise level of the step.
+            is_on: Whether the guidance scale asks for guidance.
+        """
+        if not (is_on and self._preset.has_guidance_at(sigma)):
+            self._age, self._difference = None, None
+            return False
+        self._age = 0 if self._age is None else (self._age + 1) % self._preset.guidance_period
+        return self._age == 0
+
+    def combine(self, velocities: Sequence[Tensor], scale: float) -> Tensor:
+        """Return the guided velocity of the step.
+
+        Args:
+            velocities: Velocity `[B, items, C, T, H, W]` of each branch that ran, the conditional one first.
+            scale: Guidance scale.
+        """
+        cond = velocities[0]
+        if len(velocities) > 1:
+            if self._preset.guidance_period > 1:
+                self._difference = cond - velocities[1]
+            return combine(cond, velocities[1], scale)
+        return cond if self._difference is None else combine(cond, cond - self._difference, scale)
 
 
 def can_batch_branches(

@@ -56,6 +56,7 @@ class SamplingInputs:
     enable_denormalization: bool = True
     max_sequence_length: int = 4096
     output_type: str = "pil"
+    speed: str = "exact"
 
     @property
     def requested_size(self) -> ImageSize | None:

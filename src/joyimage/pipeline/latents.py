@@ -60,6 +60,15 @@ def group_references(references: Iterable[Iterable[Tensor]], device: torch.devic
     ]
 
 
+def split_outputs(groups: Iterable[References]) -> list[References]:
+    """Return one group per output, in the order of the groups."""
+    return [
+        References(rows=group.rows[i : i + 1], items=[item[i : i + 1] for item in group.items])
+        for group in groups
+        for i in range(len(group.rows))
+    ]
+
+
 def draw_noise(
     shape: tuple[int, ...], generator: Generators, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

@@ -62,6 +62,7 @@ def make_task(
     if isinstance(edit, Describe):
         return Task(edit=edit.resolve(info.defaults, size), given=edit.to_dict(), num_inputs=len(images))
     _check_framing(body, mask, images, info)
+    _check_speed(edit, info)
     defaults = info.defaults
     share = _SHARE_OF_STEPS.get(options.quality or "auto", 1.0)
     steps = max(1, round(defaults.num_inference_steps * share))
@@ -166,6 +167,23 @@ def _check_limits(edit: AnyEdit, settings: ServerSettings) -> None:
         if name not in settings.loras:
             offered = ", ".join(settings.loras) or "none"
             raise ApiError(404, f"There is no adapter {name[:100]!r} here; offered: {offered}.", param="lora")
+
+
+def _check_speed(edit: AnyEdit, info: ModelInfo) -> None:
+    """Reject a speed preset that the model does not have.
+
+    Raises:
+        ApiError: It does not.
+    """
+    speed = edit.given().get("speed")
+    if speed is not None and speed not in info.speeds:
+        needs = " It needs a turbo adapter." if speed == "turbo" else ""
+        raise ApiError(
+            400,
+            f"`speed` is {speed!r}; this model has {', '.join(info.speeds)}.{needs}",
+            code="invalid_value",
+            param="speed",
+        )
 
 
 def _check_framing(body: Body, mask: Upload | None, images: Sequence[Upload], info: ModelInfo) -> None:

@@ -150,6 +150,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "default_guidance": info.guidance,
         "takes_several_images": info.takes_several,
         "loras": list(info.loras),
+        "speeds": list(info.speeds),
         "acceleration": dict(info.acceleration),
         "sizes": [str(size) for size in bucket_sizes(info.base_size)],
     }

@@ -78,6 +78,7 @@ class LocalRunner:
             device=str(pipe.device),
             dtype=str(pipe.dtype).removeprefix("torch."),
             loras=tuple(loras),
+            speeds=tuple(pipe.speed_presets),
             acceleration=acceleration.report(pipe).to_dict(),
         )
 
@@ -247,6 +248,7 @@ class LocalRunner:
             "prompt": [item.prompt for item in items],
             "num_inference_steps": samplings[0].num_inference_steps,
             "guidance_scale": samplings[0].guidance_scale,
+            "speed": samplings[0].speed or "exact",
             "num_images_per_prompt": parts[0][2],
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "callback_on_step_end": watch,

@@ -40,6 +40,7 @@ class ModelInfo:
         device: Device of the model, such as "cuda:0".
         dtype: Its precision, such as "bfloat16".
         loras: Names of the adapters it has.
+        speeds: Names of the speed presets it has.
         acceleration: What runs in an edit and what does not; see `joyimage.acceleration.Report`.
     """
 
@@ -50,6 +51,7 @@ class ModelInfo:
     device: str
     dtype: str
     loras: tuple[str, ...] = ()
+    speeds: tuple[str, ...] = ("exact",)
     acceleration: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -53,7 +53,7 @@ export class Settings {
     const model = models[0];
     const usual = this.known;
     this.known = model;
-    this.more.setSchemas(schemas, this.kind);
+    this.more.setSchemas(withSpeeds(schemas, model.speeds), this.kind);
     fill(this.model, models.map(({ id }) => id));
     fill(this.size, model.sizes ?? [], true);
     fill(this.lora, model.loras ?? [], true);
@@ -201,4 +201,15 @@ function fill(select, names, hasNone = false) {
   select.length = hasNone ? 1 : 0;
   for (const name of names) select.add(new Option(select.id === "size" ? name.replace("x", " × ") : name, name));
   select.value = names.includes(value) ? value : hasNone ? "" : (names[0] ?? "");
+}
+
+/**
+ * Offer the speed presets that the model has, and no others.
+ * @param {Schemas} schemas @param {string[] | undefined} speeds @returns {Schemas}
+ */
+function withSpeeds(schemas, speeds) {
+  const offered = structuredClone(schemas);
+  if (speeds === undefined) return offered;
+  for (const { properties } of Object.values(offered)) if (properties.speed) properties.speed.enum = speeds;
+  return offered;
 }

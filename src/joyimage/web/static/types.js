@@ -73,6 +73,7 @@
  * @property {number} [default_guidance]
  * @property {boolean} [takes_several_images]
  * @property {string[]} [loras]
+ * @property {string[]} [speeds] Missing from older servers.
  * @property {string[]} [sizes]
  *
  * @typedef {object} Health
