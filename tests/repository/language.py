@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 DEBT_PATH = Path(__file__).with_name("language_debt.json")
 _FOLDERS = ("src", "docs", "tests", "scripts", "examples", "deploy", ".github")
 _SUFFIXES = {".py", ".md", ".js", ".html", ".css", ".toml", ".yml", ".yaml", ".ini"}
-_NOT_OURS = ("/weights/", "/golden/", "/vendor/")
+_NOT_OURS = ("/weights/", "/golden/", "/vendor/", "/phrases/")
 # The list itself, and what is left of each term.
 _THIS = (
     "tests/repository/language.py",

@@ -152,6 +152,7 @@ class Answers:
     """A reader whose answers are given."""
 
     has_language = True
+    reads_any_text = True
 
     def __init__(self, **given: float) -> None:
         self.given = given

@@ -1,4 +1,4 @@
-"""The wording of the questions that judging asks."""
+"""The text of the questions that judging asks."""
 
 from __future__ import annotations
 

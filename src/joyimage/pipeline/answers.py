@@ -46,6 +46,11 @@ class ImageReader:
         """Whether the text encoder learned to answer."""
         return has_language(self._pipe)
 
+    @property
+    def reads_any_text(self) -> bool:
+        """Whether questions may be in any words: the embedded model, which has a setting, knows its own alone."""
+        return not hasattr(self._pipe.text_encoder.config, "has_language")
+
     @torch.no_grad()
     def yes(self, images: Sequence[Image], asked: Sequence[str]) -> list[float]:
         """Return P(yes) / (P(yes) + P(no)) of the first token of the answer to each question about the same images.

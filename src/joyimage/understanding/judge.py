@@ -36,6 +36,11 @@ class Reader(Protocol):
         """Whether it learned to answer; without, nothing may be asked."""
         ...
 
+    @property
+    def reads_any_text(self) -> bool:
+        """Whether it may be asked questions that it was not trained on."""
+        ...
+
     def yes(self, images: Sequence[Image], asked: Sequence[str]) -> list[float]:
         """Return P(yes) / (P(yes) + P(no)) of the first token of the answer to each question about the same images."""
         ...

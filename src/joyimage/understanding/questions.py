@@ -1,4 +1,4 @@
-"""The questions that a checkpoint with language is asked about images, in the one wording that everything uses.
+"""The questions that a checkpoint with language is asked about images, in the words that everything uses.
 
 A yes/no question is answered by a probability, not by sampling: P(yes) / (P(yes) + P(no)) of the first token behind
 `tokenize_chat` (the model's own chat form, no system message, images before the question), where yes and no are the

@@ -1,0 +1,1 @@
+"""Phrases that ask for a spatial edit in free words, by language."""
