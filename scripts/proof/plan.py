@@ -17,6 +17,7 @@ import torch
 
 from joyimage.benchmark.measure import describe_device
 from joyimage.imaging.atomic import write_text
+from joyimage.model.checkpoint.parts import PARTS
 from joyimage.pipeline.quantizing import quantize_file
 from scripts.proof.checkpoint import Shapes, write_checkpoint
 from scripts.proof.measured import drop_cache, run_edit
@@ -153,7 +154,6 @@ def _prove_folder(record: _Record) -> None:
         record.results["machine"]["disk_mb_per_s"] = _measure_disk(folder)
         for name, engine, limit in runs:
             record.run(name, limit, model=folder, engine=engine)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prove_files(record: _Record) -> None:
@@ -161,37 +161,41 @@ def _prove_files(record: _Record) -> None:
     names = {f"joyimage-int8_convrot-{_gb(limit)}": limit for limit in record.settings.limits_bytes}
     folder = record.settings.folder / "int8_convrot"
     if record.lacks(*names):
-        files = write_files(folder, record.settings.shapes)
+        files = write_files(folder, record.settings.folder / "bf16", record.settings.shapes)
         if record.settings.shapes != Shapes():  # the published configs ship with joyimage
             files["model"] = folder / "configs"
             write_checkpoint(files["model"], record.settings.shapes, parts=())
         for name, limit in names.items():
             record.run(name, limit, **files)
-    shutil.rmtree(folder, ignore_errors=True)
+    for path in (folder, record.settings.folder / "bf16"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def write_files(folder: Path, shapes: Shapes) -> dict[str, Path]:
+def write_files(folder: Path, source: Path, shapes: Shapes) -> dict[str, Path]:
     """Write one file per part, transformer and text encoder in int8_convrot.
-
-    The checkpoint that a file is quantized from is on the disk for that time only.
 
     Args:
         folder: Folder to write.
+        source: Checkpoint that the parts are quantized from; each is written where it is missing, and is on the disk
+            for that time only.
         shapes: Shapes of the model.
 
     Returns:
         Part → file.
     """
-    source = folder / "source"
-    files = {part: folder / f"{part}.safetensors" for part in ("transformer", "text_encoder", "vae")}
+    files = {part: folder / f"{part}.safetensors" for part in PARTS}
     for part, file in files.items():
         if not file.exists():
+            for other in PARTS:
+                if other != part:
+                    shutil.rmtree(source / other, ignore_errors=True)
             write_checkpoint(source, shapes, parts=(part,))
+            file.parent.mkdir(exist_ok=True)
             if part == "vae":
                 (source / part / "diffusion_pytorch_model.safetensors").rename(file)
             else:
                 quantize_file(source, file, format="int8_convrot", part=part)
-        shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(source, ignore_errors=True)
     return files
 
 

@@ -107,7 +107,7 @@ def _full_row(name: str, edit: dict[str, Any]) -> list[str]:
         ", ".join(map(_seconds, edit["steps"])) or "-",
         _seconds(stages.get("decoding")),
         _gb(edit.get("read")),
-        f"{edit['load_before']}, {edit['load_after']}",
+        f"{edit['load_before'] or '-'}, {edit['load_after']}",
     ]
 
 
