@@ -102,6 +102,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "position": {"type": ["integer", "null"], "description": "Jobs that run before it."},
             "progress": {"type": ["object", "null"]},
             "edit": {"type": ["object", "null"], "description": "The edit as it was given."},
+            "has_mask": {"type": "boolean", "description": "Whether a mask was given."},
             "restarted": {"type": "integer", "description": "1 where its server died and it ran again."},
             **dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), _NUMBER),
             **dict.fromkeys(("seed", "steps", "width", "height"), _INTEGER),

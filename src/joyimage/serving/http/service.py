@@ -374,6 +374,7 @@ class Service:
             "finished_at": job.finished_at,
             "expires_at": job.expires_at,
             "edit": None if task is None else task.given,
+            "has_mask": task is not None and task.has_mask,
             "seed": None if sampling is None else sampling.seed,
             "steps": None if sampling is None else sampling.num_inference_steps,
             "guidance": None if sampling is None else sampling.guidance_scale,

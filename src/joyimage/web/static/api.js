@@ -134,13 +134,15 @@ export async function parsePrompt(prompt, signal) {
  * @param {Request} request
  * @param {Picture[]} pictures
  * @param {string} idempotencyKey
+ * @param {Blob | null} mask
  * @returns {Promise<Job>}
  */
-export async function postJob(request, pictures, idempotencyKey) {
+export async function postJob(request, pictures, idempotencyKey, mask) {
   const body = new FormData();
   body.append("kind", request.kind);
   for (const [name, value] of Object.entries(request.fields)) body.append(name, value);
   for (const picture of pictures) body.append("image", picture.blob, picture.name);
+  if (mask) body.append("mask", mask, "mask.png");
   const headers = { "Idempotency-Key": idempotencyKey };
   return (await send("/v1/jobs", { method: "POST", headers, body })).json();
 }

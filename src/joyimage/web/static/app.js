@@ -19,6 +19,7 @@ import { readPicture } from "./picture.js";
 import { Projects } from "./projects.js";
 import { Prompt, adviseOnFreeWords } from "./prompt.js";
 import { References } from "./references.js";
+import { RegionTool } from "./regiontool.js";
 import { findProblem, makeRequest } from "./request.js";
 import { Result } from "./result.js";
 import { fetchInputs, fetchResults, Run, sentence } from "./run.js";
@@ -55,13 +56,14 @@ class App {
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name), (place) => void this.pick(place));
+    this.region = new RegionTool({ changed: () => this.onRegion(), used: () => (this.showSource(), this.onRegion()) });
     this.compass = new Compass(() => this.onControl());
     this.orbit = new Orbit(() => this.onControl());
     this.settings = new Settings(() => (this.settings.renderSizeHint(this.workspace.source), this.onControl()));
     this.controls = new Controls(this);
     this.workspace = new Workspace(() => this.controls.read());
     this.boxFields = new BoxFields(this.box, () => this.onTypedBox());
-    this.stage = new Stage(this.workspace, this.box, { mode: () => this.mode, isForming: () => this.isForming });
+    this.stage = new Stage(this.workspace, this.box, this.region, { mode: () => this.mode, isForming: () => this.isForming });
     this.references = new References(this.workspace, () => this.model?.limits ?? null);
     this.prompt = new Prompt(() => this.readEdit(), (edit, wording) => this.applyEdit(edit, wording), (text) => this.sendFreely(text));
     this.result = new Result(this.workspace, {
@@ -174,6 +176,8 @@ class App {
       if (this.mode === "generate") choose("mode", "edit");
       this.box.setSize(picture);
       this.box.set(null);
+      this.region.setSize(picture);
+      this.region.set("", "all");
       this.stage.viewer.fit();
       this.workspace.open(picture);
       this.onMode();
@@ -274,6 +278,11 @@ class App {
     this.renderBox();
   }
 
+  onRegion() {
+    this.workspace.commit();
+    this.onControl();
+  }
+
   /** Take the object at a place of the image, to be dragged. @param {{x: number, y: number}} place */
   async pick(place) {
     const { source: image } = this.workspace;
@@ -305,6 +314,8 @@ class App {
     byId("references", HTMLElement).hidden = !takesSeveral;
     // Such a checkpoint takes the pictures of an edit in as they are.
     for (const id of takesSeveral && this.mode === "edit" ? ["framing-in", "framing-out"] : []) byId(id, HTMLElement).hidden = true;
+    if (takesSeveral) this.region.set("", "all");
+    byId("region-use", HTMLElement).hidden = takesSeveral;
     const size = byId("size", HTMLSelectElement).options[0];
     size.text = this.mode === "generate" ? "The checkpoint's square" : "As the picture";
     tell(byId("run", HTMLElement), RUN_LABELS[this.mode]);
@@ -339,6 +350,8 @@ class App {
       box: this.box.box,
       view: this.compass.view,
       settings: kind === "describe" ? this.settings.more.read(kind) : this.settings.read(image),
+      mask: this.region.mask,
+      isMasked: this.region.isUsed,
       pictures,
       problem: this.findOwnProblem(),
     };
@@ -480,7 +493,7 @@ class App {
   setBase(base) {
     update({ base });
     this.workspace.keep();
-    if (this.mode === "move" || this.mode === "describe") this.showSource();
+    if (this.mode === "move" || this.mode === "describe" || this.region.isUsed) this.showSource();
   }
 
   // -- what is shown -------------------------------------------------------------------------------------------
@@ -533,7 +546,7 @@ class App {
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
       byId("panel", HTMLElement).scrollTop = 0;
-      if (this.mode === "move" || this.mode === "describe") this.showSource();
+      if (this.mode === "move" || this.mode === "describe" || this.region.isUsed) this.showSource();
     });
     byId("base", HTMLElement).addEventListener("change", () => {
       this.setBase(/** @type {Base} */ (chosen("base")));

@@ -83,6 +83,13 @@ export function tell(place, sentence) {
   if (place.textContent !== (sentence ?? "")) place.textContent = sentence ?? "";
 }
 
+/** Have the browser save a file. @param {Blob} file @param {string} name */
+export function save(file, name) {
+  const address = URL.createObjectURL(file);
+  make("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
+
 /** Return a unique name. `crypto.randomUUID` is missing on plain http. */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -8,12 +8,14 @@ import { formOf } from "./reopen.js";
 /** @import { Box } from "./geometry.js" */
 /** @import { Form } from "./history.js" */
 /** @import { Orbit } from "./orbit.js" */
+/** @import { RegionTool } from "./regiontool.js" */
 /** @import { Settings } from "./settings.js" */
 /** @import { Job } from "./types.js" */
 
 export class Controls {
-  /** @param {{box: BoxEditor, compass: Compass, orbit: Orbit, settings: Settings}} parts */
-  constructor({ box, compass, orbit, settings }) {
+  /** @param {{box: BoxEditor, compass: Compass, orbit: Orbit, region: RegionTool, settings: Settings}} parts */
+  constructor({ box, compass, orbit, region, settings }) {
+    this.region = region;
     this.box = box;
     this.compass = compass;
     this.orbit = orbit;
@@ -36,6 +38,8 @@ export class Controls {
       answer: byId("answer-text", HTMLElement).textContent ?? "",
     };
     if (this.box.box) form.box = this.box.box.join(",");
+    if (this.region.text) form.region = this.region.text;
+    if (this.region.isUsed) form["region-use"] = this.region.use;
     for (const field of this.fields) {
       if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
       else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
@@ -67,7 +71,8 @@ export class Controls {
     this.settings.fillDefaults();
     this.box.name.value = byId("object", HTMLInputElement).value;
     this.orbit.render();
-    if (size) this.box.setSize(size);
+    if (size) for (const part of [this.box, this.region]) part.setSize(size);
+    this.region.set(form.region, form["region-use"]);
     this.box.set(typeof form.box === "string" ? /** @type {Box} */ (form.box.split(",").map(Number)) : null);
   }
 }

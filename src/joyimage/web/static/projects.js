@@ -1,6 +1,6 @@
 /** All projects of this browser: open, export, delete. */
 
-import { byId, make, tell } from "./dom.js";
+import { byId, make, save, tell } from "./dom.js";
 import { nameOf, picturesOf, ROOT } from "./history.js";
 import { findPicture } from "./keep.js";
 import { notify } from "./notices.js";
@@ -102,9 +102,7 @@ export class Projects {
         const stored = named.has(id) ? null : await findPicture(project.id, id);
         if (stored) files.push({ name: `reference-${named.size}-${stored.name}`, data: new Uint8Array(await stored.blob.arrayBuffer()) });
       }
-      const address = URL.createObjectURL(zip(files));
-      make("a", { href: address, download: `${project.name.replace(/\.\w+$/, "")}.zip` }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+      save(zip(files), `${project.name.replace(/\.\w+$/, "")}.zip`);
     } catch (error) {
       notify("download", sentence(error));
     }

@@ -16,6 +16,13 @@ const ROUTES = {
   describe: "/v1/describe",
 };
 
+export const MASK = "mask.png";
+
+/** Tell whether a mask went into a result. @param {Results} results */
+export function isMasked({ job, request }) {
+  return Boolean(request?.mask ?? job.has_mask);
+}
+
 /**
  * Return the fields of the edit that made one result, as text: those of the request, with what the server decided.
  *
@@ -88,18 +95,21 @@ export async function digest(file) {
  * @param {"shell" | "python" | "curl"} language
  * @param {string} server Its address.
  * @param {boolean} hasKey Whether the server wants a key.
- * @param {string[]} names Of the image files that went in, as far as they are known.
+ * @param {string[]} names Of the image files that went in, as far as they are known. A mask is called mask.png.
  * @returns {string}
  */
 export function writeCommands(results, schemas, language, server, hasKey, names) {
   const { job, request } = results;
   const schema = schemas[job.kind];
-  const fields = Object.entries(madeFields(results, schemas));
+  const made = madeFields(results, schemas);
+  const hasMask = isMasked(results);
+  if (hasMask && language === "shell") made.region = MASK;
+  const fields = Object.entries(made);
   // Images that the server no longer has went in all the same.
   const numImages = job.kind === "generate" ? 0 : Math.max(1, request?.pictures.length ?? 0);
   const files = Array.from({ length: numImages }, (_, n) => names[n] ?? (n ? `reference-${n}.png` : "input.png"));
-  if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey);
-  if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey);
+  if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey, hasMask);
+  if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey, hasMask);
   return writeShell(job.kind, schema, fields, files, server, hasKey);
 }
 
@@ -127,9 +137,9 @@ function writeShell(kind, schema, fields, files, server, hasKey) {
 
 /**
  * @param {Job["kind"]} kind @param {Schema} schema @param {[string, string][]} fields @param {string[]} files
- * @param {string} server @param {boolean} hasKey
+ * @param {string} server @param {boolean} hasKey @param {boolean} hasMask
  */
-function writePython(kind, schema, fields, files, server, hasKey) {
+function writePython(kind, schema, fields, files, server, hasKey, hasMask) {
   return [
     "from pathlib import Path",
     "",
@@ -140,6 +150,7 @@ function writePython(kind, schema, fields, files, server, hasKey) {
     `        ${JSON.stringify(kind)},`,
     `        ${JSON.stringify(files)},`,
     ...fields.map(([name, text]) => `        ${name}=${pythonLiteral(asValue(text, schema.properties[name]))},`),
+    ...(hasMask ? [`        mask=${JSON.stringify(MASK)},`] : []),
     "    )",
     kind === "describe" ? "    print(job.text)" : '    Path("result.png").write_bytes(client.images(job)[0])',
   ].join("\n");
@@ -147,13 +158,14 @@ function writePython(kind, schema, fields, files, server, hasKey) {
 
 /**
  * @param {Job["kind"]} kind @param {[string, string][]} fields @param {string[]} files
- * @param {string} server @param {boolean} hasKey
+ * @param {string} server @param {boolean} hasKey @param {boolean} hasMask
  */
-function writeCurl(kind, fields, files, server, hasKey) {
+function writeCurl(kind, fields, files, server, hasKey, hasMask) {
   const parts = [
     `curl -s ${server}${ROUTES[kind]}`,
     ...(hasKey ? ['-H "Authorization: Bearer $JOYIMAGE_API_KEY"'] : []),
     ...files.map((file) => curlFile("image", file)),
+    ...(hasMask ? [curlFile("mask", MASK)] : []),
     ...fields.map(([name, text]) => `--form-string ${quote(`${name}=${text}`)}`),
   ];
   const rest = kind === "describe" ? "jq -r .text" : "jq -r '.data[0].b64_json' | base64 -d > result.png";

@@ -12,6 +12,8 @@ export const BOX_SIDES = /** @type {const} */ (["left", "top", "width", "height"
  * @property {Box | null} box
  * @property {string} view Of the object, for a rotation.
  * @property {Record<string, string>} settings Fields that differ from their defaults.
+ * @property {import("./region.js").Mask | null} mask What may change; null where all may.
+ * @property {boolean} isMasked Whether only a part may change.
  * @property {string[]} pictures Ids of the image that the run starts from, if any, and of further ones.
  * @property {{sentence: string, focus: string} | null} problem What a part of the page has found itself.
  *
@@ -21,10 +23,11 @@ export const BOX_SIDES = /** @type {const} */ (["left", "top", "width", "height"
 const SPATIAL = ["move", "rotate", "camera"];
 
 /** Return what keeps the controls from being a request. @param {Controls} controls @returns {Problem | null} */
-export function findProblem({ kind, form, box, pictures, problem }) {
+export function findProblem({ kind, form, box, pictures, problem, mask, isMasked }) {
   const isEmpty = (/** @type {string} */ id) => !String(form[id] ?? "").trim();
   if (!pictures.length && kind !== "generate") return { sentence: "Choose a picture first.", focus: "choose" };
   if (kind === "edit" && isEmpty("prompt-edit")) return { sentence: "Say what should change.", focus: "prompt-edit" };
+  if (kind === "edit" && isMasked && !mask) return { sentence: "Mark the area on the picture first.", focus: "brush-width" };
   if (kind === "generate" && isEmpty("prompt-generate")) return { sentence: "Say what it should show.", focus: "prompt-generate" };
   if ((kind === "move" || kind === "rotate") && isEmpty("object")) return { sentence: "Name the object.", focus: "object" };
   if (kind === "move" && !box) return findBoxProblem(form);
@@ -40,8 +43,10 @@ function findBoxProblem(form) {
 }
 
 /** Return the request of controls that have no problem. @param {Controls} controls @returns {Request} */
-export function makeRequest({ kind, form, box, view, settings, pictures }) {
+export function makeRequest({ kind, form, box, view, settings, pictures, mask }) {
   const fields = { ...settings };
+  const isMasked = kind === "edit" && mask !== null;
+  if (isMasked) addRegion(fields, form);
   const text = (/** @type {string} */ id) => String(form[id] ?? "").trim();
   if (kind === "edit") fields.prompt = text("prompt-edit");
   if (kind === "generate") fields.prompt = text("prompt-generate");
@@ -51,5 +56,13 @@ export function makeRequest({ kind, form, box, view, settings, pictures }) {
   if (kind === "move" && box) fields.box = box.join(",");
   if (kind === "rotate") fields.view = view;
   if (kind === "camera") Object.assign(fields, { yaw: text("yaw"), pitch: text("pitch"), zoom: text("zoom") });
-  return { kind, fields, pictures: kind === "generate" ? [] : pictures };
+  return { kind, fields, pictures: kind === "generate" ? [] : pictures, ...(isMasked ? { mask } : {}) };
+}
+
+/** @param {Record<string, string>} fields Changed here. @param {Record<string, string | boolean>} form */
+function addRegion(fields, form) {
+  delete fields.region; // what is marked counts
+  if (form.feather !== "") fields.feather = String(form.feather);
+  if (form["close-up"] !== true) return;
+  Object.assign(fields, { close_up: "true", restore: "true" });
 }

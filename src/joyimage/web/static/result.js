@@ -1,10 +1,11 @@
 /** What came out: the checks in words, several results as a grid, the chain of edits, and what to do next. */
 
-import { byId, make, tell } from "./dom.js";
+import { byId, chosen, make, save, tell } from "./dom.js";
 import { inOrder, nameOf } from "./history.js";
+import { maskFile, whiteMaskFile } from "./mask.js";
 import { notify } from "./notices.js";
 import { withRecord } from "./png.js";
-import { digest, makeRecord, writeCommands } from "./recipe.js";
+import { digest, makeRecord, MASK, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state } from "./store.js";
 
@@ -33,6 +34,7 @@ export class Result {
     this.forms.addEventListener("change", () => this.writeCommands());
     byId("copy-do", HTMLElement).addEventListener("click", () => void this.copy());
     byId("copy-input", HTMLElement).addEventListener("click", () => this.downloadInputs());
+    byId("copy-mask", HTMLElement).addEventListener("click", () => void this.downloadMask());
   }
 
   /** Show everything as it is now. */
@@ -142,9 +144,7 @@ export class Result {
     try {
       const { input } = this.workspace;
       const record = makeRecord(results, schemas, model, input && (await digest(input.blob)));
-      const address = URL.createObjectURL(await withRecord(result.blob, record));
-      make("a", { href: address, download: result.name }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+      save(await withRecord(result.blob, record), result.name);
     } catch (error) {
       notify("download", sentence(error));
     }
@@ -159,21 +159,27 @@ export class Result {
 
   /** Save what the copied commands read. */
   downloadInputs() {
-    for (const picture of this.inputs) {
-      const address = URL.createObjectURL(picture.blob);
-      make("a", { href: address, download: picture.name }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000);
-    }
+    for (const { blob, name } of this.inputs) save(blob, name);
+  }
+
+  /** Save the mask as the commands read it: the command line one that is white where the image may change. */
+  async downloadMask() {
+    const mask = this.workspace.results?.request?.mask;
+    if (mask) save(await (this.language === "shell" ? whiteMaskFile(mask) : maskFile(mask)), MASK);
+  }
+
+  /** @returns {"shell" | "python" | "curl"} */
+  get language() {
+    return /** @type {"shell" | "python" | "curl"} */ (chosen("copy"));
   }
 
   writeCommands() {
     const { results } = this.workspace;
     const schemas = this.on.schemas();
     if (!results || !schemas) return;
-    const form = this.forms.querySelector("input:checked");
-    const language = /** @type {"shell" | "python" | "curl"} */ (form instanceof HTMLInputElement ? form.value : "shell");
-    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
+    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, this.language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
     byId("copy-input", HTMLElement).hidden = this.inputs.length === 0;
+    byId("copy-mask", HTMLElement).hidden = !results.request?.mask;
     tell(byId("copy-input", HTMLElement), this.inputs.length ? `Download ${this.inputs.length > 1 ? "the inputs" : this.inputs[0].name}` : null);
     tell(byId("copy-do", HTMLElement), "Copy");
   }

@@ -3,6 +3,7 @@
 import { GoneError, ServerError, cancelJob, follow, getImage, getInput, getJob, insist, postJob } from "./api.js";
 import { byId, newId, tell } from "./dom.js";
 import { offerNotifications, tellFinished } from "./finished.js";
+import { maskFile } from "./mask.js";
 import { announce, notify, withdraw } from "./notices.js";
 import { restorePicture } from "./picture.js";
 import { state, update } from "./store.js";
@@ -116,8 +117,10 @@ export class Run {
     let poll = 0;
     try {
       if (!pending.jobId) {
+        const { mask } = pending.request;
+        const file = mask ? await maskFile(mask) : null;
         const queued = await insist(
-          () => postJob(pending.request, pictures, pending.key),
+          () => postJob(pending.request, pictures, pending.key, file),
           (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, null),
           signal,
         );

@@ -7,6 +7,7 @@ import { Viewer } from "./viewer.js";
 
 /** @import { BoxEditor } from "./box.js" */
 /** @import { Kind, Picture } from "./types.js" */
+/** @import { RegionTool } from "./regiontool.js" */
 /** @import { View } from "./viewer.js" */
 /** @import { Workspace } from "./workspace.js" */
 
@@ -14,13 +15,16 @@ export class Stage {
   /**
    * @param {Workspace} workspace
    * @param {BoxEditor} box
+   * @param {RegionTool} region
    * @param {{mode: () => Kind, isForming: () => boolean}} state
    */
-  constructor(workspace, box, state) {
+  constructor(workspace, box, region, state) {
     this.workspace = workspace;
     this.box = box;
+    this.region = region;
+    this.regionStage = byId("region-stage", HTMLElement);
     this.state = state;
-    this.viewer = new Viewer(() => (this.isDrawing ? this.box : null));
+    this.viewer = new Viewer(() => (this.isDrawing ? this.box : this.regionStage.hidden ? null : this.region));
     this.panes = byId("panes", HTMLElement);
     this.boxLayer = byId("box-layer", HTMLElement);
     /** @type {{for: string, url: string} | null} */
@@ -43,7 +47,7 @@ export class Stage {
   preview(address) {
     this.panes.hidden = false;
     byId("drop", HTMLElement).hidden = true;
-    this.boxLayer.hidden = true;
+    this.boxLayer.hidden = this.regionStage.hidden = true;
     this.box.render();
     this.panes.classList.add("forming");
     this.viewer.setView("after");
@@ -104,12 +108,13 @@ export class Stage {
     this.panes.hidden = !shown || isCreating;
     if (this.state.isForming() && this.panes.classList.contains("forming")) return;
     this.panes.classList.remove("forming");
-    this.boxLayer.hidden = true;
+    this.boxLayer.hidden = this.regionStage.hidden = true;
     const canCompare = Boolean(result && input);
     byId("views", HTMLElement).hidden = !canCompare;
     const alone = !canCompare ? shown : this.view === "before" ? input : this.view === "after" ? result : null;
     if (!isCreating) this.boxLayer.hidden = !(alone && alone === source && this.state.mode() === "move");
-    if (source && !isCreating) this.box.setSize(source);
+    this.regionStage.hidden = !(alone && alone === source && this.state.mode() === "edit" && this.region.isUsed);
+    if (source && !isCreating) for (const tool of [this.box, this.region]) tool.setSize(source);
     this.box.render();
     if (isCreating) return;
     if (alone) this.showAlone(alone, alone === result ? "The result" : alone.name);

@@ -32,6 +32,7 @@
  * @property {string | null} memory
  * @property {string[]} images
  * @property {string[]} [inputs] Missing from older servers.
+ * @property {boolean} [has_mask] Whether a mask went in; missing from older servers.
  * @property {Record<string, unknown> | null} [edit] The edit as it was asked for; missing from older servers.
  * @property {{message: string, code: string | null} | null} error
  *
@@ -98,6 +99,7 @@
  * @property {Kind} kind
  * @property {Record<string, string>} fields
  * @property {string[]} pictures Ids of pictures.
+ * @property {import("./region.js").Mask} [mask] What may change.
  *
  * @typedef {object} Results What came out of a run.
  * @property {Job} job
