@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from joyimage.cli.commands.batch import check_rows
 from joyimage.cli.main import main
+from joyimage.cli.manifests import read_manifest
+from joyimage.cli.options import RunOptions
+from joyimage.cli.remote import RemoteRunner
+from joyimage.client import Client
+from joyimage.edits import Edit
+from joyimage.imaging import read_record
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_runner, make_settings, png
@@ -84,7 +91,7 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
     adapter = LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False)
     runner.pipe.transformer.add_adapter(adapter, adapter_name="style")
     runner.pipe.transformer.disable_adapters()
-    runner = LocalRunner(runner.pipe, loras=("style",), preview_px=32)
+    runner = LocalRunner(runner.pipe, loras=("style",), lora_sha256={"style": "5" * 64}, preview_px=32)
     settings = make_settings(tmp_path / "data", loras={"style": tmp_path / "style"})
     server = LiveServer(settings, runner)
     image = tmp_path / "a.png"
@@ -104,10 +111,44 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
     finally:
         server.close()
 
+    record = read_record(tmp_path / "styled.png")
+    assert record is not None
+    assert record["adapters"] == [{"name": "style", "scale": 1.0, "sha256": "5" * 64}]
     assert np.abs(styled - plain).max() > 5
     assert np.array_equal(again, styled)
     assert rejected == 2
     assert "`--lora` is 'other'; the server offers style." in capsys.readouterr().err
+
+
+def test_batch_when_a_server_has_another_file_for_an_adapter_then_its_rows_have_another_key(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "rows.jsonl").write_text(
+        '{"image": "a.png", "prompt": "x", "lora": "style:0.5"}\n{"image": "a.png", "prompt": "x"}'
+    )
+    edit, options, problems = Edit(), RunOptions(server="http://127.0.0.1:1"), {}
+    manifest = read_manifest(tmp_path / "rows.jsonl")
+    rows = check_rows(manifest, tmp_path / "rows.jsonl", tmp_path / "out", edit, options, problems)
+
+    def keys(digest: str) -> list[str]:
+        entry = {
+            "id": "tiny",
+            "device": "cpu",
+            "dtype": "float32",
+            "base_size": SIDE,
+            "default_steps": 1,
+            "default_guidance": 1.0,
+            "loras": ["style"],
+            "lora_sha256": {"style": digest},
+        }
+        runner = RemoteRunner(Client("http://127.0.0.1:1"), entry, 0.0)
+        return [row.key(row.read(), runner.identify_adapter) for row in rows]
+
+    (styled, plain), (changed, as_plain) = keys("5" * 64), keys("6" * 64)
+    assert not problems
+    assert styled != changed
+    assert plain == as_plain
 
 
 def test_commands_when_the_server_can_not_help_then_one_sentence(

@@ -39,6 +39,7 @@ class RemoteRunner:
     def __init__(self, client: Client, entry: dict[str, Any], load_seconds: float) -> None:
         self._client = client
         self._loras: list[str] = entry["loras"]
+        self._lora_sha256: dict[str, str] = entry.get("lora_sha256", {})  # older servers do not tell
         self.model: str = entry["id"]
         self.device: str = entry["device"]
         self.dtype: str = entry["dtype"]
@@ -82,14 +83,7 @@ class RemoteRunner:
         from tqdm import tqdm
 
         given = edit.given()
-        adapters: list[dict[str, Any]] = []
-        for text in given.get("loras", ()):
-            adapter = Adapter(path=Path(text)) if text in self._loras else Adapter.parse(text)
-            name = str(adapter.path)
-            if name not in self._loras:
-                offered = ", ".join(self._loras) or "none"
-                raise InvalidInputError(f"`--lora` is {text!r}; the server offers {offered}.")
-            adapters.append({"name": name, "scale": adapter.scale})
+        adapters = [self._find_adapter(text) for text in given.get("loras", ())]
         region, mask = given.get("region"), None
         if region is not None:
             mask, edit = to_mask(region, images[0].size), edit.replace(region=None)
@@ -108,6 +102,29 @@ class RemoteRunner:
             checks=job.checks,
             adapters=adapters,
         )
+
+    def identify_adapter(self, text: str) -> list[Any]:
+        """Return what tells an adapter from others: the content that the server has, and its scale.
+
+        Raises:
+            InvalidInputError: The server does not offer it.
+        """
+        found = self._find_adapter(text)
+        return [found["sha256"], found["scale"]] if "sha256" in found else [text]
+
+    def _find_adapter(self, text: str) -> dict[str, Any]:
+        """Return what a record says about an adapter of the server.
+
+        Raises:
+            InvalidInputError: The server does not offer it.
+        """
+        adapter = Adapter(path=Path(text)) if text in self._loras else Adapter.parse(text)
+        name = str(adapter.path)
+        if name not in self._loras:
+            offered = ", ".join(self._loras) or "none"
+            raise InvalidInputError(f"`--lora` is {text!r}; the server offers {offered}.")
+        digest = self._lora_sha256.get(name)
+        return {"name": name, "scale": adapter.scale, **({} if digest is None else {"sha256": digest})}
 
     def describe(self, edit: Describe, image: Image.Image) -> str:
         """Answer a question about an image."""

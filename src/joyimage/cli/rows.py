@@ -10,11 +10,14 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.run import Source, check_edit, check_image, output_paths
+from joyimage.cli.runners import identify_adapter
 from joyimage.edits import KINDS, Describe, Edit, FieldError, kind_of
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from joyimage.cli.manifests import Entry
     from joyimage.cli.options import RunOptions
     from joyimage.edits import AnyEdit
@@ -71,8 +74,13 @@ class Row:
             check_image(self.edit, ImageSize.of(sources[0].image))
         return sources
 
-    def key(self, sources: list[Source]) -> str:
-        """Return what tells this edit from any other: content of images and adapters, edit, model, settings."""
+    def key(self, sources: list[Source], identify: Callable[[str], list[Any]] = identify_adapter) -> str:
+        """Return what tells this edit from any other: content of images and adapters, edit, model, settings.
+
+        Args:
+            sources: Its images.
+            identify: Tells an adapter from others; a server's, where one runs the edit.
+        """
         edit = self.edit.to_dict()
         edit.pop("loras", None)
         settings = {name: getattr(self.options, name) for name in _MADE_WITH}
@@ -85,7 +93,7 @@ class Row:
             edit,
             settings,
             _identify_folder(self.options.model),
-            [_identify_adapter(text) for text in self.edit.given().get("loras", ())],
+            [identify(text) for text in self.edit.given().get("loras", ())],
         ]
         return hashlib.sha256(json_format.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -282,16 +290,6 @@ def _shorten(text: str) -> str:
 
 def _identify_edit(edit: AnyEdit) -> str:
     return hashlib.sha256(json_format.dumps(edit.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _identify_adapter(text: str) -> list[Any]:
-    """Return what tells an adapter from others: the content of its files, and its scale."""
-    from joyimage.loading import Adapter
-
-    adapter = Adapter.parse(text)
-    if not adapter.path.exists():  # the name of a server's adapter
-        return [text]
-    return [adapter.sha256(), adapter.scale]
 
 
 def _identify_folder(model: str | None) -> list[Any]:

@@ -71,6 +71,10 @@ class Runner(Protocol):
         """Run a resolved edit on images; `quiet` shows no progress bar."""
         ...
 
+    def identify_adapter(self, text: str) -> list[Any]:
+        """Return what tells an adapter from others: its content and its scale."""
+        ...
+
     def describe(self, edit: Describe, image: Image) -> str:
         """Answer a question about an image."""
         ...
@@ -187,6 +191,10 @@ class LocalRunner:
             adapters=adapters,
         )
 
+    def identify_adapter(self, text: str) -> list[Any]:
+        """Return what tells an adapter from others: the content of its files, and its scale."""
+        return identify_adapter(text)
+
     def describe(self, edit: Describe, image: Image) -> str:
         """Answer a question about an image."""
         from joyimage.pipeline.describe import QUESTION
@@ -269,6 +277,18 @@ class LocalRunner:
         elif self._adapters:
             pipe.disable_lora()
         return entries
+
+
+def identify_adapter(text: str) -> list[Any]:
+    """Return what tells an adapter on this machine from others: the content of its files, and its scale.
+
+    Args:
+        text: "PATH" or "PATH:SCALE".
+    """
+    from joyimage.loading import Adapter
+
+    adapter = Adapter.parse(text)
+    return [adapter.sha256(), adapter.scale]
 
 
 def _hide_loading_bars() -> None:

@@ -181,7 +181,10 @@ def run_rows(
             bar.set_description(row.images[0].name if row.images else row.edit.kind)
             try:
                 sources = row.read()
-                key = row.key(sources)
+                # Only the server knows what its adapters hold.
+                if runner is None and options.server is not None and row.edit.given().get("loras"):
+                    runner = load_runner(options)
+                key = row.key(sources) if runner is None else row.key(sources, runner.identify_adapter)
                 if is_done(row, key):
                     reports[row.number] = _row_report(row, is_made=False)
                     continue

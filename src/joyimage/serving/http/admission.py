@@ -163,7 +163,7 @@ def _check_limits(edit: AnyEdit, settings: ServerSettings) -> None:
     if given.get("max_new_tokens", 0) > settings.max_new_tokens:
         _reject("max_new_tokens", given["max_new_tokens"], f"at most {settings.max_new_tokens}")
     for text in given.get("loras", ()):
-        name = text if text in settings.loras else parse_adapter(text)[0]
+        name = parse_adapter(text, tuple(settings.loras))[0]
         if name not in settings.loras:
             offered = ", ".join(settings.loras) or "none"
             raise ApiError(404, f"There is no adapter {name[:100]!r} here; offered: {offered}.", param="lora")

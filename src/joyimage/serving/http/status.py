@@ -151,6 +151,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "takes_several_images": info.takes_several,
         "loras": list(info.loras),
         "speeds": list(info.speeds),
+        "lora_sha256": dict(info.lora_sha256),
         "acceleration": dict(info.acceleration),
         "sizes": [str(size) for size in bucket_sizes(info.base_size)],
     }

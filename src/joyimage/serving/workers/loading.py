@@ -29,6 +29,8 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
     """
     # A transformer's file without a model brings no configs: they are those of the published model.
     is_files_only = settings.transformer is not None and "model" not in settings.model_fields_set
+    adapters = [Adapter(path=path, name=name) for name, path in settings.loras.items()]
+    hashes = {str(adapter.name): adapter.sha256() for adapter in adapters}
     pipe = load_pipeline(
         None if is_files_only else settings.model,
         transformer=settings.transformer,
@@ -38,7 +40,7 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         device=settings.device,
         dtype=settings.dtype,
         base_size=settings.base_size,
-        loras=[Adapter(path=path, name=name) for name, path in settings.loras.items()],
+        loras=adapters,
         replica=number,
     ).pipe
     if settings.loras:
@@ -46,6 +48,7 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
     return LocalRunner(
         pipe,
         loras=tuple(settings.loras),
+        lora_sha256=hashes,
         preview_px=settings.preview_px,
         preview=settings.preview,
         session_bytes=settings.session_bytes,

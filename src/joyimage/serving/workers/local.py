@@ -14,7 +14,7 @@ from joyimage.serving.workers.protocol import DeviceFailedError, ModelInfo, Mode
 from joyimage.serving.workers.sessions import ClientSessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from PIL.Image import Image
@@ -45,6 +45,7 @@ class LocalRunner:
     Args:
         pipe: The pipeline, on its device.
         loras: Names of the adapters that it was given.
+        lora_sha256: Hash of each adapter's content by its name, where it is known.
         preview_px: Longest side of previews from latents.
         preview: When they are decoded; see `Previewer`.
         session_bytes: Most bytes kept of what was computed from images, for the next edit of the same.
@@ -55,6 +56,7 @@ class LocalRunner:
         pipe: Any,
         *,
         loras: Sequence[str] = (),
+        lora_sha256: Mapping[str, str] | None = None,
         preview_px: int = 256,
         preview: str = "auto",
         session_bytes: int = 2**30,
@@ -79,6 +81,7 @@ class LocalRunner:
             dtype=str(pipe.dtype).removeprefix("torch."),
             loras=tuple(loras),
             speeds=tuple(pipe.speed_presets),
+            lora_sha256=dict(lora_sha256 or {}),
             acceleration=acceleration.report(pipe).to_dict(),
         )
 
@@ -189,7 +192,7 @@ class LocalRunner:
             answers = [self._describe(item, is_stopped) for item in items]
             return None if None in answers else [one for one in answers if one is not None]
         sampling = first.edit.sampling
-        self._use_loras(sampling.loras or ())
+        adapters = self._use_loras(sampling.loras or ())
         steps = sampling.num_inference_steps or self.info.steps
         pieces = [
             (number, output, 1 if split else item.task.num_images)
@@ -198,7 +201,7 @@ class LocalRunner:
         ]
         rounds = [[piece] for piece in pieces] if split else [pieces]
         images: list[list[Image]] = [[] for _ in items]
-        metadata: list[dict[str, Any]] = [{} for _ in items]
+        metadata: list[dict[str, Any]] = [{"adapters": adapters} if adapters else {} for _ in items]
         session = self.sessions.of({item.client for item in items})
         for number_of_round, batch in enumerate(rounds):
             shown = [items[number].task.has_previews for number, _, _ in batch]
@@ -326,29 +329,43 @@ class LocalRunner:
             hook.remove()
         return ModelOutput(metadata={"text": answer})
 
-    def _use_loras(self, given: Sequence[str]) -> None:
-        """Switch on the adapters of a task, each with its scale, and all others off."""
+    def _use_loras(self, given: Sequence[str]) -> list[dict[str, Any]]:
+        """Switch on the adapters of a task, each with its scale, and all others off.
+
+        Returns:
+            What a record says about each of them.
+        """
         if not self.info.loras:
-            return
+            return []
         transformer = self.pipe.transformer
         if not given:
             transformer.disable_adapters()
-            return
-        adapters = [parse_adapter(text) for text in given]
+            return []
+        adapters = [parse_adapter(text, self.info.loras) for text in given]
         transformer.enable_adapters()
         transformer.set_adapters([name for name, _ in adapters], [scale for _, scale in adapters])
+        return [
+            {"name": name, "scale": scale, "sha256": self.info.lora_sha256.get(name)}
+            for name, scale in adapters
+        ]
 
 
 class _StoppedError(Exception):
     """A description was stopped between two tokens."""
 
 
-def parse_adapter(text: str) -> tuple[str, float]:
+def parse_adapter(text: str, names: Sequence[str] = ()) -> tuple[str, float]:
     """Read "NAME" or "NAME:SCALE".
+
+    Args:
+        text: Such as "style:0.8".
+        names: Names of adapters, which may hold a colon themselves.
 
     Raises:
         InvalidInputError: The scale is out of range.
     """
+    if text in names:
+        return text, 1.0
     name, colon, scale = text.rpartition(":")
     if not colon or not _NUMBER.fullmatch(scale):
         return text, 1.0

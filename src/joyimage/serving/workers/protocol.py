@@ -41,6 +41,7 @@ class ModelInfo:
         dtype: Its precision, such as "bfloat16".
         loras: Names of the adapters it has.
         speeds: Names of the speed presets it has.
+        lora_sha256: Hash of each adapter's content by its name.
         acceleration: What runs in an edit and what does not; see `joyimage.acceleration.Report`.
     """
 
@@ -52,6 +53,7 @@ class ModelInfo:
     dtype: str
     loras: tuple[str, ...] = ()
     speeds: tuple[str, ...] = ("exact",)
+    lora_sha256: Mapping[str, str] = field(default_factory=dict)
     acceleration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
