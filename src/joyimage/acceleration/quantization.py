@@ -98,20 +98,27 @@ class QuantizedLinear(nn.Linear):
         return self.encoded.decode(torch.float32)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input @ weight.T + bias`, in the precision of the input.
+        """Return `input @ weight.T + bias`, in the precision of the input, or under autocast in that of autocast.
+
+        Where a gradient flows to the input, the weight is decoded whatever `matmul` says, as rounded inputs have
+        no gradient.
 
         Args:
             input: [..., K].
         """
+        is_autocast = torch.is_autocast_enabled(input.device.type)
+        dtype = torch.get_autocast_dtype(input.device.type) if is_autocast else input.dtype
+        rows = input.to(dtype)
+        if torch.is_grad_enabled() and rows.requires_grad:
+            return cast("Tensor", cast("Any", _DecodedLinear).apply(rows, self))
         encoded = self.encoded
-        rows = input.reshape(-1, self.in_features)
+        rows = rows.reshape(-1, self.in_features)
         if self.matmul == "int8" and len(rows) >= _MIN_INT8_ROWS:
             output = _multiply_int8(rows, encoded)
         elif self.matmul == "fp8":
             output = _multiply_fp8(rows, encoded)
         else:
-            bias = None if self.bias is None else self.bias.to(input.dtype)
-            return nn.functional.linear(input, encoded.decode(input.dtype), bias)
+            return _multiply_decoded(input.to(dtype), self)
         if self.bias is not None:
             output = output + self.bias.to(output.dtype)
         return output.reshape(*input.shape[:-1], self.out_features)
@@ -136,6 +143,20 @@ class QuantizedLinear(nn.Linear):
         destination.update(name_parts(f"{prefix}weight", encoded))
         if self.bias is not None:
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+
+
+class _DecodedLinear(torch.autograd.Function):
+    """A frozen linear layer whose backward decodes the weight again: kept decoded, all weights would be in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return _multiply_decoded(input, layer)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        grad = cast("Tensor", grad_outputs[0])
+        return grad @ ctx.layer.encoded.decode(grad.dtype), None
 
 
 def quantized(weight: Tensor, quantization: str) -> EncodedWeight:
@@ -281,6 +302,12 @@ def check_quantization(quantization: str | None) -> str | None:
             " the format of the file."
         )
     return quantization
+
+
+def _multiply_decoded(input: Tensor, layer: QuantizedLinear) -> Tensor:
+    """Return what a linear layer with the decoded weight would."""
+    bias = None if layer.bias is None else layer.bias.to(input.dtype)
+    return nn.functional.linear(input, layer.encoded.decode(input.dtype), bias)
 
 
 def _multiply_int8(rows: Tensor, encoded: EncodedWeight) -> Tensor:

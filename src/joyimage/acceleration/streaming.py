@@ -2,6 +2,9 @@
 
 A block's tensors keep their identity, shape, dtype and device, so that adapters attach to them as usual;
 between visits they share one element of memory. While a block runs, a background thread brings the next one.
+
+Training needs gradient checkpointing: a block's backward pass then begins with its forward, which brings the weights
+again. Without it the backward pass would read what is in the block's place by then.
 """
 
 from __future__ import annotations
@@ -74,6 +77,7 @@ class BlockStream:
         self.device = device
         self.num_loads = 0
         self._lockstep: Lockstep | None = None
+        self._previous: _Block | None = None  # the block before it
         self._current: _Block | None = None  # the block whose weights are in place
         self._coming: tuple[_Block, Future[_Arrival]] | None = None
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="joyimage-stream")
@@ -83,13 +87,15 @@ class BlockStream:
             raise InvalidInputError(
                 f"`model` is a {type(model).__name__}, which has no list of blocks to stream."
             )
-        # The block that is fetched ahead while another runs: the next of the same list. Corrected at the first
-        # forward, as some models leave a list for another one and come back.
-        self._following: dict[_Block, _Block] = {
+        # The block that is fetched ahead while another runs: the next of the same list.
+        self._next: dict[_Block, _Block] = {
             block: following
             for block, following in pairwise(self._blocks)
             if block.list_name is not None and block.list_name == following.list_name
         }
+        # Learned at the first traversal, as some models leave a list for another one and come back. A backward pass
+        # visits the blocks from last to first: what follows a block depends on the one before it.
+        self._following: dict[tuple[_Block | None, _Block], _Block] = {}
         self._handles: list[Any] = [self._attach(block) for block in self._blocks]
         self._handles.append(model.register_forward_hook(self._on_end, always_call=True))
 
@@ -153,7 +159,8 @@ class BlockStream:
         return block.module.register_forward_pre_hook(lambda _module, _inputs: self._enter(block))
 
     def _on_end(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
-        if self._lockstep is None:
+        # In training the backward pass begins with the block that is in place.
+        if self._lockstep is None and not torch.is_grad_enabled():
             self._release_all()
 
     def _enter(self, block: _Block) -> None:
@@ -166,11 +173,12 @@ class BlockStream:
             return
         with torch.no_grad():
             if self._current is not None:
-                self._following[self._current] = block
+                self._following[self._previous, self._current] = block
+            previous = self._current
             self._release_current()
             self._place(block, self._take(block))
-            self._current = block
-            following = self._following.get(block)
+            self._previous, self._current = previous, block
+            following = self._following.get((previous, block), self._next.get(block))
             if following is not None:
                 self._coming = (following, self._reader.submit(self._fetch, following))
 
@@ -222,6 +230,7 @@ class BlockStream:
             self._coming[1].result()
             self._coming = None
         self._release_current()
+        self._previous = None
 
     def _fill_state_dict(
         self, model: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any

@@ -16,7 +16,7 @@ from joyimage.pipeline.components import build_component, build_empty_part, open
 from joyimage.pipeline.settings import CheckpointSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -34,6 +34,7 @@ def load_from_disk(
     dtype: torch.dtype,
     device: torch.device,
     quantization: str | None = None,
+    parts: Iterable[str] = STREAMED,
 ) -> dict[str, nn.Module]:
     """Load transformer and text encoder with their blocks left in the weight files.
 
@@ -43,12 +44,13 @@ def load_from_disk(
         dtype: Precision of the weights that are not kept quantized.
         device: Where the parts run.
         quantization: None keeps linear layers as the files store them, and "none" decodes all weights.
+        parts: Names of the parts to load.
 
     Raises:
         CheckpointError: A file cannot be read, or does not fit the config.
     """
-    parts: dict[str, nn.Module] = {}
-    for part in STREAMED:
+    loaded: dict[str, nn.Module] = {}
+    for part in parts:
         weights = open_part(files.get(part, folder / part), part)
         model = build_component(
             weights,
@@ -59,8 +61,8 @@ def load_from_disk(
             are_blocks_left_out=True,
         )
         BlockStream(model, DiskSource(weights, stored_tensors(model)), device=device)
-        parts[part] = model
-    return parts
+        loaded[part] = model
+    return loaded
 
 
 def stream_from_host(pipe: Any, device: torch.device) -> None:

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
     from joyimage.training.config import TrainingConfig
     from joyimage.training.features import FeatureCache
+    from joyimage.training.memory import Savings
     from joyimage.training.processes import Processes
     from joyimage.training.survey import Survey
 
+STATE_FILE = "state.safetensors"
 _LOG_EVERY = 10
 _ADAPTER = "default"
 
@@ -49,7 +51,7 @@ class AdapterLoop:
         samples: Edits that validations make.
         processes: The processes of the run.
         device: Device of this process.
-        gradient_checkpointing: Whether blocks are recomputed in the backward pass.
+        savings: How memory is kept low.
         takes_several: Whether the checkpoint is an Edit-Plus.
         settings_sha256: Hash of everything that the numbers depend on.
     """
@@ -64,7 +66,7 @@ class AdapterLoop:
         *,
         processes: Processes,
         device: torch.device,
-        gradient_checkpointing: bool,
+        savings: Savings,
         takes_several: bool,
         settings_sha256: str,
     ) -> None:
@@ -75,12 +77,13 @@ class AdapterLoop:
         self._samples = samples
         self._processes = processes
         self._device = device
+        self._savings = savings
         self._takes_several = takes_several
         self._settings_sha256 = settings_sha256
         self._precision = getattr(torch, config.train.dtype)
         self._transformer: Any = pipe.transformer
         self._parameters = self._add_adapter()
-        if gradient_checkpointing:
+        if savings.gradient_checkpointing:
             self._transformer.enable_gradient_checkpointing()
         processes.shard(self._transformer, list(self._parameters.values()))
         self._optimizer = make_optimizer(
@@ -107,7 +110,7 @@ class AdapterLoop:
             InvalidResultError: A gradient is not finite.
         """
         train = self._config.train
-        state_path = self._config.run_path / "state.safetensors"
+        state_path = self._config.run_path / STATE_FILE
         weights = {name: parameter.data for name, parameter in self._parameters.items()}
         step = 0
         if state_path.is_file():
@@ -135,7 +138,13 @@ class AdapterLoop:
                     log.write(step, validation)
                 if (step % train.save_every == 0 or is_last) and self._processes.is_main:
                     save_state(
-                        state_path, step, self._settings_sha256, weights, self._average, self._optimizer
+                        state_path,
+                        step,
+                        self._settings_sha256,
+                        weights,
+                        self._average,
+                        self._optimizer,
+                        self._savings.to_dict(),
                     )
         if every and not validation:
             validation = self._validate(step)

@@ -18,6 +18,8 @@ TIMESTEPS = ("shift", "uniform", "logit_normal")
 LOSS_WEIGHTS = ("none", "bell")
 TARGETS = ("blocks", "attention")
 PRESETS = ("auto", "80", "48", "24", "16", "12")
+QUANTIZATIONS = ("none", "int8", "fp8", "nf4")
+OFFLOADS = ("none", "block", "disk")
 
 Section = TypeVar("Section")
 
@@ -102,12 +104,18 @@ class MemoryConfig:
     """How memory is saved.
 
     Attributes:
-        preset: Memory of the device in GB that the run has to fit in, one of `PRESETS`.
-        gradient_checkpointing: Recompute each block in the backward pass; decided from the prediction if None.
+        preset: Memory of the device in GB that the run has to fit in, one of `PRESETS`. What is not given below is
+            chosen so that the run fits.
+        gradient_checkpointing: Recompute each block in the backward pass.
+        quantization: Format into which the frozen weights are quantized while loading, one of `QUANTIZATIONS`; "none"
+            decodes quantized files.
+        offload: Where the frozen blocks are kept, one of `OFFLOADS`: on the device, in host memory, or on disk.
     """
 
     preset: str = "auto"
     gradient_checkpointing: bool | None = None
+    quantization: str | None = None
+    offload: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +155,11 @@ class TrainingConfig:
     """A LoRA training.
 
     Attributes:
-        model: Checkpoint: a folder, a hub id, or a registered name such as "tiny".
+        model: Checkpoint: a folder, a hub id, a registered name such as "tiny", or a weight file with the
+            transformer, in any format that `load_pipeline` reads.
+        transformer: Weight file of the transformer, in place of that of `model`.
+        text_encoder: Weight file of the text encoder, in place of that of `model`.
+        vae: Weight file of the VAE, in place of that of `model`.
         output: Folder of the run, which gets the adapter under the folder's name; or the adapter's file
             NAME.safetensors, whose run is in the folder NAME-run beside it.
         device: Such as "cuda" or "cpu"; the best one of this machine if None.
@@ -164,6 +176,9 @@ class TrainingConfig:
     output: Path
     data: tuple[DataConfig, ...]
     model: str = "jdopensource/JoyAI-Image-Edit-Diffusers"
+    transformer: Path | None = None
+    text_encoder: Path | None = None
+    vae: Path | None = None
     device: str | None = None
     trigger: str | None = None
     align: bool = False
@@ -330,13 +345,35 @@ def _check(config: TrainingConfig) -> None:
         ("train.loss_weight", train.loss_weight, LOSS_WEIGHTS),
         ("train.dtype", train.dtype, ("bfloat16", "float32")),
         ("memory.preset", config.memory.preset, PRESETS),
+        ("memory.quantization", config.memory.quantization, QUANTIZATIONS),
+        ("memory.offload", config.memory.offload, OFFLOADS),
     ):
-        if value not in choices:
+        if value is not None and value not in choices:
             raise InvalidInputError(f"`{name}` is {value!r}; expected {', '.join(choices)}.")
     if isinstance(lora.targets, str) and lora.targets not in TARGETS:
         raise InvalidInputError(
             f"`lora.targets` is {lora.targets!r}; expected {', '.join(TARGETS)}, or a list of layers."
         )
+    _check_memory(config)
     for number, one in enumerate(config.data):
         if (one.pairs is None) == (one.target is None):
             raise InvalidInputError(f"`data[{number}]` needs either `target` (a folder) or `pairs` (a file).")
+
+
+def _check_memory(config: TrainingConfig) -> None:
+    """Reject ways to save memory that do not go together.
+
+    Raises:
+        InvalidInputError: `memory.offload` is set with something that it excludes.
+    """
+    memory = config.memory
+    if memory.offload == "disk" and memory.quantization not in {None, "none"}:
+        raise InvalidInputError(
+            f"`memory.offload` is 'disk' and `memory.quantization` is {memory.quantization!r}, which quantizes while"
+            " loading; to stream quantized blocks, write a file with `joyimage quantize` and give it as `transformer`."
+        )
+    if memory.offload not in {None, "none"} and memory.gradient_checkpointing is False:
+        raise InvalidInputError(
+            f"`memory.offload` is {memory.offload!r} and `memory.gradient_checkpointing` is false; streamed blocks are"
+            " recomputed in the backward pass. Leave it out."
+        )

@@ -18,13 +18,12 @@ from joyimage.pipeline.images import to_pixels
 from joyimage.pipeline.vae import encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
 
-_FORMAT = 1
-# Read at both ends of a weight file; a retrained or truncated file differs there.
+_FORMAT = 2
 _SAMPLED_BYTES = 1 << 20
 _EMPTY_PROMPTS = {True: " ", False: ""}  # As trained: Edit-Plus has one blank, where Edit has nothing.
 
@@ -149,23 +148,36 @@ def encode_features(
     return Features(target=latents[-1], references=tuple(latents[:-1]), prompt=states[0], empty=states[1])
 
 
-def identify_encoders(folder: Path) -> str:
+def identify_encoders(folder: Path, files: Mapping[str, Path] | None = None) -> str:
     """Return what tells a checkpoint's text encoder, VAE and processor from others, without reading all of them.
 
     Args:
         folder: Folder of the checkpoint.
+        files: Weight files in place of those of the folder, by part.
     """
     digest = hashlib.sha256()
+    given = files or {}
     for part in ("text_encoder", "vae", "tokenizer", "processor"):
-        for path in sorted((folder / part).glob("*")):
-            if not path.is_file():
-                continue
-            size = path.stat().st_size
-            digest.update(f"{part}/{path.name} {size}".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(_SAMPLED_BYTES))
-                if size > _SAMPLED_BYTES:
-                    file.seek(max(_SAMPLED_BYTES, size - _SAMPLED_BYTES))
-                    digest.update(file.read())
+        paths = [given[part]] if part in given else sorted((folder / part).glob("*"))
+        for path in paths:
+            if path.is_file():
+                digest.update(f"{part}/{path.name} ".encode())
+                digest.update(sample_file(path))
     digest.update(json.dumps(read_json(folder / "model_index.json"), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def sample_file(path: Path) -> bytes:
+    """Return a hash of a file's size and of both of its ends; a retrained or truncated weight file differs there.
+
+    Args:
+        path: The file.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_SAMPLED_BYTES))
+        if size > _SAMPLED_BYTES:
+            file.seek(max(_SAMPLED_BYTES, size - _SAMPLED_BYTES))
+            digest.update(file.read())
+    return digest.digest()

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joyimage.errors import InvalidInputError
-from joyimage.pipeline.folder_checks import check_index
-from joyimage.pipeline.hub import fetch_index, find_folder
 from joyimage.pipeline.images import JoyImageEditImageProcessor, fit_to_size
 from joyimage.spatial.frame import Placement
 from joyimage.spatial.move import draw_red_box
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
     from joyimage.training.data.examples import Example
 
-_PUBLISHED_BASE_SIZE = 1024
 # Aspect ratios of a pair's images that differ by more than this show different parts of the scene.
 _SAME_SHAPE = 1.03
 
@@ -38,25 +35,6 @@ class Checkpoint:
     model: str
     takes_several: bool
     base_size: int
-
-    @classmethod
-    def read(cls, model: str) -> Checkpoint:
-        """Read the checkpoint's `model_index.json`.
-
-        Args:
-            model: A checkpoint folder, a hub id, or a registered name.
-
-        Raises:
-            CheckpointError: There is no such checkpoint.
-        """
-        folder = find_folder(model)
-        path = fetch_index(model, {}) if folder is None else folder / "model_index.json"
-        index = check_index(path)
-        return cls(
-            model=model,
-            takes_several=index["_class_name"] == "JoyImageEditPlusPipeline",
-            base_size=index.get("base_size") or _PUBLISHED_BASE_SIZE,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

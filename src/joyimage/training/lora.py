@@ -15,16 +15,16 @@ from tqdm import tqdm
 
 from joyimage.devices import choose_device
 from joyimage.errors import InvalidInputError
-from joyimage.pipeline.hub import fetch_index, find_folder
-from joyimage.pipeline.loading import pipeline_class
-from joyimage.training.adapter_loop import AdapterLoop
+from joyimage.training.adapter_loop import STATE_FILE, AdapterLoop
+from joyimage.training.base_model import BaseModel
 from joyimage.training.data.examples import Example, ImageSource
-from joyimage.training.features import FeatureCache, encode_features, identify_encoders
-from joyimage.training.framing import Checkpoint, frame_example
+from joyimage.training.features import FeatureCache, encode_features, identify_encoders, sample_file
+from joyimage.training.framing import frame_example
 from joyimage.training.memory import MemoryPlan, plan_memory
 from joyimage.training.optimizers import check_optimizer
 from joyimage.training.processes import Processes
 from joyimage.training.sheet import write_sheet
+from joyimage.training.state import read_savings
 from joyimage.training.survey import Survey, check_disk, survey_pairs
 from joyimage.training.validation import Sample
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from joyimage.training.config import TrainingConfig
+    from joyimage.training.framing import Checkpoint
 
 _ROWS_ON_SHEET = 48
 
@@ -61,8 +62,7 @@ class TrainingPlan:
     """What was found out about a run before anything is loaded.
 
     Attributes:
-        checkpoint: The checkpoint that is trained.
-        folder: Its folder.
+        base: The model that is trained.
         cache: Where encoded pairs are kept.
         survey: All pairs.
         memory: Predicted memory.
@@ -70,8 +70,7 @@ class TrainingPlan:
         samples: Edits that validations make.
     """
 
-    checkpoint: Checkpoint
-    folder: Path
+    base: BaseModel
     cache: FeatureCache
     survey: Survey
     memory: MemoryPlan
@@ -79,36 +78,43 @@ class TrainingPlan:
     samples: list[Sample]
 
 
-def plan(config: TrainingConfig, *, progress: bool = True) -> TrainingPlan:
+def plan(config: TrainingConfig, *, num_processes: int = 1, progress: bool = True) -> TrainingPlan:
     """Check everything about a run that can be checked without weights.
 
     Args:
         config: The run.
+        num_processes: Processes that share the frozen base.
         progress: Whether to show a progress bar.
 
     Raises:
         CheckpointError: There is no such checkpoint.
         DeviceError: There is no such device.
         InvalidInputError: Pairs are incomplete, or a package is missing.
+        OutOfMemoryError: The text encoder fits in no way.
     """
     check_optimizer(config.train.optimizer)
     if config.tensorboard:
         _summary_writer(config.run_path, is_check=True)
     device = choose_device(config.device)
-    checkpoint = Checkpoint.read(config.model)
-    folder = find_folder(config.model) or fetch_index(config.model, {}).parent
-    dtype = _encoder_dtype(config, device)
-    cache = FeatureCache(config.run_path / "cache", identify_encoders(folder), dtype)
-    survey = survey_pairs(config, checkpoint, cache, progress=progress)
-    memory = plan_memory(config, folder, survey.largest, device)
+    base = BaseModel.find(config)
+    encoders = identify_encoders(base.folder, base.files)
+    cache = FeatureCache(config.run_path / "cache", encoders, _encoder_dtype(config, device))
+    survey = survey_pairs(config, base.checkpoint, cache, progress=progress)
+    memory = plan_memory(
+        config,
+        base,
+        survey.largest,
+        device,
+        num_processes=num_processes,
+        previous=read_savings(config.run_path / STATE_FILE),
+    )
     return TrainingPlan(
-        checkpoint=checkpoint,
-        folder=folder,
+        base=base,
         cache=cache,
         survey=survey,
         memory=memory,
         device=device,
-        samples=_choose_samples(config, checkpoint, cache, survey),
+        samples=_choose_samples(config, base.checkpoint, cache, survey),
     )
 
 
@@ -127,7 +133,7 @@ def write_dry_run(config: TrainingConfig, planned: TrainingPlan) -> Path:
     """
     rows = []
     for pair in (*planned.survey.training, *planned.survey.held_out)[:_ROWS_ON_SHEET]:
-        framed = frame_example(pair.example, planned.checkpoint, align=config.align)
+        framed = frame_example(pair.example, planned.base.checkpoint, align=config.align)
         size = f"{framed.target.width}x{framed.target.height}"
         rows.append(([*framed.references, framed.target], f"{size} {pair.example.caption}"))
     config.run_path.mkdir(parents=True, exist_ok=True)
@@ -156,12 +162,7 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
     processes = Processes(on_cpu=choose_device(config.device) == "cpu")
     processes.check(config.train.gradient_accumulation)
     progress = progress and processes.is_main
-    planned = plan(config, progress=progress)
-    if processes.num > 1:
-        planned = dataclasses.replace(
-            planned,
-            memory=plan_memory(config, planned.folder, planned.survey.largest, planned.device, processes.num),
-        )
+    planned = plan(config, num_processes=processes.num, progress=progress)
     planned.memory.check()
     config.run_path.mkdir(parents=True, exist_ok=True)
     pairs = [*planned.survey.training, *planned.survey.held_out]
@@ -170,12 +171,9 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
         _encode_missing(config, planned, progress=progress)
     processes.wait()
     device = processes.device or torch.device(planned.device)
-    dtype = _encoder_dtype(config, planned.device)
-    # The text encoder is not needed any more: all prompts are encoded.
-    pipe: Any = pipeline_class(config.model).from_pretrained(
-        config.model, text_encoder=None, dtype=getattr(torch, dtype)
-    )
-    pipe.to(device)
+    savings = planned.memory.savings
+    dtype = getattr(torch, _encoder_dtype(config, planned.device))
+    pipe = planned.base.load_transformer(dtype, device, savings.offload, savings.quantization)
     pipe.set_progress_bar_config(disable=True)
     loop = AdapterLoop(
         config,
@@ -185,8 +183,8 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
         planned.samples,
         processes=processes,
         device=device,
-        gradient_checkpointing=planned.memory.gradient_checkpointing,
-        takes_several=planned.checkpoint.takes_several,
+        savings=savings,
+        takes_several=planned.base.checkpoint.takes_several,
         settings_sha256=_settings_sha256(config, planned),
     )
     writer = _summary_writer(config.run_path) if config.tensorboard and processes.is_main else None
@@ -215,17 +213,16 @@ def _encode_missing(config: TrainingConfig, planned: TrainingPlan, *, progress: 
         return
     device = torch.device(planned.device)
     dtype = getattr(torch, _encoder_dtype(config, planned.device))
-    pipe: Any = pipeline_class(config.model).from_pretrained(config.model, transformer=None, dtype=dtype)
-    pipe.to(device)
+    pipe = planned.base.load_encoders(dtype, device, planned.memory.encoder_offload)
     for key, example in tqdm(missing.items(), desc="encode pairs", unit="pair", disable=not progress):
-        framed = frame_example(example, planned.checkpoint, align=config.align)
+        framed = frame_example(example, planned.base.checkpoint, align=config.align)
         features = encode_features(
             pipe,
             framed.references,
             framed.target,
             example.caption,
             device,
-            takes_several=planned.checkpoint.takes_several,
+            takes_several=planned.base.checkpoint.takes_several,
         )
         planned.cache.write(key, features)
     del pipe
@@ -266,6 +263,10 @@ def _settings_sha256(config: TrainingConfig, planned: TrainingPlan) -> str:
         "sections": [[one.caption_dropout, one.weight] for one in config.data],
         "model": config.model,
     }
+    if planned.base.files.get("transformer"):
+        what["transformer"] = sample_file(planned.base.files["transformer"]).hex()
+    if planned.memory.savings.quantization:
+        what["quantization"] = planned.memory.savings.quantization
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ def save_state(
     weights: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
+    savings: Mapping[str, Any],
 ) -> None:
     """Write the state; the file of the step before stays whole until this one is.
 
@@ -37,6 +38,7 @@ def save_state(
         weights: The adapter's trained weights by name.
         average: Their average by name; empty without.
         optimizer: The optimizer.
+        savings: How memory is kept low, which a resumed run keeps: it may change the last bit.
 
     Raises:
         ImageError: The file cannot be written.
@@ -45,11 +47,35 @@ def save_state(
     content = {f"weight.{name}": tensor for name, tensor in weights.items()}
     content |= {f"average.{name}": tensor for name, tensor in average.items()}
     content |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
-    header = {"step": str(step), "settings": settings, "optimizer": json.dumps(others, sort_keys=True)}
+    header = {
+        "step": str(step),
+        "settings": settings,
+        "optimizer": json.dumps(others, sort_keys=True),
+        "savings": json.dumps(savings, sort_keys=True),
+    }
     file_content = serialize(
         {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}, header
     )
     write_whole(path, lambda file: file.write(file_content))
+
+
+def read_savings(path: Path) -> dict[str, Any] | None:
+    """Return how the run that saved a state keeps memory low; None where there is no such state.
+
+    Args:
+        path: The file, which may be missing.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+            return json.loads(header["savings"]) if "savings" in header else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Delete it to start anew.") from None
 
 
 def load_state(

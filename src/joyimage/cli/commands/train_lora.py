@@ -24,6 +24,10 @@ def train_lora(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     model: str | None = None,
+    transformer: Path | None = None,
+    text_encoder: Path | None = None,
+    vae: Path | None = None,
+    quantize: str | None = None,
     caption: str | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -45,6 +49,11 @@ def train_lora(
             shards.
         output: File NAME.safetensors to write, whose run is kept in NAME-run beside it; or the folder of the run.
         model: Checkpoint to train; default: the config's, else the published one on an accelerator and tiny on a CPU.
+        transformer: Weight file of the transformer, in any supported format, in place of that of --model.
+        text_encoder: Weight file of the text encoder, in place of that of --model.
+        vae: Weight file of the VAE, in place of that of --model.
+        quantize: Format of the frozen weights: "int8", "fp8" or "nf4"; "none" decodes quantized files. Default: what
+            fits the memory.
         caption: Prompt of all pairs of a folder that have none of their own.
         steps: Optimizer steps.
         batch_size: Pairs per forward.
@@ -67,6 +76,10 @@ def train_lora(
         "rank": rank,
         "seed": seed,
         "model": model,
+        "transformer": transformer,
+        "text_encoder": text_encoder,
+        "vae": vae,
+        "quantization": quantize,
         "device": device,
         "output": output,
         "align": align or None,
@@ -76,7 +89,7 @@ def train_lora(
     from joyimage.training import lora
 
     if dry_run or plan:
-        planned = lora.plan(config)
+        planned = lora.plan(config, num_processes=gpus)
         for one in planned.survey.notes[:_MOST_NOTES]:
             warn(one)
         if len(planned.survey.notes) > _MOST_NOTES:
@@ -104,12 +117,19 @@ def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingC
         InvalidInputError: A value is not accepted, or the output is missing.
     """
     from joyimage.loading import default_model
-    from joyimage.training.config import LoraConfig, TrainConfig, TrainingConfig, read_config
+    from joyimage.training.config import (
+        LoraConfig,
+        MemoryConfig,
+        TrainConfig,
+        TrainingConfig,
+        read_config,
+    )
     from joyimage.training.data.sources import section_of_folder
 
     names = ("steps", "batch_size", "gradient_accumulation", "learning_rate", "seed")
     train = {name: given.pop(name) for name in names if name in given}
     lora = {name: given.pop(name) for name in ("rank",) if name in given}
+    memory = {name: given.pop(name) for name in ("quantization",) if name in given}
     if source.is_file():
         if caption is not None:
             raise InvalidInputError(
@@ -121,6 +141,7 @@ def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingC
             **given,
             train=dataclasses.replace(config.train, **train),
             lora=dataclasses.replace(config.lora, **lora),
+            memory=dataclasses.replace(config.memory, **memory),
         )
     if "output" not in given:
         raise InvalidInputError(
@@ -132,6 +153,7 @@ def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingC
         data=(section_of_folder(source, caption),),
         train=TrainConfig(**train),
         lora=LoraConfig(**lora),
+        memory=MemoryConfig(**memory),
     )
 
 

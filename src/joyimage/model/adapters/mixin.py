@@ -126,7 +126,9 @@ def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: s
     modules = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for layer, update in updates.items():
         module: Any = modules.get(f"{layer}.base_layer", modules[layer])
-        outputs, *inputs = module.weight.shape
+        is_linear = isinstance(module, nn.Linear)  # a quantized weight is stored in another shape
+        shape = [module.out_features, module.in_features] if is_linear else list(module.weight.shape)
+        outputs, *inputs = shape
         fits = {
             "lora_A.weight": list(update.down.shape[1:]) == inputs,
             "lora_B.weight": update.up.ndim >= 2 and list(update.up.shape[:2]) == [outputs, update.rank],
@@ -138,5 +140,5 @@ def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: s
             if not is_fitting and tensor is not None:
                 raise CheckpointError(
                     f"{label} has `{layer}.{name}` of shape {list(tensor.shape)}, which does not fit on a layer of "
-                    f"{list(module.weight.shape)}: it was made for another model."
+                    f"{shape}: it was made for another model."
                 )
