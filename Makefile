@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo proof-full test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -45,6 +45,11 @@ mutants: .venv/.installed-test
 test-gpu: .venv/.installed-test
 	$(BIN)/python -m pytest tests -m gpu -p no:randomly
 	$(BIN)/joyimage bench --model full --device cuda
+
+# One edit at the published size within 8 GB, on the CPU; on a GPU with PROOF="--device cuda". Hours, 52 GB of disk, root.
+PROOF =
+proof-full: .venv/.installed
+	$(BIN)/python -m scripts.proof $(PROOF)
 
 # The types in the page's comments. Node and npm come with the test group, TypeScript from npm's registry; the page
 # itself needs none of them.

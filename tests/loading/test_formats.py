@@ -292,6 +292,18 @@ def test_file_when_it_holds_something_else_then_the_message_names_it(
     assert message in reject(tmp_path / "a.safetensors", part)
 
 
+def test_shards_when_one_holds_language_layers_alone_then_they_are_one_text_encoder(tmp_path: Path) -> None:
+    names = (
+        "model.visual.deepstack_merger_list.0.norm.weight",
+        "model.language_model.layers.35.mlp.up_proj.weight",
+    )
+    paths = [tmp_path / f"model-{number}-of-2.safetensors" for number in (1, 2)]
+    for path, name in zip(paths, names, strict=True):
+        save_file({name: torch.zeros(4, 4)}, path)
+
+    assert set(WeightSource(paths, "text_encoder").weights) == set(names)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from joyimage.compat.diffusers import set_attention_backend
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.buckets import bucket_sizes
+from joyimage.pipeline.processor import JoyImageProcessor
 from joyimage.pipeline.prompts import prefix_length
 
 if TYPE_CHECKING:
@@ -84,11 +86,8 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
         transformer=transformer,
         processor=ours.processor,
     )
-    base_size = ours.config["base_size"]
-    # It knows images of 1024 x 1024 only, and the published tokenizer's 34 tokens.
-    buckets = find_class(_IMAGE_PROCESSOR, "BUCKETS")
-    buckets.setdefault(base_size, [size.rows_columns for size in bucket_sizes(base_size)])
-    pipe.vae_image_processor.register_to_config(basesize=base_size)
+    allow_base_size(pipe, ours.config["base_size"])
+    # It knows the published tokenizer's 34 tokens only.
     dropped = prefix_length(ours.tokenizer)
     pipe.prompt_template_encode_start_idx = dict.fromkeys(pipe.prompt_template_encode_start_idx, dropped)
     pipe.set_progress_bar_config(disable=True)
@@ -101,6 +100,28 @@ def assemble(ours: JoyImageEditPipeline, transformer: Any, kind: str = EAGER) ->
     elif kind == "fixed":
         _fix(transformer)
     return pipe
+
+
+def allow_base_size(pipe: Any, base_size: int) -> None:
+    """Have diffusers' pipeline edit images of another size than 1024 x 1024, the only one that it knows.
+
+    Args:
+        pipe: diffusers' JoyImageEditPipeline; changed in place.
+        base_size: Side in pixels of the square bucket that all buckets derive from.
+    """
+    buckets = find_class(_IMAGE_PROCESSOR, "BUCKETS")
+    buckets.setdefault(base_size, [size.rows_columns for size in bucket_sizes(base_size)])
+    pipe.vae_image_processor.register_to_config(basesize=base_size)
+
+
+def load_published(folder: Any, dtype: torch.dtype) -> Any:
+    """Load a checkpoint folder with diffusers' pipeline, in diffusers' way.
+
+    Only the processor is ours, as the library's needs torchvision.
+    """
+    return find_class(_PIPELINE, "JoyImageEditPipeline").from_pretrained(
+        folder, torch_dtype=dtype, processor=JoyImageProcessor.from_pretrained(Path(folder, "processor"))
+    )
 
 
 def load_transformer(folder: Any, dtype: torch.dtype) -> Any:

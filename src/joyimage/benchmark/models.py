@@ -297,7 +297,7 @@ def _fill(module: Any, std: float, device: torch.device, dtype: torch.dtype, see
         owner, leaf = module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
         weight = torch.empty(parameter.shape, device=device, dtype=torch.float32 if is_wide else dtype)
         if generator is not None:
-            _draw(weight, name, std, generator)
+            draw_weight(weight, name, std, generator)
         owner.register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):
@@ -305,8 +305,15 @@ def _fill(module: Any, std: float, device: torch.device, dtype: torch.dtype, see
     return module.eval()
 
 
-def _draw(weight: torch.Tensor, name: str, std: float, generator: torch.Generator) -> None:
-    """Draw normal(0, std); so that signals live on, the VAE's by their fan-in and norms' scales around 1."""
+def draw_weight(weight: torch.Tensor, name: str, std: float, generator: torch.Generator) -> None:
+    """Draw a weight in place: normal(0, std); so that signals live on, the VAE's by fan-in, norms' scales around 1.
+
+    Args:
+        weight: The weight.
+        name: Name of the weight in its model.
+        std: Standard deviation of all but convolutions.
+        generator: Generator on the weight's device.
+    """
     is_scale = name.endswith("gamma") or ("norm" in name and name.endswith("weight"))
     if weight.ndim >= 4 and "img_in" not in name and "patch_embed" not in name:
         # A causal 3-D kernel meets zeros with all but its last temporal tap.

@@ -17,6 +17,7 @@ from joyimage.compat.diffusers import reset_step_caches
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps
+from joyimage.pipeline.candidates import Halving
 from joyimage.pipeline.checks import check_call, check_callback, check_parts
 from joyimage.pipeline.conditioning import Conditioning, encode_conditioning
 from joyimage.pipeline.images import (
@@ -48,6 +49,7 @@ class JoyImagePipeline(PipelineParts):
     _interrupt: bool = False
     _guidance_scale: float = 1.0
     _num_timesteps: int = 0
+    halving: Halving | None = None  # set while candidates run
     _current_timestep: Tensor | None = None
 
     @property

@@ -38,6 +38,10 @@ class TextStates:
         """Return the states in another dtype."""
         return replace(self, states=self.states.to(dtype))
 
+    def select(self, rows: list[int]) -> TextStates:
+        """Return the states of some outputs."""
+        return TextStates(self.states[rows], None if self.mask is None else self.mask[rows])
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -54,6 +58,10 @@ class Conditioning:
     def to(self, dtype: torch.dtype) -> Conditioning:
         """Return the conditioning in another dtype."""
         return Conditioning(self.cond.to(dtype), None if self.uncond is None else self.uncond.to(dtype))
+
+    def select(self, rows: list[int]) -> Conditioning:
+        """Return the conditioning of some outputs."""
+        return Conditioning(self.cond.select(rows), None if self.uncond is None else self.uncond.select(rows))
 
     def branches(self, *, guided: bool) -> dict[str, TextStates]:
         """Return the branches of a step by name, the conditional one first.

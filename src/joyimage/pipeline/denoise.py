@@ -14,10 +14,10 @@ import torch
 from joyimage.acceleration.forward_cache import ForwardCache
 from joyimage.acceleration.settings import caches_forwards
 from joyimage.acceleration.streaming import run_together
-from joyimage.compat.diffusers import share_decision
+from joyimage.compat.diffusers import reset_step_caches, share_decision
 from joyimage.pipeline.conditioning import TextStates
 from joyimage.pipeline.guidance import Guidance, can_batch_branches, pad_texts
-from joyimage.pipeline.latents import split_outputs
+from joyimage.pipeline.latents import select_outputs, split_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,20 +57,12 @@ def denoise(
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
     preset = pipe.speed_presets[pipe.speed]
-    if preset.reuses_steps:  # each output decides for itself, so that a batch equals its single runs
-        references = split_outputs(references)
-    references = [group.to(transformer.dtype) for group in references]
-    batched = can_batch_branches(transformer, latents[:, 0], references)
-    all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
-    cache = ForwardCache(transformer, timesteps, num_branches=len(all_branches))
-    predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])
+    predictor, batched = _prepare(pipe, latents, references, conditioning)
     guidance = Guidance(preset)
-    for branches in all_branches:
-        predictor.prepare(latents[:, 0], branches)
     with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe.current_timestep = timestep
-            cache.begin(step)
+            predictor.cache.begin(step)
 
             targets = predictor.split(latents[:, 0].to(transformer.dtype))
             guided = guidance.begin(predictor.sigmas[step], is_on=pipe.do_classifier_free_guidance)
@@ -84,11 +76,39 @@ def denoise(
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
 
             latents, conditioning = callback.run(pipe, step, timestep, latents, conditioning)
+            if pipe.halving is not None:
+                estimate = latents - predictor.sigmas[step + 1] * velocity
+                rows = pipe.halving.choose_rows(pipe, step, len(timesteps), estimate)
+                if rows is not None:
+                    latents, conditioning = latents[rows], conditioning.select(rows)
+                    references = select_outputs(references, rows)
+                    guidance.select(rows)
+                    reset_step_caches(transformer)  # they hold all candidates
+                    predictor, batched = _prepare(pipe, latents, references, conditioning)
             progress_bar.update()
             if pipe.interrupt:
                 break
     pipe.current_timestep = None
     return latents
+
+
+def _prepare(
+    pipe: JoyImagePipeline, latents: Tensor, references: list[References], conditioning: Conditioning
+) -> tuple[_Predictor, bool]:
+    """Return what predicts these outputs, and whether both guidance branches share a forward."""
+    scheduler, transformer = cast("Scheduler", pipe.scheduler), pipe.transformer
+    if pipe.speed_presets[pipe.speed].reuses_steps:
+        references = split_outputs(
+            references
+        )  # each output decides for itself, so that a batch equals its single runs
+    references = [group.to(transformer.dtype) for group in references]
+    batched = can_batch_branches(transformer, latents[:, 0], references)
+    all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
+    cache = ForwardCache(transformer, scheduler.timesteps, num_branches=len(all_branches))
+    predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])
+    for branches in all_branches:
+        predictor.prepare(latents[:, 0], branches)
+    return predictor, batched
 
 
 def _run(

@@ -15,6 +15,7 @@ from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.candidates import choosing
 from joyimage.pipeline.checks import check_image_count, check_latents
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.denoise import denoise
@@ -46,6 +47,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
     and the published checkpoint's (2048, 1024, 40, 4.0) where they have none.
     """
 
+    @choosing
     @serialized
     @torch.no_grad()
     def __call__(
@@ -319,7 +321,7 @@ def _with_references(callback: StepCallback, references: Tensor | None) -> StepC
         return replace(callback, restore=_last_item)
 
     def show(latents: Tensor) -> Tensor:
-        return torch.cat([references, latents], dim=1)
+        return torch.cat([references[: len(latents)], latents], dim=1)  # dropped candidates are gone
 
     return replace(callback, show=show, restore=_last_item)
 

@@ -15,6 +15,7 @@ from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.candidates import choosing
 from joyimage.pipeline.checks import check_divisible, check_latents
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.denoise import denoise
@@ -37,6 +38,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
     _published_steps: ClassVar[int] = 30
     _default_negative_prompt: ClassVar[str] = " "  # As trained: one blank, where Edit has none.
 
+    @choosing
     @serialized
     @torch.no_grad()
     def __call__(

@@ -70,6 +70,11 @@ class Guidance:
         self._age = 0 if self._age is None else (self._age + 1) % self._preset.guidance_period
         return self._age == 0
 
+    def select(self, rows: list[int]) -> None:
+        """Continue with some outputs."""
+        if self._difference is not None:
+            self._difference = self._difference[rows]
+
     def combine(self, velocities: Sequence[Tensor], scale: float) -> Tensor:
         """Return the guided velocity of the step.
 

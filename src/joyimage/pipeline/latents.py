@@ -69,6 +69,17 @@ def split_outputs(groups: Iterable[References]) -> list[References]:
     ]
 
 
+def select_outputs(groups: Iterable[References], rows: Sequence[int]) -> list[References]:
+    """Return the groups of some outputs, which are counted anew in the order of `rows`."""
+    by_output = {
+        int(output): [item[place] for item in group.items]
+        for group in groups
+        for place, output in enumerate(group.rows)
+    }
+    device = next(iter(groups)).rows.device
+    return group_references([by_output[row] for row in rows], device)
+
+
 def draw_noise(
     shape: tuple[int, ...], generator: Generators, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

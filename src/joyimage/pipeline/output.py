@@ -10,7 +10,9 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 
 if TYPE_CHECKING:
+    from joyimage.pipeline.candidates import Candidate
     from joyimage.spatial.checks import SpatialChecks
+    from joyimage.understanding.judge import Verdict
 
 
 @dataclass
@@ -28,6 +30,9 @@ class JoyImageEditPipelineOutput(BaseOutput):
         checks: What changed in each image of a spatial edit (`joyimage.spatial.checks.SpatialChecks`); None for
             other edits.
         prompt: Prompt of a spatial edit; None for other edits.
+        verdicts: What was judged of each image, where candidates were asked for; the best comes first.
+        candidates: All candidates (`joyimage.pipeline.candidates.Candidate`) with seed and verdict, those of `images`
+            first, where candidates were asked for.
     """
 
     images: list[Image.Image]
@@ -37,6 +42,8 @@ class JoyImageEditPipelineOutput(BaseOutput):
     masks: list[Image.Image] | None = None
     checks: list[SpatialChecks] | None = None
     prompt: str | None = None
+    verdicts: list[Verdict] | None = None
+    candidates: list[Candidate] | None = None
 
     def _repr_png_(self) -> bytes | None:
         """Show the first image in a notebook."""

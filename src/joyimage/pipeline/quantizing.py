@@ -1,7 +1,7 @@
 """Write a weight file in a quantized format: one tensor at a time, resumable, and whole or not at all.
 
 Each tensor is written to a folder beside the output first. A run that is interrupted continues with the tensors
-that the folder lacks; the folder goes when the output is complete.
+that the folder lacks. Each is removed when the output has it, so that the disk holds one copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 
 from joyimage.acceleration.quantization import quantized
 from joyimage.errors import InvalidInputError
-from joyimage.imaging.atomic import write_whole
+from joyimage.imaging.atomic import clear_partial, write_whole
 from joyimage.model.checkpoint.encodings.base import WEIGHT
 from joyimage.model.checkpoint.encodings.ggml import encode_q8_0
 from joyimage.model.checkpoint.files import WeightFile
@@ -85,6 +85,7 @@ def quantize_file(
     source = open_part(model / part if model.is_dir() else model, part)
     folder = output.with_name(f".{output.name}-{_identity(source, format)}.partial")
     folder.mkdir(parents=True, exist_ok=True)
+    clear_partial(output)
     stored = _write_tensors(source, folder, format, progress)
     if suffix == ".gguf":
         write_whole(output, lambda file: _join_gguf(file, source, stored))
@@ -187,11 +188,12 @@ def _join_gguf(file: IO[bytes], source: WeightSource, paths: list[Path]) -> None
 
 
 def _data(paths: list[Path]) -> Iterator[bytes]:
-    """Yield the bytes of each tensor, one at a time."""
+    """Yield the bytes of each tensor, one at a time, and remove each file when its tensors are taken."""
     for path in paths:
         opened = WeightFile(path)
         for name in opened.tensors:
             yield opened.read(name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        path.unlink()
 
 
 def _int(value: int) -> bytes:

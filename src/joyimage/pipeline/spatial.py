@@ -12,8 +12,10 @@ import torch
 from PIL.Image import Image
 
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.base import JoyImagePipeline
 from joyimage.pipeline.calls import serialized
+from joyimage.pipeline.candidates import Choice, Chooser, check_choosable, take_choice
 from joyimage.pipeline.checks import check_size
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import ImageInput
@@ -23,7 +25,7 @@ from joyimage.pipeline.plans import ChooseSize, SpatialPlan, plan_move, plan_pro
 from joyimage.spatial.camera import CameraMove, check_moves
 from joyimage.spatial.rotation import ObjectRotation, View
 from joyimage.types import ImageSize
-from joyimage.understanding.judge import Verdict
+from joyimage.understanding.judge import Verdict, judge_edit
 
 
 class SpatialEditingPipeline(JoyImagePipeline):
@@ -196,12 +198,33 @@ class SpatialEditingPipeline(JoyImagePipeline):
             raise InvalidInputError(
                 "`return_dict` is False; expected True: a tuple has no place for the checks."
             )
+        choice = take_choice(call)
+        if choice.is_needed:
+            return self._choose_spatially(choice, plan, call)
         output_type = call.get("output_type", "pil")
         plan.framing.check(has_image=True, output_type=output_type)
         plan.framing.check_region(ImageSize.of(plan.framed.source))
         output = self.edit_at_size(plan.model_input, plan.prompt, **call)
         if output_type != "pil":
             return replace(output, prompt=plan.prompt)
+        images, masks, checks = plan.finish(output.images)
+        return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)
+
+    def _choose_spatially(
+        self, choice: Choice, plan: SpatialPlan, call: dict[str, Any]
+    ) -> JoyImageEditPipelineOutput:
+        """Make candidates of a spatial edit; all are judged at the target size, where the box is known."""
+        check_choosable(self, plan.prompt, call)
+        reader = ImageReader(self)
+
+        def judge(result: Image) -> Verdict:
+            return judge_edit(reader, plan.framed.image, result, plan.prompt, plan.box)
+
+        def run(**further: Any) -> JoyImageEditPipelineOutput:
+            return self.edit_at_size(plan.model_input, plan.prompt, **{**call, **further})
+
+        chooser = Chooser(pipe=self, choice=choice, run=run, judge=judge, judge_early=judge)
+        output = chooser.choose(call)
         images, masks, checks = plan.finish(output.images)
         return replace(output, images=images, masks=masks, checks=checks, prompt=plan.prompt)
 

@@ -50,15 +50,19 @@ class WeightSource:
         """
         self.part = part
         self.where = paths[0] if len(paths) == 1 else paths[0].parent
+        files = [WeightFile(path) for path in paths]
+        # Of all shards together: one of them may hold language layers alone.
+        tensors = [name for file in files for name in file.tensors]
+        foreign = describe_contents(tensors, files[0].metadata if files[0].is_gguf else None)
+        if foreign is not None:
+            raise CheckpointError(f"{self.where} is {foreign}")
         grouped: dict[str, StoredWeight] = {}
-        for path in paths:
-            file = WeightFile(path)
-            foreign = describe_contents(file.tensors, file.metadata if file.is_gguf else None)
-            if foreign is not None:
-                raise CheckpointError(f"{path} is {foreign}")
+        for file in files:
             for name, weight in group_weights(file).items():
                 if name in grouped:
-                    raise CheckpointError(f"{path} has `{name}`, which another file of this model has too.")
+                    raise CheckpointError(
+                        f"{file.path} has `{name}`, which another file of this model has too."
+                    )
                 grouped[name] = weight
         names = our_names(grouped, part, self.where)
         self.weights = {ours: grouped[theirs] for ours, theirs in names.items()}
