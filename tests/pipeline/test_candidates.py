@@ -176,7 +176,7 @@ def test_checkpoint_without_language_when_asked_to_choose_then_moves_only() -> N
         {"num_candidates": 65},
         {"until": 1.5},
         {"until": 0.5, "max_attempts": 0},
-        {"max_attempts": 2},
+        {"max_attempts": 0},
         {"num_candidates": 2, "num_images_per_prompt": 2},
         {"num_candidates": 2, "output_type": "np"},
         {"num_candidates": 2, "prompt": ["a", "b"]},

@@ -42,7 +42,7 @@ def example(form: Any) -> Any:
         case Integer():
             return form.minimum + 3
         case Number():
-            return 7.5
+            return 7.5 if form.maximum > 7.5 else form.maximum / 2
         case Text():
             return NASTY
         case Flag():

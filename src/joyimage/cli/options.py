@@ -72,7 +72,7 @@ _NOT_OFFERED = Parameter(parse=False)
 class RunOptions:
     """Where an edit runs, and what is written beside the image.
 
-    A command offers the last three by taking one of the subclasses below.
+    A command offers the last four by taking one of the subclasses below.
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
@@ -87,6 +87,7 @@ class RunOptions:
         server: Address of a server that does the work.
         json: Whether the report is printed as JSON.
         rewrite: Who rewrites the prompt first.
+        literal: Whether the prompt is taken as it is, also where it asks for a spatial edit in free words.
         metadata: Whether the record of the edit is written into the image file.
         overwrite: Whether the output may be the input file.
     """
@@ -182,6 +183,7 @@ class RunOptions:
         bool, Parameter(help="Print the report as JSON.", group=GROUPS["Output"], negative=[])
     ] = False
     rewrite: Annotated[str, _NOT_OFFERED] = "none"
+    literal: Annotated[bool, _NOT_OFFERED] = False
     metadata: Annotated[bool, _NOT_OFFERED] = True
     overwrite: Annotated[bool, _NOT_OFFERED] = False
 
@@ -239,6 +241,14 @@ class EditOptions(SpatialOptions):
     """Options of commands that edit one image with the user's prompt."""
 
     rewrite: _Rewrite = "none"
+    literal: Annotated[
+        bool,
+        Parameter(
+            help="Take the prompt as it is, also where it asks for a spatial edit in free words.",
+            group=GROUPS["Advanced"],
+            negative=[],
+        ),
+    ] = False
 
 
 @Parameter(name="*")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from joyimage.client import Progress
     from joyimage.edits import AnyEdit
+    from joyimage.understanding.intent import Intent
 
 _FIRST_RETRIES = 1
 
@@ -100,6 +101,8 @@ class RemoteRunner:
             height=job.height or 0,
             prompt=job.prompt if edit.kind in SPATIAL_KINDS else None,
             checks=job.checks,
+            verdicts=job.verdicts,
+            candidates=job.candidates,
             adapters=adapters,
         )
 
@@ -129,6 +132,11 @@ class RemoteRunner:
     def describe(self, edit: Describe, image: Image.Image) -> str:
         """Answer a question about an image."""
         return self._client.run(edit, [image]).text or ""
+
+    def understand(self, prompt: str, image: Image.Image) -> Intent | None:
+        """Return None: a server understands prompts itself."""
+        del prompt, image
+        return None
 
     def rewrite(self, prompt: str, image: Image.Image | None, how: str) -> str:
         """Rewrite a prompt with the endpoint at the address `how`."""

@@ -14,6 +14,7 @@ from joyimage.cli.console import note, warn
 from joyimage.cli.runners import load_runner, timed
 from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import describe_error
+from joyimage.cli.understood import understood
 from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.imaging import check_output, decode, encode, read_mask, read_record, write_image
@@ -128,6 +129,10 @@ def run_command(
     if like is not None:
         edit, options, sha256 = fill_from_record(like, edit, options)
     options.check()
+    if options.literal:
+        edit = edit.replace(intent="literal")
+    if len(images) == 1:
+        edit = understood(edit)
     check_edit(edit, options)
     if images.count(STANDARD_STREAM) > 1:
         raise InvalidInputError("`-` is given for more than one image; standard input holds one.")
@@ -148,6 +153,8 @@ def run_command(
         edit, extra = rewrite_prompt(edit, options.rewrite, sources, rewrite)
         options = replace(options, rewrite="none")
     runner = load_runner(options)
+    if len(sources) == 1:
+        edit = understood(edit, runner, sources[0].image)
     caution = scope_warning(edit, options, runner, [source.image for source in sources])
     if caution is not None:
         warn(caution)
@@ -296,9 +303,13 @@ def run_and_write(
     kept = {"dpi": sources[0].decoded.dpi, "date": sources[0].decoded.date} if is_mapped_back else {}
     seed = resolved.given()["seed"]
     paths = output_paths(output, len(result.images))
+    if result.candidates:
+        seed = result.candidates[0]["seed"]
+        resolved = resolved.replace(seed=seed, num_candidates=None, until=None, max_attempts=None)
     for number, (path, image) in enumerate(zip(paths, result.images, strict=True)):
         one = resolved.replace(seed=seed + number, num_images=1)
-        record = Record(edit=one, made_with=made_with).to_dict() if options.metadata else None
+        judged = {} if result.verdicts is None else {"verdict": result.verdicts[number]}
+        record = Record(edit=one, made_with=made_with | judged).to_dict() if options.metadata else None
         if output == STANDARD_STREAM:
             sys.stdout.buffer.write(encode(image, "PNG", record, **kept))
             sys.stdout.buffer.flush()
@@ -311,8 +322,8 @@ def run_and_write(
         "load_seconds": round(runner.load_seconds, 3),
         **Record(edit=resolved, made_with=made_with).to_dict(),
     }
-    if result.checks is not None:
-        report["checks"] = result.checks
+    known = {"checks": result.checks, "verdicts": result.verdicts, "candidates": result.candidates}
+    report |= {name: value for name, value in known.items() if value is not None}
     return Written(paths=paths, report=report)
 
 
@@ -373,8 +384,12 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
     for number, path in enumerate(report["outputs"]):
         if not is_stream:
             print(path)
-        if report.get("checks"):
+        if report.get("verdicts"):
+            note(f"Verdict: {report['verdicts'][number]['summary']}")
+        elif report.get("checks"):
             note(f"Check: {report['checks'][number]['summary']}")
+    if report.get("candidates"):
+        note(f"Chosen: seed {report['seed']}, the best of {len(report['candidates'])} candidates.")
     worked = f"{report['width']}x{report['height']}"
     size = report["output_sizes"][0]
     requested = report.get("size", worked)

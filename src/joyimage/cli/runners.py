@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from joyimage.cli.options import RunOptions
     from joyimage.edits import AnyEdit
     from joyimage.loading import LoadedPipeline
+    from joyimage.understanding.intent import Intent
 
 _LEAST_SHARE = 0.75
 """Photographs lose at most 7% to the nearest of the trained sizes."""
@@ -37,6 +38,8 @@ class RunResult:
         height: Height in pixels at which the model worked.
         prompt: Prompt that a spatial edit sent; None for other edits.
         checks: One entry per image of a spatial edit: what was measured, with its `summary`.
+        verdicts: One entry per image where it was judged.
+        candidates: All candidates with seed and verdict, the chosen one first; None where there was no choice.
         adapters: Each adapter that acted: `name`, `scale`, and `sha256` of its content where it is known.
     """
 
@@ -45,6 +48,8 @@ class RunResult:
     height: int
     prompt: str | None = None
     checks: list[dict[str, Any]] | None = None
+    verdicts: list[dict[str, Any]] | None = None
+    candidates: list[dict[str, Any]] | None = None
     adapters: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -81,6 +86,10 @@ class Runner(Protocol):
 
     def rewrite(self, prompt: str, image: Image | None, how: str) -> str:
         """Rewrite a prompt in more detail."""
+        ...
+
+    def understand(self, prompt: str, image: Image) -> Intent | None:
+        """Return the spatial edit that the model reads from a prompt, if it does."""
         ...
 
 
@@ -169,6 +178,10 @@ class LocalRunner:
         if isinstance(given.get("region"), str):
             given["region"] = read_mask(Path(given["region"]), images[0].size)
         takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
+        is_judged = given.pop("judge", False)
+        given.pop("intent", None)  # it has become another kind of edit, or none
+        if edit.kind in {"move", "rotate"}:
+            given["check_object"] = not given.pop("force", False)
         inputs = self._inputs(edit, images, given, takes_several=takes_several)
         if images and given.get("fit") == "crop" and not takes_several:
             self._warn_of_crop(ImageSize.of(images[0]), size)
@@ -182,8 +195,17 @@ class LocalRunner:
             generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
         )
         checks = result.checks and [one.to_dict() for one in result.checks]
+        verdicts = result.verdicts
+        if is_judged and verdicts is None:
+            prompt = result.prompt or given["prompt"]
+            before = images[0] if images else None
+            verdicts = [pipe.judge(before, one, prompt, box=given.get("box")) for one in result.images]
+        if result.candidates is not None:  # the best comes first
+            result.images, verdicts, checks = result.images[:1], verdicts[:1], checks and checks[:1]
         return RunResult(
             images=result.images,
+            verdicts=verdicts and [one.to_dict() for one in verdicts],
+            candidates=result.candidates and [one.to_dict() for one in result.candidates],
             width=result.width,
             height=result.height,
             prompt=result.prompt,
@@ -207,6 +229,13 @@ class LocalRunner:
         from joyimage.understanding.rewrite import rewrite
 
         return rewrite(prompt, image, how, pipe=self.loaded.pipe)
+
+    def understand(self, prompt: str, image: Image) -> Intent | None:
+        """Return the spatial edit that the model reads from a prompt, if it does."""
+        from joyimage.pipeline.answers import ImageReader
+        from joyimage.understanding.intent import parse
+
+        return parse(prompt, ImageReader(self.loaded.pipe), image)
 
     def _inputs(
         self, edit: AnyEdit, images: Sequence[Image], given: dict[str, Any], *, takes_several: bool

@@ -27,6 +27,8 @@ class Job:
         prompt: Prompt that the model was given.
         text: Answer to a question; None for other kinds.
         checks: One entry per image of a spatial edit: what changed.
+        verdicts: One entry per image that was judged: what was found, and what that is based on.
+        candidates: Every candidate with seed and verdict, the chosen one first; None where there was no choice.
         images: Addresses of the images.
         masks: Addresses of the masks of `preserve` or a mask: 255 where the edit is shown, else 0.
         error: `message` and `code` of a failed job.
@@ -45,6 +47,8 @@ class Job:
     prompt: str | None = None
     text: str | None = None
     checks: list[dict[str, Any]] | None = None
+    verdicts: list[dict[str, Any]] | None = None
+    candidates: list[dict[str, Any]] | None = None
     images: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None

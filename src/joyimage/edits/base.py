@@ -158,6 +158,7 @@ class EditValue(CheckedFields):
             InvalidInputError: A box does not lie in the image, or `fit` is "exact" for an image that is too narrow.
         """
         self.check_complete()
+        self._check_choice()
         decided: dict[str, Any] = {}
         if "sampling" in _parts(type(self)):
             decided |= {
@@ -178,6 +179,18 @@ class EditValue(CheckedFields):
             warnings.simplefilter("always")
             self._check_spatial(image_size)
         return list(dict.fromkeys(str(one.message) for one in caught))
+
+    def _check_choice(self) -> None:
+        """Reject several images of which each would be chosen among candidates.
+
+        Raises:
+            FieldError: Both are asked for.
+        """
+        sampling: Sampling | None = getattr(self, "sampling", None)
+        if sampling is not None and sampling.chooses and (sampling.num_images or 1) > 1:
+            raise FieldError(
+                "num_images", sampling.num_images, "1 where the best of several candidates is kept"
+            )
 
     def _own_defaults(self) -> dict[str, Any]:
         return {}

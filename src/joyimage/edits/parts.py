@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SPEEDS = ("exact", "balanced", "fast", "turbo")
 """Speed presets; what each leaves out is in `joyimage.acceleration.presets`."""
 
+USUAL_ATTEMPTS = 4
+"""Attempts where only the verdict to reach is given."""
+
 LARGEST_SEED = 2**53 - 1
 """JSON numbers are exact up to here in every language."""
 
@@ -85,6 +88,29 @@ class Sampling(CheckedFields):
         flag="--num",
         group="Output",
     )
+    num_candidates: int | None = setting(
+        Integer(1, 64),
+        "Number of candidates with consecutive seeds, of which the best is kept; the worse half is dropped early. "
+        "Default: 1.",
+        aliases=("candidates",),
+        flag="--candidates",
+        group="Output",
+    )
+    until: float | None = setting(
+        Number(0, 1),
+        "Try again until the verdict, 0 to 1, is at least this. Default: one attempt; 0.8 with a number of attempts.",
+        group="Output",
+    )
+    max_attempts: int | None = setting(
+        Integer(1, 64),
+        "Most attempts to reach the verdict that is asked for. Default: 4.",
+        group="Output",
+    )
+    judge: bool | None = setting(
+        Flag(),
+        "Judge whether the edit was done and everything else stayed, by the model and by pixels. Default: no.",
+        group="Output",
+    )
     size: ImageSize | None = setting(
         Size(),
         "Requested size WIDTHxHEIGHT in pixels; the nearest of the sizes that the model was trained at is "
@@ -104,6 +130,17 @@ class Sampling(CheckedFields):
         flag="--lora",
         group="Model",
     )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the best of several candidates or attempts is kept."""
+        return (self.num_candidates or 1) > 1 or self.until is not None or self.max_attempts is not None
+
+    @property
+    def most_candidates(self) -> int:
+        """Most candidates that may be made."""
+        has_attempts = self.until is not None or self.max_attempts is not None
+        return (self.num_candidates or 1) * ((self.max_attempts or USUAL_ATTEMPTS) if has_attempts else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

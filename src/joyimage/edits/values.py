@@ -68,6 +68,11 @@ class Edit(EditValue):
     prompt: str | None = setting(
         Text(), 'What to do, for example "Recolor the heart orange."', is_required=True, is_positional=True
     )
+    intent: str | None = setting(
+        Choice(("auto", "literal")),
+        '"auto" turns free words such as "show it from the left" into the spatial edit that they ask for; "literal" '
+        "takes the prompt as it is. Default: auto.",
+    )
     close_up: bool | None = setting(
         Flag(),
         "Show the model only the region and what is around it, so that it is edited at full resolution, and "
@@ -137,6 +142,9 @@ class Move(_Spatial):
         Choice(FORMS),
         'How BOX is written: "xyxy" for LEFT,TOP,RIGHT,BOTTOM, or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.',
     )
+    force: bool | None = setting(
+        Flag(), "Edit also where the model sees no such object in the image. Default: no."
+    )
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
@@ -171,6 +179,9 @@ class Rotate(_Spatial):
         "Where the object's front points in the image: " + ", ".join(view.value for view in View) + ".",
         is_required=True,
         is_positional=True,
+    )
+    force: bool | None = setting(
+        Flag(), "Edit also where the model sees no such object in the image. Default: no."
     )
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()

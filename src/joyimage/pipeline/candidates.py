@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
+from joyimage.edits.parts import USUAL_ATTEMPTS
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.decode import decode_target
@@ -40,6 +41,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Judge = Callable[["Image"], "Verdict"]
 
 MOST_CANDIDATES = 64
+_USUAL_UNTIL = 0.8
 _FIRST_RUNG, _RUNG_SPACING = 0.25, 0.125
 """Share of the steps after which the first half is dropped, and between one halving and the next."""
 
@@ -50,11 +52,11 @@ class Choice:
 
     Attributes:
         num_candidates: Candidates of each attempt, with consecutive seeds.
-        until: Score from 0 to 1 with which an attempt is the last; None: one attempt.
+        until: Score from 0 to 1 with which an attempt is the last; None: one attempt, or 0.8 with `max_attempts`.
         max_attempts: Most attempts.
 
     Raises:
-        InvalidInputError: A value is out of range, or `max_attempts` is given without `until`.
+        InvalidInputError: A value is out of range.
     """
 
     num_candidates: int = 1
@@ -65,7 +67,7 @@ class Choice:
         """Check the values.
 
         Raises:
-            InvalidInputError: A value is out of range, or `max_attempts` is given without `until`.
+            InvalidInputError: A value is out of range.
         """
         if not 1 <= self.num_candidates <= MOST_CANDIDATES:
             raise InvalidInputError(
@@ -76,7 +78,7 @@ class Choice:
         if self.max_attempts is not None and self.max_attempts < 1:
             raise InvalidInputError(f"`max_attempts` is {self.max_attempts!r}; expected 1 or more.")
         if self.max_attempts is not None and self.until is None:
-            raise InvalidInputError("`max_attempts` has no effect without `until`; give both.")
+            object.__setattr__(self, "until", _USUAL_UNTIL)
 
     @property
     def is_needed(self) -> bool:
@@ -86,7 +88,7 @@ class Choice:
     @property
     def attempts(self) -> int:
         """Most attempts."""
-        return 1 if self.until is None else self.max_attempts or 4
+        return 1 if self.until is None else self.max_attempts or USUAL_ATTEMPTS
 
 
 @dataclass(frozen=True, kw_only=True)

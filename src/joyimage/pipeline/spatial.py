@@ -25,7 +25,7 @@ from joyimage.pipeline.plans import ChooseSize, SpatialPlan, plan_move, plan_pro
 from joyimage.spatial.camera import CameraMove, check_moves
 from joyimage.spatial.rotation import ObjectRotation, View
 from joyimage.types import ImageSize
-from joyimage.understanding.judge import Verdict, judge_edit
+from joyimage.understanding.judge import Verdict, check_present, judge_edit
 
 
 class SpatialEditingPipeline(JoyImagePipeline):
@@ -53,6 +53,7 @@ class SpatialEditingPipeline(JoyImagePipeline):
         *,
         box_form: str = "xyxy",
         prompt_style: str | None = None,
+        check_object: bool = False,
         **call: Any,
     ) -> JoyImageEditPipelineOutput:
         """Move an object to a place, and give it the size that it should have there.
@@ -65,6 +66,7 @@ class SpatialEditingPipeline(JoyImagePipeline):
             box: Where it should end up on `image`: pixels, or fractions where no number exceeds 1.
             box_form: "xyxy" (left, top, right, bottom) or "xywh" (left, top, width, height).
             prompt_style: "documented" or "benchmark"; None: "documented".
+            check_object: Whether to ask the model first if there is such an object, and to reject the edit if not.
             **call: Further arguments of the pipeline's call.
 
         Returns:
@@ -72,12 +74,14 @@ class SpatialEditingPipeline(JoyImagePipeline):
 
         Raises:
             InvalidTypeError: The image is of a type that is not accepted.
-            InvalidInputError: The box does not fit on the image, or an argument is out of range.
+            InvalidInputError: The box does not fit on the image, an argument is out of range, or there is no such
+                object.
         """
         style, framing = _take_prompt_style(call, prompt_style), _take_framing(call)
         plan = plan_move(
             image, object, box, framing, self._chooser(call), box_form=box_form, prompt_style=style
         )
+        self._check_object(plan, object, wanted=check_object)
         return self._edit_spatially(plan, call)
 
     def rotate(
@@ -87,6 +91,7 @@ class SpatialEditingPipeline(JoyImagePipeline):
         view: View | str,
         *,
         prompt_style: str | None = None,
+        check_object: bool = False,
         **call: Any,
     ) -> JoyImageEditPipelineOutput:
         """Rotate an object to one of eight views; camera and background stay.
@@ -96,6 +101,7 @@ class SpatialEditingPipeline(JoyImagePipeline):
             object: What to rotate, such as "car".
             view: A `View`, or a usual spelling such as "rear-left".
             prompt_style: "documented" or "benchmark"; None: "documented".
+            check_object: Whether to ask the model first if there is such an object, and to reject the edit if not.
             **call: Further arguments of the pipeline's call.
 
         Returns:
@@ -103,10 +109,11 @@ class SpatialEditingPipeline(JoyImagePipeline):
 
         Raises:
             InvalidTypeError: The image is of a type that is not accepted.
-            InvalidInputError: There is no such view, or an argument is out of range.
+            InvalidInputError: There is no such view or object, or an argument is out of range.
         """
         prompt = ObjectRotation(object, view).prompt_in(_take_prompt_style(call, prompt_style))
         plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
+        self._check_object(plan, object, wanted=check_object)
         return self._edit_spatially(plan, call)
 
     def camera(
@@ -174,6 +181,21 @@ class SpatialEditingPipeline(JoyImagePipeline):
         """
         try:
             return judge_images(self, before, after, instruction, box=box, box_form=box_form)
+        finally:
+            self.maybe_free_model_hooks()
+
+    @serialized
+    @torch.no_grad()
+    def _check_object(self, plan: SpatialPlan, name: str, *, wanted: bool) -> None:
+        """Reject an object that the model does not see in the image.
+
+        Raises:
+            InvalidInputError: It does not.
+        """
+        if not wanted:
+            return
+        try:
+            check_present(ImageReader(self, self._feature_cache), plan.framed.image, name)
         finally:
             self.maybe_free_model_hooks()
 

@@ -14,6 +14,7 @@ from joyimage.serving.jobs.task import Task
 from joyimage.serving.workers.local import parse_adapter
 from joyimage.spatial.frame import STEP, exact_size
 from joyimage.types import ImageSize
+from joyimage.understanding.intent import parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def make_task(
         ApiError: What is wrong.
         InvalidInputError: A field of the edit is not accepted.
     """
-    edit, options = body.edit, body.options
+    edit, options = _understand(body.edit, len(images), info), body.options
     check_model(options.model, settings)
     _check_number(edit, len(images), settings, info)
     _check_limits(edit, settings)
@@ -80,7 +81,7 @@ def make_task(
         _reject("size", target, f"at most {settings.max_output_pixels:,} pixels")
     return Task(
         edit=resolved,
-        given=edit.to_dict(),
+        given=body.edit.to_dict(),
         output_format=options.output_format or "png",
         output_compression=100 if options.output_compression is None else options.output_compression,
         num_inputs=len(images),
@@ -90,12 +91,39 @@ def make_task(
     )
 
 
+def _understand(edit: AnyEdit, num_images: int, info: ModelInfo) -> AnyEdit:
+    """Return the spatial edit that a prompt asks for in free words, or the edit itself.
+
+    A move has no box here. It is rejected where the client asks for `intent`, and else runs by its prompt, as OpenAI's
+    clients expect.
+
+    Raises:
+        ApiError: The prompt asks for a move.
+    """
+    if not isinstance(edit, Edit) or edit.intent == "literal" or edit.close_up:
+        return edit
+    found = None if num_images != 1 or info.takes_several else parse(edit.prompt or "")
+    if found is None or (isinstance(found, Move) and edit.intent is None):
+        return edit
+    if isinstance(found, Move):
+        raise ApiError(
+            400,
+            f"`prompt` asks to move the {found.object}, which needs a `box`: use POST /v1/spatial/move, or send "
+            "`intent` as literal.",
+            code="missing_box",
+            param="prompt",
+        )
+    return found.filled_from(edit)
+
+
 def batch_key(task: Task, settings: ServerSettings) -> str | None:
     """Return what tasks have in common that can run together; None where a task runs alone."""
     if not isinstance(task.edit, (Edit, Generate)) or task.target_size is None or task.has_mask:
         return None
     if isinstance(task.edit, Edit) and task.edit.close_up:
         return None  # its size follows from the region
+    if task.edit.sampling.chooses:
+        return None
     if 2 * task.num_images * task.target_size.num_pixels > settings.batch_pixels:
         return None
     alike = task.to_dict()
@@ -160,6 +188,12 @@ def _check_limits(edit: AnyEdit, settings: ServerSettings) -> None:
         _reject("steps", given["num_inference_steps"], f"at most {settings.max_steps}")
     if given.get("num_images", 0) > settings.max_outputs:
         _reject("n", given["num_images"], f"at most {settings.max_outputs}")
+    if not isinstance(edit, Describe) and edit.sampling.most_candidates > settings.max_outputs:
+        _reject(
+            "num_candidates",
+            edit.sampling.most_candidates,
+            f"at most {settings.max_outputs} with all attempts",
+        )
     if given.get("max_new_tokens", 0) > settings.max_new_tokens:
         _reject("max_new_tokens", given["max_new_tokens"], f"at most {settings.max_new_tokens}")
     for text in given.get("loras", ()):

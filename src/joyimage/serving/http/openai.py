@@ -103,12 +103,14 @@ def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict
         "data": data,
         "usage": _usage(job),
         "job_id": job.id,
-        "seed": sampling.seed,
+        "seed": result.get("seed", sampling.seed),
         "steps": sampling.num_inference_steps,
         "guidance": sampling.guidance_scale,
     }
     return answer | {
-        name: result[name] for name in ("prompt", "checks", "memory", "reused") if name in result
+        name: result[name]
+        for name in ("prompt", "checks", "verdicts", "candidates", "memory", "reused")
+        if name in result
     }
 
 

@@ -37,6 +37,16 @@ _CHECKS = {
     "items": {"type": "object"},
     "description": "What a spatial edit changed.",
 }
+_VERDICTS = {
+    "type": ["array", "null"],
+    "items": {"type": "object"},
+    "description": "For each image that was judged, `done` and `kept` from 0 to 1 or null, and what they are based on.",
+}
+_CANDIDATES = {
+    "type": ["array", "null"],
+    "items": {"type": "object"},
+    "description": "All candidates with seed, steps and verdict, the chosen one first.",
+}
 _REUSED = {
     "type": ["boolean", "null"],
     "description": "Whether its images had been encoded for an earlier edit of the same client.",
@@ -87,6 +97,8 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
                 "description": "Prompt that the model was given for a spatial edit.",
             },
             "checks": _CHECKS,
+            "verdicts": _VERDICTS,
+            "candidates": _CANDIDATES,
             "memory": {"type": "string", "description": "Which setting saved memory, where it ran out."},
             "reused": _REUSED,
         },
@@ -110,6 +122,8 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "prompt": _WORDS,
             "text": _WORDS,
             "checks": _CHECKS,
+            "verdicts": _VERDICTS,
+            "candidates": _CANDIDATES,
             "memory": _WORDS,
             "reused": _REUSED,
             "images": {"type": "array", "items": {"type": "string"}},
@@ -128,7 +142,11 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "Parsed": {
         "type": "object",
-        "properties": {"edit": {"type": ["object", "null"]}, "problem": _WORDS},
+        "properties": {
+            "edit": {"type": ["object", "null"]},
+            "problem": _WORDS,
+            "intent": {"type": ["object", "null"]},
+        },
     },
 }
 _ANSWERS = {"describe": "Description", "parse": "Parsed", "job": "Job"}

@@ -16,6 +16,7 @@ from joyimage.serving.http.openapi import describe_route
 from joyimage.serving.http.parsing import parse_request
 from joyimage.serving.security.uploads import check_upload, open_image
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, parse
+from joyimage.understanding import intent
 
 router = APIRouter(tags=["spatial"])
 Known = Annotated[RequestContext, Depends(find_context)]
@@ -60,16 +61,23 @@ async def _parse(request: Request, context: RequestContext) -> dict[str, Any]:
             upload = check_upload(parsed.images[0], settings, service.pixels)
             with service.pixels.reserve(upload.size[0] * upload.size[1]):
                 image = open_image(upload.data, settings).convert("RGB")
+        text = body.prompt[: settings.max_prompt_chars]
         try:
-            edit = parse(body.prompt[: settings.max_prompt_chars], image)
+            edit = parse(text, image)
         except ValueError as error:
-            return {"edit": None, "problem": str(error)}
+            return {"edit": None, "problem": str(error), "intent": _intent(text)}
         if edit is None:
-            return {"edit": None, "problem": None}
+            return {"edit": None, "problem": None, "intent": _intent(text)}
         fields = {name: getattr(value, "value", value) for name, value in asdict(edit).items()}
-        return {"edit": {"kind": _KINDS[type(edit)], **fields}, "problem": None}
+        return {"edit": {"kind": _KINDS[type(edit)], **fields}, "problem": None, "intent": None}
 
     return await service.budgets.decoding.run(context.client, read)
+
+
+def _intent(text: str) -> dict[str, Any] | None:
+    """Return the spatial edit that free words ask for, and what to show of it."""
+    found = intent.parse(text)
+    return None if found is None else {**found.to_dict(), "shown": intent.show(found)}
 
 
 @router.post("/v1/describe", **describe_route("describe"))

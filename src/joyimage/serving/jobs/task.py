@@ -62,7 +62,8 @@ class Task:
         sampling = self.edit.sampling
         forwards = (sampling.num_inference_steps or 1) * (2 if (sampling.guidance_scale or 1) > 1 else 1)
         pixels = 2**20 if self.target_size is None else self.target_size.num_pixels
-        return max(1, forwards * self.num_images * pixels // 1000)
+        number = max(self.num_images, sampling.most_candidates)
+        return max(1, forwards * number * pixels // 1000)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON values."""

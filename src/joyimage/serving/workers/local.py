@@ -187,12 +187,16 @@ class LocalRunner:
         split: bool,
     ) -> list[ModelOutput] | None:
         """Run tasks in one call or, with `split`, one output after the other: the images are the same."""
+        from joyimage.serving.workers.judging import check_object, judge_item
+
         first = items[0].task
         if isinstance(first.edit, Describe):
             answers = [self._describe(item, is_stopped) for item in items]
             return None if None in answers else [one for one in answers if one is not None]
         sampling = first.edit.sampling
         adapters = self._use_loras(sampling.loras or ())
+        for item in items:
+            check_object(self.pipe, item)
         steps = sampling.num_inference_steps or self.info.steps
         pieces = [
             (number, output, 1 if split else item.task.num_images)
@@ -224,7 +228,17 @@ class LocalRunner:
             each = len(output.images) // len(batch)
             for place, (number, _, _) in enumerate(batch):
                 item = items[number]
-                images[number] += output.images[place * each : (place + 1) * each]
+                made = output.images[place * each : (place + 1) * each]
+                if output.candidates is not None:
+                    made = made[:1]  # the best comes first
+                    metadata[number] |= {
+                        "candidates": [one.to_dict() for one in output.candidates],
+                        "seed": output.candidates[0].seed,
+                    }
+                images[number] += made
+                if _sampling(item).judge or output.candidates is not None:
+                    verdicts = [judge_item(self.pipe, item, image).to_dict() for image in made]
+                    metadata[number].setdefault("verdicts", []).extend(verdicts)
                 metadata[number]["usage"] = self._usage(item, output.width * output.height)
                 if item.images:
                     # Of several outputs made one by one, the first says whether the image was known.
@@ -238,6 +252,8 @@ class LocalRunner:
     def _call(self, parts: Sequence[tuple[WorkItem, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:
         """Call the pipeline once for several tasks, of each some outputs."""
         import torch
+
+        from joyimage.serving.workers.judging import choice_of, choose
 
         items = [item for item, _, _ in parts]
         first = items[0]
@@ -265,7 +281,8 @@ class LocalRunner:
         elif first.images:
             # They have been brought to the target size already.
             call |= {"image": [item.images[0] for item in items], "fit": "exact"}
-        return self.pipe(**call)
+        choice = choice_of(samplings[0])
+        return choose(self.pipe, first, choice, call) if choice.is_needed else self.pipe(**call)
 
     def _watch(
         self,

@@ -117,12 +117,27 @@ def prepare(
     if isinstance(edit, (Move, Rotate, Camera)):
         plan = _plan(edit, given[0], info)
         size = ImageSize.of(plan.model_input)
-        item = WorkItem(task=task, prompt=plan.prompt, images=(plan.model_input,), target_size=size, **known)
+        item = WorkItem(
+            task=task,
+            prompt=plan.prompt,
+            images=(plan.model_input,),
+            target_size=size,
+            before=plan.framed.image,
+            box=plan.box,
+            **known,
+        )
         return PreparedTask(item=item, finish_images=plan.finish, metadata={"prompt": plan.prompt})
     if not isinstance(edit, Edit) or info.takes_several:
         prompt = "" if isinstance(edit, Describe) else edit.prompt or ""
         size = None if isinstance(edit, Describe) else edit.sampling.size
-        item = WorkItem(task=task, prompt=prompt, images=given, target_size=size, **known)
+        item = WorkItem(
+            task=task,
+            prompt=prompt,
+            images=given,
+            target_size=size,
+            before=given[0] if given else None,
+            **known,
+        )
         return PreparedTask(item=item, finish_images=None, metadata={})
     region = edit.framing.region if mask is None else mask_to_region(_decode(mask))
     framing = _framing(edit, region)
@@ -130,7 +145,14 @@ def prepare(
     framing.check_region(ImageSize.of(image))
     size = _choose_size(edit, info)(framing, image)
     framed = framing.place(image, size, given[0])
-    item = WorkItem(task=task, prompt=edit.prompt or "", images=(framed.image,), target_size=size, **known)
+    item = WorkItem(
+        task=task,
+        prompt=edit.prompt or "",
+        images=(framed.image,),
+        target_size=size,
+        before=framed.image,
+        **known,
+    )
 
     def finish(results: list[Image.Image]) -> Any:
         return (*framing.finish_all(results, [framed]), None)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from joyimage.serving.jobs.task import Task
     from joyimage.serving.workers.preview import Preview
+    from joyimage.spatial.box import Box
     from joyimage.types import ImageSize
 
     ProgressCallback = Callable[[int, int, Sequence[Preview | None]], None]
@@ -71,6 +72,8 @@ class WorkItem:
         prompt: The prompt for it.
         images: Input images as the model sees them.
         target_size: Size of an output; None where the model chooses.
+        before: The first image without a red box, for judging; None where there is none.
+        box: Where the object of a move should be on it, in pixels; None for all else.
         image_hash: Hash of the first image's file, by which its replica is found again.
         client: Name of the client; what is cached of an image serves its own client only.
     """
@@ -79,6 +82,8 @@ class WorkItem:
     prompt: str
     images: tuple[Image, ...] = ()
     target_size: ImageSize | None = None
+    before: Image | None = None
+    box: Box | None = None
     image_hash: str | None = None
     client: str = ""
 

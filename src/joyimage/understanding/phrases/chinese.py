@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from joyimage.edits import Move, Rotate
 from joyimage.understanding.phrases.turns import Turn, step, view_from
@@ -161,7 +162,7 @@ def turns_of(clause: str) -> list[Turn] | None:
     degrees = None if found is None else float(found[1])
     text = clause if found is None else clause[: found.start()] + clause[found.end() :]
     text, count = _SMALL.subn("", text)
-    for pattern, kind in _COMPILED_CAMERA:
+    for pattern, kind in _compiled()[0]:
         match = pattern.fullmatch(text)
         if match is not None:
             return _turns(match, kind, text, degrees, is_small=count > 0)
@@ -170,7 +171,7 @@ def turns_of(clause: str) -> list[Turn] | None:
 
 def rotation_of(clause: str) -> Rotate | None:
     """Return the rotation that a clause asks for, or None."""
-    for pattern in _COMPILED_ROTATE:
+    for pattern in _compiled()[1]:
         match = pattern.fullmatch(clause) or pattern.fullmatch(_SMALL.sub("", clause))
         if match is None:
             continue
@@ -184,7 +185,7 @@ def rotation_of(clause: str) -> Rotate | None:
 
 def move_of(clause: str) -> Move | None:
     """Return the move that a clause asks for, without its box, or None."""
-    for pattern in _COMPILED_MOVE:
+    for pattern in _compiled()[2]:
         match = pattern.fullmatch(clause) or pattern.fullmatch(_SMALL.sub("", clause))
         if match is None:
             continue
@@ -243,6 +244,13 @@ def _name(given: str) -> str:
 
 
 _VIEW_KEYS = ("front_left", "front_right", "rear_left", "rear_right", "left", "right", "front", "rear")
-_COMPILED_CAMERA = tuple((re.compile(pattern), kind) for pattern, kind in _CAMERA_CLAUSES)
-_COMPILED_ROTATE = tuple(map(re.compile, _ROTATE_CLAUSES))
-_COMPILED_MOVE = tuple(map(re.compile, _MOVE_CLAUSES))
+
+
+@cache
+def _compiled() -> tuple[list[tuple[re.Pattern[str], str]], list[re.Pattern[str]], list[re.Pattern[str]]]:
+    """Compile the patterns of camera moves, rotations and moves, when the first text is read: it takes a while."""
+    return (
+        [(re.compile(pattern), kind) for pattern, kind in _CAMERA_CLAUSES],
+        [re.compile(pattern) for pattern in _ROTATE_CLAUSES],
+        [re.compile(pattern) for pattern in _MOVE_CLAUSES],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from joyimage.edits import Move, Rotate
 from joyimage.understanding.phrases.turns import Turn, step, view_from
@@ -378,7 +379,7 @@ def turns_of(clause: str) -> list[Turn] | None:
     text, is_small = _strip_amount(clause)
     text, degrees = _strip_degrees(text)
     text = _tidy(_MANNER.sub("", text))
-    for pattern, kind in _COMPILED_CAMERA:
+    for pattern, kind in _compiled()[0]:
         match = pattern.fullmatch(text)
         if match is None:
             continue
@@ -391,7 +392,7 @@ def turns_of(clause: str) -> list[Turn] | None:
 def rotation_of(clause: str) -> Rotate | None:
     """Return the rotation that a clause asks for, or None."""
     text = _tidy(_MANNER.sub("", _strip_amount(clause)[0]))
-    for pattern in _COMPILED_ROTATE:
+    for pattern in _compiled()[1]:
         match = pattern.fullmatch(text)
         if match is None:
             continue
@@ -405,7 +406,7 @@ def rotation_of(clause: str) -> Rotate | None:
 def move_of(clause: str) -> Move | None:
     """Return the move that a clause asks for, without its box, or None."""
     text = _tidy(_strip_amount(clause)[0])
-    for pattern in _COMPILED_MOVE:
+    for pattern in _compiled()[2]:
         match = pattern.fullmatch(text)
         if match is None:
             continue
@@ -502,6 +503,11 @@ def _tidy(text: str) -> str:
     return " ".join(text.split()).strip(" ,.")
 
 
-_COMPILED_CAMERA = tuple((re.compile(pattern, re.I), kind) for pattern, kind in _CAMERA_CLAUSES)
-_COMPILED_ROTATE = tuple(re.compile(pattern, re.I) for pattern in _ROTATE_CLAUSES)
-_COMPILED_MOVE = tuple(re.compile(pattern, re.I) for pattern in _MOVE_CLAUSES)
+@cache
+def _compiled() -> tuple[list[tuple[re.Pattern[str], str]], list[re.Pattern[str]], list[re.Pattern[str]]]:
+    """Compile the patterns of camera moves, rotations and moves, when the first text is read: it takes a while."""
+    return (
+        [(re.compile(pattern, re.I), kind) for pattern, kind in _CAMERA_CLAUSES],
+        [re.compile(pattern, re.I) for pattern in _ROTATE_CLAUSES],
+        [re.compile(pattern, re.I) for pattern in _MOVE_CLAUSES],
+    )

@@ -80,7 +80,7 @@ export class Fields {
     input.setAttribute("aria-describedby", hint.id);
     label.append(input, hint);
     // Questions have no settings beside these.
-    this.parents[name in (this.schemas?.edit.properties ?? {}) ? 0 : 1].append(label);
+    this.parents[name in (this.schemas?.describe.properties ?? {}) ? 1 : 0].append(label);
     return { label, input };
   }
 }

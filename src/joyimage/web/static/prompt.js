@@ -18,10 +18,10 @@ export function adviseOnFreeWords() {
     check.abort();
     check = new AbortController();
     const { signal } = check;
-    if (!/camera|red box|view|side/i.test(text.value)) return tell(place, null); // no template without one of these
+    if (!text.value.trim()) return tell(place, null);
     const timer = setTimeout(() => {
       parsePrompt(text.value, signal).then(
-        ({ edit, problem }) => tell(place, pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        ({ edit, problem, intent }) => tell(place, (intent && understood(intent)) ?? pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
         () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
       );
     }, CHECK_AFTER_MS);
@@ -110,6 +110,13 @@ export class Prompt {
     this.freeButton.hidden = !problem;
     this.text.setAttribute("aria-invalid", String(Boolean(problem)));
   }
+}
+
+/** Say what free words will run as. @param {import("./types.js").Intent} intent */
+function understood({ kind, shown }) {
+  return kind === "move"
+    ? `Understood as: ${shown}. Choose Move, above, and draw the box; without one this runs as written.`
+    : `Runs as: ${shown}. To run it as written, set Intent to literal under More.`;
 }
 
 /** Say with a problem of free words where the page writes such words itself. @param {string | null} problem */

@@ -43,6 +43,7 @@ export function madeFields({ job, request, selected }, schemas) {
   if (properties.prompt && fields.prompt === undefined && job.prompt !== null) fields.prompt = job.prompt;
   if (job.kind === "describe") return fields;
   delete fields.num_images; // one result is made again
+  if (job.candidates) for (const name of ["num_candidates", "until", "max_attempts"]) delete fields[name];
   if (job.seed !== null) fields.seed = String(job.seed + selected);
   if (job.steps !== null) fields.num_inference_steps = String(job.steps);
   if (job.guidance !== null) fields.guidance_scale = String(job.guidance);

@@ -53,7 +53,7 @@ export class Result {
     const { results } = this.workspace;
     if (!results) return;
     const { job, selected } = results;
-    const check = job.checks?.[selected];
+    const check = checkOf(job, selected);
     const place = byId("verdict", HTMLElement);
     // Green is for what was verified, nothing else.
     const verdict = check?.verdict ?? "not judged";
@@ -63,6 +63,7 @@ export class Result {
     const checked = check ? `${words[verdict]}: ${check.summary}` : "";
     const took = job.started_at && job.finished_at ? `${(job.finished_at - job.started_at).toFixed(1)} s` : "";
     const facts = [`${job.width} × ${job.height}`, `seed ${(job.seed ?? 0) + selected}`, `${job.steps} ${job.steps === 1 ? "step" : "steps"}`, took];
+    if (job.candidates) facts.push(`best of ${job.candidates.length}`);
     if (job.memory) facts.push(`made with ${job.memory}, as memory ran out`);
     place.replaceChildren(
       ...(checked ? [make("strong", {}, checked)] : []),
@@ -77,7 +78,7 @@ export class Result {
     if (!results || grid.hidden) return;
     grid.replaceChildren(
       ...results.pictures.map((picture, number) => {
-        const check = results.job.checks?.[number];
+        const check = checkOf(results.job, number);
         const label = `Result ${number + 1}, seed ${(results.job.seed ?? 0) + number}${check ? `: ${check.summary}` : ""}`;
         const pick = () => {
           this.workspace.select(number);
@@ -196,4 +197,17 @@ export class Result {
       tell(button, "Selected: press Ctrl+C");
     }
   }
+}
+
+/**
+ * Return what is said of a result: the verdict where it was judged, else what the pixels show.
+ *
+ * @param {import("./types.js").Job} job @param {number} number
+ * @returns {{verdict?: "done" | "failed" | "not judged", summary: string} | undefined}
+ */
+function checkOf(job, number) {
+  const found = job.verdicts?.[number];
+  if (!found) return job.checks?.[number];
+  if (found.done === null) return { verdict: "not judged", summary: found.summary };
+  return { verdict: found.done < 0.5 || (found.kept ?? 1) < 0.5 ? "failed" : "done", summary: found.summary };
 }

@@ -170,7 +170,7 @@ export class Run {
       );
       await this.workspace.addResults(pending, results);
       this.on.done(pending, results);
-      this.outcome = ["Done.", job.checks?.[0]?.summary].filter(Boolean).join(" ");
+      this.outcome = ["Done.", job.verdicts?.[0]?.summary ?? job.checks?.[0]?.summary].filter(Boolean).join(" ");
       announce(`${this.outcome} The result is beside the controls.`);
     }
   }

@@ -23,6 +23,7 @@ export class Settings {
     this.model = byId("model", HTMLSelectElement);
     this.n = byId("n", HTMLInputElement);
     this.seed = byId("seed", HTMLInputElement);
+    this.candidates = byId("candidates", HTMLSelectElement);
     this.fit = byId("fit", HTMLSelectElement);
     this.size = byId("size", HTMLSelectElement);
     this.restore = byId("restore", HTMLInputElement);
@@ -96,6 +97,7 @@ export class Settings {
   reset() {
     this.n.value = "1";
     this.seed.value = "";
+    this.candidates.value = "";
     this.fit.value = "";
     this.size.value = "";
     this.negative.value = "";
@@ -159,6 +161,7 @@ export class Settings {
     };
     set("num_images", this.n.value, 1);
     set("seed", this.seed.value);
+    set("num_candidates", this.candidates.value);
     set("size", this.size.value);
     set("num_inference_steps", this.steps.value, this.known?.default_steps);
     set("guidance_scale", this.guidance.value, this.known?.default_guidance);
@@ -183,6 +186,7 @@ export class Settings {
   summarize() {
     const parts = [
       Number(this.n.value) > 1 ? `${this.n.value} results` : "",
+      this.candidates.value ? `best of ${this.candidates.value}` : "",
       this.steps.value ? `${this.steps.value} ${this.steps.value === "1" ? "step" : "steps"}` : "",
       this.seed.value ? `seed ${this.seed.value}` : "random seed",
     ];

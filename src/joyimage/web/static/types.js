@@ -10,6 +10,15 @@
  * @property {number} changed
  * @property {"done" | "failed" | "not judged"} [verdict]
  *
+ * @typedef {object} Verdict What the model and the pixels say of one result.
+ * @property {string} summary
+ * @property {number | null} done
+ * @property {number | null} kept
+ *
+ * @typedef {object} Intent The spatial edit that free words ask for.
+ * @property {Kind} kind
+ * @property {string} shown
+ *
  * @typedef {object} Job
  * @property {string} id
  * @property {Kind} kind
@@ -29,6 +38,8 @@
  * @property {string | null} prompt
  * @property {string | null} text
  * @property {Check[] | null} checks
+ * @property {Verdict[] | null} [verdicts] Missing from older servers.
+ * @property {{seed: number}[] | null} [candidates] All of them, the chosen one first; missing from older servers.
  * @property {string | null} memory
  * @property {string[]} images
  * @property {string[]} [inputs] Missing from older servers.
@@ -85,6 +96,7 @@
  * @typedef {object} Parsed
  * @property {{kind: "move" | "rotate" | "camera", object?: string, view?: string, yaw?: number, pitch?: number, zoom?: string} | null} edit
  * @property {string | null} problem
+ * @property {Intent | null} [intent] Missing from older servers.
  *
  * @typedef {object} Picture A picture in this page.
  * @property {string} id

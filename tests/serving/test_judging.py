@@ -1,0 +1,86 @@
+"""Free words, candidates and verdicts over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from tests.serving.parts import png
+
+if TYPE_CHECKING:
+    from tests.serving.parts import LiveServer
+
+
+def post(server: LiveServer, route: str, **fields: Any) -> httpx2.Response:
+    data = {name: str(value) for name, value in fields.items()}
+    return httpx2.post(f"{server.url}{route}", data=data, files={"image": ("a.png", png(1))}, timeout=120)
+
+
+def test_candidates_when_asked_for_then_one_image_with_the_seed_of_the_best(server: LiveServer) -> None:
+    answer = post(server, "/v1/images/edits", prompt="red", steps=4, seed=5, num_candidates=4).json()
+
+    assert len(answer["data"]) == len(answer["verdicts"]) == 1
+    assert sorted(one["seed"] for one in answer["candidates"]) == [5, 6, 7, 8]
+    assert answer["seed"] == answer["candidates"][0]["seed"]
+    job = httpx2.get(f"{server.url}/v1/jobs/{answer['job_id']}").json()
+    assert (job["seed"], job["candidates"]) == (answer["seed"], answer["candidates"])
+    alone = post(server, "/v1/images/edits", prompt="red", steps=4, seed=answer["seed"]).json()
+    assert "candidates" not in alone
+
+
+def test_judge_when_asked_for_then_a_verdict_for_each_image(server: LiveServer) -> None:
+    answer = post(server, "/v1/images/edits", prompt="red", steps=1, n=2, judge="true").json()
+
+    assert [0 < verdict["done"] < 1 for verdict in answer["verdicts"]] == [True, True]
+
+
+def test_move_when_judged_then_pixels_are_part_of_it(server: LiveServer) -> None:
+    answer = post(
+        server, "/v1/spatial/move", object="car", box="5,5,40,40", steps=1, judge="true", force="true"
+    ).json()
+
+    assert answer["verdicts"][0]["checks"] == answer["checks"][0]
+
+
+def test_free_words_when_they_ask_for_a_view_then_run_as_a_camera_move_unless_literal(
+    server: LiveServer,
+) -> None:
+    found = post(server, "/v1/images/edits", prompt="show it from the left", steps=1).json()
+    literal = post(
+        server, "/v1/images/edits", prompt="show it from the left", steps=1, intent="literal"
+    ).json()
+
+    assert "Yaw -90°" in found["prompt"]
+    assert "prompt" not in literal
+
+
+def test_free_words_when_they_ask_for_a_move_then_a_box_is_asked_for_only_where_intent_is(
+    server: LiveServer,
+) -> None:
+    words = "put the cup on the left shelf"
+
+    assert post(server, "/v1/images/edits", prompt=words, steps=1).status_code == 200
+    rejected = post(server, "/v1/images/edits", prompt=words, steps=1, intent="auto")
+    assert rejected.status_code == 400
+    assert "`box`" in rejected.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"num_candidates": 11}, {"num_candidates": 2, "n": 2}, {"until": 3}, {"intent": "other"}]
+)
+def test_field_when_not_accepted_then_400(server: LiveServer, fields: dict[str, Any]) -> None:
+    assert post(server, "/v1/images/edits", prompt="red", steps=1, **fields).status_code == 400
+
+
+def test_parse_when_free_words_then_the_edit_that_would_run(server: LiveServer) -> None:
+    answer = httpx2.post(
+        f"{server.url}/v1/spatial/parse",
+        content=json.dumps({"prompt": "zoom in a bit"}),
+        headers={"content-type": "application/json"},
+    ).json()
+
+    assert answer["edit"] is None
+    assert answer["intent"] == {"kind": "camera", "zoom": "in", "shown": "move the camera: zoom in"}
