@@ -10,27 +10,12 @@ import hashlib
 import itertools
 import re
 import time
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from joyimage.acceleration.plans import (
-    OFFLOADS,
-    Machine,
-    MemoryPlan,
-    candidates,
-    choose_plan,
-    next_plan,
-    predict,
-)
-from joyimage.devices import (
-    choose_device,
-    choose_dtype,
-    free_cached_memory,
-    free_memory,
-    typed_device_errors,
-)
+from joyimage.acceleration.plans import OFFLOADS, MemoryPlan
+from joyimage.devices import choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
 from joyimage.model.file_kind import describe_file, part_of_file
 
@@ -38,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-    import torch
-
-    from joyimage.acceleration.plans import PipelineSize
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
+    from joyimage.pipeline.planned import PlannedLoad
+
+T = TypeVar("T")
 
 OFFLOAD_CHOICES = ("auto", *OFFLOADS, "group")
 """What `offload` accepts; "group" is the former name of "block"."""
@@ -51,8 +36,6 @@ QUANTIZATIONS = ("none", "int8", "fp8", "nf4")
 """What `quantization` accepts: decode quantized files, or quantize while loading."""
 
 _LARGEST_SCALE = 100.0
-_SMALL_BYTES = 2 * 10**9
-"""Size of the weight files up to which a model is loaded without a memory plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +102,7 @@ class Adapter:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LoadedPipeline:
     """A pipeline that is ready, and what was chosen for it.
 
@@ -128,20 +111,55 @@ class LoadedPipeline:
         model: The checkpoint as it was given.
         device: Device that the parts run on, such as "cuda:0".
         dtype: Precision of the weights, such as "bfloat16".
-        offload: Memory plan, one of `OFFLOADS`.
-        plan: The plan with its predicted peaks; None for a model so small that none was made.
+        plan: Memory plan with its predicted peaks; None for a model so small that none was made.
         adapters: Adapters in the order in which they were loaded, each with the name it got.
         seconds: Duration of loading.
+        announce: Called with each memory plan before it is used; None: plans are not announced.
     """
 
     pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline
     model: str
     device: str
     dtype: str
-    offload: str
     plan: MemoryPlan | None
     adapters: tuple[Adapter, ...]
     seconds: float
+    announce: Callable[[MemoryPlan], None] | None = None
+    _load: PlannedLoad = field(repr=False)
+
+    @property
+    def offload(self) -> str:
+        """Name of the memory plan, one of `OFFLOADS`."""
+        return "none" if self.plan is None else self.plan.offload
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Run a call of the pipeline; where memory runs out, change to the next memory plan and call again.
+
+        A plan that was requested stays.
+
+        Args:
+            call: Calls the pipeline. It may be called several times: it makes its own random generators.
+
+        Returns:
+            What the call returned.
+
+        Raises:
+            OutOfMemoryError: Memory ran out with the last plan, or with the requested one.
+        """
+        while True:
+            try:
+                with typed_device_errors():
+                    return call()
+            except OutOfMemoryError:
+                plan = self._load.smaller_plan(self.plan)
+                if plan is None:
+                    raise
+            # Outside of the except clause: the exception holds the tensors that have to go.
+            if self.announce is not None:
+                self.announce(plan)
+            with typed_device_errors():
+                self._load.change(self.pipe, plan)
+            self.plan = plan
 
 
 def load_pipeline(
@@ -183,7 +201,8 @@ def load_pipeline(
             language layers where the files hold them in full precision; "none" decodes quantized files; None
             keeps the format of the files.
         replica: Number of the replica that the pipeline is for; see `choose_device`.
-        announce: Called with the memory plan before weights are read; not called for a small model.
+        announce: Called with the memory plan before weights are read, and with each later one; a small model has
+            none unless memory runs out.
 
     Returns:
         The pipeline, and what was chosen.
@@ -216,6 +235,7 @@ def load_pipeline(
     from joyimage.pipeline.buckets import bucket_sizes
     from joyimage.pipeline.components import PUBLISHED_FOLDER
     from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder
+    from joyimage.pipeline.planned import PlannedLoad
 
     if base_size is not None:
         bucket_sizes(base_size)  # rejects a base size that does not exist
@@ -226,7 +246,7 @@ def load_pipeline(
         folder = (
             PUBLISHED_FOLDER if source.base is None else resolve_folder(cls, str(source.base), source.files)
         )
-        request = _Request(
+        load = PlannedLoad(
             cls=cls,
             model=source.base or PUBLISHED_FOLDER,
             folder=folder,
@@ -235,16 +255,17 @@ def load_pipeline(
             dtype=getattr(torch, precision),
             base_size=base_size,
             quantization=quantization,
+            requested=requested,
         )
-        plan = request.plan(requested)
+        plan = load.plan()
         while True:
             if plan is not None and announce is not None:
                 announce(plan)
             try:
-                pipe = request.load(plan)
+                pipe = load.load(plan)
                 break
             except OutOfMemoryError:
-                plan = None if requested else request.smaller_plan(plan)
+                plan = load.smaller_plan(plan)
                 if plan is None:
                     raise
         if base_size is not None:
@@ -260,10 +281,11 @@ def load_pipeline(
         model=source.name,
         device=place,
         dtype=precision,
-        offload="none" if plan is None else plan.offload,
         plan=plan,
         adapters=adapters,
         seconds=time.perf_counter() - started,
+        announce=announce,
+        _load=load,
     )
 
 
@@ -383,125 +405,3 @@ def _check_offload(offload: str | None) -> str | None:
 def _check_quantization(quantization: str | None) -> None:
     if quantization not in {None, *QUANTIZATIONS}:
         raise InvalidInputError(f"`quantization` is {quantization!r}; expected {', '.join(QUANTIZATIONS)}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What is loaded, apart from the memory plan.
-
-    Attributes:
-        cls: Class of the pipeline.
-        model: What `from_pretrained` is given.
-        folder: The checkpoint's folder on this machine, or that of the published configs.
-        files: Part → weight file, for the parts that do not come from the folder.
-        device: Where the pipeline runs.
-        dtype: Precision of the weights.
-        base_size: Side in pixels of the square bucket, or None for the checkpoint's own.
-        quantization: One of `QUANTIZATIONS`, or None.
-    """
-
-    cls: Any
-    model: str | PathLike[str]
-    folder: Path
-    files: dict[str, Path]
-    device: torch.device
-    dtype: torch.dtype
-    base_size: int | None
-    quantization: str | None
-
-    def plan(self, requested: str | None) -> MemoryPlan | None:
-        """Return the memory plan, or None for a small model, for which planning takes longer than it saves.
-
-        Args:
-            requested: One of `OFFLOADS`, or None for the fastest plan that fits.
-
-        Raises:
-            OutOfMemoryError: No plan fits.
-        """
-        paths = [*self.folder.glob("*/*.safetensors"), *self.files.values()]
-        if requested in {None, "none"} and sum(path.stat().st_size for path in paths) < _SMALL_BYTES:
-            return None
-        if requested is not None:
-            return predict(requested, self._size(), self.device.type)
-        free = free_memory(self.device)
-        machine = Machine(device=self.device.type, device_bytes=free.device, host_bytes=free.host)
-        return choose_plan(self._size(), machine, self._plans())
-
-    def smaller_plan(self, plan: MemoryPlan | None) -> MemoryPlan | None:
-        """Return the plan to try when one has run out of memory, or None after the last."""
-        offload = next_plan("none" if plan is None else plan.offload, self._plans())
-        if offload is None:
-            return None
-        free_cached_memory(self.device)
-        return replace(
-            predict(offload, self._size(), self.device.type),
-            reason="Loading ran out of memory with the plan before it.",
-        )
-
-    def load(self, plan: MemoryPlan | None) -> Any:
-        """Load the pipeline with its parts where the plan wants them.
-
-        Raises:
-            OutOfMemoryError: Memory ran out.
-        """
-        with typed_device_errors():
-            return self._load("none" if plan is None else plan.offload)
-
-    def _plans(self) -> tuple[str, ...]:
-        """Return the plans that can run, the fastest first."""
-        plans = candidates(self.device.type)
-        is_from_files = self.quantization in {None, "none"}
-        return plans if is_from_files else tuple(plan for plan in plans if plan != "disk")
-
-    def _size(self) -> PipelineSize:
-        from joyimage.pipeline.streamed import measure
-
-        return measure(
-            self.folder,
-            self.dtype,
-            files=self.files,
-            quantization=self.quantization,
-            base_size=self.base_size,
-        )
-
-    def _load(self, offload: str) -> Any:
-        load = partial(
-            self.cls.from_pretrained,
-            self.model,
-            **{"dtype": self.dtype, "quantization": self.quantization, **self.files},
-        )
-        if offload == "none":
-            # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
-            # these two names only.
-            if str(self.device) in {"cpu", "cuda"}:
-                return load(device_map=str(self.device))
-            return self._with_fast_matmuls(load().to(self.device))
-        if offload == "model":
-            pipe = load()
-            pipe.enable_model_cpu_offload(device=self.device)
-            return self._with_fast_matmuls(pipe)
-
-        from joyimage.pipeline.components import PUBLISHED_FOLDER
-        from joyimage.pipeline.folder_checks import check_folder
-        from joyimage.pipeline.streamed import load_from_disk, stream_from_host
-
-        if offload == "block":
-            pipe = load()
-            stream_from_host(pipe, self.device)
-            return pipe
-        if self.folder != PUBLISHED_FOLDER:
-            check_folder(self.folder, without=self.files)
-        parts = load_from_disk(
-            self.folder, self.files, dtype=self.dtype, device=self.device, quantization=self.quantization
-        )
-        pipe = load(**parts)
-        pipe.vae.to(self.device)
-        return pipe
-
-    def _with_fast_matmuls(self, pipe: Any) -> Any:
-        """Have quantized layers, which were loaded on the CPU, multiply as is fastest on the device."""
-        from joyimage.acceleration.quantization import choose_matmuls
-
-        for part in (pipe.transformer, pipe.text_encoder):
-            choose_matmuls(part, self.device)
-        return pipe

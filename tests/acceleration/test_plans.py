@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig
+from PIL import Image
 
-from joyimage import loading
 from joyimage.acceleration import plans as plans_module
 from joyimage.acceleration.plans import (
     OFFLOADS,
@@ -22,10 +24,12 @@ from joyimage.acceleration.plans import (
     next_plan,
     predict,
 )
+from joyimage.acceleration.reporting import report
 from joyimage.acceleration.streaming import stream_of
 from joyimage.devices import FreeMemory, free_memory
 from joyimage.errors import OutOfMemoryError
 from joyimage.loading import load_pipeline
+from joyimage.pipeline import planned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +131,7 @@ def test_plan_when_printed_then_peak_and_what_each_step_moves() -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have memory plans made for checkpoints of any size."""
-    monkeypatch.setattr(loading, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(planned, "_SMALL_BYTES", 0)
 
 
 def test_load_when_free_memory_is_short_then_blocks_stay_on_disk_and_it_is_announced(
@@ -136,7 +140,7 @@ def test_load_when_free_memory_is_short_then_blocks_stay_on_disk_and_it_is_annou
     plans: list[MemoryPlan] = []
     monkeypatch.setattr(plans_module, "PROCESS_BYTES", 0)  # the model alone decides
     needed = predict("none", _measure(checkpoint), "cpu").host_bytes
-    monkeypatch.setattr(loading, "free_memory", lambda _: FreeMemory(device=0, host=int(needed / 0.951)))
+    monkeypatch.setattr(planned, "free_memory", lambda _: FreeMemory(device=0, host=int(needed / 0.951)))
 
     loaded = load_pipeline(checkpoint, device="cpu", announce=plans.append)
 
@@ -149,7 +153,7 @@ def test_load_when_free_memory_is_short_then_blocks_stay_on_disk_and_it_is_annou
 def test_load_when_memory_runs_out_then_the_next_plan_is_tried(
     checkpoint: Path, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = loading._Request._load
+    load = planned.PlannedLoad._load
     tried: list[str] = []
 
     def fail_first(*arguments: Any) -> Any:
@@ -158,10 +162,82 @@ def test_load_when_memory_runs_out_then_the_next_plan_is_tried(
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         return load(*arguments)
 
-    monkeypatch.setattr(loading._Request, "_load", fail_first)
+    monkeypatch.setattr(planned.PlannedLoad, "_load", fail_first)
 
     assert load_pipeline(checkpoint, device="cpu").offload == "disk"
     assert tried == ["none", "disk"]
+
+
+def fail_first_edits(pipe: Any, count: int) -> None:
+    """Let the first edits run out of the device's memory in the middle of the transformer."""
+    left = [count]
+
+    def fail(*_: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    pipe.transformer.double_blocks[-1].register_forward_pre_hook(fail)
+
+
+def edit(pipe: Any) -> torch.Tensor:
+    return pipe(
+        image=Image.new("RGB", (64, 64), "teal"),
+        prompt="Make it red.",
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+
+
+def test_run_when_an_edit_runs_out_of_memory_then_the_next_plan_is_announced_and_gives_the_same_image(
+    checkpoint: Path,
+) -> None:
+    plans: list[MemoryPlan] = []
+    loaded = load_pipeline(checkpoint, device="cpu", announce=plans.append)
+    expected = edit(loaded.pipe)
+    fail_first_edits(loaded.pipe, 1)
+
+    image = loaded.run(lambda: edit(loaded.pipe))
+
+    assert torch.equal(image, expected)
+    assert loaded.offload == "disk"
+    assert plans == [loaded.plan]
+    assert str(plans[0]).startswith("Memory plan 'disk': predicted peak")
+    assert str(plans[0]).endswith("Memory ran out with the plan before it.")
+    fail_first_edits(loaded.pipe, 1)
+    with pytest.raises(OutOfMemoryError, match="Out of memory"):
+        loaded.run(lambda: edit(loaded.pipe))
+
+
+def test_run_when_the_plan_was_requested_then_raised(checkpoint: Path) -> None:
+    loaded = load_pipeline(checkpoint, device="cpu", offload="none")
+    fail_first_edits(loaded.pipe, 1)
+
+    with pytest.raises(OutOfMemoryError, match="Out of memory"):
+        loaded.run(lambda: edit(loaded.pipe))
+
+    assert loaded.offload == "none"
+
+
+def test_change_when_a_pipeline_goes_through_all_plans_then_image_and_adapter_stay(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    loaded = load_pipeline(checkpoint, device="cpu")
+    pipe: Any = loaded.pipe
+    config = LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False)
+    pipe.transformer.add_adapter(config)
+    expected = edit(pipe)
+    # Moves between the CPU and itself are those between host and device.
+    load = replace(loaded._load, device=torch.device("cpu:0"))
+
+    for offload in ("model", "block", "disk"):
+        load.change(pipe, MemoryPlan(offload=offload, device_bytes=0, host_bytes=0))
+
+        assert report(pipe).offload == offload
+        assert torch.equal(edit(pipe), expected)
+    pipe.unload_lora_weights()
+    assert torch.equal(edit(pipe), edit(load_pipeline(checkpoint, device="cpu").pipe))
 
 
 def test_load_when_the_requested_plan_runs_out_of_memory_then_raised(
@@ -170,7 +246,7 @@ def test_load_when_the_requested_plan_runs_out_of_memory_then_raised(
     def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(loading._Request, "_load", fail)
+    monkeypatch.setattr(planned.PlannedLoad, "_load", fail)
 
     with pytest.raises(OutOfMemoryError, match="Out of memory"):
         load_pipeline(checkpoint, device="cpu", offload="none")

@@ -270,13 +270,16 @@ def choose_matmuls(model: nn.Module, device: torch.device) -> None:
 def stored_tensors(model: nn.Module) -> dict[str, tuple[str, str]]:
     """Return the tensors of quantized layers: name in the model → name of the weight, and part of it.
 
+    The names are those in the model without adapters.
+
     Args:
         model: Any model.
     """
     return {
-        f"{path}.{attribute}": (f"{path}.weight", part)
+        f"{name}.{attribute}": (f"{name}.weight", part)
         for path, layer in cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
         if isinstance(layer, QuantizedLinear)
+        for name in (path.replace(".base_layer", ""),)
         for attribute, part in layer.stored_parts.items()
     }
 

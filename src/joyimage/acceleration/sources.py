@@ -28,7 +28,7 @@ class BlockSource(Protocol):
     plan: str
 
     def read(self, names: Sequence[str]) -> dict[str, EncodedWeight]:
-        """Return tensors on the CPU, as they are stored. Called from a background thread."""
+        """Return tensors on the CPU, as they are stored. Called from a background thread too."""
         ...
 
 

@@ -279,16 +279,24 @@ def list_name(name: str) -> str | None:
 def streamed_tensors(block: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Yield the tensors of a block that come and go: all parameters, and the buffers of quantized layers.
 
+    Those of adapters, which are small, stay on the device.
+
     Args:
         block: The block.
         prefix: Its name in the model.
 
     Yields:
-        Name in the model, the module that owns the tensor, the attribute, and the tensor.
+        Name in the model without adapters, the module that owns the tensor, the attribute, and the tensor.
     """
+    adapted: list[str] = []
     for path, owner in cast("Iterator[tuple[str, nn.Module]]", block.named_modules()):
+        if hasattr(owner, "base_layer"):
+            adapted.append(f"{path}.")
+        if any(path.startswith(one) and not path.startswith(f"{one}base_layer") for one in adapted):
+            continue
         for key, tensor in _own_tensors(owner):
-            yield ".".join(part for part in (prefix, path, key) if part), owner, key, tensor
+            name = ".".join(part for part in (prefix, path, key) if part)
+            yield name.replace(".base_layer", ""), owner, key, tensor
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

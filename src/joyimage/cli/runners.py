@@ -187,12 +187,14 @@ class LocalRunner:
             self._warn_of_crop(ImageSize.of(images[0]), size)
         pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())
         call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
-        result = call(
-            **inputs,
-            **{name: value for name, value in given.items() if value is not None},
-            **({} if size is None else {"width": size.width, "height": size.height}),
-            num_images_per_prompt=num_images,
-            generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+        result = self.loaded.run(
+            lambda: call(
+                **inputs,
+                **{name: value for name, value in given.items() if value is not None},
+                **({} if size is None else {"width": size.width, "height": size.height}),
+                num_images_per_prompt=num_images,
+                generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+            )
         )
         checks = result.checks and [one.to_dict() for one in result.checks]
         verdicts = result.verdicts
@@ -222,13 +224,16 @@ class LocalRunner:
         from joyimage.pipeline.describe import QUESTION
 
         question = edit.question or QUESTION
-        return self.loaded.pipe.describe(image, question, max_new_tokens=edit.max_new_tokens or 256)
+        max_new_tokens = edit.max_new_tokens or 256
+        return self.loaded.run(
+            lambda: self.loaded.pipe.describe(image, question, max_new_tokens=max_new_tokens)
+        )
 
     def rewrite(self, prompt: str, image: Image | None, how: str) -> str:
         """Rewrite a prompt in more detail."""
         from joyimage.understanding.rewrite import rewrite
 
-        return rewrite(prompt, image, how, pipe=self.loaded.pipe)
+        return self.loaded.run(lambda: rewrite(prompt, image, how, pipe=self.loaded.pipe))
 
     def understand(self, prompt: str, image: Image) -> Intent | None:
         """Return the spatial edit that the model reads from a prompt, if it does."""

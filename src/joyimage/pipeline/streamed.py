@@ -9,7 +9,13 @@ from torch import nn
 from joyimage.acceleration.plans import BYTES_PER_WEIGHT, DECODING_BYTES, PartSize, PipelineSize
 from joyimage.acceleration.quantization import QUANTIZATIONS, choose_matmuls, stored_tensors
 from joyimage.acceleration.sources import DiskSource, HostSource
-from joyimage.acceleration.streaming import BlockStream, find_blocks, list_name, streamed_tensors
+from joyimage.acceleration.streaming import (
+    BlockStream,
+    find_blocks,
+    list_name,
+    stream_of,
+    streamed_tensors,
+)
 from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.checkpoint.parts import PARTS, is_quantizable
 from joyimage.pipeline.components import build_component, build_empty_part, open_part
@@ -63,6 +69,25 @@ def load_from_disk(
         BlockStream(model, DiskSource(weights, stored_tensors(model)), device=device)
         loaded[part] = model
     return loaded
+
+
+def stream_from_disk(pipe: Any, folder: Path, files: Mapping[str, Path], device: torch.device) -> None:
+    """Release the blocks of a loaded pipeline, and read them from its weight files from now on.
+
+    Args:
+        pipe: A pipeline whose other weights are on the device; its blocks may be streamed from host memory.
+        folder: Folder that it was loaded from.
+        files: Part → weight file, for the parts that did not come from the folder.
+        device: Where it runs.
+    """
+    for name in STREAMED:
+        part = getattr(pipe, name)
+        source = DiskSource(open_part(files.get(name, folder / name), name), stored_tensors(part))
+        stream = stream_of(part)
+        if stream is None:
+            BlockStream(part, source, device=device)
+        else:
+            stream.source = source
 
 
 def stream_from_host(pipe: Any, device: torch.device) -> None:

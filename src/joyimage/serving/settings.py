@@ -37,6 +37,7 @@ class ServerSettings(BaseSettings):
         vae: Weight file of the VAE, in place of that of `model`.
         quantize: "int8", "fp8" or "nf4" quantizes large layers while loading, "none" decodes quantized files; the
             files' own format if None.
+        offload: Memory plan: "none", "model", "block" or "disk"; the fastest that fits the free memory if None.
         model_name: What clients call it; the end of `model` if None.
         model_aliases: Further names that clients may use for it, such as "gpt-image-1".
         loras: Adapters that clients may ask for: name and file.
@@ -101,6 +102,7 @@ class ServerSettings(BaseSettings):
     text_encoder: Path | None = None
     vae: Path | None = None
     quantize: Literal["none", "int8", "fp8", "nf4"] | None = None
+    offload: Literal["auto", "none", "model", "block", "disk"] | None = None
     model_name: str | None = None
     model_aliases: Names = ()
     loras: dict[str, Path] = Field(default_factory=dict)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+
+from joyimage.cli.console import note
 
 
 def tiny(
@@ -18,6 +21,11 @@ def tiny(
     guidance: float | None = None,
     batch_size: int = 20,
     device: str | None = None,
+    transformer: Path | None = None,
+    text_encoder: Path | None = None,
+    vae: Path | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
     lora: list[str] | None = None,
     json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
@@ -32,6 +40,11 @@ def tiny(
         guidance: Guidance scale; default: the checkpoint's own.
         batch_size: Scenes edited at once.
         device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
+        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
+        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
@@ -44,12 +57,24 @@ def tiny(
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
-    pipe = load_pipeline(model, device=device, dtype="float32", loras=lora or ()).pipe
+    loaded = load_pipeline(
+        model,
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        device=device,
+        dtype="float32",
+        quantization=quantize,
+        offload=offload,
+        loras=lora or (),
+        announce=lambda plan: note(str(plan)),
+    )
+    pipe = loaded.pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
     edit = pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
+    editors = (lambda cases: loaded.run(lambda: edit(cases)), round_trip_editor(pipe), copy_editor)
     model_result, round_trip, copied = (
-        evaluate(editor, suite, num=num, batch_size=batch_size)
-        for editor in (edit, round_trip_editor(pipe), copy_editor)
+        evaluate(editor, suite, num=num, batch_size=batch_size) for editor in editors
     )
     result = Comparison(model=model_result, round_trip=round_trip, copied=copied)
     sys.stdout.write((dumps(to_json(result), indent=2) if json else to_table(result, suite)) + "\n")

@@ -22,6 +22,11 @@ def rewrite(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    transformer: Path | None = None,
+    text_encoder: Path | None = None,
+    vae: Path | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
     json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
     """Rewrite a prompt in more detail; spatial prompts are left unchanged.
@@ -33,13 +38,28 @@ def rewrite(
         model: Checkpoint for "local", as in `joyimage edit`; name of the endpoint's model otherwise.
         device: Such as "cuda", "mps" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
+        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
+        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         json: Print both prompts as JSON.
 
     Raises:
         InvalidInputError: "local" lacks an image, or an option has a value that is not accepted.
     """
     is_local = how == "local"
-    options = RunOptions(model=model if is_local else None, device=device, dtype=dtype, rewrite=how)
+    options = RunOptions(
+        model=model if is_local else None,
+        device=device,
+        dtype=dtype,
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        quantize=quantize,
+        offload=offload,
+        rewrite=how,
+    )
     if how != "local" and not is_address(how):
         raise InvalidInputError(
             f"`--how` is {how!r}; expected local, or an address such as http://localhost:8000/v1."

@@ -47,6 +47,7 @@ def serve(
     text_encoder: Path | None = None,
     vae: Path | None = None,
     quantize: str | None = None,
+    offload: str | None = None,
     base_size: int | None = None,
     replicas: int | None = None,
     lora: list[str] | None = None,
@@ -87,6 +88,7 @@ def serve(
         text_encoder: Weight file of the text encoder.
         vae: Weight file of the VAE.
         quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
+        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         base_size: Side in pixels of the square size that the trained sizes derive from.
         replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
@@ -126,6 +128,7 @@ def serve(
         "text_encoder": text_encoder,
         "vae": vae,
         "quantize": quantize,
+        "offload": offload,
         "base_size": base_size,
         "replicas": replicas,
         "loras": None if lora is None else parse_loras(lora),

@@ -22,6 +22,11 @@ def ui(
     data_dir: Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    transformer: Path | None = None,
+    text_encoder: Path | None = None,
+    vae: Path | None = None,
+    quantize: str | None = None,
+    offload: str | None = None,
     base_size: int | None = None,
     lora: list[str] | None = None,
     browser: bool = True,
@@ -36,6 +41,11 @@ def ui(
         data_dir: Folder of records, images and results.
         device: Such as "cuda" or "cpu".
         dtype: "bfloat16", "float16" or "float32".
+        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
+        text_encoder: Weight file of the text encoder.
+        vae: Weight file of the VAE.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
+        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         base_size: Side of the square size that the trained sizes derive from.
         lora: NAME=PATH of an adapter that the page offers; may be given several times.
         browser: Open the page; without, its address is printed alone.
@@ -50,6 +60,11 @@ def ui(
         "data_dir": data_dir,
         "device": device,
         "dtype": dtype,
+        "transformer": transformer,
+        "text_encoder": text_encoder,
+        "vae": vae,
+        "quantize": quantize,
+        "offload": offload,
         "base_size": base_size,
         "loras": None if lora is None else parse_loras(lora),
     }

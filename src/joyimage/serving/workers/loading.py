@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from joyimage.loading import Adapter, load_pipeline
@@ -9,6 +10,8 @@ from joyimage.serving.workers.local import LocalRunner
 
 if TYPE_CHECKING:
     from joyimage.serving.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 
 def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
@@ -37,11 +40,13 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         text_encoder=settings.text_encoder,
         vae=settings.vae,
         quantization=settings.quantize,
+        offload=settings.offload,
         device=settings.device,
         dtype=settings.dtype,
         base_size=settings.base_size,
         loras=adapters,
         replica=number,
+        announce=lambda plan: logger.info("%s", plan),
     ).pipe
     if settings.loras:
         pipe.transformer.disable_adapters()

@@ -66,18 +66,20 @@ class LocalRunner:
 
         self.pipe = pipe
         self.sessions = ClientSessions(pipe, session_bytes)
-        self._device = pipe.device
+        self._device = pipe.compute_device
         self._previewer = Previewer(pipe, preview_px, preview)
         # Previews are drawn and reported beside the device's work, one after the other.
         self._reporter = ThreadPoolExecutor(1, "joyimage-previews")
         self._is_offloaded = False  # also between runs, as the device had no room to come back to
+        # A memory plan that keeps weights elsewhere stays as it is.
+        self._can_move = self._device.type != "cpu" and acceleration.report(pipe).offload == "none"
         pipe.set_progress_bar_config(disable=True)
         self.info = ModelInfo(
             base_size=pipe.config["base_size"],
             steps=pipe.config["default_num_inference_steps"],
             guidance=pipe.config["default_guidance_scale"],
             takes_several=pipe.takes_several_images,
-            device=str(pipe.device),
+            device=str(self._device),
             dtype=str(pipe.dtype).removeprefix("torch."),
             loras=tuple(loras),
             speeds=tuple(pipe.speed_presets),
@@ -136,7 +138,7 @@ class LocalRunner:
         if len(self.sessions):
             levels.append(("nothing cached of earlier images", self.sessions.clear, False))
         levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
-        if self._device.type != "cpu":
+        if self._can_move:
             levels += [
                 (
                     "parts kept in main memory",
@@ -154,7 +156,7 @@ class LocalRunner:
     def _restore(self) -> None:
         self.sessions.clear()  # a tiled VAE's numbers are not those of a whole one
         self.pipe.vae.disable_tiling()
-        if self._device.type == "cpu":
+        if not self._can_move:
             return
         self.pipe.remove_all_hooks()
         try:
