@@ -40,6 +40,7 @@ NOT_RUN = {
     "pip install": "changes the environment; `make wheel-test` installs the wheel",
     "python -m venv": "changes the environment",
     "git clone": "needs the network",
+    "joyimage download": "needs the network: tests/cli/test_download.py",
     "python -m pytest": "tests run themselves",
     "make ": "the target exists: tests/test_readme.py",
     "source ": "a setting for the lines behind it",

@@ -264,7 +264,10 @@ def test_disk_when_all_parts_are_single_files_then_same_image_as_resident_and_lo
     without = edit(resident)
     assert not torch.equal(without, expected)
     streamed.save_pretrained(tmp_path / "saved")
-    assert torch.equal(edit(load_pipeline(tmp_path / "saved", device="cpu").pipe), without)
+    for offload in ("none", "disk"):
+        assert torch.equal(
+            edit(load_pipeline(tmp_path / "saved", device="cpu", offload=offload).pipe), without
+        )
 
 
 def test_host_when_quantized_while_loading_then_same_image_bit_for_bit(folder: Path) -> None:

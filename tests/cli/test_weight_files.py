@@ -62,7 +62,8 @@ def test_edit_when_memory_runs_out_then_the_next_plan_is_announced_in_one_line_a
     joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (96, 96), "teal").save(tmp_path / "in.png")
-    arguments = ["edit", tmp_path / "in.png", "Make it red.", "--steps", 1, "--model", "tiny", "--device", "cpu"]
+    common = ["--steps", 1, "--seed", 1, "--model", "tiny", "--device", "cpu"]
+    arguments = ["edit", tmp_path / "in.png", "Make it red.", *common]
     assert joyimage(*arguments, "-o", tmp_path / "expected.png").code == 0
     forward = JoyImageEditTransformer3DModel.forward
     failures = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]

@@ -158,13 +158,20 @@ COMMANDS = (
         examples=("joyimage doctor", "joyimage doctor --json"),
     ),
     CatalogEntry(
+        name="download",
+        function="download:download",
+        help="Download the published model; resumable, and checked against the hub's checksums.",
+        group=_CHECKPOINTS,
+        examples=("joyimage download int8 -o weights", "joyimage download bf16"),
+    ),
+    CatalogEntry(
         name="convert",
         function="convert:app",
-        help="Convert a checkpoint of the original code to a folder for --model.",
+        help="Convert a checkpoint of the original code, or weights in any format, to a folder or to one file.",
         group=_CHECKPOINTS,
         examples=(
-            "joyimage convert JoyAI-Image-Edit converted",
             "joyimage convert JoyAI-Image-Edit converted --transformer model.pth --allow-pickle",
+            "joyimage convert transformer.gguf transformer.safetensors --format bf16",
         ),
     ),
     CatalogEntry(

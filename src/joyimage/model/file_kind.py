@@ -44,6 +44,8 @@ def describe_file(path: Path) -> str:
         start = file.read(64)
     if start.startswith(_LFS):
         return "a Git LFS pointer, not the weights themselves"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page (HTML), as a failed download leaves it"
     if start.startswith(b"GGUF"):
         return "a GGUF file"
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
@@ -148,7 +150,9 @@ def describe_as_model(path: Path) -> str:
         path: An existing file.
     """
     kind = describe_file(path)
-    if "LFS" in kind:
+    if "HTML" in kind:
+        advice = "Download the file again; the link may need a login."
+    elif "LFS" in kind:
         advice = "Download the weights with `git lfs pull` or `hf download`."
     elif "pickled" in kind:
         advice = (

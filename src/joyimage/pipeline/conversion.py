@@ -42,7 +42,7 @@ from joyimage.pipeline.folder_checks import check_text_encoder
 _WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 _TEXT_ENCODER_FOLDERS = ("JoyAI-Image-Und", "text_encoder")
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",
@@ -53,7 +53,7 @@ _TOKENIZER_FILES = (
     "chat_template.json",
 )
 _PROCESSOR_FILES = (
-    *_TOKENIZER_FILES,
+    *TOKENIZER_FILES,
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",
@@ -200,9 +200,9 @@ def convert(
             transformer_config,
             allow_pickle=allow_pickle,
         )
-        _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
+        write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
         kind = "JoyImageEditPlus" if plus else "JoyImageEdit"
-        _write_json(
+        write_json(
             folder / "model_index.json",
             {
                 "_class_name": f"{kind}Pipeline",
@@ -270,19 +270,19 @@ def _write_text_encoder(source: Path, folder: Path, max_shard_size: str, *, allo
         weights = read_weights(pickles, allow_pickle=allow_pickle)
         tensor_shapes(weights, source)
         write_weights(weights, text_encoder, "model", max_shard_size)
-        _copy(source, text_encoder, ("config.json", "generation_config.json"))
+        copy_files(source, text_encoder, ("config.json", "generation_config.json"))
         check_text_encoder(text_encoder)
     else:
         check_text_encoder(source)
         files = [path.name for path in find_weight_files(source, "model")]
         index = "model.safetensors.index.json"
-        _copy(source, text_encoder, ("config.json", "generation_config.json", index, *files))
+        copy_files(source, text_encoder, ("config.json", "generation_config.json", index, *files))
 
     for part, names, needed in (
-        ("tokenizer", _TOKENIZER_FILES, "tokenizer_config.json"),
+        ("tokenizer", TOKENIZER_FILES, "tokenizer_config.json"),
         ("processor", _PROCESSOR_FILES, "preprocessor_config.json"),
     ):
-        _copy(source, folder / part, names)
+        copy_files(source, folder / part, names)
         if not any((folder / part / name).is_file() for name in (needed, "processor_config.json")):
             raise CheckpointError(
                 f"{source / needed} is missing: the text encoder's folder must hold its {part} too."
@@ -296,7 +296,7 @@ def _pickles(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
 
 
-def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
+def copy_files(source: Path, folder: Path, names: Iterable[str]) -> None:
     """Copy the files that exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -304,6 +304,7 @@ def _copy(source: Path, folder: Path, names: Iterable[str]) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as indented JSON; the file's folder is created where missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -35,7 +35,10 @@ _ORIGINAL_IDS = {"jdopensource/JoyAI-Image-Edit": PUBLISHED_MODEL}
 _HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 """Base of all errors of the HTTP library that the installed huggingface_hub uses."""
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+HUB_ERRORS = (OSError, _HTTPError, HFValidationError, EntryNotFoundError)
+"""What huggingface_hub, its HTTP library and diffusers raise for what is not on the hub or does not arrive."""
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
 def find_folder(model: str) -> Path | None:
@@ -60,7 +63,7 @@ def find_folder(model: str) -> Path | None:
             f"{model} has the layout of the original code: use {_ORIGINAL_IDS[model]}, or download it and run"
             " `joyimage convert FOLDER OUTPUT`."
         )
-    if not _HUB_ID.match(model):
+    if not HUB_ID.match(model):
         raise CheckpointError(
             f"There is no folder {model}: expected a checkpoint folder, a hub id such as {PUBLISHED_MODEL},"
             f" or {' or '.join(map(repr, registered_names()))}."
@@ -109,15 +112,15 @@ def hub_errors(model: str) -> Generator[None]:
     """
     try:
         yield
-    except (OSError, _HTTPError, HFValidationError, EntryNotFoundError) as error:
+    except HUB_ERRORS as error:
         size = "about 50 GB, " if model == PUBLISHED_MODEL else ""
         raise CheckpointError(
-            f"{model} is not a folder on this machine, and {_hub_reason(error)}. Download it with"
+            f"{model} is not a folder on this machine, and {hub_reason(error)}. Download it with"
             f" `hf download {model}` ({size}into the local cache), or give the folder that has it."
         ) from error
 
 
-def _hub_reason(error: BaseException) -> str:
+def hub_reason(error: BaseException) -> str:
     """Return what went wrong with the hub, from the first error of a chain that says so."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:

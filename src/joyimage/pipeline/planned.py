@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from joyimage.acceleration.plans import Machine, MemoryPlan, candidates, choose_plan, next_plan, predict
 from joyimage.acceleration.quantization import choose_matmuls
 from joyimage.devices import free_cached_memory, free_memory, typed_device_errors
-from joyimage.pipeline.components import PUBLISHED_FOLDER
+from joyimage.pipeline import components
 from joyimage.pipeline.folder_checks import check_folder
 from joyimage.pipeline.streamed import load_from_disk, measure, stream_from_disk, stream_from_host
 
@@ -139,8 +139,8 @@ class PlannedLoad:
             pipe = load()
             stream_from_host(pipe, self.device)
             return pipe
-        if self.folder != PUBLISHED_FOLDER:
-            check_folder(self.folder, without=self.files)
+        if self.folder != components.PUBLISHED_FOLDER:
+            check_folder(self.folder, without=self.files, with_weights=False)
         parts = load_from_disk(
             self.folder, self.files, dtype=self.dtype, device=self.device, quantization=self.quantization
         )

@@ -1,4 +1,4 @@
-"""Write a weight file in a quantized format: one tensor at a time, resumable, and whole or not at all.
+"""Write a weight file in another format: one tensor at a time, resumable, and whole or not at all.
 
 Each tensor is written to a folder beside the output first. A run that is interrupted continues with the tensors
 that the folder lacks. Each is removed when the output has it, so that the disk holds one copy.
@@ -23,8 +23,10 @@ from joyimage.model.checkpoint.encodings.ggml import encode_q8_0
 from joyimage.model.checkpoint.files import WeightFile
 from joyimage.model.checkpoint.gguf import MAGIC
 from joyimage.model.checkpoint.grouping import name_parts
-from joyimage.model.checkpoint.parts import is_quantizable
+from joyimage.model.checkpoint.parts import PARTS, is_quantizable
+from joyimage.model.file_kind import part_of_file
 from joyimage.pipeline.components import open_part
+from joyimage.pipeline.repacking import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from joyimage.model.checkpoint.source import WeightSource
 
 FORMATS = ("int8_convrot", "fp8", "nf4", "gguf-q8_0")
-"""Formats that can be written."""
+"""Quantized formats that can be written."""
 
 _NAMES = {"int8_convrot": "int8", "fp8": "fp8", "nf4": "nf4"}
 _PREFIX = {"transformer": "model.diffusion_model.", "text_encoder": "", "vae": ""}
@@ -75,6 +77,50 @@ def quantize_file(
         raise InvalidInputError(f"`format` is {format!r}; expected {', '.join(FORMATS)}.")
     if part not in {"transformer", "text_encoder"}:
         raise InvalidInputError(f"`part` is {part!r}; expected transformer or text_encoder.")
+    return _write_file(model, output, format, part, progress)
+
+
+def convert_file(
+    model: Path,
+    output: Path,
+    *,
+    format: str = "bf16",
+    part: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write one part of a model as one file, in a plain or quantized format.
+
+    Args:
+        model: A weight file in any format, or a checkpoint folder that has the part.
+        output: File to write; it must not exist. It appears when all of it is written.
+        format: One of `PRECISIONS` or of `FORMATS`.
+        part: "transformer", "text_encoder" or "vae"; what the file holds, or the transformer of a folder, if None.
+        progress: Called with the number of tensors that are done, and that of all.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CheckpointError: The weights cannot be read.
+        ImageError: The output cannot be written.
+        InvalidInputError: The format or the part is not known, or `output` exists or has another suffix.
+    """
+    part = part or ("transformer" if model.is_dir() else part_of_file(model))
+    if format not in PRECISIONS:
+        return quantize_file(model, output, format=format, part=part, progress=progress)
+    if part not in PARTS:
+        raise InvalidInputError(f"`part` is {part!r}; expected {', '.join(PARTS)}.")
+    return _write_file(model, output, format, part, progress)
+
+
+def _write_file(
+    model: Path, output: Path, format: str, part: str, progress: Callable[[int, int], None] | None
+) -> Path:
+    """Write a file tensor by tensor; see `quantize_file`.
+
+    Raises:
+        InvalidInputError: `output` exists or has another suffix.
+    """
     suffix = ".gguf" if format.startswith("gguf") else ".safetensors"
     if output.suffix != suffix:
         raise InvalidInputError(f"`output` is {output}; expected a name that ends with {suffix}.")
@@ -125,6 +171,8 @@ def _write_tensors(
 def _tensors(source: WeightSource, name: str, format: str) -> dict[str, Tensor]:
     """Return the tensors that the output holds for one weight."""
     encoded = source.read(name)
+    if format in PRECISIONS:
+        return {_PREFIX[source.part] + name: encoded.decode(PRECISIONS[format])}
     is_plain = encoded.encoding.name == "plain"
     values = encoded.parts[WEIGHT] if is_plain else encoded.decode(torch.bfloat16)
     values = values.reshape(encoded.shape)

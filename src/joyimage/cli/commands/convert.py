@@ -1,4 +1,4 @@
-"""`joyimage convert`: write an original checkpoint in the published layout."""
+"""`joyimage convert`: write a model in another layout or format."""
 
 import sys
 from pathlib import Path
@@ -29,23 +29,51 @@ def convert(
     plus: bool = False,
     allow_pickle: bool = False,
     max_shard_size: str = "5GB",
+    format: str = "bf16",
+    part: str | None = None,
 ) -> None:
-    """Convert a checkpoint of the original code to a folder for --model.
+    """Convert a checkpoint of the original code, or weights in any format, to a folder for --model or to one file.
 
     Args:
-        source: Folder of the original checkpoint.
-        output: Folder to write; it must not exist. It appears when all of it is written.
-        transformer: Weights of the transformer: a file or a folder; SOURCE/transformer if not given.
-        vae: Weights of the Wan VAE: a file or a folder with one; SOURCE/vae if not given.
-        text_encoder: Folder of the Qwen3-VL with tokenizer and processor; searched in SOURCE if not given.
+        source: Folder of the original checkpoint; a folder for --model; or a weight file, quantized or not.
+        output: Folder to write, or file to write with one part: .safetensors or .gguf. It must not exist, and appears
+            when all of it is written.
+        transformer: Weights of the transformer: a file or a folder; those of SOURCE if not given.
+        vae: Weights of the Wan VAE: a file or a folder with one; those of SOURCE if not given.
+        text_encoder: Weight file of the text encoder; for an original checkpoint the folder of the Qwen3-VL with
+            tokenizer and processor, searched in SOURCE if not given.
         transformer_config: A config.json for the transformer; derived from the weights' shapes if not given.
         plus: The checkpoint takes several references (Edit-Plus).
         allow_pickle: Read .pt and .pth files too, as tensors only.
-        max_shard_size: Largest weight file, such as 5GB or 500MB.
+        max_shard_size: Largest weight file of a folder, such as 5GB or 500MB.
+        format: "bf16", "fp16" or "fp32"; for a file also "int8_convrot", "fp8", "nf4" or "gguf-q8_0". An original
+            checkpoint keeps its precision.
+        part: Part of a folder to write as a file: "transformer", "text_encoder" or "vae". Default: transformer.
     """
     # Imported here, so that `joyimage --help` needs no torch.
-    from joyimage.pipeline import conversion
+    from joyimage.checkpoints import registered_folder
+    from joyimage.loading import find_source
+    from joyimage.model.file_kind import describe_file
+    from joyimage.pipeline import conversion, quantizing, repacking
 
+    source = registered_folder(str(source)) or source
+    if output.suffix in {".safetensors", ".gguf"}:
+        written = quantizing.convert_file(source, output, format=format, part=part)
+        sys.stdout.write(f"{written}\n")
+        return
+    is_file = source.is_file() and "pickle" not in describe_file(source)
+    if is_file or (source / "model_index.json").is_file():
+        found = find_source(source, transformer=transformer, text_encoder=text_encoder, vae=vae)
+        written = repacking.write_folder(
+            None if found.base is None else Path(found.base),
+            found.files,
+            output,
+            precision=format,
+            plus=plus or "plus" in source.name.lower(),
+            max_shard_size=max_shard_size,
+        )
+        sys.stdout.write(f"{written}\n")
+        return
     written = conversion.convert(
         source,
         output,

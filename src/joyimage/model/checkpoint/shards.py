@@ -4,7 +4,7 @@ import errno
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -183,17 +183,40 @@ def write_weights(
         OSError: A file cannot be written.
         InvalidInputError: `max_shard_size` cannot be read.
     """
+    sizes = {key: tensor.numel() * tensor.element_size() for key, tensor in weights.items()}
+    write_shards(sizes, weights.__getitem__, folder, stem, max_shard_size)
+
+
+def write_shards(
+    sizes: Mapping[str, int],
+    read: Callable[[str], Tensor],
+    folder: Path,
+    stem: str,
+    max_shard_size: str | int = "5GB",
+) -> None:
+    """Write weights, made when their shard is written, as one safetensors file or as shards with an index.
+
+    Args:
+        sizes: Number of bytes of each weight by name.
+        read: Returns a weight by its name.
+        folder: Where to; created where missing.
+        stem: What the names start with: "diffusion_pytorch_model" or "model".
+        max_shard_size: Largest file, such as "5GB" (10^9 bytes each) or a number of bytes; one tensor is
+            never split.
+
+    Raises:
+        OSError: A file cannot be written.
+        InvalidInputError: `max_shard_size` cannot be read.
+    """
     limit_bytes = parse_size(max_shard_size)
     shards: list[list[str]] = [[]]
-    used_bytes = total_bytes = 0
-    for key, tensor in weights.items():
-        num_bytes = tensor.numel() * tensor.element_size()
+    used_bytes = 0
+    for key, num_bytes in sizes.items():
         if shards[-1] and used_bytes + num_bytes > limit_bytes:
             shards.append([])
             used_bytes = 0
         shards[-1].append(key)
         used_bytes += num_bytes
-        total_bytes += num_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
@@ -202,13 +225,16 @@ def write_weights(
     for name, keys in zip(names, shards, strict=True):
         try:
             # Copies: safetensors rejects tensors that share memory, as those of one mapped file do.
-            shard = {key: weights[key].clone(memory_format=torch.contiguous_format) for key in keys}
+            shard = {key: read(key).clone(memory_format=torch.contiguous_format) for key in keys}
             save_file(shard, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error), str(folder / name)) from error
     if len(shards) > 1:
         weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
         (folder / f"{stem}.safetensors.index.json").write_text(
             json.dumps(index, indent=2) + "\n", encoding="utf-8"
         )

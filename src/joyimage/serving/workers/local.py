@@ -71,8 +71,8 @@ class LocalRunner:
         # Previews are drawn and reported beside the device's work, one after the other.
         self._reporter = ThreadPoolExecutor(1, "joyimage-previews")
         self._is_offloaded = False  # also between runs, as the device had no room to come back to
-        # A memory plan that keeps weights elsewhere stays as it is.
-        self._can_move = self._device.type != "cpu" and acceleration.report(pipe).offload == "none"
+        report = acceleration.report(pipe)
+        self._is_resident = report.offload == "none"  # a memory plan that keeps weights elsewhere stays
         pipe.set_progress_bar_config(disable=True)
         self.info = ModelInfo(
             base_size=pipe.config["base_size"],
@@ -84,7 +84,7 @@ class LocalRunner:
             loras=tuple(loras),
             speeds=tuple(pipe.speed_presets),
             lora_sha256=dict(lora_sha256 or {}),
-            acceleration=acceleration.report(pipe).to_dict(),
+            acceleration=report.to_dict(),
         )
 
     def run(
@@ -138,7 +138,7 @@ class LocalRunner:
         if len(self.sessions):
             levels.append(("nothing cached of earlier images", self.sessions.clear, False))
         levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
-        if self._can_move:
+        if self._is_resident and self._device.type != "cpu":
             levels += [
                 (
                     "parts kept in main memory",
@@ -156,7 +156,7 @@ class LocalRunner:
     def _restore(self) -> None:
         self.sessions.clear()  # a tiled VAE's numbers are not those of a whole one
         self.pipe.vae.disable_tiling()
-        if not self._can_move:
+        if not self._is_resident or self._device.type == "cpu":
             return
         self.pipe.remove_all_hooks()
         try:
