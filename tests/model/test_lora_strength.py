@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from joyimage.errors import CheckpointError, InvalidInputError
+from joyimage.model.adapters.conversion import convert_adapter
 from joyimage.model.adapters.files import read_adapter
 from tests import random_models
 from tests.model.drive import assert_close, inputs
@@ -310,3 +311,33 @@ def test_lokr_when_spelled_in_any_way_then_it_acts(spell: Any) -> None:
 def test_lokr_when_a_key_names_no_layer_then_rejected_and_never_silently_nothing() -> None:
     with pytest.raises(CheckpointError, match="names no layer"):
         load({f"diffusion_model.blocks.0.attn.{name}": value for name, value in lokr(LAYERS[0]).items()})
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "diffusers", "kohya"])
+def test_lokr_when_converted_then_it_acts_as_before(tmp_path: Path, layout: str) -> None:
+    layer = LAYERS[0]
+    save_file(
+        {f"lycoris_{layer.replace('.', '_')}.{name}": one for name, one in lokr(layer).items()},
+        tmp_path / "in.safetensors",
+    )
+
+    converted = convert_adapter(tmp_path / "in.safetensors", tmp_path / "out.safetensors", layout)
+
+    with torch.no_grad():
+        before, after = (
+            load(read_adapter(path)[0])(**inputs()).sample
+            for path in (tmp_path / "in.safetensors", converted)
+        )
+    prefix = {"comfyui": "diffusion_model.", "diffusers": "transformer.", "kohya": "lora_unet_"}[layout]
+    assert torch.equal(before, after)
+    assert all(key.startswith(prefix) for key in read_adapter(converted)[0])
+
+
+def test_lokr_when_peft_is_asked_for_then_rejected_with_what_can_be_written(tmp_path: Path) -> None:
+    save_file(
+        {f"{LAYERS[0]}.{name}": one for name, one in lokr(LAYERS[0]).items()}, tmp_path / "in.safetensors"
+    )
+
+    with pytest.raises(CheckpointError, match=r"is LoKr, which PEFT .* write comfyui, diffusers or kohya"):
+        convert_adapter(tmp_path / "in.safetensors", tmp_path / "out", "peft")
+    assert not (tmp_path / "out").exists()

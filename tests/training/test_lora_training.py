@@ -268,8 +268,8 @@ def test_plan_when_images_are_damaged_then_all_are_listed_before_anything_is_loa
     ("sections", "error", "words"),
     [
         ({"lora": {"targets": ["to_q"]}}, InvalidInputError, "'to_q', which names no layer"),
-        ({"train": {"optimizer": "prodigy"}}, InvalidInputError, "pip install prodigyopt"),
-        ({"tensorboard": True}, InvalidInputError, "pip install tensorboard"),
+        ({"train": {"optimizer": "prodigy"}}, InvalidInputError, r"package prodigyopt; .*joyimage\[train\]"),
+        ({"tensorboard": True}, InvalidInputError, r"pip install 'joyimage\[train\]'"),
         ({"model": "nowhere"}, CheckpointError, "no folder nowhere"),
     ],
 )
@@ -331,6 +331,31 @@ def test_optimizer_when_restored_then_the_next_step_is_the_same_to_the_bit(name:
         return parameter.detach()
 
     assert torch.equal(run(4, True), run(4, False))
+
+
+class WithQuantizedMoments(torch.optim.SGD):
+    """Keeps its moments as bitsandbytes' optimizers do: in a dict of their own, with tensors and numbers."""
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            inner = state.setdefault("quantized", {"state1": torch.zeros(3, dtype=torch.uint8), "count": 0})
+            inner["state1"] += 1
+            inner["count"] += 2
+
+
+def test_optimizer_when_its_state_is_nested_then_restored_from_tensors_and_json() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer, other = (WithQuantizedMoments(parameters, lr=0.1) for _ in range(2))
+    optimizer.step()
+    tensors, numbers = optimizer_tensors(optimizer)
+
+    restore_optimizer(other, tensors, json.loads(json.dumps(numbers)))
+
+    assert set(tensors) == {"0.quantized/state1", "1.quantized/state1"}
+    restored = other.state[parameters[1]]["quantized"]
+    assert restored["count"] == 2
+    assert torch.equal(restored["state1"], torch.ones(3, dtype=torch.uint8))
 
 
 def run_python(code: str, *, processes: int = 1, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -285,6 +285,6 @@ def _summary_writer(folder: Path, *, is_check: bool = False) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InvalidInputError(
-            "`tensorboard` is true, but the package is not installed; run `pip install tensorboard`."
+            "`tensorboard` is true, but the package is not installed; run `pip install 'joyimage[train]'`."
         ) from None
     return None if is_check else SummaryWriter(str(folder / "tensorboard"))

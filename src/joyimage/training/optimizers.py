@@ -54,18 +54,25 @@ def check_optimizer(name: str) -> None:
         package = _PACKAGES[name][0]
         if importlib.util.find_spec(package) is None:
             raise InvalidInputError(
-                f"`train.optimizer` is {name!r}, which needs the package {package}; run `pip install {package}`, or"
-                " use 'adamw'."
+                f"`train.optimizer` is {name!r}, which needs the package {package}; run"
+                " `pip install 'joyimage[train]'`, or use 'adamw'."
             )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return an optimizer's state: tensors by name, and everything else as JSON values."""
+    """Return an optimizer's state: tensors by name, and everything else as JSON values.
+
+    bitsandbytes keeps its quantized moments in a dict of their own, whose names follow after a slash.
+    """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     others: dict[str, Any] = {"groups": [], "state": {}}
     for index, entry in state["state"].items():
+        flat: dict[str, Any] = {}
         for name, value in entry.items():
+            inner = value if isinstance(value, dict) else {None: value}
+            flat |= {name if key is None else f"{name}/{key}": one for key, one in inner.items()}
+        for name, value in flat.items():
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = value
             else:
@@ -90,6 +97,19 @@ def restore_optimizer(
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         entries.setdefault(int(index), {})[name] = value
+    entries = {index: _nested(entry) for index, entry in entries.items()}
     for group, stored in zip(state["param_groups"], others["groups"], strict=True):
         group.update(stored)
     optimizer.load_state_dict({**state, "state": entries})
+
+
+def _nested(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of one parameter with names "outer/inner" in dicts again."""
+    nested: dict[str, Any] = {}
+    for name, value in entry.items():
+        outer, slash, inner = name.partition("/")
+        if slash:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            nested[name] = value
+    return nested

@@ -9,11 +9,11 @@ import torch
 
 from joyimage.errors import CheckpointError
 from joyimage.model.adapters.files import find_adapter_file, read_adapter
-from joyimage.model.adapters.layouts import save_adapter
+from joyimage.model.adapters.layouts import save_adapter, save_lokr
 from joyimage.model.adapters.mixin import check_values
 from joyimage.model.adapters.names import adaptable_layers
 from joyimage.model.adapters.strength import HEADER_CONFIG, read_statement
-from joyimage.model.adapters.updates import read_updates
+from joyimage.model.adapters.updates import read_updates, rename_lokr
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def convert_adapter(
     tensors, header = read_adapter(path)
     label = f"The adapter {path}"
     check_values(tensors, label)
-    updates = read_updates(tensors, layers_in(tensors), read_statement(path, header), label)
     kept = {key: value for key, value in header.items() if key not in _LAYOUT_ENTRIES}
+    if any(".lokr_" in key for key in tensors):
+        return save_lokr(rename_lokr(tensors, layers_in(tensors), label), output, layout, kept)
+    updates = read_updates(tensors, layers_in(tensors), read_statement(path, header), label)
     return save_adapter(updates, output, layout, kept)
 
 

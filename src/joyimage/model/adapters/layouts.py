@@ -62,12 +62,59 @@ def save_adapter(
         target = path / _PEFT_FILE
         config = {"peft_type": "LORA", "bias": "none", "inference_mode": True, **peft_form(updates)[1]}
         write_text(path / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _write(target, tensors, entries)
+    return target
+
+
+def save_lokr(
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    layout: str = "comfyui",
+    header: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a LoKr adapter under the names of a layout; its matrices stay as they are.
+
+    Args:
+        tensors: Tensors named `<layer>.lokr_w1`, `<layer>.alpha` and so on.
+        path: File to write.
+        layout: "comfyui", "diffusers" or "kohya".
+        header: Further entries for the file's header.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: The layout is peft's, which names parts of LoKr otherwise.
+        ImageError: The file cannot be written.
+        InvalidInputError: There is no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise InvalidInputError(f"`layout` is {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+    if layout == "peft":
+        raise CheckpointError(
+            "The adapter is LoKr, which PEFT stores in another form; write comfyui, diffusers or kohya instead."
+        )
+    named: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        layer, _, matrix = key.rpartition(".")
+        name = {
+            "comfyui": f"diffusion_model.{layer}",
+            "diffusers": f"transformer.{layer}",
+            "kohya": f"lora_unet_{layer.replace('.', '_')}",
+        }[layout]
+        named[f"{name}.{matrix}"] = tensor
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, named, {**(header or {}), "format": "pt"})
+    return path
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> None:
+    """Write a safetensors file whose bytes follow from its content alone."""
     content = serialize(
         {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()},
         dict(sorted(entries.items())),
     )
-    write_whole(target, lambda file: file.write(_with_sorted_header(content)))
-    return target
+    write_whole(path, lambda file: file.write(_with_sorted_header(content)))
 
 
 def adapter_tensors(updates: Mapping[str, LayerUpdate], layout: str) -> dict[str, Tensor]:

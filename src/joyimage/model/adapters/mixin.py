@@ -67,7 +67,8 @@ class AdapterMixin(PeftAdapterMixin):
         metadata = None
         is_lokr = any(".lokr_" in key for key in tensors)
         if is_lokr:
-            tensors = rename_lokr(tensors, layers, label)
+            named = rename_lokr(tensors, layers, label)
+            tensors = {f"transformer.{key}": value for key, value in named.items()}  # as diffusers reads LoKr
         else:
             updates = read_updates(tensors, layers, statement, label)
             _check_shapes(model, updates, label)

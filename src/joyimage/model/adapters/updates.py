@@ -158,7 +158,7 @@ def peft_form(updates: Mapping[str, LayerUpdate]) -> tuple[dict[str, Tensor], di
 def rename_lokr(
     tensors: Mapping[str, Tensor], layers: Iterable[str], label: str = "The adapter"
 ) -> dict[str, Tensor]:
-    """Name a LoKr adapter's tensors as diffusers reads them.
+    """Name a LoKr adapter's tensors by the model's layers: `<layer>.lokr_w1`, `<layer>.alpha` and so on.
 
     Args:
         tensors: The adapter's tensors.
@@ -183,7 +183,7 @@ def rename_lokr(
             raise CheckpointError(
                 f"{label} splits `{layer}` in q, k and v, which LoKr adapters cannot do here."
             )
-        renamed[f"transformer.{layer}.{matrix}"] = value
+        renamed[f"{layer}.{matrix}"] = value
     return renamed
 
 
