@@ -6,7 +6,16 @@ forwards; docs/speed.md has the prices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, cast
+
+from joyimage.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +72,57 @@ PRESETS: dict[str, SpeedPreset] = {
     "fast": SpeedPreset(threshold=0.4, guidance_sigmas=(0.0, 0.83), guidance_period=2),
 }
 """Presets of a checkpoint that was not calibrated: measured on the embedded model, 16 steps, guidance 3."""
+
+PRESETS_FILE = "speed.json"
+"""Presets measured for a checkpoint, in its folder."""
+
+
+def write_presets(presets: Mapping[str, SpeedPreset], path: Path) -> None:
+    """Write presets as JSON; `exact` never changes and is left out."""
+    data = {name: asdict(preset) for name, preset in presets.items() if name != EXACT}
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def read_presets(path: Path) -> dict[str, SpeedPreset]:
+    """Read presets from JSON; those that the file does not name are the usual ones.
+
+    Raises:
+        CheckpointError: The file cannot be read, or a preset or a value in it is not accepted.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+    known = [name for name in PRESETS if name != EXACT]
+    if not isinstance(data, dict) or not set(cast("dict[str, Any]", data)) <= set(known):
+        raise CheckpointError(f"{path} must be an object with some of {', '.join(known)}.")
+    found = {name: _read_preset(name, entry, path) for name, entry in cast("dict[str, Any]", data).items()}
+    return {**PRESETS, **found}
+
+
+def _read_preset(name: str, entry: Any, path: Path) -> SpeedPreset:
+    names = [field.name for field in fields(SpeedPreset)]
+    if not isinstance(entry, dict) or not set(cast("dict[str, Any]", entry)) <= set(names):
+        raise CheckpointError(f"`{name}` in {path} must be an object with some of {', '.join(names)}.")
+    values = {**asdict(PRESETS[name]), **cast("dict[str, Any]", entry)}
+    threshold, interval = values["threshold"], values["guidance_sigmas"]
+    is_interval = isinstance(interval, list | tuple) and len(cast("list[Any]", interval)) == 2
+    accepted = {
+        "threshold": threshold is None or _is_number(threshold, 0, math.inf),
+        "max_reused_steps": _is_count(values["max_reused_steps"]),
+        "num_full_steps": _is_count(values["num_full_steps"]),
+        "guidance_sigmas": is_interval and all(_is_number(one, 0, 1) for one in interval),
+        "guidance_period": _is_count(values["guidance_period"]),
+    }
+    for field, is_accepted in accepted.items():
+        if not is_accepted:
+            raise CheckpointError(f"`{name}.{field}` in {path} is {values[field]!r}, which is out of range.")
+    return SpeedPreset(**{**values, "guidance_sigmas": tuple(interval)})
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return type(value) in {int, float} and math.isfinite(value) and least <= value <= most
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1

@@ -225,6 +225,23 @@ COMMANDS = (
         group=_CHECKPOINTS,
         examples=("joyimage eval tiny", "joyimage eval tiny --num 50 --json"),
     ),
+    CatalogEntry(
+        name="eval speed",
+        function="evaluate:speed",
+        help="Measure what each speed preset leaves out of edits of drawn scenes, and what that costs.",
+        group=_CHECKPOINTS,
+        examples=("joyimage eval speed", "joyimage eval speed --num 20 --steps 8 --json"),
+    ),
+    CatalogEntry(
+        name="calibrate",
+        function="calibrate:calibrate",
+        help="Measure the thresholds of the speed presets on your own images, and store them beside the checkpoint.",
+        group=_CHECKPOINTS,
+        examples=(
+            'joyimage calibrate shapes.png more_shapes.png --prompt "Remove the heart." --model tiny -o speed.json',
+            'joyimage calibrate photo.jpg --prompt "Make it snow." --model JoyAI-Image-Edit --balanced 48',
+        ),
+    ),
 )
 """Every command; a name of two words is a subcommand."""
 

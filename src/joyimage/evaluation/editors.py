@@ -18,7 +18,11 @@ Editor = Callable[[Sequence[Case]], Sequence[Image.Image]]
 
 
 def pipeline_editor(
-    pipe: Any, *, num_inference_steps: int | None = None, guidance_scale: float | None = None
+    pipe: Any,
+    *,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    speed: str = "exact",
 ) -> Editor:
     """Edit with a pipeline; each case has its own generator, so the batch size does not matter.
 
@@ -26,6 +30,7 @@ def pipeline_editor(
         pipe: The pipeline.
         num_inference_steps: Denoising steps; None uses the checkpoint's own default.
         guidance_scale: Guidance scale; None uses the checkpoint's own default.
+        speed: Speed preset.
 
     Returns:
         The editor.
@@ -43,6 +48,7 @@ def pipeline_editor(
             width=cases[0].size,
             num_inference_steps=steps,
             guidance_scale=scale,
+            speed=speed,
             generator=[torch.Generator().manual_seed(case.seed) for case in cases],
         ).images
 

@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers.processing_utils import ProcessorMixin
 
+from joyimage.acceleration.presets import PRESETS_FILE, read_presets
 from joyimage.acceleration.quantization import QUANTIZATIONS, check_quantization
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.checkpoint.headers import read_json
@@ -104,6 +105,8 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         with _quantizer_errors() if kwargs.get("quantization_config") is not None else nullcontext():
             pipe: Any = cast("Any", super()).from_pretrained(str(folder), **kwargs)
         pipe.register_to_config(_name_or_path=name)
+        if (folder / PRESETS_FILE).is_file():
+            pipe.speed_presets = read_presets(folder / PRESETS_FILE)
         return pipe
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:

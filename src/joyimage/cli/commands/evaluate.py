@@ -78,3 +78,41 @@ def tiny(
     )
     result = Comparison(model=model_result, round_trip=round_trip, copied=copied)
     sys.stdout.write((dumps(to_json(result), indent=2) if json else to_table(result, suite)) + "\n")
+
+
+def speed(
+    *,
+    model: str = "tiny",
+    num: int = 200,
+    seed: int = 0,
+    steps: int = 16,
+    guidance: float = 3.0,
+    batch_size: int = 20,
+    device: str | None = None,
+    json: Annotated[bool, Parameter(negative=[])] = False,
+) -> None:
+    """Measure what each speed preset leaves out of edits of drawn scenes, and what that costs.
+
+    Args:
+        model: Checkpoint folder or hub id; "tiny" is part of the package.
+        num: Scenes per task.
+        seed: Which scenes; every seed has its own.
+        steps: Denoising steps.
+        guidance: Guidance scale.
+        batch_size: Scenes edited at once.
+        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
+        json: Print JSON instead of the table.
+    """
+    from json import dumps
+
+    from joyimage.evaluation.prices import measure_prices, to_price_json, to_price_table
+    from joyimage.loading import load_pipeline
+    from joyimage.tiny.suite import DrawnScenes
+
+    pipe = load_pipeline(model, device=device, dtype="float32").pipe
+    suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])
+    prices = measure_prices(
+        pipe, suite, num=num, batch_size=batch_size, num_inference_steps=steps, guidance_scale=guidance
+    )
+    table = to_price_table(prices, num=num, rows=len(suite.tasks) + 1)
+    sys.stdout.write((dumps(to_price_json(prices), indent=2) if json else table) + "\n")

@@ -1,0 +1,105 @@
+"""`joyimage calibrate`: measure the speed presets on one's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from joyimage.cli.console import note
+from joyimage.errors import InvalidInputError
+
+
+def calibrate(
+    images: Annotated[list[Path], Parameter(negative=[])],
+    *,
+    prompt: Annotated[list[str], Parameter(negative=[])],
+    model: str | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    balanced: float = 46.0,
+    fast: float = 38.0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative=[])] = False,
+) -> None:
+    """Measure the thresholds of the speed presets on your own images, and store them beside the checkpoint.
+
+    Args:
+        images: Images of the kind that will be edited.
+        prompt: Prompt for all images, or one for each in their order.
+        model: Checkpoint folder or hub id.
+        output: File to write; default: speed.json in the checkpoint's folder, where it is found when it is loaded.
+        balanced: Lowest PSNR in dB that an image of the balanced preset may have against its exact edit.
+        fast: Lowest PSNR in dB that an image of the fast preset may have against its exact edit.
+        steps: Denoising steps; default: the checkpoint's own.
+        guidance: Guidance scale; default: the checkpoint's own.
+        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
+        dtype: "float32", "bfloat16" or "float16"; default: what suits the device.
+        overwrite: Replace a file that exists.
+    """
+    path = _output_path(model, output, overwrite=overwrite)
+    prompts = _prompts(prompt, len(images))
+    # Loaded here: `joyimage --help` must not wait for torch.
+    from joyimage.acceleration.presets import write_presets
+    from joyimage.devices import choose_device
+    from joyimage.evaluation.calibration import calibrate as measure
+    from joyimage.imaging import read_image
+    from joyimage.loading import default_model, load_pipeline
+
+    sources = [read_image(image).image for image in images]
+    pipe = load_pipeline(model or default_model(choose_device(device)), device=device, dtype=dtype).pipe
+    pipe.set_progress_bar_config(disable=True)
+    found = measure(
+        pipe,
+        sources,
+        prompts,
+        {"balanced": balanced, "fast": fast},
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        announce=note,
+    )
+    write_presets({name: one.preset for name, one in found.items()}, path)
+    for name, one in found.items():
+        print(
+            f"{name}: {one.preset}; {one.exact_forwards / one.forwards:.2f} times fewer forwards, lowest PSNR "
+            f"{one.lowest_psnr:.1f} dB"
+        )
+    note(f"Written: {path}")
+
+
+def _prompts(given: list[str], num_images: int) -> list[str]:
+    """Return a prompt for each image.
+
+    Raises:
+        InvalidInputError: There is another number of prompts.
+    """
+    if len(given) not in {1, num_images}:
+        raise InvalidInputError(
+            f"`--prompt` is given {len(given)} times for {num_images} images; expected once, or once for each."
+        )
+    return given * num_images if len(given) == 1 else given
+
+
+def _output_path(model: str | None, output: Path | None, *, overwrite: bool) -> Path:
+    """Return the file to write, checked before any work.
+
+    Raises:
+        InvalidInputError: There is no folder to write to, or the file exists.
+    """
+    from joyimage.acceleration.presets import PRESETS_FILE
+
+    if output is None:
+        if model is None or not Path(model).is_dir():
+            shown = "not given" if model is None else f"{model!r}, which is no folder"
+            raise InvalidInputError(
+                f"`--model` is {shown}; expected a checkpoint folder to store {PRESETS_FILE} in, or `--output FILE`."
+            )
+        output = Path(model) / PRESETS_FILE
+    if not output.parent.is_dir():
+        raise InvalidInputError(f"`--output` is {output}, whose folder does not exist; create it first.")
+    if output.exists() and not overwrite:
+        raise InvalidInputError(f"{output} exists; give `--overwrite` to replace it, or another `--output`.")
+    return output
