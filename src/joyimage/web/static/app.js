@@ -11,6 +11,7 @@ import { findObject } from "./ghost.js";
 import { Controls } from "./form.js";
 import { canStep, nameOf, ROOT, stepped } from "./history.js";
 import { EXAMPLES, findExample, findIdeas, showIdeas } from "./ideas.js";
+import { Gizmo } from "./gizmo.js";
 import { Jobs } from "./jobs.js";
 import { askForKey } from "./key.js";
 import { notify, withdraw } from "./notices.js";
@@ -26,7 +27,9 @@ import { fetchInputs, fetchResults, Run, sentence } from "./run.js";
 import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { attempt, effect, source, state, update } from "./store.js";
+import { around } from "./sweep.js";
 import { renderTray } from "./tray.js";
+import { ViewRing } from "./viewring.js";
 import { stepForm, Workspace } from "./workspace.js";
 
 /** @import { Base } from "./history.js" */
@@ -57,13 +60,15 @@ class App {
     this.needsKey = false;
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name), (place) => void this.pick(place));
     this.region = new RegionTool({ changed: () => this.onRegion(), used: () => (this.showSource(), this.onRegion()) });
-    this.compass = new Compass(() => this.onControl());
-    this.orbit = new Orbit(() => this.onControl());
+    this.ring = new ViewRing({ chosen: (view) => this.setView(view), picked: (place) => void this.surround(place) });
+    this.gizmo = new Gizmo({ angles: () => this.orbit.angles, turn: (yaw, pitch) => this.orbit.turnTo(yaw, pitch) });
+    this.compass = new Compass(() => this.onSpace());
+    this.orbit = new Orbit(() => this.onSpace());
     this.settings = new Settings(() => (this.settings.renderSizeHint(this.workspace.source), this.onControl()));
     this.controls = new Controls(this);
     this.workspace = new Workspace(() => this.controls.read());
     this.boxFields = new BoxFields(this.box, () => this.onTypedBox());
-    this.stage = new Stage(this.workspace, this.box, this.region, { mode: () => this.mode, isForming: () => this.isForming });
+    this.stage = new Stage(this.workspace, this.box, this.region, { ring: this.ring, gizmo: this.gizmo, cameras: () => this.orbit.cameras, view: () => this.compass.view }, { mode: () => this.mode, isForming: () => this.isForming });
     this.references = new References(this.workspace, () => this.model?.limits ?? null);
     this.prompt = new Prompt(() => this.readEdit(), (edit, wording) => this.applyEdit(edit, wording), (text) => this.sendFreely(text));
     this.result = new Result(this.workspace, {
@@ -91,6 +96,11 @@ class App {
   /** @returns {Kind} */
   get mode() {
     return /** @type {Kind} */ (chosen("mode"));
+  }
+
+  /** @returns {boolean} Whether what is chosen now is done on the image that the next run starts from. */
+  get worksOnSource() {
+    return ["move", "rotate", "camera", "describe"].includes(this.mode) || (this.mode === "edit" && this.region.isUsed);
   }
 
   get isTiny() {
@@ -145,6 +155,7 @@ class App {
         byId("drop-model", HTMLElement),
         this.isTiny ? `This server runs the small model that comes with joyimage. It edits drawn scenes like these within seconds. For photos, run: joyimage ui --model ${publishedModel}` : null,
       );
+      byId("try", HTMLElement).hidden = !(this.isTiny && health.is_ready);
       if (health.problem) notify("model", health.problem);
       else withdraw("model");
     } catch (error) {
@@ -278,6 +289,27 @@ class App {
     this.renderBox();
   }
 
+  onSpace() {
+    this.onControl();
+    this.stage.render();
+  }
+
+  /** @param {string} view */
+  setView(view) {
+    this.compass.set(view);
+    this.onSpace();
+    this.workspace.commit();
+  }
+
+  /** Put the ring of views around the object at a place. @param {{x: number, y: number}} place */
+  async surround(place) {
+    const { source: image } = this.workspace;
+    const found = image && (await findObject(image, place).catch(() => null));
+    if (!found || this.workspace.source !== image) return;
+    this.ring.surround(found.box);
+    this.stage.render();
+  }
+
   onRegion() {
     this.workspace.commit();
     this.onControl();
@@ -365,7 +397,8 @@ class App {
     return problem && { sentence: problem.sentence, focus: problem.focus.id };
   }
 
-  async onRun() {
+  /** @param {(controls: import("./request.js").Controls) => import("./request.js").Controls[]} [split] Into several runs. */
+  async onRun(split = (controls) => [controls]) {
     await this.prompt.checking;
     const controls = this.readControls();
     const problem = findProblem(controls);
@@ -379,7 +412,9 @@ class App {
     this.workspace.commit();
     if (this.mode === "describe") tell(byId("answer-text", HTMLElement), null);
     this.renderAnswer();
-    await this.run.add({ key: newId(), request: makeRequest(controls), jobId: null, form: stepForm(controls.form), ...this.findOrigin() });
+    const origin = this.findOrigin();
+    const added = split(controls).map((one) => this.run.add({ key: newId(), request: makeRequest(one), jobId: null, form: stepForm(one.form), ...origin }));
+    await Promise.all(added);
   }
 
   /** @returns {Pick<Pending, "project" | "parent" | "from" | "place">} Where the results of a run belong. */
@@ -493,7 +528,7 @@ class App {
   setBase(base) {
     update({ base });
     this.workspace.keep();
-    if (this.mode === "move" || this.mode === "describe" || this.region.isUsed) this.showSource();
+    if (this.worksOnSource) this.showSource();
   }
 
   // -- what is shown -------------------------------------------------------------------------------------------
@@ -546,12 +581,16 @@ class App {
     byId("modes", HTMLElement).addEventListener("change", () => {
       this.onMode();
       byId("panel", HTMLElement).scrollTop = 0;
-      if (this.mode === "move" || this.mode === "describe" || this.region.isUsed) this.showSource();
+      if (this.worksOnSource) this.showSource();
     });
     byId("base", HTMLElement).addEventListener("change", () => {
       this.setBase(/** @type {Base} */ (chosen("base")));
       this.workspace.commit();
     });
+    for (const button of document.querySelectorAll("[data-around]")) {
+      button.addEventListener("click", () => void this.onRun((controls) => around(controls, Math.floor(Math.random() * 2 ** 31))));
+    }
+    byId("try", HTMLElement).addEventListener("click", () => void this.openExample("shapes").then(() => this.onRun()));
     byId("undo", HTMLElement).addEventListener("click", () => void this.step(-1));
     byId("redo", HTMLElement).addEventListener("click", () => void this.step(1));
     byId("skip-to-result", HTMLElement).addEventListener("click", (event) => {
@@ -615,6 +654,7 @@ class App {
     const key = event.key.toLowerCase();
     const isPlain = !isField && !event.ctrlKey && !event.metaKey && !document.querySelector("dialog[open]");
     if (key === "?" && isPlain) byId("keys-dialog", HTMLDialogElement).showModal();
+    if (/^[1-9]$/.test(key) && isPlain && Number(key) <= (this.workspace.results?.pictures.length ?? 0)) this.workspace.select(Number(key) - 1);
     if (key === "\\" && isPlain && !event.repeat) this.stage.peek(true);
     if (!(event.ctrlKey || event.metaKey) || isField || document.querySelector("dialog[open]")) return;
     if (key !== "z" && key !== "y") return;

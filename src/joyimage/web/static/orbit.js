@@ -56,6 +56,13 @@ export class Orbit {
     return [Number(this.yaw.value) || 0, Number(this.pitch.value) || 0];
   }
 
+  /** @returns {{now: Camera, then: Camera}} The cameras before and after the move, as near as the small pictures' are. */
+  get cameras() {
+    const [yaw, pitch] = this.angles;
+    const zoom = ZOOMED[/** @type {keyof typeof ZOOMED} */ (this.zoom.value)] ?? 1;
+    return { now: { ...START, distance: SEEN_FROM }, then: turned(START, yaw, pitch, SEEN_FROM * zoom) };
+  }
+
   /** @returns {{sentence: string, focus: HTMLElement} | null} What keeps the camera move from being run. */
   get problem() {
     for (const [input, name] of /** @type {[HTMLInputElement, string][]} */ ([[this.yaw, "Yaw"], [this.pitch, "Pitch"]])) {

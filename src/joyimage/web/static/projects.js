@@ -4,6 +4,7 @@ import { byId, make, save, tell } from "./dom.js";
 import { nameOf, picturesOf, ROOT } from "./history.js";
 import { findPicture } from "./keep.js";
 import { notify } from "./notices.js";
+import { openRaster } from "./ora.js";
 import { withRecord } from "./png.js";
 import { sentence } from "./run.js";
 import { state } from "./store.js";
@@ -11,8 +12,10 @@ import { allProjects } from "./workspace.js";
 import { zip } from "./zip.js";
 
 /** @import { Attempt, Project } from "./history.js" */
-/** @import { StoredProject } from "./keep.js" */
+/** @import { StoredPicture, StoredProject } from "./keep.js" */
 /** @import { Workspace } from "./workspace.js" */
+
+const THUMBNAIL_PX = 256;
 
 export class Projects {
   /**
@@ -55,14 +58,15 @@ export class Projects {
     const words = make("div", { class: "job-words" }, make("p", {}, project.name), make("p", { class: "hint" }, about.join(" · ")));
     const isOpen = project.id === state.value.project?.id;
     const open = make("button", { type: "button", "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "On the stage" : "Open");
-    const save = make("button", { type: "button", "aria-label": `Export ${project.name}`, click: () => void this.export(project) }, "Export");
+    const zipped = make("button", { type: "button", "aria-label": `Export ${project.name}`, click: () => void this.export(project) }, "Export");
+    const layers = make("button", { type: "button", "aria-label": `Export the layers of ${project.name}`, click: () => void this.exportLayers(project) }, "Layers");
     const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete ${project.name}` }, "Delete");
     remove.addEventListener("click", () => {
       if (remove.textContent === "Delete") return tell(remove, "Really delete?");
       void this.workspace.deleteProject(project.id).then(() => (this.on.opened(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
     });
     remove.addEventListener("blur", () => tell(remove, "Delete"));
-    return make("li", { class: "job" }, picture, words, open, save, remove);
+    return make("li", { class: "job" }, picture, words, open, zipped, layers, remove);
   }
 
   /** @param {StoredProject} project */
@@ -80,6 +84,27 @@ export class Projects {
     const address = URL.createObjectURL(stored.blob);
     this.addresses.push(address);
     place.replaceChildren(make("img", { src: address, alt: "", loading: "lazy" }));
+  }
+
+  /** Save a project for GIMP and Krita: what was opened, and the chosen result of each attempt above it. @param {Project} project */
+  async exportLayers(project) {
+    try {
+      const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => findPicture(project.id, pictures[selected])));
+      const shown = stored.findLastIndex((one) => one !== null);
+      if (shown < 0) throw new Error("There is no image in this project.");
+      const first = await createImageBitmap(/** @type {StoredPicture} */ (stored.find((one) => one !== null)).blob);
+      const layers = await Promise.all(
+        project.attempts.flatMap(({ id }, n) => {
+          const one = stored[n];
+          return one ? [asPng(one.blob, Infinity).then((data) => ({ name: nameOf(project, id), data, isVisible: n === shown }))] : [];
+        }),
+      );
+      const { blob } = /** @type {StoredPicture} */ (stored[shown]);
+      save(openRaster(first, layers, await asPng(blob, Infinity), await asPng(blob, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
+      first.close();
+    } catch (error) {
+      notify("download", sentence(error));
+    }
   }
 
   /** Save a project as a ZIP: every image with its record, and the tree as JSON. @param {Project} project */
@@ -107,6 +132,16 @@ export class Projects {
       notify("download", sentence(error));
     }
   }
+}
+
+/** @param {Blob} file @param {number} longest Pixels. @returns {Promise<Uint8Array<ArrayBuffer>>} */
+async function asPng(file, longest) {
+  const bitmap = await createImageBitmap(file);
+  const scale = Math.min(1, longest / Math.max(bitmap.width, bitmap.height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  return new Uint8Array(await (await canvas.convertToBlob({ type: "image/png" })).arrayBuffer());
 }
 
 /** @param {string} name */

@@ -1,15 +1,18 @@
 /** What came out: the checks in words, several results as a grid, the chain of edits, and what to do next. */
 
 import { byId, chosen, make, save, tell } from "./dom.js";
-import { inOrder, nameOf } from "./history.js";
+import { findAttempt, inOrder, nameOf } from "./history.js";
 import { maskFile, whiteMaskFile } from "./mask.js";
 import { notify } from "./notices.js";
 import { withRecord } from "./png.js";
 import { digest, makeRecord, MASK, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
-import { state } from "./store.js";
+import { state, update } from "./store.js";
+import { turntable } from "./sweep.js";
+import { animation, contactSheet } from "./turntable.js";
 
 /** @import { Attempt } from "./history.js" */
+/** @import { Labeled } from "./turntable.js" */
 /** @import { Model, Picture, Schemas } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
@@ -31,6 +34,9 @@ export class Result {
       this.writeCommands();
       byId("copy-dialog", HTMLDialogElement).showModal();
     });
+    byId("pin", HTMLElement).addEventListener("click", () => this.pin());
+    byId("sheet", HTMLElement).addEventListener("click", () => void this.saveSet(contactSheet, "sheet.png"));
+    byId("turn", HTMLElement).addEventListener("click", () => void this.saveSet(animation, "turntable.webp"));
     this.forms.addEventListener("change", () => this.writeCommands());
     byId("copy-do", HTMLElement).addEventListener("click", () => void this.copy());
     byId("copy-input", HTMLElement).addEventListener("click", () => this.downloadInputs());
@@ -43,10 +49,40 @@ export class Result {
     byId("result", HTMLElement).hidden = !results;
     byId("result", HTMLElement).dataset.job = results?.job.id ?? "";
     if (results) {
+      this.renderSets();
       this.renderVerdict();
       this.renderGrid();
     }
     this.renderStrip();
+  }
+
+  /** Show what can be done with several attempts. */
+  renderSets() {
+    const { project, place, pinned } = state.value;
+    const isPinned = pinned === place;
+    byId("pin", HTMLElement).setAttribute("aria-pressed", String(isPinned));
+    const name = project && pinned && findAttempt(project, pinned) ? nameOf(project, pinned) : null;
+    tell(byId("pin", HTMLElement), isPinned ? "Others are compared with this" : name ? `Compared with ${name}` : "Compare others with this");
+    for (const id of ["sheet", "turn"]) byId(id, HTMLElement).hidden = turntable(project, place).length === 0;
+  }
+
+  /** Have others compared with what is shown, or no longer. */
+  pin() {
+    const { pinned, place } = state.value;
+    update({ pinned: pinned ? null : place });
+  }
+
+  /** Save all images around an object as one file. @param {(frames: Labeled[]) => Promise<Blob>} make @param {string} ending */
+  async saveSet(make, ending) {
+    const frames = turntable(state.value.project, state.value.place).flatMap(({ label, picture }) => {
+      const found = this.workspace.find(picture);
+      return found ? [{ label, picture: found }] : [];
+    });
+    try {
+      save(await make(frames), `${(this.workspace.original?.name ?? "picture").replace(/\.\w+$/, "")}-${ending}`);
+    } catch (error) {
+      notify("download", sentence(error));
+    }
   }
 
   renderVerdict() {

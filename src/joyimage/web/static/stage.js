@@ -2,10 +2,13 @@
 
 import { byId, choose, chosen, tell } from "./dom.js";
 import { alignTo } from "./picture.js";
+import { nameOf } from "./history.js";
 import { state } from "./store.js";
 import { Viewer } from "./viewer.js";
 
 /** @import { BoxEditor } from "./box.js" */
+/** @import { Cameras, Gizmo } from "./gizmo.js" */
+/** @import { ViewRing } from "./viewring.js" */
 /** @import { Kind, Picture } from "./types.js" */
 /** @import { RegionTool } from "./regiontool.js" */
 /** @import { View } from "./viewer.js" */
@@ -16,27 +19,39 @@ export class Stage {
    * @param {Workspace} workspace
    * @param {BoxEditor} box
    * @param {RegionTool} region
+   * @param {{ring: ViewRing, gizmo: Gizmo, cameras: () => Cameras | null, view: () => string}} space
    * @param {{mode: () => Kind, isForming: () => boolean}} state
    */
-  constructor(workspace, box, region, state) {
+  constructor(workspace, box, region, space, state) {
+    this.space = space;
     this.workspace = workspace;
     this.box = box;
     this.region = region;
     this.regionStage = byId("region-stage", HTMLElement);
     this.state = state;
-    this.viewer = new Viewer(() => (this.isDrawing ? this.box : this.regionStage.hidden ? null : this.region));
+    this.viewer = new Viewer(() => this.tool);
     this.panes = byId("panes", HTMLElement);
+    this.beforeTag = /** @type {HTMLElement} */ (document.querySelector(".tag-before"));
     this.boxLayer = byId("box-layer", HTMLElement);
     /** @type {{for: string, url: string} | null} */
     this.aligned = null;
     /** @type {View | null} The view to come back to. */
     this.peekedFrom = null;
+    this.isAiming = false; // whether a drag moves the camera
     this.isNew = false; // whether the result has only just come
   }
 
   /** @returns {View} */
   get view() {
     return /** @type {View} */ (chosen("view"));
+  }
+
+  /** @returns {import("./viewer.js").Tool | null} What a drag on the image does beside panning. */
+  get tool() {
+    if (this.isDrawing) return this.box;
+    if (!this.regionStage.hidden) return this.region;
+    if (!this.space.ring.layer.hidden) return this.space.ring;
+    return this.isAiming ? this.space.gizmo : null;
   }
 
   get isDrawing() {
@@ -48,6 +63,7 @@ export class Stage {
     this.panes.hidden = false;
     byId("drop", HTMLElement).hidden = true;
     this.boxLayer.hidden = this.regionStage.hidden = true;
+    this.renderSpace(false, false);
     this.box.render();
     this.panes.classList.add("forming");
     this.viewer.setView("after");
@@ -97,7 +113,7 @@ export class Stage {
 
   /** Show everything as it is now. */
   render() {
-    const { input, results, result, source } = this.workspace;
+    const { compared: input, results, result, source } = this.workspace;
     const shown = result ?? source;
     // Nothing that was opened goes into what is created.
     const isCreating = this.state.mode() === "generate" && !(results?.job.kind === "generate");
@@ -114,11 +130,23 @@ export class Stage {
     const alone = !canCompare ? shown : this.view === "before" ? input : this.view === "after" ? result : null;
     if (!isCreating) this.boxLayer.hidden = !(alone && alone === source && this.state.mode() === "move");
     this.regionStage.hidden = !(alone && alone === source && this.state.mode() === "edit" && this.region.isUsed);
-    if (source && !isCreating) for (const tool of [this.box, this.region]) tool.setSize(source);
+    if (source && !isCreating) for (const tool of [this.box, this.region, this.space.ring]) tool.setSize(source);
+    this.renderSpace(alone !== null && alone === source && !isCreating, canCompare && !alone);
     this.box.render();
     if (isCreating) return;
     if (alone) this.showAlone(alone, alone === result ? "The result" : alone.name);
     else if (input && result) void this.compare(input, result);
+  }
+
+  /** Show the ring and the wireframe. @param {boolean} isSource Whether what the next run starts from is shown alone. @param {boolean} isCompared */
+  renderSpace(isSource, isCompared) {
+    const { ring, gizmo, cameras, view } = this.space;
+    const mode = this.state.mode();
+    ring.layer.hidden = !(isSource && mode === "rotate");
+    ring.render(view());
+    this.isAiming = isSource && mode === "camera";
+    const isMade = isCompared && this.workspace.results?.job.kind === "camera";
+    gizmo.render(mode === "camera" && (this.isAiming || isMade) ? cameras() : null, isCompared);
   }
 
   /** @param {boolean} isCreating */
@@ -142,7 +170,10 @@ export class Stage {
     this.name(result);
     const { job, request } = this.workspace.results ?? {};
     const fields = /** @type {Record<string, unknown>} */ ({ ...request?.fields, ...job?.edit });
-    const isCropped = String(fields.restore) !== "true" && (fields.fit ?? "crop") === "crop";
+    const isPinned = source !== this.workspace.input;
+    const before = isPinned && state.value.project && state.value.pinned ? nameOf(state.value.project, state.value.pinned) : "Before";
+    tell(this.beforeTag, before);
+    const isCropped = !isPinned && String(fields.restore) !== "true" && (fields.fit ?? "crop") === "crop";
     const pair = `${source.id} ${result.id}`;
     if (this.aligned?.for !== pair) {
       const url = await alignTo(source, result, isCropped);
@@ -150,7 +181,7 @@ export class Stage {
       if (old && ![...this.workspace.pictures.values()].some((picture) => picture.url === old)) URL.revokeObjectURL(old);
       this.aligned = { for: pair, url };
     }
-    if (this.workspace.result !== result || this.workspace.input !== source || this.view === "before" || this.view === "after") return;
+    if (this.workspace.result !== result || this.workspace.compared !== source || this.view === "before" || this.view === "after") return;
     this.viewer.show(result.url, this.aligned.url, result, "The result");
     this.viewer.setView(this.view);
     if (this.isNew) this.viewer.revealAfter();

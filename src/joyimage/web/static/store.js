@@ -13,11 +13,12 @@ import { computed, effect, signal } from "./vendor/signals-core.js";
  * @property {Base} base What the next run starts from.
  * @property {Pending[]} queue Runs that have not ended; the first one is under way.
  * @property {Past} past
+ * @property {string | null} pinned Id of the attempt that others are compared with.
  * @property {string[]} references Ids of further images, for checkpoints that take several.
  */
 
 /** @type {State} */
-export const EMPTY = { project: null, place: ROOT, base: "result", queue: [], past: NO_PAST, references: [] };
+export const EMPTY = { project: null, place: ROOT, base: "result", queue: [], past: NO_PAST, pinned: null, references: [] };
 
 export const state = signal(EMPTY);
 

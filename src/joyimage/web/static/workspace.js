@@ -34,6 +34,13 @@ export class Workspace {
     return this.find(input.value?.picture);
   }
 
+  /** @returns {Picture | null} What the shown result is compared with: what it was made of, or what was pinned. */
+  get compared() {
+    const { project, place, pinned } = state.value;
+    const one = pinned === place ? null : findAttempt(project, pinned ?? "");
+    return (one && this.find(one.pictures[one.selected])) ?? this.input;
+  }
+
   /** @returns {Results | null} What is shown, where it came out of a run. */
   get results() {
     const one = attempt.value;
@@ -62,7 +69,7 @@ export class Workspace {
   open(picture) {
     this.pictures.set(picture.id, picture);
     const project = newProject(newId(), picture.name, Date.now(), picture.id);
-    update({ project, place: ROOT, base: "result" });
+    update({ project, place: ROOT, base: "result", pinned: null });
     this.keep();
     void this.store(project);
     this.release();
@@ -139,7 +146,7 @@ export class Workspace {
       const project = await findProject(id);
       if (!project) return false;
       await this.load(project);
-      update({ project });
+      update({ project, pinned: null });
     }
     const { project } = state.value;
     update({ place: findAttempt(project, place) ? place : ROOT, base });
