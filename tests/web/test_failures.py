@@ -56,6 +56,11 @@ def _png(width: int, height: int) -> bytes:
             (EXAMPLES / "car.png").read_bytes()[:300],
             "broken.png is no picture that can be read",
         ),
+        (
+            "photo.heic",
+            b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
+            "photo.heic is a HEIC photo, which this browser can't read; save it as JPEG",
+        ),
         ("huge.png", _png(9000, 8000), "pixels; this server takes up to 64 million."),
     ],
 )

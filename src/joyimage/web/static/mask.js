@@ -55,14 +55,10 @@ export function maskFile(mask) {
 export function whiteMaskFile(mask) {
   const pen = paint(mask);
   if (!mask.protects) invert(pen);
-  pen.globalCompositeOperation = "source-in"; // black where it stays ...
-  pen.fillStyle = "#000";
-  pen.fillRect(0, 0, mask.width, mask.height);
-  pen.globalCompositeOperation = "destination-over"; // ... on white
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, mask.width, mask.height);
   const pixels = pen.getImageData(0, 0, mask.width, mask.height);
-  pixels.data.forEach((value, place) => (pixels.data[place] = value === 255 ? 255 : place % 4 === 3 ? 255 : 0));
+  const { data } = pixels;
+  for (let at = 0; at < data.length; at += 4) data.fill(data[at + 3] ? 0 : 255, at, at + 3);
+  for (let at = 3; at < data.length; at += 4) data[at] = 255;
   pen.putImageData(pixels, 0, 0);
   return toPng(pen.canvas);
 }

@@ -168,6 +168,8 @@ async function decode(file, name) {
 /** @param {Blob} file @param {string} name */
 function unreadable(file, name) {
   if (!file.size) return new Error(`${name} is empty; choose another file.`);
+  // As phones save photos; Safari reads them.
+  if (/\.hei[cf]$/i.test(name) || /hei[cf]/.test(file.type)) return new Error(`${name} is a HEIC photo, which this browser can't read; save it as JPEG, or use joyimage's command line.`);
   return new Error(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
 }
 
