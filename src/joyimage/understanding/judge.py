@@ -12,6 +12,7 @@ from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.parse import parse
 from joyimage.spatial.rotation import ObjectRotation
 from joyimage.understanding import questions
+from joyimage.understanding.claims import claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,6 +151,12 @@ def judge_edit(
         answers[question] = probability
         evidence.append(probability)
         basis.append(what)
+    for claim in claims_of(instruction) if template is None else []:
+        question = questions.object_is_present(claim.name)
+        (present,) = reader.yes([after], [question])
+        answers[question] = present if claim.is_there else 1 - present
+        evidence.append(answers[question])
+        basis.append(f"whether it sees the {claim.name}")
     odds = {"failed": -math.log(_PIXEL_ODDS), "done": math.log(_PIXEL_ODDS), "not judged": 0.0}[
         checks.verdict
     ]

@@ -21,7 +21,7 @@ export function adviseOnFreeWords() {
     if (!text.value.trim()) return tell(place, null);
     const timer = setTimeout(() => {
       parsePrompt(text.value, signal).then(
-        ({ edit, problem, intent }) => tell(place, (intent && understood(intent)) ?? pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        ({ edit, problem, intent }) => tell(place, (intent && (intent.kind !== "move" || !problem) ? understood(intent) : null) ?? pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
         () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
       );
     }, CHECK_AFTER_MS);
