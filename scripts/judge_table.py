@@ -2,8 +2,9 @@
 
     python -m scripts.judge_table --num 25
 
-Prints two tables: AUC of the verdict on the model's own outputs, of which half follow a wrong instruction; and the
-share of edits done for 1, 2, 4 and 8 candidates, chosen by the judge, by the exact score and at random, against forwards.
+Prints two tables. First, the AUC of the verdict on the model's own outputs, of which half follow a wrong instruction.
+Second, the share of edits done for 1, 2, 4 and 8 candidates, chosen by the judge, by the exact score and at random,
+against forwards.
 """
 
 from __future__ import annotations
