@@ -85,6 +85,12 @@ def test_disk_when_edited_then_same_image_bit_for_bit_and_no_block_stays(
             assert all(p.untyped_storage().nbytes() <= 8 for p in block.module.parameters())
 
 
+def test_disk_when_loaded_then_the_first_block_gets_a_mapping_that_can_go_again(streamed: Any) -> None:
+    for part in ("transformer", "text_encoder"):
+        weights = stream_in(streamed, part).source._weights.weights.values()
+        assert not any("_mapping" in vars(weight.file) for weight in weights)
+
+
 def test_disk_when_both_branches_run_then_each_block_is_read_once_per_step(streamed: Any) -> None:
     edit(streamed)
 

@@ -67,6 +67,9 @@ class DiskSource:
     def __init__(self, weights: WeightSource, kept: Mapping[str, tuple[str, str]]) -> None:
         self._weights = weights
         self._kept = dict(kept)
+        # Weights outside of blocks keep the mapping that they were loaded from, and with it every page that is
+        # read through it: the first block must come through one of its own.
+        weights.unmap()
 
     def read(self, names: Sequence[str]) -> dict[str, EncodedWeight]:
         """Return tensors as views of the mapped files, their pages already read.
