@@ -119,7 +119,6 @@ def _smaller_row(name: str, edits: dict[str, Any]) -> list[str]:
     predicted = edit.get("device_predicted" if is_on_gpu else "host_predicted")
     measured = edit.get("device_peak" if is_on_gpu else "rss_peak")
     difference = f"{predicted / measured - 1:+.1%}" if predicted and measured else "-"
-    is_same = edit.get("sha256") is not None and edit.get("sha256") == resident.get("sha256")
     return [
         num_blocks,
         num_text_layers,
@@ -128,8 +127,16 @@ def _smaller_row(name: str, edits: dict[str, Any]) -> list[str]:
         _gb(predicted),
         _gb(measured),
         difference,
-        "equal" if is_same else edit["outcome"] if edit["outcome"] != "done" else "different",
+        _compare(edit, resident),
     ]
+
+
+def _compare(edit: dict[str, Any], resident: dict[str, Any]) -> str:
+    if "sha256" not in edit:
+        return edit["outcome"]
+    if "sha256" not in resident:
+        return "not compared"
+    return "equal" if edit["sha256"] == resident["sha256"] else "different"
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:

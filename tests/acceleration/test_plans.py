@@ -13,6 +13,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from joyimage.acceleration import plans as plans_module
+from joyimage.acceleration import streaming
 from joyimage.acceleration.plans import (
     OFFLOADS,
     Machine,
@@ -252,6 +253,25 @@ def test_load_when_the_requested_plan_runs_out_of_memory_then_raised(
 
     with pytest.raises(OutOfMemoryError, match="Out of memory"):
         load_pipeline(checkpoint, device="cpu", offload="none")
+
+
+@pytest.mark.parametrize(("dtype", "is_mapped"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_prediction_when_a_vocabulary_runs_as_stored_then_a_resident_one_on_the_cpu_does_not_count(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, is_mapped: bool
+) -> None:
+    from joyimage.pipeline.streamed import measure
+
+    monkeypatch.setattr(streaming, "LARGE_LAYER_SIZE", 4096)
+    size = measure(checkpoint, dtype)
+    mapped = size.parts["text_encoder"].mapped_bytes
+    without = replace(size, parts={name: replace(part, mapped_bytes=0) for name, part in size.parts.items()})
+
+    assert bool(mapped) == is_mapped
+    assert predict("none", without, "cpu").host_bytes - predict("none", size, "cpu").host_bytes == sum(
+        part.mapped_bytes for part in size.parts.values()
+    )
+    assert predict("none", without, "cuda") == predict("none", size, "cuda")
+    assert predict("disk", without, "cpu") == predict("disk", size, "cpu")
 
 
 @pytest.mark.parametrize(

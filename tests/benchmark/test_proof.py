@@ -96,6 +96,18 @@ def test_report_when_a_streamed_image_differs_then_says_so(results: dict[str, An
     assert render({**results, "edits": edits}).count("| different |") == 1
 
 
+def test_report_when_the_resident_edit_is_missing_then_nothing_is_claimed(results: dict[str, Any]) -> None:
+    edits = {
+        name: edit
+        for name, edit in results["edits"].items()
+        if not name.endswith(("float32-none", "bfloat16-none"))
+    }
+    page = render({**results, "edits": edits})
+
+    assert page.count("| not compared |") == 2
+    assert "| equal |" not in page
+
+
 def test_checkpoint_when_split_then_holds_the_same_weights(tmp_path: Path) -> None:
     whole, split = tmp_path / "whole", tmp_path / "split"
     write_checkpoint(whole, TINY, parts=("transformer",))

@@ -56,6 +56,8 @@ class PartSize:
             one on its way; 0 for a part that is not streamed.
         decoded_bytes: What decoding the largest quantized layer takes; 0 if no layer is quantized.
         read_bytes: Blocks as their files store them.
+        mapped_bytes: Vocabularies that run as their files store them: where they stay mapped, an edit reads a few
+            rows of them only.
     """
 
     num_bytes: int
@@ -63,6 +65,7 @@ class PartSize:
     window_bytes: int = 0
     decoded_bytes: int = 0
     read_bytes: int = 0
+    mapped_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +179,9 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
         in_blocks = transformer.num_bytes - transformer.resident_bytes
         moved = in_blocks if offload == "block" else transformer.read_bytes or in_blocks
     if device == "cpu":
+        mapped = sum(part.mapped_bytes for part in size.parts.values()) if offload == "none" else 0
         return MemoryPlan(
-            offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device, moved_bytes=moved
+            offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device - mapped, moved_bytes=moved
         )
     on_host = {"none": 0, "model": whole, "block": whole, "disk": window}[offload]
     return MemoryPlan(

@@ -188,12 +188,16 @@ def _measure_part(
         for prefix, names in blocks.items()
     ]
     in_blocks = [name for names in blocks.values() for name in names]
+    vocabularies = [name for prefix, names in blocks.items() if list_name(prefix) is None for name in names]
     return PartSize(
         num_bytes=sum(sizes.values()),
         resident_bytes=sum(sizes.values()) - sum(sizes[name] for name in in_blocks),
         window_bytes=max(windows, default=0),
         decoded_bytes=decoded,
         read_bytes=sum(stored[name].num_bytes if name in stored else sizes[name] for name in in_blocks),
+        mapped_bytes=sum(
+            sizes[name] for name in vocabularies if name in stored and stored[name].num_bytes == sizes[name]
+        ),
     )
 
 
