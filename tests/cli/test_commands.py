@@ -108,12 +108,11 @@ def test_describe_when_asked_then_question_and_answer_as_json(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("describe", "image.png"),
         ("rewrite", "make it night", "image.png"),
         ("edit", "image.png", "make it night", "-o", "out.png", "--rewrite", "local"),
     ],
 )
-def test_command_when_the_checkpoint_has_no_language_then_one_sentence_and_nothing_made(
+def test_rewrite_when_the_checkpoint_has_no_language_for_prompts_then_one_sentence_and_nothing_made(
     joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(image_path.parent)
@@ -121,7 +120,7 @@ def test_command_when_the_checkpoint_has_no_language_then_one_sentence_and_nothi
     outcome = joyimage(*arguments, "--model", "tiny")
 
     assert outcome.code == 2
-    assert "tiny has no language" in outcome.err
+    assert "tiny has no language for prompts" in outcome.err
     assert outcome.out == ""
     assert not (image_path.parent / "out.png").exists()
 

@@ -145,7 +145,10 @@ def test_judge_when_there_is_no_language_then_pixels_judge_a_move_and_nothing_el
     assert untouched.done == 0
     assert recolored.done is None
     assert recolored.summary.startswith("Not judged: the checkpoint has no language")
-    assert mute.judge(None, after, "a red car").summary == "Not judged: the checkpoint has no language."
+    assert (
+        mute.judge(None, after, "a red car").summary
+        == "Not judged: the checkpoint has no language for edits."
+    )
 
 
 class Answers:

@@ -503,7 +503,7 @@ def test_ideas_when_the_model_is_tiny_then_only_what_it_can(visit: Callable[...,
     expect(page.locator("#edit-hint")).to_contain_text("try Rotate")
     expect(page.locator("#ideas-edit button")).to_have_count(0)
     visitor.choose_mode("describe")
-    expect(page.locator("#describe-hint")).to_contain_text("has no language")
+    expect(page.locator("#describe-hint")).to_contain_text("drawn scenes")
 
 
 def test_size_and_fit_when_chosen_then_the_result_has_them(
@@ -593,18 +593,18 @@ def test_question_when_asked_then_an_answer_that_a_reload_keeps(
         server.close()
 
 
-def test_question_when_the_model_has_no_language_then_said_before_and_after(
+def test_question_when_the_tiny_model_is_asked_about_a_scene_then_its_answer_is_right(
     visit: Callable[..., Visitor],
 ) -> None:
     visitor = visit()
     visitor.choose_example("shapes")
     visitor.choose_mode("describe")
-    expect(visitor.page.locator("#describe-hint")).to_contain_text("has no language")
-    visitor.page.fill("#question", "What is in the picture?")
+    expect(visitor.page.locator("#describe-hint")).to_contain_text("drawn scenes")
+    visitor.page.fill("#question", "What color is the heart?")
 
     visitor.page.click("#run")
 
-    expect(visitor.page.locator("#notices")).to_contain_text("has no language")
+    expect(visitor.see("#answer-text")).to_have_text("Black")
 
 
 def test_jobs_when_listed_then_states_and_a_result_to_open(

@@ -72,24 +72,25 @@ def to_table(result: Comparison, suite: Suite[CaseT]) -> str:
         rows.append(
             [
                 name,
-                _share(row.done),
-                _share(row.strict),
-                _share(row.iou),
-                _share(row.red_gone),
-                _share(row.view_right),
+                share(row.done),
+                share(row.strict),
+                share(row.iou),
+                share(row.red_gone),
+                share(row.view_right),
                 f"{row.psnr:.1f}",
                 f"{row.background_psnr:.1f}",
-                f"{_share(best.strict)} ({best.psnr:.1f})",
-                f"{_share(least.done)} ({least.psnr:.1f})",
+                f"{share(best.strict)} ({best.psnr:.1f})",
+                f"{share(least.done)} ({least.psnr:.1f})",
             ]
         )
     tasks = [result.model.tasks[task] for task in suite.tasks]
-    means = [_share(float(np.mean([getattr(row, name) for row in tasks]))) for name in ("done", "strict")]
+    means = [share(float(np.mean([getattr(row, name) for row in tasks]))) for name in ("done", "strict")]
     rows.insert(-1, ["mean of the tasks", *means, *[""] * (len(_HEADER) - 3)])
-    return "\n".join([*_align(rows), *_notes(result, suite, tasks[0].n)])
+    return "\n".join([*align(rows), *_notes(result, suite, tasks[0].n)])
 
 
-def _align(rows: list[list[str]]) -> list[str]:
+def align(rows: list[list[str]]) -> list[str]:
+    """Lay rows out as a Markdown table, the first row as its header and the first column on the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []
@@ -114,7 +115,8 @@ def _notes(result: Comparison, suite: Suite[CaseT], num: int) -> list[str]:
     ]
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
+    """Write a share of 1 with two digits, "-" where there is none."""
     if value is None:
         return "-"
     # Rounded, but never up to 1.00: 199 of 200 is not all.

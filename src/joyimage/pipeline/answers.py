@@ -43,8 +43,8 @@ class ImageReader:
 
     @property
     def has_language(self) -> bool:
-        """Whether the text encoder learned to answer."""
-        return has_language(self._pipe)
+        """Whether the text encoder learned to answer questions about edits; the embedded model's config says so."""
+        return has_language(self._pipe) and getattr(self._pipe.text_encoder.config, "judges_edits", True)
 
     @property
     def reads_any_text(self) -> bool:

@@ -296,8 +296,8 @@ def check_choosable(pipe: Any, instruction: Any, call: Mapping[str, Any]) -> Non
             )
     if not ImageReader(pipe).has_language and not isinstance(_template(instruction), ObjectMove):
         raise InvalidInputError(
-            "`num_candidates` and `until` need a checkpoint with language, which this one has not; without, only "
-            "moves can be judged, by their pixels."
+            "`num_candidates` and `until` need a checkpoint with language for edits, which this one has not; without, "
+            "only moves can be judged, by their pixels."
         )
 
 

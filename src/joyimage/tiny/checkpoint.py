@@ -40,7 +40,9 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-_VOCABULARY_SIZE = 560
+_TRAINED_TOKENS = 560
+EDIT_VOCABULARY_SIZE = _TRAINED_TOKENS + len(SPECIAL_TOKENS)
+EDIT_TEXT_LAYERS = 3
 _CORPUS_SCENES_PER_TASK = 400
 _TEXT_WIDTH = 128
 
@@ -58,7 +60,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY_SIZE,
+        vocab_size=_TRAINED_TOKENS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -78,9 +80,13 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Build the image half of the processor; 1,024 pixels at least, so that 96 px stays 96 px."""
+    """Build the image half of the processor.
+
+    1,024 pixels at least, so that 96 px stays 96 px; and no more than the largest bucket takes, so that a larger image
+    is read at the size of the scenes.
+    """
     return Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 1024, "longest_edge": 1048576},
+        size={"shortest_edge": 1024, "longest_edge": 12288},
         patch_size=16,
         merge_size=2,
         temporal_patch_size=2,
@@ -96,11 +102,11 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGenera
         text_config={
             "hidden_size": _TEXT_WIDTH,
             "intermediate_size": 384,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": EDIT_TEXT_LAYERS,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "head_dim": 32,
-            "vocab_size": _VOCABULARY_SIZE + len(SPECIAL_TOKENS),
+            "vocab_size": EDIT_VOCABULARY_SIZE,
             "max_position_embeddings": 32768,
             "rope_parameters": {
                 "rope_type": "default",
@@ -127,7 +133,7 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGenera
         vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    config.update({"has_language": False})  # the edits train it to encode; it never learns to answer
+    config.update({"has_language": False})  # edits train it to encode; reading comes after
     return Qwen3VLForConditionalGeneration(config).float()
 
 

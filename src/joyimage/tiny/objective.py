@@ -115,19 +115,18 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
     Returns:
         The data that `loss` draws from.
     """
-    image = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>"
-
-    def tokenize(prompt: str, with_image: bool) -> Tensor:
-        user = (image if with_image else "") + prompt
-        text = f"{SYSTEM_TURN}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
-        return torch.tensor(tokenizer(text).input_ids, device=device)
-
     has_image = [TASKS[task] != "text-to-image" for task in pairs.tasks]
     return EditorData(
         pixels=torch.from_numpy(pairs.sources).to(device),
         **{name: tensor.to(device) for name, tensor in latents.items()},
-        tokens=[tokenize(prompt, has) for prompt, has in zip(pairs.prompts, has_image, strict=True)],
-        empty_tokens=(tokenize("", True), tokenize("", False)),
+        tokens=[
+            tokenize_edit(tokenizer, prompt, has).to(device)
+            for prompt, has in zip(pairs.prompts, has_image, strict=True)
+        ],
+        empty_tokens=(
+            tokenize_edit(tokenizer, "", True).to(device),
+            tokenize_edit(tokenizer, "", False).to(device),
+        ),
         members={
             name: torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] == name])
             for name in TASKS
@@ -136,6 +135,13 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
         prefix_tokens=len(tokenizer(SYSTEM_TURN).input_ids) + 1,
         pad_token=int(str(tokenizer.pad_token_id)),
     )
+
+
+def tokenize_edit(tokenizer: Qwen2Tokenizer, prompt: str, with_image: bool) -> Tensor:
+    """Return the token ids of a whole conversation that asks for an edit."""
+    image = "<|vision_start|>" + "<|image_pad|>" * _IMAGE_TOKENS + "<|vision_end|>" if with_image else ""
+    text = f"{SYSTEM_TURN}<|im_start|>user\n{image}{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    return torch.tensor(tokenizer(text).input_ids)
 
 
 def loss(

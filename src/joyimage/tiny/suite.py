@@ -71,9 +71,13 @@ class DrawnScenes:
         Returns:
             The scene.
         """
-        first = EVALUATION_SEEDS_START + self.seed * _SEED_STRIDE + held_out * _HELD_OUT_OFFSET
-        return generate(task, first + number, self.size, held_out=held_out)
+        return generate(task, first_seed(self.seed, held_out=held_out) + number, self.size, held_out=held_out)
 
     def score(self, case: EditCase, image: Image.Image) -> Score:
         """Compare an edited image with the outcome of its scene."""
         return score(case, image)
+
+
+def first_seed(seed: int, *, held_out: bool) -> int:
+    """Return the seed of the first scene of an evaluation's seed."""
+    return EVALUATION_SEEDS_START + seed * _SEED_STRIDE + held_out * _HELD_OUT_OFFSET

@@ -1,27 +1,38 @@
-"""The training program of `joyimage-tiny`: first a VAE, then text encoder and transformer together.
+"""The training program of `joyimage-tiny`: a VAE, then text encoder and transformer together, then reading.
 
 Every stage writes its checkpoint to the folder of the run and resumes from it.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from joyimage.acceleration import accelerate
 from joyimage.errors import InvalidInputError
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
+from joyimage.tiny.language import (
+    extend_tokenizer,
+    freeze_edit_half,
+    grow_text_encoder,
+    is_grown,
+    scale_stream,
+)
 from joyimage.tiny.objective import encode_pairs, prepare
 from joyimage.tiny.objective import loss as editor_loss
 from joyimage.tiny.pairs import Pairs, render_pairs
+from joyimage.tiny.reading import prepare_prompts, prepare_readings, reading_loss, use_fast_training
+from joyimage.tiny.readings import load_readings, render_readings
 from joyimage.tiny.worlds.scenes import TASKS, generate
 from joyimage.training.trainer import StageSettings, averaged_weights, run_stage
 
@@ -30,13 +41,16 @@ if TYPE_CHECKING:
 
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from torch import Tensor
-    from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
-STAGES = ("vae", "edit", "export")
+STAGES = ("vae", "edit", "read", "export")
 VAE_BATCH = 8
 EDIT_BATCH = 24
+READ_MUON_RATE, READ_ADAM_RATE = 0.01, 1.5e-3
 _STATISTICS_SCENES = 512
 _CONTINUED_FROM_SEED = 100_000  # runs from random weights never had so many scenes of one task
+# Prompts whose states reading must not move, of scenes that the edit stage has not seen.
+_KEPT_PROMPTS = 3000
+_KEPT_FROM_SEED = 4_000_000
 
 
 def train_tiny(
@@ -46,6 +60,8 @@ def train_tiny(
     vae_steps: int = 3000,
     edit_steps: int = 24000,
     num_pairs: int = 48000,
+    read_steps: int = 12000,
+    num_readings: int = 24000,
     seed: int = 0,
     device: str = "cpu",
     output_path: Path | None = None,
@@ -56,15 +72,18 @@ def train_tiny(
 
     Args:
         run_path: Folder of checkpoints, rendered pairs and `log.jsonl`; created if missing.
-        stage: "vae", "edit", "export" or "all".
+        stage: "vae", "edit", "read", "export" or "all".
         vae_steps: Optimizer steps of the VAE.
         edit_steps: Optimizer steps of text encoder and transformer.
         num_pairs: Scenes to render for the edit stage.
+        read_steps: Optimizer steps of the text encoder's language half.
+        num_readings: Scenes to render for the read stage; each gives two to six images with questions.
         seed: Seed of weights, noise and batches.
         device: Device to train on, "cpu" or "cuda".
         output_path: Folder of the checkpoint; None uses `checkpoint` in `run_path`.
         start: Checkpoint whose weights training continues from, on scenes that it has not seen and at half the peak
-            rates; its VAE stays. None trains all parts from random weights.
+            rates; its VAE stays. With the stage "read" its edits stay as they are, up to what reading moves. None
+            trains all parts from random weights.
         progress: Whether to show progress bars.
 
     Returns:
@@ -76,7 +95,14 @@ def train_tiny(
     """
     if stage not in (*STAGES, "all"):
         raise InvalidInputError(f"`stage` is {stage!r}; expected one of {', '.join((*STAGES, 'all'))}.")
-    for name, number in (("vae_steps", vae_steps), ("edit_steps", edit_steps), ("num_pairs", num_pairs)):
+    numbers = {
+        "vae_steps": vae_steps,
+        "edit_steps": edit_steps,
+        "num_pairs": num_pairs,
+        "read_steps": read_steps,
+        "num_readings": num_readings,
+    }
+    for name, number in numbers.items():
         if number < 1:
             raise InvalidInputError(f"`{name}` is {number}; expected 1 or more.")
     if stage == "vae" and start is not None:
@@ -89,6 +115,10 @@ def train_tiny(
     if stage in {"edit", "all"}:
         parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
         _train_editor(run_path, parts, edit_steps, num_pairs, seed, device, progress)
+    if stage in {"read", "all"}:
+        _train_reading(
+            run_path, _edited_parts(run_path, seed, start), read_steps, num_readings, seed, device, progress
+        )
     if stage in {"export", "all"}:
         return _export(run_path, output_path or run_path / "checkpoint", seed, start)
     return run_path
@@ -215,15 +245,72 @@ def _encode_once(
     return latents
 
 
-def _export(run_path: Path, output_path: Path, seed: int, start: str | None) -> Path:
+def _edited_parts(run_path: Path, seed: int, start: str | None) -> _Parts:
+    """Return the parts as the edit stage of the run left them, or those of `start` where it has none.
+
+    Raises:
+        CheckpointError: There is neither an edit stage nor a checkpoint to start from.
+    """
     parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
-    text_encoder, transformer = parts.text_encoder, parts.transformer
-    text_encoder.load_state_dict(averaged_weights(run_path, "edit", "text_encoder"), strict=False)
-    transformer.load_state_dict(averaged_weights(run_path, "edit", "transformer"))
+    if start is None or (run_path / "edit.safetensors").exists():
+        parts.text_encoder.load_state_dict(averaged_weights(run_path, "edit", "text_encoder"), strict=False)
+        parts.transformer.load_state_dict(averaged_weights(run_path, "edit", "transformer"))
+    return parts
+
+
+def _with_language(run_path: Path, parts: _Parts, seed: int) -> _Parts:
+    """Return the parts with a language half, untrained where they had none; the tokenizer is built once per run."""
+    if is_grown(parts.text_encoder):
+        return parts
+    folder = run_path / "tokenizer"
+    if not folder.exists():
+        extend_tokenizer(parts.tokenizer).save_pretrained(folder)
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+    scale_stream(parts.text_encoder, parts.transformer)
+    torch.manual_seed(seed)
+    return replace(parts, tokenizer=tokenizer, text_encoder=grow_text_encoder(parts.text_encoder, tokenizer))
+
+
+def _train_reading(
+    run_path: Path, edited: _Parts, steps: int, num: int, seed: int, device: str, progress: bool
+) -> None:
+    is_new = not is_grown(edited.text_encoder)
+    parts = _with_language(run_path, edited, seed)
+    student: Any = parts.text_encoder.to(device).train().requires_grad_(True)
+    # Untrained layers change nothing: the edit model's own are enough.
+    teacher: Any = copy.deepcopy(edited.text_encoder if is_new else student).to(device).requires_grad_(False)
+    freeze_edit_half(student)
+    for text_encoder in (student, teacher):
+        use_fast_training(text_encoder)
+    sources = [render_readings(run_path, num, progress=progress)]
+    sources += [load_readings(folder) for folder in sorted(run_path.glob("outputs-*"))]
+    data = prepare_readings(student, parts.tokenizer, sources)
+    pairs = render_pairs(run_path, min(num, _KEPT_PROMPTS), first_seed=_KEPT_FROM_SEED, progress=progress)
+    prompts = prepare_prompts(parts.tokenizer, pairs)
+
+    def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
+        return reading_loss(student, teacher, data, prompts)
+
+    settings = StageSettings(
+        name="read",
+        steps=steps,
+        muon_lr=READ_MUON_RATE,
+        adam_lr=READ_ADAM_RATE,
+        seed=seed + 2,
+        save_every=100,
+    )
+    run_stage(run_path, settings, {"text_encoder": student}, compute_loss, progress=progress)
+
+
+def _export(run_path: Path, output_path: Path, seed: int, start: str | None) -> Path:
+    parts = _edited_parts(run_path, seed, start)
+    if (run_path / "read.safetensors").exists():
+        parts = _with_language(run_path, parts, seed)
+        parts.text_encoder.load_state_dict(averaged_weights(run_path, "read", "text_encoder"))
     return export(
         output_path,
         vae=parts.vae,
-        text_encoder=text_encoder,
-        transformer=transformer,
+        text_encoder=parts.text_encoder,
+        transformer=parts.transformer,
         tokenizer=parts.tokenizer,
     )

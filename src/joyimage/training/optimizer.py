@@ -82,7 +82,8 @@ def make_optimizers(
             if not parameter.requires_grad:
                 continue
             is_edge = any(
-                part in name for part in ("embed", "img_in", "proj_out", "modulate_table", "quant_conv")
+                part in name
+                for part in ("embed", "img_in", "proj_out", "modulate_table", "quant_conv", "lm_head")
             )
             (rest if parameter.ndim < 2 or is_edge else matrices).append(parameter)
     return [

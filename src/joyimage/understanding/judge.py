@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Odds by which pixel checks that show an edit, or that it failed, change what the model answers.
 _PIXEL_ODDS = 4.0
-_NO_LANGUAGE = "the checkpoint has no language"
+_NO_LANGUAGE = "the checkpoint has no language for edits"
 _SMALLEST = 1e-6  # so that no answer is ever certain
 
 
@@ -34,7 +34,7 @@ class Reader(Protocol):
 
     @property
     def has_language(self) -> bool:
-        """Whether it learned to answer; without, nothing may be asked."""
+        """Whether it learned to answer questions about edits; without, nothing may be asked."""
         ...
 
     @property

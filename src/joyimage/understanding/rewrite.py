@@ -46,7 +46,7 @@ def rewrite(
         The rewritten prompt, or `prompt` itself if there is nothing to rewrite.
 
     Raises:
-        InvalidInputError: `how` is unknown, or "local" lacks a pipeline or an image.
+        InvalidInputError: `how` is unknown, or "local" lacks a pipeline, an image, or a checkpoint that can write.
         RewriteError: The endpoint is unreachable or its answer is not valid.
     """
     if how == "none" or _is_template(prompt):
@@ -57,6 +57,7 @@ def rewrite(
             raise InvalidInputError(
                 "`how` is 'local', which needs a pipeline and an image; give `pipe` and `image`."
             )
+        _check_writes(pipe)
         answer = pipe.describe(image, question, max_new_tokens=_MAX_TOKENS)
     elif urlsplit(how).scheme in {"http", "https"}:
         images = [] if image is None else to_images(image)
@@ -64,6 +65,21 @@ def rewrite(
     else:
         raise InvalidInputError(f"`how` is {how!r}; expected 'none', 'local' or the URL of an endpoint.")
     return " ".join(answer.split()).strip('"') or prompt
+
+
+def _check_writes(pipe: Any) -> None:
+    """Reject a checkpoint that learned to answer a few questions, but not to write.
+
+    Raises:
+        InvalidInputError: The checkpoint is of that kind.
+    """
+    scope = getattr(pipe.text_encoder.config, "language_scope", None)
+    if scope is not None:
+        name = pipe.config.get("_name_or_path") or "this checkpoint"
+        raise InvalidInputError(
+            f"`how` is 'local', but {name} has no language for prompts: it answers questions about {scope} only. "
+            "Rewriting needs another checkpoint, such as the published one, or the URL of an endpoint."
+        )
 
 
 def _is_template(prompt: str) -> bool:

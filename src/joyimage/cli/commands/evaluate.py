@@ -29,11 +29,11 @@ def tiny(
     lora: list[str] | None = None,
     json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
-    """Measure how well a checkpoint edits drawn scenes that it was not trained on.
+    """Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.
 
     Args:
         model: Checkpoint folder or hub id; "tiny" is part of the package.
-        num: Scenes per task.
+        num: Scenes per task, and questions per kind where the checkpoint has language.
         seed: Which scenes; every seed has its own.
         size: Side of the scenes in pixels; default: the checkpoint's base size.
         steps: Denoising steps; default: the checkpoint's own.
@@ -52,9 +52,12 @@ def tiny(
     from json import dumps
 
     from joyimage.evaluation.editors import copy_editor, pipeline_editor, round_trip_editor
+    from joyimage.evaluation.reading import evaluate_reading, reading_to_json, reading_to_table
     from joyimage.evaluation.report import Comparison, to_json, to_table
     from joyimage.evaluation.runner import evaluate
     from joyimage.loading import load_pipeline
+    from joyimage.pipeline.answers import has_language
+    from joyimage.tiny.reading_suite import DrawnQuestions
     from joyimage.tiny.suite import DrawnScenes
 
     loaded = load_pipeline(
@@ -77,7 +80,18 @@ def tiny(
         evaluate(editor, suite, num=num, batch_size=batch_size) for editor in editors
     )
     result = Comparison(model=model_result, round_trip=round_trip, copied=copied)
-    sys.stdout.write((dumps(to_json(result), indent=2) if json else to_table(result, suite)) + "\n")
+    reading = None
+    if has_language(pipe):
+        questions = DrawnQuestions(seed=seed, size=suite.size)
+        reading = evaluate_reading(
+            lambda images, question: pipe.describe(list(images), question), questions, num=num
+        )
+    if json:
+        report = {**to_json(result), **({} if reading is None else {"reading": reading_to_json(reading)})}
+        sys.stdout.write(dumps(report, indent=2) + "\n")
+    else:
+        tables = [to_table(result, suite), *([] if reading is None else [reading_to_table(reading)])]
+        sys.stdout.write("\n\n".join(tables) + "\n")
 
 
 def speed(

@@ -12,6 +12,8 @@ def tiny(
     vae_steps: int = 3000,
     edit_steps: int = 24000,
     pairs: int = 48000,
+    read_steps: int = 12000,
+    readings: int = 24000,
     seed: int = 0,
     device: str | None = None,
     output: Path | None = None,
@@ -21,10 +23,12 @@ def tiny(
 
     Args:
         run: Folder of the run: checkpoints, rendered scenes, log.jsonl.
-        stage: "vae", "edit", "export" or "all".
+        stage: "vae", "edit", "read", "export" or "all".
         vae_steps: Optimizer steps of the VAE.
         edit_steps: Optimizer steps of text encoder and transformer; a larger number resumes.
         pairs: Scenes to render for training.
+        read_steps: Optimizer steps of the language half, on questions with exact answers; a larger number resumes.
+        readings: Scenes to render for it.
         seed: Seed of weights, noise and batches.
         device: Device to train on; default: an accelerator if there is one.
         output: Folder of the checkpoint; default: RUN/checkpoint.
@@ -40,6 +44,8 @@ def tiny(
         vae_steps=vae_steps,
         edit_steps=edit_steps,
         num_pairs=pairs,
+        read_steps=read_steps,
+        num_readings=readings,
         seed=seed,
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         output_path=output,

@@ -71,5 +71,5 @@ export function showIdeas(kind, example, isTiny, taken) {
   const other = { shapes: null, car: "Rotate", turntable: "Camera" }[example ?? "shapes"];
   const solid = other && `The tiny model edits flat shapes by words. With this picture, try ${other}.`;
   tell(byId("edit-hint", HTMLElement), isTiny ? solid : null);
-  tell(byId("describe-hint", HTMLElement), isTiny ? "The tiny model has no language and can't answer. The published model can." : null);
+  tell(byId("describe-hint", HTMLElement), isTiny ? "The tiny model answers short questions about drawn scenes, not about photographs." : null);
 }
