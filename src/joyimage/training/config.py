@@ -318,6 +318,7 @@ def _check(config: TrainingConfig) -> None:
         raise InvalidInputError("The config lacks a section [[data]]: where are the pairs?")
     for name, value, low, high in (
         ("lora.rank", lora.rank, 1, 4096),
+        ("lora.alpha", lora.rank if lora.alpha is None else lora.alpha, 1e-6, 1e6),
         ("train.steps", train.steps, 1, 10**8),
         ("train.batch_size", train.batch_size, 1, 4096),
         ("train.gradient_accumulation", train.gradient_accumulation, 1, 4096),
@@ -350,7 +351,9 @@ def _check(config: TrainingConfig) -> None:
     ):
         if value is not None and value not in choices:
             raise InvalidInputError(f"`{name}` is {value!r}; expected {', '.join(choices)}.")
-    if isinstance(lora.targets, str) and lora.targets not in TARGETS:
+    if not config.output.name:
+        raise InvalidInputError("`output` is empty; expected a folder, or a file NAME.safetensors.")
+    if not lora.targets or (isinstance(lora.targets, str) and lora.targets not in TARGETS):
         raise InvalidInputError(
             f"`lora.targets` is {lora.targets!r}; expected {', '.join(TARGETS)}, or a list of layers."
         )

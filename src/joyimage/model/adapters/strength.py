@@ -160,9 +160,17 @@ def _alpha_of(layer: str, rank: int, statement: Statement, names: tuple[str, ...
 
 
 def _match(pattern: Mapping[str, Any] | None, names: tuple[str, ...], default: Any) -> Any:
-    """Return the entry of a peft pattern whose key, a regular expression for the end of a name, fits."""
+    """Return the entry of a peft pattern whose key, a regular expression for the end of a name, fits.
+
+    Raises:
+        CheckpointError: A key is no regular expression.
+    """
     for key, value in (pattern or {}).items():
-        if any(re.match(rf"(.*\.)?({key})$", name) for name in names):
+        try:
+            is_meant = any(re.match(rf"(.*\.)?({key})$", name) for name in names)
+        except re.error as error:
+            raise CheckpointError(f"The adapter's config has the pattern {key!r}: {error}.") from None
+        if is_meant:
             return value
     return default
 

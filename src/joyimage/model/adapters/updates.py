@@ -221,6 +221,10 @@ def _collect(
         layer, part = names.find(name, key, label)
         place = layer if part is None else f"{layer}#{part}"
         if kind == "alpha":
+            if value.numel() != 1:
+                raise CheckpointError(
+                    f"{label} has `{key}` of shape {list(value.shape)}; expected one number."
+                )
             alphas[place] = float(value)
             continue
         if kind == "dora_scale":
@@ -241,6 +245,12 @@ def _collect(
                     f"{label} lacks `{place.partition('#')[0]}.{name}.weight`, whose partner it has: the file is"
                     " incomplete."
                 )
+        down, up = found["down"], found["up"]
+        if down.ndim < 2 or up.ndim < 2 or not len(down) or up.shape[1] != len(down):
+            raise CheckpointError(
+                f"{label} has matrices of shapes {list(down.shape)} and {list(up.shape)} for"
+                f" `{place.partition('#')[0]}`, which have no rank in common: the file is damaged."
+            )
     if not parts:
         raise CheckpointError(f"{label} holds no matrices for the transformer.")
     if left_out:

@@ -48,9 +48,7 @@ def read_folders(
                 missing.append(f"{folder / stem}.*")
             found += [ImageSource(path=one) for one in by_stem.get(stem, ())]
         text_file = path.with_suffix(".txt")
-        text = (
-            text_file.read_text(encoding="utf-8").strip() if text_file.is_file() else (caption or "").strip()
-        )
+        text = (_read_caption(text_file) if text_file.is_file() else caption or "").strip()
         if not text:
             blank.append(path.name)
         examples.append(
@@ -63,6 +61,18 @@ def read_folders(
                 f"{len(names)} of {len(targets)} images in {target} have {what}: {', '.join(names[:8])}{more}."
             )
     return examples
+
+
+def _read_caption(path: Path) -> str:
+    """Return the text of a caption file.
+
+    Raises:
+        InvalidInputError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} can't be read as UTF-8 text: {error}.") from None
 
 
 def find_folders(folder: Path) -> tuple[Path, tuple[Path, ...]] | None:

@@ -73,7 +73,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
             found = [
                 (number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()
             ]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not JSON: {error}.") from None
     for number, row in found:
         if not isinstance(row, dict):
@@ -139,6 +139,8 @@ def _image_fields(row: Mapping[str, Any]) -> tuple[str, list[str]]:
         )
     references = [row["image"]] if row.get("image") else []
     refs = row.get("refs", [])
+    if not isinstance(refs, (str, list)):
+        raise InvalidInputError(f"its `refs` is {refs!r}; expected a list of image files.")
     references += (
         [part.strip() for part in refs.split("|") if part.strip()] if isinstance(refs, str) else refs
     )
@@ -173,11 +175,11 @@ def _read_backends(rows: list[dict[str, Any]], path: Path, caption: str | None, 
             continue
         partners = row.get("conditioning_data", [])
         partners = [partners] if isinstance(partners, str) else partners
-        unknown = [one for one in partners if one not in by_id]
+        unknown = [one for one in partners if "instance_data_dir" not in by_id.get(one, {})]
         if unknown or not partners:
             raise InvalidInputError(
                 f"{path}: the backend {row.get('id')!r} has `conditioning_data` {row.get('conditioning_data')!r};"
-                " expected ids of other backends."
+                " expected ids of other backends that have `instance_data_dir`."
             )
         controls = [path.parent / by_id[one]["instance_data_dir"] for one in partners]
         text = row.get("instance_prompt") or caption
