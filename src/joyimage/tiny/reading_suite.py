@@ -103,6 +103,6 @@ class DrawnQuestions:
                 if ask.kind == kind
             ]
             if found:
-                images, ask = found[int(rng.integers(len(found)))]
-                pictures = tuple(Image.fromarray(image) for image in images)
-                yield QuestionCase(kind, pictures, ask.question, ask.answer)
+                drawn, ask = found[int(rng.integers(len(found)))]
+                images = tuple(Image.fromarray(image) for image in drawn)
+                yield QuestionCase(kind, images, ask.question, ask.answer)
