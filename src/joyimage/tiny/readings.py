@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from joyimage.tiny.worlds.drawing import PixelBox, Pixels
-    from joyimage.tiny.worlds.outcomes import Outcome
+    from joyimage.tiny.worlds.outcomes import EditResult
     from joyimage.tiny.worlds.scenes import EditCase
 
 OTHERS = "others"
@@ -42,7 +42,7 @@ CASE_WEIGHTS = {
     "text-to-image": 1.0,
     OTHERS: 1.0,
 }
-_CHANGED_WORDINGS = (
+_CHANGED_TEXTS = (
     questions.CHANGED,
     questions.CHANGED,
     "What changed?",
@@ -172,26 +172,26 @@ def readings_about(task: str, seed: int, size: int, held_out: bool = False) -> l
     return readings
 
 
-def _about_drawing(case: EditCase, outcome: Outcome, rng: np.random.Generator) -> Reading:
+def _about_drawing(case: EditCase, outcome: EditResult, rng: np.random.Generator) -> Reading:
     """Ask whether an image shows what its prompt says, and about the image."""
     shows = Ask("shows", questions.shows_prompt(case.prompt), questions.YES if outcome.done else questions.NO)
     assert outcome.scene is not None
     return Reading((outcome.image,), (shows, *about(outcome.scene, rng)))
 
 
-def _about_edit(case: EditCase, outcome: Outcome, rng: np.random.Generator) -> Reading:
+def _about_edit(case: EditCase, outcome: EditResult, rng: np.random.Generator) -> Reading:
     """Ask about an edit of the image as the editor sees it, which for a move has a red box."""
     assert case.source is not None
-    asks = asks_of(outcome, short_prompt(case), _wording(rng))
+    asks = asks_of(outcome, short_prompt(case), _changed_text(rng))
     if case.task == "move":
         asks = [ask for ask in asks if ask.kind != "changed"]
     return Reading((case.source, outcome.image), tuple(asks))
 
 
-def _about_change(before: FlatScene, outcome: Outcome, rng: np.random.Generator) -> Reading:
+def _about_change(before: FlatScene, outcome: EditResult, rng: np.random.Generator) -> Reading:
     """Ask what a move changed, of images without a red box."""
     assert outcome.changed is not None
-    return Reading((before.render(), outcome.image), (Ask("changed", _wording(rng), outcome.changed),))
+    return Reading((before.render(), outcome.image), (Ask("changed", _changed_text(rng), outcome.changed),))
 
 
 def _about_box(scene: FlatScene, rng: np.random.Generator) -> Reading:
@@ -229,5 +229,5 @@ def _inside(box: PixelBox, shift: np.ndarray, size: int) -> PixelBox:
     return left, top, left + width, top + height
 
 
-def _wording(rng: np.random.Generator) -> str:
-    return _CHANGED_WORDINGS[int(rng.integers(len(_CHANGED_WORDINGS)))]
+def _changed_text(rng: np.random.Generator) -> str:
+    return _CHANGED_TEXTS[int(rng.integers(len(_CHANGED_TEXTS)))]

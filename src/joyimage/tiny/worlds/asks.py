@@ -28,7 +28,7 @@ KINDS = ("color", "shape", "presence", "count", "place", "view", "background", "
 NOT_DRAWN = "This is not a drawn scene, so I cannot read it."
 NOTHING_CHANGED = "Nothing changed."
 
-# The first wording of each kind is asked half of the time.
+# The first text of each kind is asked half of the time.
 _COLOR = ("What color is the {}?", "Which color does the {} have?", "What is the color of the {}?")
 _SHAPE = ("What shape is the {} object?", "Which shape is {}?", "What is the shape of the {} object?")
 _AT_PLACE = ("What is {}?", "Which object is {}?")
@@ -82,7 +82,7 @@ def about(scene: Scene | None, rng: np.random.Generator) -> list[Ask]:
 
     Args:
         scene: What it shows; None if it is no drawn scene.
-        rng: Chooses objects and wordings.
+        rng: Chooses objects and texts.
     """
     if scene is None:
         return _about_other(rng)
@@ -155,11 +155,11 @@ def _about_flat(scene: FlatScene, rng: np.random.Generator) -> list[Ask]:
 def _about_vehicle(scene: VehicleScene, rng: np.random.Generator) -> list[Ask]:
     kind, color = scene.vehicle.kind, scene.vehicle.color
     name = kind if rng.random() < 0.5 else f"{color} {kind}"
-    wording = questions.visible_side(name) if rng.random() < 0.5 else _choose(rng, _VIEW).format(name)
+    text = questions.visible_side(name) if rng.random() < 0.5 else _choose(rng, _VIEW).format(name)
     view = list(View)[scene.view].value
     return [
         Ask("view", questions.visible_side(kind), view),
-        Ask("view", wording, view),
+        Ask("view", text, view),
         Ask("color", _choose(rng, _COLOR).format(kind), _sentence(color)),
         Ask("shape", _choose(rng, _SHAPE).format(color), _sentence(kind)),
         Ask("count", _choose(rng, _COUNT), "One"),
@@ -185,12 +185,12 @@ def _about_turntable(scene: TurntableScene, rng: np.random.Generator) -> list[As
 def _about_other(rng: np.random.Generator) -> list[Ask]:
     noun = _choose(rng, (*SHAPES, *VEHICLES, *SOLIDS))
     known = noun if rng.random() < 0.5 else f"{_choose(rng, tuple(COLORS))} {noun}"
-    wordings: list[tuple[str, ...]] = [_COUNT, _BACKGROUND, _COLOR, _PLACE, _VIEW]
+    texts: list[tuple[str, ...]] = [_COUNT, _BACKGROUND, _COLOR, _PLACE, _VIEW]
     return [
         Ask("drawn", questions.DRAWN, questions.NO),
         Ask("description", questions.DESCRIBE, NOT_DRAWN),
         Ask("description", _choose(rng, _DESCRIPTION), NOT_DRAWN),
-        Ask("drawn", _choose(rng, _choose(rng, wordings)).format(noun), NOT_DRAWN),
+        Ask("drawn", _choose(rng, _choose(rng, texts)).format(noun), NOT_DRAWN),
         Ask("presence", _is_there(rng, known), questions.NO),
         Ask("presence", _is_there(rng, _stranger(rng)), questions.NO),
     ]
@@ -224,8 +224,8 @@ def _presence(
 def _missing(rng: np.random.Generator, shown: Sequence[str], nouns: tuple[str, ...]) -> Ask:
     """Ask for the color or the place of something that isn't there."""
     noun = _choose(rng, [noun for noun in nouns if noun not in shown])
-    wording = _choose(rng, (*_COLOR, *_PLACE)).format(noun)
-    return Ask("missing", wording, f"There is no {noun} in the image.")
+    text = _choose(rng, (*_COLOR, *_PLACE)).format(noun)
+    return Ask("missing", text, f"There is no {noun} in the image.")
 
 
 def _at_place(scene: FlatScene, rng: np.random.Generator) -> Ask:
@@ -242,7 +242,7 @@ def _is_there(rng: np.random.Generator, name: str) -> str:
 
 
 def _stranger(rng: np.random.Generator) -> str:
-    """Name something that no scene shows: a usual word, or one that nobody has heard."""
+    """Name something that no scene shows: a usual word, or one that does not exist."""
     if rng.random() < 0.3:
         noun = "".join(_choose(rng, _SYLLABLES) for _ in range(int(rng.integers(2, 4))))
     else:

@@ -39,7 +39,7 @@ _ELSEWHERE = 0.7
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EditResult:
     """An image after an edit.
 
     Attributes:
@@ -67,22 +67,22 @@ def scene_after(case: EditCase) -> Scene:
     return _scene(case, after=True)
 
 
-def asks_of(outcome: Outcome, prompt: str, wording: str = questions.CHANGED) -> list[Ask]:
+def asks_of(outcome: EditResult, prompt: str, text: str = questions.CHANGED) -> list[Ask]:
     """Ask about an edit: whether it was done, whether the rest stayed, and what changed."""
     asks = [Ask("done", questions.edit_is_done(prompt), _yes_no(outcome.done))]
     if outcome.kept is not None:
         asks.append(Ask("kept", questions.rest_is_unchanged(prompt), _yes_no(outcome.kept)))
     if outcome.changed is not None:
-        asks.append(Ask("changed", wording, outcome.changed))
+        asks.append(Ask("changed", text, outcome.changed))
     return asks
 
 
-def right_outcome(case: EditCase) -> Outcome:
+def right_outcome(case: EditCase) -> EditResult:
     """Return what following the instruction exactly gives."""
-    return Outcome(case.target, True, True, _what_changed(case), scene_after(case))
+    return EditResult(case.target, True, True, _what_changed(case), scene_after(case))
 
 
-def wrong_outcome(case: EditCase, rng: np.random.Generator) -> Outcome:
+def wrong_outcome(case: EditCase, rng: np.random.Generator) -> EditResult:
     """Return an outcome that is not what was asked for, or is more than that."""
     if case.task == "rotate":
         return _choose(rng, (_other_view, _other_view, _other_paint, _other_floor, _unchanged))(case, rng)
@@ -145,14 +145,14 @@ def _difference(task: str, subject: SceneObject | None, result: SceneObject | No
 # Wrong outcomes of flat edits. Each is None where the scene has no room for it.
 
 
-def _unchanged(case: EditCase, _rng: np.random.Generator) -> Outcome:
+def _unchanged(case: EditCase, _rng: np.random.Generator) -> EditResult:
     if case.background is not None:
         return _flat(case, case.before, False, True, NOTHING_CHANGED)
     assert case.source is not None
-    return Outcome(case.source, False, True, NOTHING_CHANGED, scene_before(case))
+    return EditResult(case.source, False, True, NOTHING_CHANGED, scene_before(case))
 
 
-def _other_object(case: EditCase, rng: np.random.Generator) -> Outcome | None:
+def _other_object(case: EditCase, rng: np.random.Generator) -> EditResult | None:
     """Do to a bystander what was asked of the subject."""
     subject, result = case.subject, case.result
     others = [item for item in case.before if item != subject]
@@ -174,7 +174,7 @@ def _other_object(case: EditCase, rng: np.random.Generator) -> Outcome | None:
     return _flat(case, (*rest, *(item for item in (new,) if item)), False, False, changed)
 
 
-def _wrong_color(case: EditCase, rng: np.random.Generator) -> Outcome | None:
+def _wrong_color(case: EditCase, rng: np.random.Generator) -> EditResult | None:
     result, subject = case.result, case.subject
     assert result is not None
     taken = {result.color, *(item.color for item in case.before)}
@@ -185,7 +185,7 @@ def _wrong_color(case: EditCase, rng: np.random.Generator) -> Outcome | None:
     return _with_result(case, new, _difference(case.task, subject, new))
 
 
-def _wrong_shape(case: EditCase, rng: np.random.Generator) -> Outcome | None:
+def _wrong_shape(case: EditCase, rng: np.random.Generator) -> EditResult | None:
     result = case.result
     assert result is not None
     taken = {result.shape, *(item.shape for item in case.before)}
@@ -196,7 +196,7 @@ def _wrong_shape(case: EditCase, rng: np.random.Generator) -> Outcome | None:
     return _with_result(case, new, _difference(case.task, case.subject, new))
 
 
-def _wrong_place(case: EditCase, rng: np.random.Generator) -> Outcome | None:
+def _wrong_place(case: EditCase, rng: np.random.Generator) -> EditResult | None:
     result = case.result
     assert result is not None
     if case.task == "add":
@@ -211,21 +211,21 @@ def _wrong_place(case: EditCase, rng: np.random.Generator) -> Outcome | None:
     return _with_result(case, new, _difference("move", subject, new) if far else None)
 
 
-def _box_left(case: EditCase, _rng: np.random.Generator) -> Outcome:
+def _box_left(case: EditCase, _rng: np.random.Generator) -> EditResult:
     assert case.box is not None
     outcome = _flat(case, case.after, False, True, None)
     image = np.asarray(draw_red_box(Image.fromarray(outcome.image), case.box))
     return replace(outcome, image=image, scene=None)
 
 
-def _copied(case: EditCase, _rng: np.random.Generator) -> Outcome | None:
+def _copied(case: EditCase, _rng: np.random.Generator) -> EditResult | None:
     """Leave the subject where it was, beside its copy in the new place."""
     if case.subject is None or case.result is None or _near(case.subject, case.result):
         return None
     return replace(_flat(case, (*case.after, case.subject), False, True, None), scene=None)
 
 
-def _bystander_changed(case: EditCase, rng: np.random.Generator) -> Outcome | None:
+def _bystander_changed(case: EditCase, rng: np.random.Generator) -> EditResult | None:
     """Do what was asked, and something else to another object."""
     bystanders = case.bystanders
     if not bystanders:
@@ -245,8 +245,8 @@ def _bystander_changed(case: EditCase, rng: np.random.Generator) -> Outcome | No
     return _flat(case, (*rest, *(item for item in (changed,) if item)), True, False, None)
 
 
-def _something_added(case: EditCase, rng: np.random.Generator) -> Outcome | None:
-    """Do what was asked, and add an object that nobody asked for."""
+def _something_added(case: EditCase, rng: np.random.Generator) -> EditResult | None:
+    """Do what was asked, and add an object that was not asked for."""
     shown = (*case.before, *case.after)
     free = set(PLACES) - {cell_of(item) for item in shown}
     shape = _choose(rng, [shape for shape in SHAPES if shape not in {item.shape for item in shown}])
@@ -257,12 +257,12 @@ def _something_added(case: EditCase, rng: np.random.Generator) -> Outcome | None
     return None if overlaps or not _is_trained(new) else _flat(case, (*case.after, new), True, False, None)
 
 
-def _other_background(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_background(case: EditCase, rng: np.random.Generator) -> EditResult:
     return _flat(case, case.after, True, False, None, _other_ground(case, rng))
 
 
 # Background in another color is no case of its own where an old place has to be background again.
-_WRONGS: dict[str, tuple[Callable[[EditCase, np.random.Generator], Outcome | None], ...]] = {
+_WRONGS: dict[str, tuple[Callable[[EditCase, np.random.Generator], EditResult | None], ...]] = {
     "add": (
         _unchanged,
         _wrong_color,
@@ -296,7 +296,7 @@ _WRONGS: dict[str, tuple[Callable[[EditCase, np.random.Generator], Outcome | Non
 # Wrong outcomes of the other tasks.
 
 
-def _other_view(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_view(case: EditCase, rng: np.random.Generator) -> EditResult:
     assert case.vehicle is not None
     assert case.views is not None
     vehicle, (before, after) = case.vehicle, case.views
@@ -308,10 +308,10 @@ def _other_view(case: EditCase, rng: np.random.Generator) -> Outcome:
     view = _choose(rng, views)
     names = [list(View)[one].value for one in (before, view)]
     changed = f"The {vehicle.kind} turned from {names[0]} to {names[1]}."
-    return Outcome(vehicle.render(view, case.size)[0], False, True, changed)
+    return EditResult(vehicle.render(view, case.size)[0], False, True, changed)
 
 
-def _other_paint(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_paint(case: EditCase, rng: np.random.Generator) -> EditResult:
     assert case.vehicle is not None
     assert case.views is not None
     vehicle, view = case.vehicle, case.views[1]
@@ -320,28 +320,28 @@ def _other_paint(case: EditCase, rng: np.random.Generator) -> Outcome:
         for color in VEHICLE_COLORS
         if color != vehicle.color and (vehicle.kind, color, view) not in HELD_OUT_VIEWS
     ]
-    return Outcome(replace(vehicle, color=_choose(rng, colors)).render(view, case.size)[0], True, False)
+    return EditResult(replace(vehicle, color=_choose(rng, colors)).render(view, case.size)[0], True, False)
 
 
-def _other_floor(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_floor(case: EditCase, rng: np.random.Generator) -> EditResult:
     assert case.vehicle is not None
     assert case.views is not None
     floors = [floor for floor in range(len(FLOORS)) if floor != case.vehicle.floor]
     vehicle = replace(case.vehicle, floor=_choose(rng, floors))
-    return Outcome(vehicle.render(case.views[1], case.size)[0], True, False)
+    return EditResult(vehicle.render(case.views[1], case.size)[0], True, False)
 
 
-def _other_pose(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_pose(case: EditCase, rng: np.random.Generator) -> EditResult:
     assert case.turntable is not None
     assert case.poses is not None
     before, after = case.poses
     poses = [pose for pose in (before.moved(*move) for move in CAMERA_MOVES) if pose != after]
     other = replace(case, poses=(before, _choose(rng, poses)))
     assert other.poses is not None
-    return Outcome(case.turntable.render(other.poses[1], case.size)[0], False, True, _camera_change(other))
+    return EditResult(case.turntable.render(other.poses[1], case.size)[0], False, True, _camera_change(other))
 
 
-def _other_solid(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_solid(case: EditCase, rng: np.random.Generator) -> EditResult:
     assert case.turntable is not None
     assert case.poses is not None
     solids = list(case.turntable.solids)
@@ -354,10 +354,10 @@ def _other_solid(case: EditCase, rng: np.random.Generator) -> Outcome:
     ]
     solids[number] = replace(solids[number], color=_choose(rng, colors))
     turntable = replace(case.turntable, solids=tuple(solids))
-    return Outcome(turntable.render(case.poses[1], case.size)[0], True, False)
+    return EditResult(turntable.render(case.poses[1], case.size)[0], True, False)
 
 
-def _other_drawing(case: EditCase, rng: np.random.Generator) -> Outcome:
+def _other_drawing(case: EditCase, rng: np.random.Generator) -> EditResult:
     """Draw something else than the prompt says: one object less or another one, elsewhere, on another ground."""
     while True:
         items = list(case.after)
@@ -389,23 +389,23 @@ def _flat(
     kept: bool | None,
     changed: str | None,
     background: Rgb | None = None,
-) -> Outcome:
+) -> EditResult:
     ground = background or case.background
     assert ground is not None
     scene = FlatScene(objects=tuple(objects), background=_NAMES[ground], size=case.size)
-    return Outcome(scene.render(), done, kept, changed, scene)
+    return EditResult(scene.render(), done, kept, changed, scene)
 
 
 def _other_ground(case: EditCase, rng: np.random.Generator) -> Rgb:
-    """Choose a background that nobody takes for the one that was asked for."""
+    """Choose a background that is clearly not the one that was asked for."""
     assert case.background is not None
     ground = np.array(case.background)
     far = [color for color in BACKGROUNDS.values() if np.linalg.norm(ground - color) > BACKGROUND_DISTANCE]
     return _choose(rng, far)
 
 
-def _with_result(case: EditCase, new: SceneObject, changed: str | None) -> Outcome:
-    """Return the outcome with something else in the place of the result."""
+def _with_result(case: EditCase, new: SceneObject, changed: str | None) -> EditResult:
+    """Return the outcome with something else instead of the result."""
     return _flat(case, (*(item for item in case.after if item != case.result), new), False, True, changed)
 
 
