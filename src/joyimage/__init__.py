@@ -5,8 +5,9 @@ The names below are loaded on first use, so importing the package does not impor
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from joyimage.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -24,19 +25,13 @@ __all__ = [
     "__version__",
 ]
 
-_MODULES = {
-    "JoyImageEditPipeline": "joyimage.pipeline.edit",
-    "JoyImageEditPipelineOutput": "joyimage.pipeline.output",
-    "JoyImageEditPlusPipeline": "joyimage.pipeline.edit_plus",
-    "JoyImageEditTransformer3DModel": "joyimage.model.transformer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'joyimage' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "JoyImageEditPipeline": "joyimage.pipeline.edit",
+        "JoyImageEditPipelineOutput": "joyimage.pipeline.output",
+        "JoyImageEditPlusPipeline": "joyimage.pipeline.edit_plus",
+        "JoyImageEditTransformer3DModel": "joyimage.model.transformer",
+    },
+    "__version__",
+)

@@ -342,11 +342,12 @@ def test_preserve_when_the_published_move_then_old_and_new_place_and_little_else
 def test_region_when_given_then_nothing_changes_outside(
     target: tuple[int, int], box: tuple[int, int, int, int], restored: bool
 ) -> None:
-    image = drawn(300, 200).point(lambda value: value // 2 + 60)
+    image = drawn(300, 200).point([value // 2 + 60 for value in range(256)] * 3)
     placement = Placement.crop(image.size, target)
     black = Image.new("RGB", target)
 
-    result, mask = Framing(region=box, restore=restored).finish(black, framed(image, placement))
+    framing = Framing(region=box, restore=restored)
+    result, mask = framing.finish(black, framing.place(image, ImageSize(*target)))
 
     assert mask is not None
     source = image if restored else apply_placement(image, placement)
@@ -364,9 +365,8 @@ def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:
     image = drawn(96, 96)
     region = Image.linear_gradient("L").resize((96, 96))
 
-    _, mask = Framing(region=region, restore=True).finish(
-        image, framed(image, Placement.crop((96, 96), (96, 96)))
-    )
+    framing = Framing(region=region, restore=True)
+    _, mask = framing.finish(image, framing.place(image, ImageSize(96, 96)))
 
     assert mask is not None
     assert np.array_equal(np.asarray(mask), np.asarray(region))
@@ -380,7 +380,7 @@ def test_feather_when_given_then_the_edge_is_that_wide_and_never_outside() -> No
     widths = []
     for feather in (0, 4, 16):
         framing = Framing(region=hard, restore=True, feather=feather)
-        _, mask = framing.finish(image, framed(image, Placement.exact(image.size, image.size)))
+        _, mask = framing.finish(image, framing.place(image, ImageSize.of(image)))
         soft = np.asarray(mask)
         assert not soft[hard == 0].any()
         widths.append(int((soft[200, 100:200] < 255).sum()))

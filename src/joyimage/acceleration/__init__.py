@@ -6,8 +6,9 @@ use, so that memory plans can be made, and commands started, without importing t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from joyimage.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from joyimage.acceleration.forward_cache import ForwardCache
@@ -16,20 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "ForwardCache", "Report", "accelerate", "report"]
 
-_MODULES = {
-    "Acceleration": "joyimage.acceleration.settings",
-    "ForwardCache": "joyimage.acceleration.forward_cache",
-    "Report": "joyimage.acceleration.reporting",
-    "accelerate": "joyimage.acceleration.settings",
-    "report": "joyimage.acceleration.reporting",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Acceleration": "joyimage.acceleration.settings",
+        "ForwardCache": "joyimage.acceleration.forward_cache",
+        "Report": "joyimage.acceleration.reporting",
+        "accelerate": "joyimage.acceleration.settings",
+        "report": "joyimage.acceleration.reporting",
+    },
+)

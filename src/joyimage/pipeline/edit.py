@@ -166,40 +166,30 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         )
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
-        # 1. Check everything before any work.
+        # 1. Check everything before any work, and bring the images to the target size.
         images = [] if image is None else to_images(image)
         num_prompts, sampling = self._check_call(prompts, sampling, callback)
         size = self._check_images(images, num_prompts, framing, sampling)
-        num_outputs = num_prompts * sampling.num_images_per_prompt
-        shape = (num_outputs, 1, *self._latent_shape(size))
+        shape = (num_prompts * sampling.num_images_per_prompt, 1, *self._latent_shape(size))
         check_latents(latents, shape)
-
-        # 2. Bring the images to the target size.
         framed = framing.place_all(images, size, image)
         model_images = [ModelImage(one.image) for one in framed]
 
         with self._running(sampling) as device:
-            # 3. Encode images and prompts.
-            conditioning = self._encode_conditioning(
-                prompts, _group_by_prompt(model_images, num_prompts), sampling, num_prompts
-            )
+            # 2. Encode images and prompts.
+            by_prompt = _group_by_prompt(model_images, num_prompts)
+            conditioning = self._encode_conditioning(prompts, by_prompt, sampling, num_prompts)
 
-            # 4. Set the noise levels.
+            # 3. Set the noise levels; draw the noise, then the references' latents.
             self._set_schedule(sampling, device)
-
-            # 5. Draw the noise, then the references' latents.
             dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
             noise, references = self._draw_latents(shape, model_images, sampling, device, dtype)
 
-            # 6. Denoise.
-            groups = group_references([()] * num_outputs if references is None else references, device)
+            # 4. Denoise, and decode the target.
+            groups = group_references([()] * shape[0] if references is None else references, device)
             target = denoise(self, noise, groups, conditioning, _with_references(callback, references))
-
-            # 7. Decode the target.
             result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
-            masks = None
-            if framed and not framing.is_plain:
-                result, masks = framing.finish_all(result, framed)
+            result, masks = (result, None) if framing.is_plain else framing.finish_all(result, framed)
         return self._output(result, size, return_dict=return_dict, masks=masks)
 
     def prepare_latents(
@@ -268,8 +258,6 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         if images:
             check_image_count(len(images), num_prompts)
         framing.check(has_image=bool(images), output_type=sampling.output_type)
-        for image in images:
-            framing.check_region(ImageSize.of(image))
         if not images:
             return self.image_processor.choose_size(requested=sampling.requested_size)
         return framing.choose_size(self.image_processor, images, sampling.requested_size)

@@ -142,34 +142,26 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         )
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
-        # 1. Check everything before any work.
+        # 1. Check everything before any work, and bring each reference to its own size.
         num_prompts, sampling = self._check_call(prompts, sampling, callback)
-        if sampling.requested_size is not None:
-            check_divisible(sampling.requested_size, 2 * self.vae_scale_factor_spatial)
         references = None if images is None else _group_references_by_prompt(images, num_prompts)
-        size = sampling.requested_size or self._follow_last_reference(references)
+        size = self._choose_size(references, sampling.requested_size)
         shape = (num_prompts * sampling.num_images_per_prompt, *self._latent_shape(size))
         check_latents(latents, shape)
-
-        # 2. Bring each reference to its own size.
         model_images = None if references is None else self._fit_all(references)
 
         with self._running(sampling) as device:
-            # 3. Encode references and prompts.
+            # 2. Encode references and prompts.
             conditioning = self._encode_conditioning(prompts, model_images, sampling, num_prompts)
 
-            # 4. Set the noise levels.
+            # 3. Set the noise levels; draw each output's noise and its references' latents.
             self._set_schedule(sampling, device)
-
-            # 5. Draw each output's noise and its references' latents.
             dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
             noise, reference_items = self._draw_latents(shape, model_images, sampling, device, dtype)
 
-            # 6. Denoise.
+            # 4. Denoise, and decode the target.
             groups = group_references(reference_items, device)
             target = denoise(self, noise, groups, conditioning, _target_only(callback))
-
-            # 7. Decode the target.
             result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
         return self._output(result, size, return_dict=return_dict)
 
@@ -178,12 +170,16 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         size: dict[str, Any] = {"height": image.height, "width": image.width}
         return cast("JoyImageEditPipelineOutput", self(images=[image], prompt=prompt, **{**call, **size}))
 
-    def _follow_last_reference(self, references: list[list[Image]] | None) -> ImageSize:
-        """Return the bucket of the prompts' last references.
+    def _choose_size(self, references: list[list[Image]] | None, requested: ImageSize | None) -> ImageSize:
+        """Return the requested size, or the bucket of the prompts' last references.
 
         Raises:
-            InvalidInputError: The prompts' last references have different buckets.
+            InvalidInputError: The requested size is not divisible by 16, or the prompts' last references have
+                different buckets.
         """
+        if requested is not None:
+            check_divisible(requested, 2 * self.vae_scale_factor_spatial)
+            return requested
         last = [group[-1] for group in references or ()]
         return self.image_processor.choose_size(last, name="images")
 

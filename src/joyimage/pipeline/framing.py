@@ -39,6 +39,7 @@ class FramedImage:
         whole: The caller's image of which `source` is a part, with its transparency where it has one; None where
             `source` is all of it.
         window: Where `source` lies on `whole`.
+        region: Mask of the caller's image, 255 where it may change; None without a region.
     """
 
     source: Image.Image
@@ -47,6 +48,7 @@ class FramedImage:
     image: Image.Image
     whole: Image.Image | None = None
     window: Box = (0, 0, 0, 0)
+    region: Image.Image | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +118,6 @@ class Framing:
         if self.close_up and not self.restore:
             raise InvalidInputError("`close_up` is pasted back into the image; expected `restore` with it.")
 
-    def check_region(self, size: ImageSize) -> None:
-        """Reject a region that does not fit on an image of a size.
-
-        Args:
-            size: Size of the caller's image.
-
-        Raises:
-            InvalidInputError: The region is neither a box on the image nor a mask of its size.
-        """
-        if self.region is not None:
-            region_mask(self.region, size)
-
     def choose_size(
         self,
         processor: JoyImageEditImageProcessor,
@@ -145,7 +135,9 @@ class Framing:
             InvalidInputError: The images need different sizes, or the requested size is not divisible by 16.
         """
         if self.close_up:
-            seen = [image.crop(self._window(image)) for image in images]
+            masks = [region_mask(self.region, ImageSize.of(image)) for image in images]
+            windows = [close_up_window(mask, None) for mask in masks]
+            seen = [image.crop(window) for image, window in zip(images, windows, strict=True)]
             return processor.choose_size(seen, requested)
         if self.fit != "exact":
             return processor.choose_size(images, requested)
@@ -175,24 +167,25 @@ class Framing:
             given: The image as the caller gave it, whose transparency a restored result gets back.
 
         Raises:
-            InvalidInputError: No part of the region is visible at the target size.
+            InvalidInputError: The region is neither a box on the image nor a mask of its size, or no part of it is
+                visible at the target size.
         """
         if self.close_up:
             return self._place_window(image, size, given)
         make = {"crop": Placement.crop, "pad": Placement.pad, "exact": Placement.exact}[self.fit]
         placement = make(image.size, size.pil)
-        if self.region is not None:
-            mask = region_mask(self.region, ImageSize.of(image))
-            if apply_placement(mask, placement).crop(placement.in_target).getbbox() is None:
-                raise InvalidInputError(
-                    "`region` is empty or lies where the image is cropped, so nothing could be edited; "
-                    "use fit='pad' or fit='exact', which show the model the whole image."
-                )
+        region = None if self.region is None else region_mask(self.region, ImageSize.of(image))
+        if region and apply_placement(region, placement).crop(placement.in_target).getbbox() is None:
+            raise InvalidInputError(
+                "`region` is empty or lies where the image is cropped, so nothing could be edited; "
+                "use fit='pad' or fit='exact', which show the model the whole image."
+            )
         return FramedImage(
             source=image,
             layer=layer_of(given) if self.restore else None,
             placement=placement,
             image=apply_placement(image, placement),
+            region=region,
         )
 
     def place_all(self, images: Sequence[Image.Image], size: ImageSize, given: Any) -> list[FramedImage]:
@@ -204,7 +197,8 @@ class Framing:
             given: The call's `image` argument, from which transparency is read.
 
         Raises:
-            InvalidInputError: No part of the region is visible at the target size.
+            InvalidInputError: The region is neither a box on an image nor a mask of its size, or no part of it is
+                visible at the target size.
         """
         sources = [given] * len(images)
         if isinstance(given, (list, tuple)):
@@ -229,12 +223,11 @@ class Framing:
         visible = placement.in_target
         source = apply_placement(image, placement).crop(visible)
         result = result.crop(visible)  # padding is not part of the image
-        mask = region = None
+        mask = None
         if self.preserve:
             # Before the result is restored: at the target size both have been scaled alike.
             mask, result = edited_mask(result, source)
-        if self.region is not None:
-            region = self._region_of(framed)
+        region = None if framed.region is None else self._soft_region(framed.region, placement)
         if self.restore:
             part, kept = map_back(result, placement, Image.Resampling.LANCZOS)
             border = border_mask(kept, ImageSize.of(image))
@@ -275,17 +268,12 @@ class Framing:
         masks = [mask for _, mask in finished if mask is not None]
         return [image for image, _ in finished], masks or None
 
-    def _window(self, image: Image.Image, target: ImageSize | None = None) -> Box:
-        """Return the part of an image that a close-up shows."""
-        size = ImageSize.of(image)
-        return close_up_window(region_mask(self.region, size), target)
-
     def _place_window(self, image: Image.Image, size: ImageSize, given: Any) -> FramedImage:
         """Bring the region and what is around it to the target size."""
-        window = self._window(image, size)
+        region = region_mask(self.region, ImageSize.of(image))
+        window = close_up_window(region, size)
         layer = layer_of(given)
-        part = self._in(window, image)
-        framed = part.place(image.crop(window), size)
+        framed = self._of_part(region.crop(window)).place(image.crop(window), size)
         whole = image if layer is None else layer
         return replace(framed, layer=layer and layer.crop(window), whole=whole, window=window)
 
@@ -293,8 +281,7 @@ class Framing:
         self, result: Image.Image, framed: FramedImage, whole: Image.Image
     ) -> tuple[Image.Image, Image.Image | None]:
         """Finish a close-up, and paste it back into the image that it is a part of."""
-        image = whole.convert("RGB") if framed.layer is not None else whole
-        part, part_mask = self._in(framed.window, image).finish(result, replace(framed, whole=None))
+        part, part_mask = self._of_part(framed.region).finish(result, replace(framed, whole=None))
         mask = Image.new("L", whole.size)
         mask.paste(part_mask or 255, framed.window)
         finished = whole.copy()
@@ -302,15 +289,13 @@ class Framing:
         finished.info = part.info
         return finished, mask
 
-    def _in(self, window: Box, image: Image.Image) -> Framing:
+    def _of_part(self, region: Image.Image | None) -> Framing:
         """Return the framing of a part of an image: all of it is shown, at the size of its own pixels or larger."""
-        region = region_mask(self.region, ImageSize.of(image)).crop(window)
         return replace(self, close_up=False, fit="pad", region=region)
 
-    def _region_of(self, framed: FramedImage) -> Image.Image:
+    def _soft_region(self, region: Image.Image, placement: Placement) -> Image.Image:
         """Return the region's soft mask, at the caller's size with `restore`, else at the result's."""
-        placement = framed.placement
-        region = soften_region(region_mask(self.region, ImageSize.of(framed.source)), self.feather)
+        region = soften_region(region, self.feather)
         if self.restore:
             return region
         # Pixels of the target that are only partly inside are outside.

@@ -225,7 +225,6 @@ class SpatialEditingPipeline(JoyImagePipeline):
             return self._choose_spatially(choice, plan, call)
         output_type = call.get("output_type", "pil")
         plan.framing.check(has_image=True, output_type=output_type)
-        plan.framing.check_region(ImageSize.of(plan.framed.source))
         output = self.edit_at_size(plan.model_input, plan.prompt, **call)
         if output_type != "pil":
             return replace(output, prompt=plan.prompt)

@@ -142,7 +142,6 @@ def prepare(
     region = edit.framing.region if mask is None else mask_to_region(_decode(mask))
     framing = _framing(edit, region)
     (image,) = to_images(given[0])
-    framing.check_region(ImageSize.of(image))
     size = _choose_size(edit, info)(framing, image)
     framed = framing.place(image, size, given[0])
     item = WorkItem(
