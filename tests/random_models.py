@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -158,8 +158,8 @@ def make_tokenizer(padding_side: str = "right") -> Qwen2Tokenizer:
     vocab, merges = _bpe()
     tokenizer = Qwen2Tokenizer(
         vocab=dict(vocab),
-        merges=list(merges),
-        unk_token=None,
+        merges=cast("Any", merges),
+        unk_token=cast("Any", None),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side=padding_side,
@@ -206,7 +206,7 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> TinyProcessor:
 
 def text_encoder_config(tokenizer: Qwen2Tokenizer) -> Qwen3VLConfig:
     """Give the settings of a Qwen3-VL with three text layers and two vision layers."""
-    token_id = tokenizer.convert_tokens_to_ids
+    token_id = tokenizer.get_vocab().__getitem__
     return Qwen3VLConfig(
         text_config={
             "hidden_size": TRANSFORMER_CONFIG["text_dim"],
@@ -256,7 +256,8 @@ def make_vae(seed: int = 2) -> AutoencoderKLWan:
     vae = AutoencoderKLWan(base_dim=4, dim_mult=[1, 2, 4, 4], num_res_blocks=1).float().eval()
     fill(vae, seed, {"conv_out": 1.5, "quant_conv.weight": 2.0})
     with torch.no_grad():
-        vae.quant_conv.bias[16:] -= 2  # log variance: the posterior's noise is seen, but the image as well
+        # Log variance: the posterior's noise is seen, but the image as well.
+        vae.get_parameter("quant_conv.bias")[16:] -= 2
     return vae.requires_grad_(False)
 
 
@@ -461,7 +462,7 @@ def _use_published_rope_keys(path: Path) -> None:
 def _write_tokenizer(folder: Path, tokenizer: Qwen2Tokenizer) -> None:
     """Write the files of the published tokenizer: vocabulary and merges, no `tokenizer.json`."""
     vocab, merges = _bpe()
-    added = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS}
+    added = {token: tokenizer.get_vocab()[token] for token in SPECIAL_TOKENS}
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", vocab)

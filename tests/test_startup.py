@@ -53,7 +53,7 @@ def test_edit_when_run_as_a_command_then_imports_none_of_the_deferred_modules_an
     )
 
     assert report["code"] == 0
-    pipe = load_pipeline("tiny", device="cpu").pipe
+    pipe: Any = load_pipeline("tiny", device="cpu").pipe
     here = pipe(
         image=image,
         prompt="Remove the heart.",

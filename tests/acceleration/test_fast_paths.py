@@ -261,21 +261,21 @@ def test_projection_when_its_layer_is_not_plain_then_it_is_called() -> None:
 class Int8Weight(torch.Tensor):
     """A quantized weight as torchao's are: nothing but `linear` knows what to do with it."""
 
-    values: Tensor
+    levels: Tensor
     scale: Tensor
 
     @staticmethod
     def __new__(cls, weight: Tensor) -> Int8Weight:
         own: Any = torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
         own.scale = weight.abs().amax(dim=1, keepdim=True) / 127
-        own.values = (weight / own.scale).round().to(torch.int8)
+        own.levels = (weight / own.scale).round().to(torch.int8)
         return own
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.linear:
             rows, weight, bias = args
-            return func(rows, weight.values * weight.scale, bias)
+            return func(rows, weight.levels * weight.scale, bias)
         return super().__torch_function__(func, types, args, kwargs)
 
     @classmethod

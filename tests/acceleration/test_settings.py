@@ -100,10 +100,9 @@ def test_accelerate_when_a_backend_and_parallelism_are_set_then_processors_keep_
 
     accelerate(model)
 
-    assert {processor._attention_backend.value for processor in model.attn_processors.values()} == {
-        "_native_math"
-    }
-    assert all(processor._parallel_config is parallel for processor in model.attn_processors.values())
+    processors: list[Any] = list(model.attn_processors.values())
+    assert {processor._attention_backend.value for processor in processors} == {"_native_math"}
+    assert all(processor._parallel_config is parallel for processor in processors)
 
 
 def test_accelerate_when_the_caller_set_a_processor_then_it_stays_unless_another_is_asked_for() -> None:
@@ -161,8 +160,9 @@ def test_ops_when_named_then_the_environment_has_no_effect(
 
 @pytest.mark.parametrize("argument", ["ops", "attention"])
 def test_accelerate_when_a_name_is_unknown_then_raises_and_lists_the_names(argument: str) -> None:
+    choice: dict[str, Any] = {argument: "fast"}
     with pytest.raises(InvalidInputError, match=f"`{argument}` is 'fast'; expected one of auto, plain,"):
-        accelerate(random_models.make_transformer(), **{argument: "fast"})
+        accelerate(random_models.make_transformer(), **choice)
 
 
 def test_accelerate_when_the_environment_has_an_unknown_name_then_raises(

@@ -87,7 +87,8 @@ def test_disk_when_edited_then_same_image_bit_for_bit_and_no_block_stays(
 
 def test_disk_when_loaded_then_the_first_block_gets_a_mapping_that_can_go_again(streamed: Any) -> None:
     for part in ("transformer", "text_encoder"):
-        weights = stream_in(streamed, part).source._weights.weights.values()
+        source: Any = stream_in(streamed, part).source
+        weights = source._weights.weights.values()
         assert not any("_mapping" in vars(weight.file) for weight in weights)
 
 
@@ -294,7 +295,11 @@ def test_fuse_when_weights_are_quantized_or_streamed_then_it_says_what_to_do(
     folder: Path, tmp_path: Path
 ) -> None:
     lora = write_adapter(folder, tmp_path)
-    for arguments, state in (({"quantization": "int8"}, "stored as int8"), ({"offload": "disk"}, "streamed")):
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"quantization": "int8"}, "stored as int8"),
+        ({"offload": "disk"}, "streamed"),
+    ]
+    for arguments, state in cases:
         pipe = load_pipeline(folder, device="cpu", loras=[lora], **arguments).pipe
         before = edit(pipe)
         with pytest.raises(InvalidInputError, match=rf"which are {state}.*Use the adapters without fusing"):

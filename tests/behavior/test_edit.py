@@ -207,7 +207,11 @@ def test_images_when_different_shapes_then_rejected_unless_size_given(pipe: Any)
 
 
 def test_configuration_when_saved_then_comes_back(pipe: Any, tmp_path: Any) -> None:
-    settings = {"text_token_max_length": 77, "base_size": BASE, "default_num_inference_steps": 4}
+    settings: dict[str, Any] = {
+        "text_token_max_length": 77,
+        "base_size": BASE,
+        "default_num_inference_steps": 4,
+    }
     saved = JoyImageEditPipeline(**pipe.components, **settings)
     saved.save_pretrained(tmp_path)
 
@@ -235,7 +239,10 @@ def test_callback_when_it_asks_for_both_embeddings_then_gets_and_changes_them(pi
 class EndGuidance(PipelineCallback):
     """Turn guidance off after the first step, as diffusers' own cutoff callbacks do."""
 
-    tensor_inputs = ("prompt_embeds",)
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """Ask for the tensor that the callback returns unchanged."""
+        return ["prompt_embeds"]
 
     def callback_fn(
         self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]

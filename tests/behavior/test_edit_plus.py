@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROMPT = "Make the car red"
 SQUARE, WIDE = random_models.make_image(0), random_models.make_image(1, 200, 333)
 GRAY = SQUARE.convert("L")
-SIZE = {"height": 208, "width": 304}
+SIZE: dict[str, Any] = {"height": 208, "width": 304}
 
 
 @pytest.fixture(scope="module")

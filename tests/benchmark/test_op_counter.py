@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_flops_when_vae_runs_for_real_then_the_same() -> None:
     real = build(MINUTE, torch.device("cpu"), torch.float32).vae
     shapes = build(MINUTE, torch.device("meta"), torch.float32).vae
 
-    def there_and_back(vae: object, pixels: torch.Tensor) -> None:
+    def there_and_back(vae: Any, pixels: torch.Tensor) -> None:
         decode_frame(vae, encode_frame(vae, pixels).mode())
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -54,7 +54,10 @@ class Hub(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
+    @property
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
+        return self.server
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
@@ -71,10 +74,10 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _send_file(self, name: str, files: dict[str, bytes]) -> None:
-        content = self.server.sent.get(name, files[name])
+        content = self.hub.sent.get(name, files[name])
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-        self.server.starts.append((name.rpartition("/")[2], start))
+        self.hub.starts.append((name.rpartition("/")[2], start))
         self._send(content[start:], total=len(content) if wanted else None, start=start)
 
     def _send(self, content: bytes, total: int | None = None, start: int = 0) -> None:
@@ -83,15 +86,15 @@ class _Handler(BaseHTTPRequestHandler):
         if total is not None:
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
         self.end_headers()
-        cut_at = self.server.cut_at
+        cut_at = self.hub.cut_at
         if cut_at is not None and len(content) > cut_at:
             self.wfile.write(content[:cut_at])
-            self.server.cut_at = 0  # every further attempt breaks off at once
+            self.hub.cut_at = 0  # every further attempt breaks off at once
             self.close_connection = True
             return
         self.wfile.write(content)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
 
 

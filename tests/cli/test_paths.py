@@ -194,7 +194,7 @@ def test_warning_of_python_when_a_library_raises_it_then_one_plain_line_and_sour
 
     plain_call = JoyImageEditPipeline.__call__
 
-    def call(*arguments: object, **settings: object) -> object:
+    def call(*arguments: Any, **settings: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             for _ in range(3):

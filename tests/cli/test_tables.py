@@ -64,7 +64,7 @@ def test_table_when_in_any_unicode_encoding_then_read(folder: Path, name: str, e
     rows, problems = read_text(folder, name, text, encoding)
 
     assert problems == {}
-    assert [one.edit.prompt for one in rows] == [row["prompt"]]
+    assert [one.edit.given()["prompt"] for one in rows] == [row["prompt"]]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_row_when_it_asks_for_what_cannot_be_then_named_and_the_others_run(
 ) -> None:
     rows, problems = read_text(folder, "rows.jsonl", f'{row}\n{{"image":"b.png","prompt":"y"}}\n')
 
-    assert [one.edit.prompt for one in rows] == ["y"]
+    assert [one.edit.given()["prompt"] for one in rows] == ["y"]
     assert set(problems) == {1}
     assert words in problems[1]
     assert "Errno" not in problems[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -220,7 +220,7 @@ def test_batch_when_interrupted_between_rows_then_says_how_to_resume_and_resumes
     )
     plain, calls = batch._run_row, []
 
-    def run_row(*arguments: object) -> dict[str, object]:
+    def run_row(*arguments: Any) -> dict[str, object]:
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt

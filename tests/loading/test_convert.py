@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_convert_gives_a_folder_that_loads_with_the_same_weights(
     assert_same_weights(pipe.transformer, random_models.make_reference_transformer(**WIDE_TRANSFORMER))
     assert_same_weights(pipe.vae, make_original_vae())
     assert_same_weights(pipe.text_encoder, random_models.make_text_encoder(random_models.make_tokenizer()))
-    assert pipe.scheduler.config.shift == 1.5
+    assert pipe.scheduler.config["shift"] == 1.5
     assert pipe.processor.image_processor.patch_size == 16
     assert list(tmp_path.iterdir()) == [written]
 
@@ -153,7 +153,7 @@ def test_convert_when_a_pickle_is_broken_names_the_file(
 def test_convert_when_a_part_is_missing_names_the_option(original: Path, tmp_path: Path, part: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    others = {
+    others: dict[str, Any] = {
         "vae": original / "vae",
         "transformer": original / "transformer",
         "text_encoder": original / "JoyAI-Image-Und",

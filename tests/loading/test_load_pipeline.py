@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_load_pipeline_when_dtype_and_base_size_are_given_then_they_are_used(che
 
     assert loaded.dtype == "bfloat16"
     assert loaded.pipe.vae.dtype == torch.bfloat16
-    assert loaded.pipe.config.base_size == 512
+    assert loaded.pipe.config["base_size"] == 512
 
 
 def test_load_pipeline_when_several_adapters_then_all_are_active_with_their_scales(
@@ -72,14 +72,14 @@ def test_load_pipeline_when_several_adapters_then_all_are_active_with_their_scal
 
     names = [adapter.name for adapter in loaded.adapters]
     assert names == ["style", "style_2"]
-    layer = loaded.pipe.transformer.double_blocks[0].attn.img_attn_qkv
+    layer: Any = loaded.pipe.transformer.get_submodule("double_blocks.0.attn.img_attn_qkv")
     assert set(layer.active_adapters) == set(names)
     assert layer.scaling["style"] / layer.scaling["style_2"] == pytest.approx(-0.25)
 
 
 def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_first(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
-    for arguments, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"dtype": "float8"}, r"`dtype` is 'float8'; expected float32, float16, bfloat16"),
         ({"offload": "cloud"}, r"`offload` is 'cloud'; expected auto, none, model, block, disk"),
         ({"offload": "model", "device": "cpu"}, r"`offload` is 'model', but .* the device is the CPU"),
@@ -87,7 +87,8 @@ def test_load_pipeline_when_checkpoint_is_unusable_then_argument_is_rejected_fir
         ({"base_size": 500}, r"`base_size` is 500"),
         ({"loras": [f"{missing}.safetensors"]}, r"The adapter .*missing.safetensors does not exist"),
         ({"device": "banana"}, r"`device` is 'banana'; expected cuda, xpu, mps, cpu"),
-    ):
+    ]
+    for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             load_pipeline(missing, **arguments)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_from_pretrained_when_folder_is_published_gives_our_classes(checkpoint: 
     assert type(pipe.processor) is JoyImageProcessor
     assert type(pipe.tokenizer) is Qwen2Tokenizer
     assert type(pipe.text_encoder) is Qwen3VLForConditionalGeneration
-    assert pipe.scheduler.config.shift == 1.5
+    assert pipe.scheduler.config["shift"] == 1.5
     assert_same_weights(pipe.transformer, random_models.make_reference_transformer())
     assert_same_weights(pipe.text_encoder, random_models.make_text_encoder(random_models.make_tokenizer()))
 
@@ -95,7 +95,8 @@ def test_save_pretrained_then_from_pretrained_gives_the_same_pipeline(
     assert again.processor.tokenizer(prompt).input_ids == pipe.tokenizer(prompt).input_ids
     image = random_models.make_image(height=96, width=64)
     text = "<|vision_start|><|image_pad|><|vision_end|>"
-    inputs = [part.processor(images=[image], text=[text], return_tensors="pt") for part in (again, pipe)]
+    processors: list[Any] = [again.processor, pipe.processor]
+    inputs = [processor(images=[image], text=[text], return_tensors="pt") for processor in processors]
     assert torch.equal(inputs[0].pixel_values, inputs[1].pixel_values)
     assert torch.equal(inputs[0].input_ids, inputs[1].input_ids)
 
@@ -289,7 +290,7 @@ def test_pipeline_when_one_part_has_another_dtype_then_edits_almost_as_in_float3
     checkpoint: Path, part: str, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
     def edit(dtype: object) -> torch.Tensor:
-        pipe = JoyImageEditPipeline.from_pretrained(
+        pipe: Any = JoyImageEditPipeline.from_pretrained(
             checkpoint, **{**OWN_SETTINGS, "base_size": 64}, dtype=dtype
         )
         return pipe(
@@ -308,7 +309,7 @@ def test_pipeline_when_one_part_has_another_dtype_then_edits_almost_as_in_float3
     assert (mixed - edit(torch.float32)).abs().mean() < 0.05
 
 
-def saved_json(folder: Path) -> dict[str, object]:
+def saved_json(folder: Path) -> dict[str, Any]:
     """Return the JSON files below a folder, by their path in it."""
     return {
         path.relative_to(folder).as_posix(): json.loads(path.read_text(encoding="utf-8"))

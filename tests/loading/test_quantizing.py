@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
@@ -34,7 +34,8 @@ def test_quantize_when_written_then_the_pipeline_loads_the_file(
     quantize_file(checkpoint, output, format=format, part=part, progress=lambda *pair: counts.append(pair))
     assert counts[-1][0] == counts[-1][1] == len(counts)
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
-    pipe = load_pipeline(checkpoint, device="cpu", quantization="none", **{part: output}).pipe
+    file: dict[str, Any] = {part: output}
+    pipe = load_pipeline(checkpoint, device="cpu", quantization="none", **file).pipe
     plain = load_pipeline(checkpoint, device="cpu").pipe
     for name, value in plain.components[part].state_dict().items():
         error = (pipe.components[part].state_dict()[name] - value).norm() / value.norm()

@@ -119,7 +119,7 @@ def test_convert_when_three_files_are_given_then_the_folder_loads(
 def test_convert_when_format_and_output_do_not_fit_then_it_says_what_to_do(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    for output, arguments, message in (
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("out", {"format": "fp8"}, r"`format` is 'fp8'; expected bf16, fp16, fp32 for a folder"),
         (
             "out.gguf",
@@ -128,7 +128,8 @@ def test_convert_when_format_and_output_do_not_fit_then_it_says_what_to_do(
         ),
         ("out.safetensors", {"format": "fp8", "part": "vae"}, r"`part` is 'vae'; expected transformer or"),
         ("out.safetensors", {"format": "int3"}, r"`format` is 'int3'; expected"),
-    ):
+    ]
+    for output, arguments, message in cases:
         with pytest.raises(InvalidInputError, match=message):
             convert(checkpoint, tmp_path / output, **arguments)
     assert not list(tmp_path.iterdir())

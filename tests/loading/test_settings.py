@@ -90,6 +90,6 @@ def test_group_offload_of_diffusers_when_enabled_then_same_image(checkpoint: Pat
 
     pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level", low_cpu_mem_usage=True)
 
-    layer = pipe.transformer.double_blocks[0].attn.img_attn_qkv
+    layer: Any = pipe.transformer.get_submodule("double_blocks.0.attn.img_attn_qkv")
     assert layer._diffusers_hook.get_hook("group_offloading") is not None
     assert (edit(pipe) - expected).abs().max() < 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_from_pretrained_when_weights_are_sharded_then_shards_are_read_side_by_s
     assert threads
     assert threading.main_thread().name not in threads
     assert_same_weights(model, JoyImageEditTransformer3DModel.from_pretrained(checkpoint / "transformer"))
-    assert modeling_utils.HF_ENABLE_PARALLEL_LOADING is False
+    assert cast("Any", modeling_utils).HF_ENABLE_PARALLEL_LOADING is False
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.legacy.json"])
@@ -137,9 +137,8 @@ def test_from_single_file_when_layout_is_original_equals_the_folder(
     file = tmp_path / "transformer.safetensors"
     save_file(transformer_weights(random_models.make_reference_transformer()), file)
 
-    model = JoyImageEditTransformer3DModel.from_single_file(
-        file, config=folder, **{dtype_name: torch.bfloat16}
-    )
+    precision: dict[str, Any] = {dtype_name: torch.bfloat16}
+    model = JoyImageEditTransformer3DModel.from_single_file(file, config=folder, **precision)
 
     assert_same_weights(model, expected)
     assert {key: value.dtype for key, value in model.state_dict().items()} == {

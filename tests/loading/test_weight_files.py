@@ -83,7 +83,7 @@ def test_load_pipeline_when_the_transformer_is_a_file_then_kept_and_decoded_edit
     assert not formats_of(decoded.transformer)
     for name, module in kept.transformer.named_modules():
         if isinstance(module, QuantizedLinear):
-            values = decoded.transformer.get_submodule(name).weight
+            values = decoded.transformer.get_submodule(name).get_parameter("weight")
             assert torch.equal(module.encoded.decode(torch.float32), values), name
     assert_close(edit(kept), edit(decoded))
     assert not torch.allclose(edit(kept), edit(load_pipeline(checkpoint, device="cpu").pipe), atol=1e-4)
@@ -179,7 +179,8 @@ def test_quantized_layers_when_an_adapter_attaches_then_it_changes_the_edit_and_
     plain = edit(pipe)
     layers = ["img_attn_qkv", "txt_attn_proj"]
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
-    assert pipe.transformer.double_blocks[0].attn.img_attn_qkv.lora_A.default.weight.dtype == torch.float32
+    adapter = pipe.transformer.get_parameter("double_blocks.0.attn.img_attn_qkv.lora_A.default.weight")
+    assert adapter.dtype == torch.float32
     assert not torch.allclose(edit(pipe), plain, atol=1e-4)
     pipe.unload_lora_weights()
     assert_close(edit(pipe), plain)
@@ -268,11 +269,10 @@ def test_from_pretrained_when_diffusers_cannot_quantize_here_then_the_message_sa
     name: str, checkpoint: Path
 ) -> None:
     import diffusers
+    from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
 
     settings = {"QuantoConfig": {"weights_dtype": "int8"}, "BitsAndBytesConfig": {"load_in_8bit": True}}[name]
-    config = diffusers.PipelineQuantizationConfig(
-        quant_mapping={"transformer": getattr(diffusers, name)(**settings)}
-    )
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": getattr(diffusers, name)(**settings)})
     with pytest.raises(InvalidInputError, match=r"`quantization_config` cannot be used here: .*(quanto|GPU)"):
         JoyImageEditPipeline.from_pretrained(checkpoint, quantization_config=config)
 

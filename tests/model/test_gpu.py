@@ -24,7 +24,8 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def on_device() -> tuple[Any, dict[str, Any]]:
     arguments = {name: value.to(DEVICE) for name, value in inputs().items()}
-    model = random_models.make_transformer().to(DEVICE)
+    model: Any = random_models.make_transformer()
+    model.to(DEVICE)
     accelerate(model)
     return model, arguments
 

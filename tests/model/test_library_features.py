@@ -91,7 +91,8 @@ def test_group_offload_when_enabled_then_the_same_velocity_twice(
 def test_save_pretrained_when_loaded_then_the_same_weights_and_velocity(
     dtype: torch.dtype, variant: str | None, max_shard_size: str, tmp_path: Path
 ) -> None:
-    model = random_models.make_transformer().to(dtype)
+    model: Any = random_models.make_transformer()
+    model.to(dtype)
 
     model.save_pretrained(tmp_path, variant=variant, max_shard_size=max_shard_size)
     again = type(model).from_pretrained(tmp_path, variant=variant, torch_dtype=dtype).eval()
@@ -148,7 +149,7 @@ def test_features_when_combined_then_each_still_acts(tmp_path: Path) -> None:
     loaded = random_models.make_transformer()
     loaded.load_lora_adapter(tmp_path)
     loaded.enable_layerwise_casting(
-        storage_dtype=torch.bfloat16, compute_dtype=torch.float32, skip_modules_pattern=["lora_", "norm"]
+        storage_dtype=torch.bfloat16, compute_dtype=torch.float32, skip_modules_pattern=("lora_", "norm")
     )
     loaded.enable_group_offload(
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"

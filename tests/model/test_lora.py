@@ -45,7 +45,7 @@ def merged(adapter: dict[str, Tensor], scale: float = 1.0) -> Any:
     modules = dict(model.named_modules())
     for layer in {key.rsplit(".", 2)[0] for key in adapter}:
         delta = adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
-        modules[layer].weight += scale * delta
+        modules[layer].get_parameter("weight").add_(scale * delta)
     return model
 
 

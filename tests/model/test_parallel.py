@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from joyimage.acceleration import accelerate
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -58,7 +58,7 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 def test_context_parallel_when_two_processes_then_agree_with_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(run_rank, args=(tmp_path,), nprocs=2)
+    spawn(run_rank, args=(tmp_path,), nprocs=2)
 
     for rank in (0, 1):
         results = torch.load(tmp_path / f"{rank}.pt")

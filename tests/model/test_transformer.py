@@ -139,9 +139,8 @@ def test_attention_backend_when_set_then_used_and_agrees(backend: str) -> None:
 
     model.set_attention_backend(backend)
 
-    assert {str(processor._attention_backend.value) for processor in model.attn_processors.values()} == {
-        backend
-    }
+    processors: list[Any] = list(model.attn_processors.values())
+    assert {str(processor._attention_backend.value) for processor in processors} == {backend}
     assert_close(model(**inputs()).sample, expected, "forward")
 
 

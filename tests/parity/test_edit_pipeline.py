@@ -63,7 +63,7 @@ def test_pipeline_when_several_prompts_then_image_agrees(ours: Any, reference: A
 
 
 def test_pipeline_when_several_prompts_without_images_then_image_agrees(ours: Any, reference: Any) -> None:
-    arguments = {"prompt": SAME_LENGTH_PROMPTS}
+    arguments: dict[str, Any] = {"prompt": SAME_LENGTH_PROMPTS}
 
     assert_agree(run(ours, **arguments), run(reference, **arguments), "image")
 

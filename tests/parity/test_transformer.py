@@ -86,7 +86,8 @@ def test_forward_when_in_half_precision_then_as_far_from_fp32_as_the_reference()
     halves = {name: value.to(torch.bfloat16) for name, value in inputs().items()}
     halves["timestep"] = inputs()["timestep"]
     distances: list[float] = []
-    for model in (random_models.make_transformer(), random_models.make_reference_transformer()):
+    models: list[Any] = [random_models.make_transformer(), random_models.make_reference_transformer()]
+    for model in models:
         model.to(torch.bfloat16)
         model.condition_embedder.time_embedder.to(torch.float32)
         distances.append((model(**halves).sample.float() - expected).norm().item())

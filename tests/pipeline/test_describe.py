@@ -19,7 +19,8 @@ def pipe() -> Any:
 def test_describe_when_asked_then_what_the_model_itself_generates(pipe: Any) -> None:
     turn = "user\n<|vision_start|><|image_pad|><|vision_end|>What is it?"
     text = f"<|im_start|>{turn}<|im_end|>\n<|im_start|>assistant\n"
-    inputs = random_models.make_processor(pipe.tokenizer)(text=[text], images=[IMAGE], return_tensors="pt")
+    processor: Any = random_models.make_processor(pipe.tokenizer)
+    inputs = processor(text=[text], images=[IMAGE], return_tensors="pt")
     expected = pipe.text_encoder.generate(**inputs, max_new_tokens=6, do_sample=False)
 
     answer = pipe.describe(IMAGE, "What is it?", max_new_tokens=6)

@@ -113,16 +113,20 @@ def test_callbacks_when_several_are_given_as_one_then_all_act_in_turn(kind: str)
     calls: list[tuple[str, int]] = []
 
     class Note(PipelineCallback):
-        tensor_inputs = ["latents"]  # noqa: RUF012 - diffusers' own form
+        @property
+        def tensor_inputs(self) -> list[str]:
+            return ["latents"]
 
         def __init__(self, name: str) -> None:
             super().__init__(cutoff_step_ratio=1.0)
             self.name = name
 
-        def callback_fn(self, pipeline: Any, step_index: int, _timestep: Any, tensors: dict[str, Any]) -> Any:
+        def callback_fn(
+            self, pipeline: Any, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
+        ) -> dict[str, Any]:
             calls.append((self.name, step_index))
             assert 0 < pipeline.num_timesteps == STEPS
-            return tensors
+            return callback_kwargs
 
     image_of(make_pipe(kind), kind, callback_on_step_end=MultiPipelineCallbacks([Note("a"), Note("b")]))
 

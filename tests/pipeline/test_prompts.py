@@ -24,12 +24,21 @@ def as_trained(user: str) -> list[int]:
     return TOKENIZER(turns).input_ids
 
 
+def decoded(ids: list[int]) -> str:
+    """Return the text of one sequence; the tokenizer's own method takes several as well."""
+    return "".join(TOKENIZER.batch_decode([ids]))
+
+
+def token_id(token: str) -> int:
+    return TOKENIZER.get_vocab()[token]
+
+
 def words_of(ids: list[int], num_image_tokens: tuple[int, ...] = ()) -> str:
     """Return what stands between the template's parts."""
     start = len(as_trained("")) - len(TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids)
     start += sum(num + 2 for num in num_image_tokens)
     end = len(ids) - len(TOKENIZER("<|im_end|>\n<|im_start|>assistant\n").input_ids)
-    return TOKENIZER.decode(ids[start:end])
+    return decoded(ids[start:end])
 
 
 @given(prompt=PLAIN_TEXT)
@@ -48,7 +57,7 @@ def test_tokens_when_images_then_they_stand_in_front(prompt: str) -> None:
 def test_tokens_when_user_writes_a_control_token_then_it_is_text(marker: str) -> None:
     ids = tokenize_conversation(TOKENIZER, f"paint {marker} on it", [3], max_tokens=PLENTY)
 
-    control = TOKENIZER.convert_tokens_to_ids(marker)
+    control = token_id(marker)
     without = tokenize_conversation(TOKENIZER, "paint  on it", [3], max_tokens=PLENTY)
     assert ids.count(control) == without.count(control)
     assert words_of(ids, (3,)) == f"paint {marker} on it"
@@ -57,7 +66,7 @@ def test_tokens_when_user_writes_a_control_token_then_it_is_text(marker: str) ->
 def test_tokens_when_user_writes_a_placeholder_then_it_is_text() -> None:
     ids = tokenize_conversation(TOKENIZER, "write <image>\nbelow", [3], max_tokens=PLENTY)
 
-    assert ids.count(TOKENIZER.convert_tokens_to_ids("<|image_pad|>")) == 3
+    assert ids.count(token_id("<|image_pad|>")) == 3
     assert words_of(ids, (3,)) == "write <image>\nbelow"
 
 
@@ -85,9 +94,9 @@ def test_tokens_when_prompt_is_too_long_then_only_words_go_and_a_warning_says_so
 
     assert len(ids) == len(whole) - 4
     assert prompt.startswith(words_of(ids, num_image_tokens))
-    pad = TOKENIZER.convert_tokens_to_ids("<|image_pad|>")
+    pad = token_id("<|image_pad|>")
     assert ids.count(pad) == sum(num_image_tokens)
-    assert TOKENIZER.decode(ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert decoded(ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_tokens_when_prompt_fits_exactly_then_nothing_goes() -> None:

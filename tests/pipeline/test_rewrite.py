@@ -43,7 +43,7 @@ class Endpoint(BaseHTTPRequestHandler):
         self.requests.append({"path": self.path, "key": self.headers["Authorization"], **body})
         self.reply(self.answer)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

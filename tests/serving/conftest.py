@@ -9,7 +9,7 @@ import socket
 import subprocess
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -44,8 +44,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder.mkdir(mode=0o700)
     # PostgreSQL rejects to run as root.
     prefix: list[str] = []
+    user = "postgres" if _has_user("postgres") else "nobody"
     if os.geteuid() == 0:
-        user = "postgres" if _has_user("postgres") else "no one"
         shutil.chown(folder, user)
         prefix = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
     data, password = folder / "data", folder / "password"
@@ -143,7 +143,7 @@ def workshop(tmp_path: Path, runner: LocalRunner) -> Iterator[Callable[..., Work
     """Open workshops that are closed at the end."""
     opened: list[Workshop] = []
 
-    def open_one(using: object = None, **values: object) -> Workshop:
+    def open_one(using: Any = None, **values: Any) -> Workshop:
         opened.append(Workshop(tmp_path, using or runner, **values))
         return opened[-1]
 

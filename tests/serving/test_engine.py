@@ -205,11 +205,11 @@ def test_replica_when_lost_then_the_job_runs_again_once(workshop: Open, runner: 
     class Fragile(Gate):
         losses = 1
 
-        def run(self, *arguments: Any) -> Any:
+        def run(self, items: Any, report: Any, is_stopped: Any) -> Any:
             if self.losses:
                 self.losses -= 1
                 raise ReplicaLostError("gone")
-            return super().run(*arguments)
+            return super().run(items, report, is_stopped)
 
     fragile = Fragile(runner)
     fragile.is_open.set()

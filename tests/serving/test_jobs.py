@@ -199,7 +199,7 @@ def test_job_when_server_stops_in_order_then_it_does_not_count(store: JobStore) 
         store.claim("me")
         (job,) = store.requeue("me", is_counted=False)
 
-    assert (job.state, job.restarted) == ("queued", 0)
+        assert (job.state, job.restarted) == ("queued", 0)
 
 
 def test_cancel_when_waiting_then_at_once_and_when_running_then_asked(store: JobStore) -> None:

@@ -162,7 +162,7 @@ def test_edit_when_repeated_with_its_key_then_the_same_image_without_a_run(
     gate.is_open.set()
     server = serve(gate)
     with server.client() as client:
-        ask = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k"}}
+        ask: dict[str, Any] = {"json": {"prompt": "x"}, "headers": {"Idempotency-Key": "k"}}
         first, second = (client.post("/v1/images/generations", **ask).json() for _ in range(2))
 
     assert first == second

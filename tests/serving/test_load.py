@@ -120,7 +120,7 @@ def test_load_when_200_clients_send_1000_requests_then_all_end_and_memory_is_fla
 def test_server_when_it_does_one_edit_after_another_then_the_same_image_as_by_a_direct_call(
     tmp_path: Path,
 ) -> None:
-    pipe = JoyImageEditPipeline.from_pretrained("tiny")
+    pipe: Any = JoyImageEditPipeline.from_pretrained("tiny")
     pipe.register_to_config(base_size=SIDE)
     pipe.set_progress_bar_config(disable=True)
     server = Process(tmp_path)

@@ -16,6 +16,7 @@ from PIL import Image
 from joyimage.acceleration import report
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
+from tests.optional import present
 from tests.serving.parts import SIDE, LiveServer, opened, png
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def test_masks_when_asked_for_then_where_the_image_is_the_edits(server: LiveServ
         assert np.array_equal(pixels(one.b64_json)[kept], pixels(png(1))[kept])
     fetched = httpx2.get((linked.data[0].model_extra or {})["mask_url"])
     assert fetched.headers["content-type"] == "image/png"
-    for file in (fetched.content, events[-1].model_extra["mask_b64_json"]):
+    for file in (fetched.content, present(events[-1].model_extra)["mask_b64_json"]):
         assert np.array_equal(np.asarray(opened(file)), np.asarray(masks[0]))
 
 

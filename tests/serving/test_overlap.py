@@ -65,7 +65,7 @@ def test_pipelines_when_many_jobs_wait_then_each_has_one_run_in_flight(
     class Watched(Gate):
         now = most = total = 0
 
-        def run(self, *arguments: Any) -> Any:
+        def run(self, items: Any, report: Any, is_stopped: Any) -> Any:
             self.now += 1
             self.total += 1
             self.most = max(self.most, self.now)

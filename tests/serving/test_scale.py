@@ -138,7 +138,7 @@ def num_replicas() -> int:
     from ray import serve
 
     states = serve.status().applications["joyimage"].deployments["EditReplica"].replica_states
-    return states.get("RUNNING", 0)
+    return sum(number for state, number in states.items() if state == "RUNNING")
 
 
 def submit(client: Any, number: int) -> list[str]:

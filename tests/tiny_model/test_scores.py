@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 from joyimage.tiny.worlds import drawing
 from joyimage.tiny.worlds.scenes import CAMERA_MOVES, TASKS, EditCase, generate, render_objects
 from joyimage.tiny.worlds.scores import nearest_shape, psnr, score
+from tests.optional import present
 
 SEEDS = range(12)
 
@@ -18,7 +19,7 @@ def case_with_bystanders(task: str, first_seed: int = 0) -> EditCase:
 
 
 def drawn(case: EditCase, *objects):
-    return render_objects(tuple(objects), case.background, case.size)
+    return render_objects(tuple(objects), present(case.background), case.size)
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -41,7 +42,7 @@ def test_score_when_the_input_is_copied_then_is_not_done(task):
     for seed in SEEDS:
         case = generate(task, seed)
 
-        assert not score(case, case.source).done
+        assert not score(case, present(case.source)).done
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "remove"])
@@ -70,7 +71,7 @@ def test_score_when_the_truth_is_soft_and_noisy_then_is_still_done(task):
 def test_score_when_the_new_object_is_wrong_then_is_not_done(task, wrong):
     for seed in SEEDS:
         case = generate(task, seed)
-        result = case.result
+        result = present(case.result)
         used = {item.color for item in (*case.before, *case.after)}
         other_color = next(
             color for color in ("blue", "green", "yellow", "purple", "orange") if color not in used
@@ -111,7 +112,7 @@ def test_score_when_the_background_changes_then_is_not_strict(task):
 def test_score_when_the_red_box_stays_then_is_not_done():
     for seed in SEEDS:
         case = generate("move", seed)
-        left, top, right, bottom = case.box
+        left, top, right, bottom = present(case.box)
         for strength in (1.0, 0.5):
             result = case.target.astype(float)
             frame = np.zeros((96, 96), bool)
@@ -137,16 +138,16 @@ def test_score_when_the_moved_object_also_stays_then_is_not_done():
 def test_score_when_a_removed_object_stays_as_a_ghost_then_is_not_done():
     case = generate("remove", 0)
 
-    ghost = (0.8 * case.target + 0.2 * case.source).astype(np.uint8)
+    ghost = (0.8 * case.target + 0.2 * present(case.source)).astype(np.uint8)
 
     assert not score(case, ghost).done
 
 
 def test_score_when_another_view_is_shown_then_tells_the_angle():
     case = generate("rotate", 0)
-    asked = case.views[1]
+    asked = present(case.views)[1]
     for view in range(8):
-        result = score(case, case.vehicle.render(view, 96)[0])
+        result = score(case, present(case.vehicle).render(view, 96)[0])
 
         steps = (view - asked) % 8
         assert result.view_error_degrees == 45 * min(steps, 8 - steps)
@@ -157,11 +158,12 @@ def test_score_when_the_camera_moves_otherwise_then_is_not_done():
     for seed in SEEDS:
         case = generate("camera", seed)
         for move in CAMERA_MOVES:
-            pose = case.poses[0].moved(*move)
+            before, after = present(case.poses)
+            pose = before.moved(*move)
 
-            result = score(case, case.turntable.render(pose, 96)[0])
+            result = score(case, present(case.turntable).render(pose, 96)[0])
 
-            assert result.view_right == result.done == result.strict == (pose == case.poses[1])
+            assert result.view_right == result.done == result.strict == (pose == after)
 
 
 def test_score_when_the_view_is_right_but_rough_then_is_done_and_not_strict():
@@ -177,7 +179,7 @@ def test_score_when_the_view_is_right_but_rough_then_is_done_and_not_strict():
 
 
 def test_nearest_shape_when_moved_and_scaled_a_little_then_names_the_shape():
-    item = generate("remove", 0).subject
+    item = present(generate("remove", 0).subject)
     for shape in ("circle", "square", "triangle", "star", "heart", "cross"):
         x, y = item.center
         shown = replace(item, shape=shape, center=(x + 1.3, y - 1.1), side=item.side * 0.94)
@@ -186,7 +188,7 @@ def test_nearest_shape_when_moved_and_scaled_a_little_then_names_the_shape():
 
 
 def test_nearest_shape_when_nothing_is_there_then_says_so():
-    item = generate("remove", 0).subject
+    item = present(generate("remove", 0).subject)
 
     assert nearest_shape(np.zeros((96, 96), bool), item) == "nothing"
 
@@ -215,7 +217,8 @@ def partly(case: EditCase, item, share: float, wrong) -> np.ndarray:
 def test_score_when_a_third_of_the_object_stays_at_its_old_place_then_is_not_done():
     for seed in SEEDS:
         case = generate("move", seed)
-        stays = partly(case, case.subject, 0.3, drawing.COLORS[case.subject.color])
+        subject = present(case.subject)
+        stays = partly(case, subject, 0.3, drawing.COLORS[subject.color])
 
         result = score(case, stays)
 
@@ -228,10 +231,11 @@ def test_score_when_a_third_of_the_old_color_is_left_then_is_not_done(task):
     for seed in SEEDS:
         case = generate(task, seed)
 
-        result = score(case, partly(case, case.subject, 0.3, drawing.COLORS[case.subject.color]))
+        subject = present(case.subject)
+        result = score(case, partly(case, subject, 0.3, drawing.COLORS[subject.color]))
 
         assert not result.done
-        assert f"{case.subject.color} left over" in result.faults
+        assert f"{subject.color} left over" in result.faults
 
 
 @pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "move"])

@@ -48,7 +48,7 @@ def test_training_when_exported_then_checkpoint_loads_with_its_own_defaults_and_
     pipe = JoyImageEditPipeline.from_pretrained(run_path / "checkpoint")
     case = generate("remove", 900_000)
 
-    output = pipe(image=case.source_image, prompt=case.prompt, num_inference_steps=1, guidance_scale=1.0)
+    output: Any = pipe(image=case.source_image, prompt=case.prompt, num_inference_steps=1, guidance_scale=1.0)
 
     assert pipe.config["default_num_inference_steps"] == 4
     assert output.images[0].size == (96, 96)
@@ -141,7 +141,11 @@ def test_prompts_when_encoded_in_a_batch_then_as_the_pipeline_encodes_them(run_p
 
     with torch.no_grad():
         states, mask = encode_prompts(
-            pipe.text_encoder, tokens, pixels, prefix_length(tokenizer), tokenizer.pad_token_id
+            pipe.text_encoder,
+            tokens,
+            pixels,
+            prefix_length(tokenizer),
+            tokenizer.get_vocab()[str(tokenizer.pad_token)],
         )
 
     for row, alone in enumerate(expected):

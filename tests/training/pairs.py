@@ -61,7 +61,7 @@ def write_pairs(folder: Path, num: int, first: int = 0) -> Path:
     return folder
 
 
-def make_config(folder: Path, output: Path, **sections: dict[str, Any]) -> TrainingConfig:
+def make_config(folder: Path, output: Path, **sections: Any) -> TrainingConfig:
     """Return a config for the pairs in a folder, with the tiny model on a CPU and few steps."""
     train = {
         "steps": 4,

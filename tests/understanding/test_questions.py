@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from joyimage.spatial import View
 from joyimage.understanding import questions
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 @pytest.mark.parametrize(
     "ask", [questions.object_is_present, questions.object_is_in_box, questions.visible_side]
 )
-def test_question_when_the_name_has_an_article_then_the_same_as_without(ask: object) -> None:
-    assert callable(ask)
+def test_question_when_the_name_has_an_article_then_the_same_as_without(ask: Callable[[str], str]) -> None:
     assert ask("the blue car") == ask(" blue car ") == ask("a blue car")
     assert "the the" not in ask("the blue car")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from joyimage.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -104,20 +104,21 @@ def _read_preset(name: str, entry: Any, path: Path) -> SpeedPreset:
     names = [field.name for field in fields(SpeedPreset)]
     if not isinstance(entry, dict) or not set(cast("dict[str, Any]", entry)) <= set(names):
         raise CheckpointError(f"`{name}` in {path} must be an object with some of {', '.join(names)}.")
-    values = {**asdict(PRESETS[name]), **cast("dict[str, Any]", entry)}
-    threshold, interval = values["threshold"], values["guidance_sigmas"]
-    is_interval = isinstance(interval, list | tuple) and len(cast("list[Any]", interval)) == 2
+    values: dict[str, Any] = {**asdict(PRESETS[name]), **cast("dict[str, Any]", entry)}
+    threshold, given = values["threshold"], values["guidance_sigmas"]
+    interval = tuple(cast("Sequence[Any]", given)) if isinstance(given, list | tuple) else ()
     accepted = {
         "threshold": threshold is None or _is_number(threshold, 0, math.inf),
         "max_reused_steps": _is_count(values["max_reused_steps"]),
         "num_full_steps": _is_count(values["num_full_steps"]),
-        "guidance_sigmas": is_interval and all(_is_number(one, 0, 1) for one in interval),
+        "guidance_sigmas": len(interval) == 2 and all(_is_number(one, 0, 1) for one in interval),
         "guidance_period": _is_count(values["guidance_period"]),
     }
     for field, is_accepted in accepted.items():
         if not is_accepted:
             raise CheckpointError(f"`{name}.{field}` in {path} is {values[field]!r}, which is out of range.")
-    return SpeedPreset(**{**values, "guidance_sigmas": tuple(interval)})
+    values["guidance_sigmas"] = interval
+    return SpeedPreset(**values)
 
 
 def _is_number(value: Any, least: float, most: float) -> bool:

@@ -86,25 +86,27 @@ def calibrate(
             ]
         return made, counter.count / len(images)
 
+    def measure(name: str, preset: SpeedPreset) -> Calibrated:
+        pipe.speed_presets = {**before, name: preset}
+        made, forwards = run(name)
+        lowest = min(psnr(a, b) for a, b in zip(exact, made, strict=True))
+        announce(
+            f"{name}, {preset}: {forwards:.1f} of {exact_forwards:.1f} forwards, lowest PSNR {lowest:.1f} dB."
+        )
+        return Calibrated(preset=preset, lowest_psnr=lowest, forwards=forwards, exact_forwards=exact_forwards)
+
     exact, exact_forwards = run(EXACT)
     before = pipe.speed_presets
     found: dict[str, Calibrated] = {}
     try:
         for name, target in targets_db.items():
-            for threshold in (*THRESHOLDS, None):
-                # Without a threshold all guidance runs too: nothing is left out.
-                preset = SpeedPreset() if threshold is None else replace(PRESETS[name], threshold=threshold)
-                pipe.speed_presets = {**before, name: preset}
-                made, forwards = run(name)
-                lowest = min(psnr(a, b) for a, b in zip(exact, made, strict=True))
-                announce(
-                    f"{name}, {preset}: {forwards:.1f} of {exact_forwards:.1f} forwards, lowest PSNR {lowest:.1f} dB."
-                )
-                if lowest >= target:
+            for threshold in THRESHOLDS:
+                found[name] = measure(name, replace(PRESETS[name], threshold=threshold))
+                if found[name].lowest_psnr >= target:
                     break
-            found[name] = Calibrated(
-                preset=preset, lowest_psnr=lowest, forwards=forwards, exact_forwards=exact_forwards
-            )
+            else:
+                # Without a threshold all guidance runs too: nothing is left out.
+                found[name] = measure(name, SpeedPreset())
     finally:
         pipe.speed_presets = before
     return found

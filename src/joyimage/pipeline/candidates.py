@@ -192,10 +192,10 @@ class Chooser:
         Args:
             call: Arguments of the call.
         """
-        first = call.get("generator")
-        first = first[0] if isinstance(first, list) else first
+        given: torch.Generator | list[torch.Generator] | None = call.get("generator")
+        first = given[0] if isinstance(given, list) else given
         seed = secrets.randbelow(2**31) if first is None else first.initial_seed()
-        device = "cpu" if first is None else first.device
+        device = torch.device("cpu") if first is None else first.device
         tried: list[tuple[Candidate, Any]] = []
         last: JoyImageEditPipelineOutput | None = None
         with _shared_features(self.pipe):
@@ -213,7 +213,7 @@ class Chooser:
         return until is None or any(one.is_finished and one.verdict.score >= until for one, _ in tried)
 
     def _attempt(
-        self, seeds: list[int], device: Any, tried: list[tuple[Candidate, Any]]
+        self, seeds: list[int], device: torch.device, tried: list[tuple[Candidate, Any]]
     ) -> JoyImageEditPipelineOutput:
         """Run one batch of candidates and add them to those that were tried."""
         halving = None
@@ -262,8 +262,9 @@ def choosing(method: Method) -> Method:
         del given["self"]
         return _choose_call(self, choice, method, given)
 
-    call.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])  # pyright: ignore[reportFunctionMemberAccess]
-    return cast("Method", call)
+    typed: Any = call
+    typed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *own])
+    return cast("Method", typed)
 
 
 def take_choice(call: dict[str, Any]) -> Choice:
@@ -308,7 +309,7 @@ def _choose_call(
     prompt = given.get("prompt")
     check_choosable(pipe, prompt, given)
     image = given.get("images" if pipe.takes_several_images else "image")
-    before = image[0] if isinstance(image, (list, tuple)) else image
+    before: Any = cast("Sequence[Any]", image)[0] if isinstance(image, (list, tuple)) else image
 
     def judge(result: Image) -> Verdict:
         return judge_images(pipe, before, result, cast("str", prompt))

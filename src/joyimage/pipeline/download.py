@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.file_download import http_get  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.pipeline.hub import HUB_ERRORS, HUB_ID, PUBLISHED_MODEL, hub_reason
