@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput
-from torch.multiprocessing.spawn import spawn
+from torch import multiprocessing
 
-from joyimage.acceleration import accelerate
+from joyimage.acceleration import accelerate, report
+from joyimage.acceleration.parallel import ParallelError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import random_models
 from tests.model.drive import assert_close, list_inputs
@@ -30,6 +32,14 @@ CASES: dict[str, dict[str, Any]] = {
         "options": {"ulysses_anything": True},
     },
 }
+
+
+EDITS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "preset": {"speed": "fast", "is_interrupted": False},
+    "no guidance": {"guidance_scale": 1.0},
+}
+"""Edits that two processes share."""
 
 
 def run_case(case: dict[str, Any], *, is_parallel: bool) -> list[Tensor]:
@@ -53,15 +63,71 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     results = {name: run_case(case, is_parallel=True) for name, case in CASES.items()}
-    torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    edits = {name: run_edit(call, rank) for name, call in EDITS.items()}
+    torch.save((results, edits), folder / f"{rank}.pt")
+    dist.barrier()  # a process that leaves early would close connections that the other one still uses
+    try:
+        run_edit({"is_killed": True}, rank)
+    except ParallelError as error:
+        message = str(error)
+    else:
+        message = "no error"
+    (folder / "alone.txt").write_text(message)
+    os._exit(0)
+
+
+def run_edit(call: dict[str, Any], rank: int | None = None) -> Tensor:
+    """Run an edit alone (None) or as one of two processes; return its latents.
+
+    Draws differ between processes, and a callback acts on process 0 alone: all must follow that one.
+    """
+    options = dict(call)
+    pipe: Any = random_models.make_pipeline()
+    pipe.register_to_config(base_size=64)
+    pipe.set_progress_bar_config(disable=True)
+    if rank is not None:
+        pipe.parallel(2)
+        assert report(pipe).parallelism == "guidance 2"
+    is_interrupted, is_killed = options.pop("is_interrupted", True), options.pop("is_killed", False)
+
+    def act(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if is_killed and rank == 1 and step == 2:
+            os._exit(3)  # no farewell, as of a killed process
+        if rank in {None, 0} and step == 4:
+            pipe._interrupt = is_interrupted
+            return {"latents": tensors["latents"] * 1.01}
+        return {}
+
+    return pipe(
+        **{
+            "image": random_models.make_image(0, 64, 64),
+            "prompt": "make it blue",
+            "num_inference_steps": 6,
+            "guidance_scale": 4.0,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(rank or 0),
+            "callback_on_step_end": act,
+            **options,
+        }
+    ).images
 
 
 def test_context_parallel_when_two_processes_then_agree_with_one(tmp_path: Path) -> None:
-    spawn(run_rank, args=(tmp_path,), nprocs=2)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=run_rank, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 3]
+    assert "Another process of this edit has ended" in (tmp_path / "alone.txt").read_text()
 
     for rank in (0, 1):
-        results = torch.load(tmp_path / f"{rank}.pt")
+        results, edits = torch.load(tmp_path / f"{rank}.pt")
+        for name, call in EDITS.items():
+            expected = run_edit(call)
+            assert (edits[name] - expected).abs().max() < 1e-5 * expected.abs().max(), (rank, name)
         for name, case in CASES.items():
             for got, expected in zip(results[name], run_case(case, is_parallel=False), strict=True):
                 assert_close(got, expected, "forward")

@@ -19,6 +19,7 @@ from joyimage.acceleration.conditions import (
     reason_to_call_vae,
     takes_masks,
 )
+from joyimage.acceleration.parallel import NUM_BRANCHES
 from joyimage.acceleration.settings import caches_forwards, find_transformer, name_of, settings_of
 from joyimage.acceleration.streaming import stream_of
 from joyimage.acceleration.verification import failures
@@ -52,7 +53,7 @@ class Report:
         vae: "single frames" (2-D convolutions), "video" (3-D convolutions, as diffusers), or None without a VAE.
         quantization: Format of each quantized part's weights.
         offload: "none", "model", "block", "disk", or diffusers' "sequential" or "group".
-        parallelism: Devices that share a forward, such as "ulysses 2"; None without.
+        parallelism: Devices that share a forward, such as "ulysses 2", or an edit, such as "guidance 2"; None without.
         is_compiled: Whether `torch.compile` is active on the transformer or on its blocks.
         skipped: Fast paths that do not run, and the reason.
     """
@@ -133,7 +134,7 @@ def report(target: Any) -> Report:
         vae=_vae_path(vae),
         quantization=formats,
         offload=_offload(transformer),
-        parallelism=parallelism_of(transformer),
+        parallelism=_parallelism(target, transformer),
         is_compiled=compiled,
         skipped=skipped,
     )
@@ -143,6 +144,13 @@ def attention_backend_name(transformer: JoyImageEditTransformer3DModel) -> str:
     """Return the attention kernels of the blocks, as diffusers names them."""
     names = {str(getattr(name, "value", name)) for name in map(attention_backend, _processors(transformer))}
     return ", ".join(sorted(names))
+
+
+def _parallelism(target: Any, transformer: JoyImageEditTransformer3DModel) -> str | None:
+    """Return how processes share an edit."""
+    if getattr(target, "processes", None) is not None:
+        return f"guidance {NUM_BRANCHES}"
+    return parallelism_of(transformer)
 
 
 def _speed(target: Any) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from joyimage.acceleration.parallel import GuidanceGroup
 from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.compat.diffusers import reset_step_caches
@@ -43,6 +44,9 @@ class JoyImagePipeline(PipelineParts):
 
     speed_presets: dict[str, SpeedPreset] = PRESETS
     """What each value of `speed` leaves out; `joyimage calibrate` measures them for a checkpoint."""
+
+    processes: GuidanceGroup | None = None
+    """The processes that share an edit; see `parallel`."""
 
     # State of the running call.
     _speed: str = EXACT
@@ -140,6 +144,26 @@ class JoyImagePipeline(PipelineParts):
         self._check_speed(sampling.speed)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         return num_prompts, sampling.as_integers()
+
+    def parallel(self, num_processes: int) -> None:
+        """Share every edit with other processes: each runs one guidance branch of a step.
+
+        All processes load the same pipeline and make the same calls; all of them return the images. Draws, latents,
+        guidance scale and interruption are those of process 0. A process that ends, ends the others within 10 s.
+
+        Args:
+            num_processes: 2, which `torchrun --nproc-per-node 2` has started and `torch.distributed` has connected;
+                1 ends the sharing.
+
+        Raises:
+            InvalidInputError: Another number of processes is connected.
+        """
+        self.processes = None if num_processes == 1 else GuidanceGroup.join(num_processes)
+
+    def follow(self, processes: GuidanceGroup, like: Tensor) -> None:
+        """Take over from process 0 whether the loop ends, and the guidance scale."""
+        interrupt, scale = processes.share_settings(float(self._interrupt), self._guidance_scale, like=like)
+        self._interrupt, self._guidance_scale = bool(interrupt), scale
 
     def _check_speed(self, name: str) -> None:
         """Reject a speed preset that this pipeline does not have, or cannot run now.

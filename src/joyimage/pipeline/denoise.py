@@ -5,7 +5,7 @@ Dimension key: B outputs, C latent channels, H, W latent rows and columns, L tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from joyimage.model.transformer import JoyImageEditTransformer3DModel
     from joyimage.pipeline.base import JoyImagePipeline
     from joyimage.pipeline.callbacks import StepCallback
     from joyimage.pipeline.conditioning import Conditioning
@@ -57,6 +56,11 @@ def denoise(
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
     preset = pipe.speed_presets[pipe.speed]
+    if pipe.processes is not None:  # what was drawn is that of process 0
+        latents = pipe.processes.share(latents)
+        references = [
+            replace(group, items=[pipe.processes.share(item) for item in group.items]) for group in references
+        ]
     predictor, batched = _prepare(pipe, latents, references, conditioning)
     guidance = Guidance(preset)
     with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
@@ -69,13 +73,18 @@ def denoise(
             forwards = _plan_forwards(conditioning, guided=guided, batched=batched)
             calls = [partial(predictor.predict, targets, branches) for branches in forwards]
             velocities = [
-                velocity.to(latents.dtype) for found in _run(transformer, calls) for velocity in found
+                velocity.to(latents.dtype)
+                for found in _run(pipe, calls, like=latents.to(transformer.dtype))
+                for velocity in found
             ]
             velocity = guidance.combine(velocities, pipe.guidance_scale)
 
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
 
             latents, conditioning = callback.run(pipe, step, timestep, latents, conditioning)
+            if pipe.processes is not None:
+                latents = pipe.processes.share(latents)
+                pipe.follow(pipe.processes, like=latents)
             if pipe.halving is not None:
                 estimate = latents - predictor.sigmas[step + 1] * velocity
                 rows = pipe.halving.choose_rows(pipe, step, len(timesteps), estimate)
@@ -102,7 +111,7 @@ def _prepare(
             references
         )  # each output decides for itself, so that a batch equals its single runs
     references = [group.to(transformer.dtype) for group in references]
-    batched = can_batch_branches(transformer, latents[:, 0], references)
+    batched = pipe.processes is None and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
     cache = ForwardCache(transformer, scheduler.timesteps, num_branches=len(all_branches))
     predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])
@@ -111,10 +120,15 @@ def _prepare(
     return predictor, batched
 
 
-def _run(
-    transformer: JoyImageEditTransformer3DModel, calls: list[Callable[[], list[Tensor]]]
-) -> list[list[Tensor]]:
-    """Run the forwards of a step: side by side where weights are streamed, unless a step cache tells them apart."""
+def _run(pipe: JoyImagePipeline, calls: list[Callable[[], list[Tensor]]], like: Tensor) -> list[list[Tensor]]:
+    """Run the forwards of a step.
+
+    Each runs on a process of its own where several share the edit. On one, they run side by side where weights are
+    streamed, unless a step cache tells them apart.
+    """
+    transformer = pipe.transformer
+    if pipe.processes is not None:
+        return pipe.processes.run(calls, like=like)
     if transformer.is_cache_enabled:  # its context is that of the whole model, not of a thread
         return [call() for call in calls]
     return run_together(transformer, calls)
