@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from cyclopts import App
 from PIL import Image
@@ -151,6 +152,19 @@ def test_rewrite_when_a_template_then_comes_back_as_it_is(joyimage: Joyimage) ->
     assert json.loads(outcome.out) == {"prompt": prompt, "rewritten": prompt}
 
 
+def test_describe_when_the_embedded_model_is_shown_a_photograph_then_one_sentence(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+
+    outcome = joyimage("describe", tmp_path / "photo.png")
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "reads drawn scenes only" in outcome.err
+    assert "photo.png" in outcome.err
+
+
 def test_rewrite_when_it_is_impossible_then_one_sentence(joyimage: Joyimage) -> None:
     for arguments, word in ((["--how", "http://127.0.0.1:9/v1"], "is unreachable"), ([], "IMAGE")):
         outcome = joyimage("rewrite", "red sky", *arguments)
@@ -164,6 +178,7 @@ def test_edit_when_rewritten_then_both_prompts_are_recorded(
     from joyimage.pipeline.edit import JoyImageEditPipeline
 
     monkeypatch.setattr(JoyImageEditPipeline, "describe", lambda *_, **__: "Make the heart orange.")
+    monkeypatch.setattr("joyimage.understanding.rewrite._check_writes", lambda _: None)
     fast = ("--model", "tiny", "--steps", 1, "--device", "cpu")
 
     outcome = joyimage("edit", image_path, "orange", "-o", tmp_path / "out.png", *fast, "--rewrite", "local")

@@ -49,6 +49,7 @@ def make_runner(**settings: Any) -> LocalRunner:
     """Real parts with random weights at 64 pixels: a step takes about 15 ms."""
     pipe = random_models.make_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    pipe.text_encoder.config.judges_edits = False  # with random weights it would find no object anywhere
     return LocalRunner(pipe, preview_px=32, **settings)
 
 

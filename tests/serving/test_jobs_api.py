@@ -283,7 +283,7 @@ def test_prompt_when_parsed_then_the_edit_or_what_is_wrong(server: LiveServer) -
 
         assert rotation["edit"] == {"kind": "rotate", "object": "car", "view": "rear left"}
         assert "upper" in nearly["problem"]
-        assert parse("Make it red.") == {"edit": None, "problem": None}
+        assert parse("Make it red.") == {"edit": None, "problem": None, "intent": None}
 
 
 def test_description_when_asked_then_text(server: LiveServer) -> None:

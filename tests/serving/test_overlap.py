@@ -253,6 +253,7 @@ def test_edit_when_of_a_transparent_image_with_a_mask_then_bitwise_the_pipelines
 def test_spatial_edit_when_on_a_model_of_several_images_then_bitwise_the_pipelines_own() -> None:
     pipe = random_models.make_plus_pipeline()
     pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    pipe.text_encoder.config.judges_edits = False  # with random weights it would find no object anywhere
     runner = LocalRunner(pipe, preview_px=32)
     framing = {"fit": "pad", "restore": True, "preserve": False}
     task = make_task(kind="move", seed=3, steps=2, num_inputs=1, **SPATIAL["move"], **framing)

@@ -221,7 +221,7 @@ COMMANDS = (
     CatalogEntry(
         name="eval tiny",
         function="evaluate:tiny",
-        help="Measure how well a checkpoint edits drawn scenes that it was not trained on.",
+        help="Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.",
         group=_CHECKPOINTS,
         examples=("joyimage eval tiny", "joyimage eval tiny --num 50 --json"),
     ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from joyimage.edits import SPATIAL_KINDS
+from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from PIL.Image import Image
 
@@ -38,3 +40,20 @@ def scope_warning(edit: AnyEdit, options: RunOptions, runner: Runner, images: Se
         f"the embedded tiny model edits small drawn scenes only: {'; '.join(found)}. For photographs, give "
         "`--model` a published checkpoint (docs/tiny.md)."
     )
+
+
+def check_readable(path: Path, image: Image, options: RunOptions, runner: Runner) -> None:
+    """Reject a photograph where the embedded model is to describe it: its answer would be made up.
+
+    Raises:
+        InvalidInputError: It is one.
+    """
+    if options.server is not None or runner.model != "tiny":
+        return
+    from joyimage.tiny.scope import is_drawn
+
+    if not is_drawn(image):
+        raise InvalidInputError(
+            f"{path} has the colors of a photograph, and the embedded tiny model reads drawn scenes only. Give "
+            "`--model` a published checkpoint (docs/tiny.md)."
+        )

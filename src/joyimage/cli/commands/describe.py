@@ -7,6 +7,7 @@ import json as json_format
 from joyimage.cli.options import ImagePath, RunOptions
 from joyimage.cli.run import Source
 from joyimage.cli.runners import load_runner
+from joyimage.cli.scope import check_readable
 from joyimage.cli.surface import edit_command
 from joyimage.edits import Describe
 
@@ -17,6 +18,8 @@ def describe(image: ImagePath, *, edit: Describe, options: RunOptions | None = N
     options = options or RunOptions()
     options.check()
     source = Source.read(image)
-    answer = load_runner(options).describe(edit, source.image)
+    runner = load_runner(options)
+    check_readable(image, source.image, options, runner)
+    answer = runner.describe(edit, source.image)
     report = {"question": edit.question, "answer": answer}
     print(json_format.dumps(report, ensure_ascii=False) if options.json else answer)

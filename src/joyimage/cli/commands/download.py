@@ -17,7 +17,7 @@ def download(
     file: list[str] | None = None,
     revision: str | None = None,
 ) -> None:
-    """Download the published model with progress, and check every file against the hub's checksum.
+    """Download the published model; resumable, and checked against the hub's checksums.
 
     An interrupted download continues with the same command.
 
