@@ -14,7 +14,6 @@ from joyimage.pipeline.images import JoyImageEditImageProcessor
 from joyimage.spatial import ObjectMove, View, draw_red_box
 from joyimage.spatial.checks import check_edit
 from joyimage.spatial.prompts import STYLES
-from joyimage.types import ImageSize
 
 from .editing import run_edit
 from .images import to_mask, to_pil, to_region, to_tensor
@@ -193,7 +192,6 @@ class JoyImageFrame(io.ComfyNode):
         images = to_pil(image)
         framing = Framing(fit=fit, restore=True, region=to_region(mask, 0))
         framing.check(has_image=True, output_type="pil")
-        framing.check_region(ImageSize.of(images[0]))
         size = framing.choose_size(JoyImageEditImageProcessor(base_size=base_size), images, None)
         framed = framing.place_all(images, size, images)
         return io.NodeOutput(

@@ -57,9 +57,8 @@ def command_line(edit: AnyEdit, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "run_command", lambda edit, *_, **__: arrived.append(edit), raising=False)
 
     if isinstance(edit, Describe):  # which runs by itself
-        monkeypatch.setattr(
-            module, "load_runner", lambda _: type("R", (), {"describe": lambda _, e, __: arrived.append(e)})()
-        )
+        stub = type("Stub", (), {"model": "another", "describe": lambda _, edit, __: arrived.append(edit)})
+        monkeypatch.setattr(module, "load_runner", lambda _: stub())
         Image.new("RGB", (8, 8)).save(folder / "image.png")
         monkeypatch.chdir(folder)
     command(*bound.args, **bound.kwargs)

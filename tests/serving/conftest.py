@@ -44,7 +44,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder.mkdir(mode=0o700)
     # PostgreSQL rejects to run as root.
     prefix: list[str] = []
-    user = "postgres" if _has_user("postgres") else "nobody"
+    user = "postgres" if _has_user("postgres") else "daemon"
     if os.geteuid() == 0:
         shutil.chown(folder, user)
         prefix = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]

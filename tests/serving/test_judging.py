@@ -11,7 +11,14 @@ import pytest
 from tests.serving.parts import png
 
 if TYPE_CHECKING:
+    from joyimage.serving.workers.local import LocalRunner
     from tests.serving.parts import LiveServer
+
+
+@pytest.fixture(autouse=True)
+def judging(runner: LocalRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that answers about edits, whatever its random weights say."""
+    monkeypatch.setattr(runner.pipe.text_encoder.config, "judges_edits", True)
 
 
 def post(server: LiveServer, route: str, **fields: Any) -> httpx2.Response:
