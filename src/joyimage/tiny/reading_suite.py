@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from joyimage.errors import InvalidInputError
 from joyimage.evaluation.reading import QuestionCase
 from joyimage.tiny.readings import OTHERS, readings_about
-from joyimage.tiny.suite import first_seed
+from joyimage.tiny.suite import UnseenScenes, first_seed
 from joyimage.tiny.worlds.drawing import COLORS, SHAPES
 from joyimage.tiny.worlds.turntable import SOLIDS
 from joyimage.tiny.worlds.vehicle import VEHICLES
@@ -45,25 +44,8 @@ _OBJECT = re.compile(rf"({'|'.join(COLORS)}) ({'|'.join((*SHAPES, *VEHICLES, *SO
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnQuestions:
-    """Questions about drawn scenes.
-
-    Attributes:
-        seed: Which scenes; every seed has its own, and none is among the training scenes.
-        size: Side of the scenes in pixels.
-    """
-
-    seed: int = 0
-    size: int = 96
-
-    def __post_init__(self) -> None:
-        """Check the seed.
-
-        Raises:
-            InvalidInputError: The seed is negative.
-        """
-        if self.seed < 0:
-            raise InvalidInputError(f"`seed` is {self.seed}; expected 0 or more.")
+class DrawnQuestions(UnseenScenes):
+    """Questions about drawn scenes."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ _HELD_OUT_OFFSET = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnScenes:
-    """Drawn scenes of all tasks.
+class UnseenScenes:
+    """Which drawn scenes a suite asks for.
 
     Attributes:
         seed: Which scenes; every seed has its own, and none is among the training scenes.
@@ -39,6 +39,11 @@ class DrawnScenes:
         """
         if self.seed < 0:
             raise InvalidInputError(f"`seed` is {self.seed}; expected 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnScenes(UnseenScenes):
+    """Drawn scenes of all tasks."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
