@@ -31,20 +31,20 @@ def key(edit: Move | Rotate | Camera | None) -> str:
 
 def test_paraphrases_when_parsed_then_nearly_all_become_the_edit_that_they_mean() -> None:
     rows = [line.split("\t") for line in (DATA / "paraphrases.tsv").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == len({text for text, _ in rows}) == 200
+    assert len(rows) == len({text for text, _ in rows}) >= 200
 
     wrong = [(text, expected, key(parse(text))) for text, expected in rows if key(parse(text)) != expected]
 
-    assert len(wrong) <= 10, wrong
+    assert len(wrong) <= len(rows) / 20, wrong
 
 
 def test_ordinary_instructions_when_parsed_then_hardly_any_is_caught() -> None:
     texts = (DATA / "ordinary.txt").read_text(encoding="utf-8").splitlines()
-    assert len(set(texts)) == 200
+    assert len(texts) == len(set(texts)) >= 200
 
     caught = [(text, key(parse(text))) for text in texts if parse(text) is not None]
 
-    assert len(caught) <= 2, caught
+    assert len(caught) <= len(texts) / 100, caught
 
 
 def test_template_when_parsed_then_its_edit_and_a_move_with_a_drawn_box_stays_a_prompt() -> None:
@@ -61,6 +61,29 @@ def test_text_when_it_says_nothing_then_no_edit(text: str) -> None:
 def test_camera_when_parts_contradict_each_other_then_no_edit() -> None:
     assert parse("zoom in and zoom out") is None
     assert parse("show it from the left and make the car red") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("how would the castle look from behind", "camera yaw=180"),
+        ("go further back so that we see everything", "camera zoom=out"),
+        ("crouch down and look up at the statue", "camera pitch=-45"),
+        ("have the plane's nose point right", "rotate plane right"),
+        ("the robot's face toward us, please", "rotate robot front"),
+        ("turn the horse so that we look at it from the rear", "rotate horse rear"),
+        ("can the lamp be next to the sofa", "move lamp"),
+        ("can the cup be made of glass", "none"),
+        ("drop the ball into the basket", "move ball"),
+        ("drop the saturation", "none"),
+        ("让椅子背对着我", "rotate chair rear"),
+        ("房子从上面看会是什么样", "camera pitch=45"),
+    ],
+)
+def test_text_when_it_asks_wishes_or_says_what_for_then_the_edit_that_it_means(
+    text: str, expected: str
+) -> None:
+    assert key(parse(text)) == expected
 
 
 class Choices:

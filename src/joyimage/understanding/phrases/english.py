@@ -11,7 +11,7 @@ from joyimage.understanding.phrases.turns import Turn, step, view_from
 _POLITE = re.compile(
     r"^(?:(?:please|now|ok(?:ay)?|hey|just|then|also|so|next|finally|instead)\b[, ]*"
     r"|(?:can|could|would|will) (?:you|we|i) (?:please )?|i(?:'d| would) like (?:you )?to "
-    r"|i(?:'d| would) like |i want (?:you )?to "
+    r"|i(?:'d| would) (?:like|love|prefer)(?: (?:you )?to)? |i(?:'d| would) rather (?:you )?|i want (?:you )?to "
     r"|i want |i need (?:you )?to |i need |let'?s |let me |let us |help me |try to |give "
     r"me |give us |how about )+",
     re.I,
@@ -23,6 +23,12 @@ _SMALL = re.compile(
     r",? *\b(?:just )?(?:a (?:little|tiny)(?: bit)?|a (?:small |tiny )?(?:bit|touch|"
     r"tad)|slightly|somewhat|gently"
     r"|ever so slightly)\b(?: more)?",
+    re.I,
+)
+# Why a camera move is asked for, where that says nothing that the move does not.
+_PURPOSE = re.compile(
+    r" so (?:that )?(?:(?:we|i|you) (?:can |could )?see (?:more|everything|all of it|the (?:whole|entire) .{1,30})"
+    r"|.{1,40} (?:fits?(?: in| inside)?|(?:is|are) (?:fully |all )?(?:visible|readable|in (?:the )?(?:frame|view|shot|picture))))$",
     re.I,
 )
 _MANNER = re.compile(r"\b(?:quickly|slowly|gently|smoothly|carefully|all the way)\b", re.I)
@@ -83,6 +89,8 @@ _SHOW = (
     r"capture|frame|observe|redraw|re-render|reshoot|have a look at|take a look at)"
 )
 
+_TAKEN = r"(?:viewed|seen|taken|shot|photographed|captured)"
+
 _CAMERA_CLAUSES: tuple[tuple[str, str], ...] = (
     # zoom
     (r"zoom(?:ed|ing)? ?(?P<which>in|out)(?: (?:on|onto|to|toward|towards|of|from) .{1,40})?", "zoom"),
@@ -116,6 +124,12 @@ _CAMERA_CLAUSES: tuple[tuple[str, str], ...] = (
         "zoom",
     ),
     (r"(?P<in>(?:closer|nearer|tighter|close[- ]up)(?: (?:shot|view|look|framing|in|up))?)", "zoom"),
+    (r"back (?P<out>up|off|away|out)(?: from .{1,40})?", "zoom"),
+    (
+        rf"(?:{_SCENE}|(?:an? |the )?(?:photo|picture|image|shot|view)(?: of {_NAMED})?) (?:be )?(?:{_TAKEN} )?from "
+        r"(?:(?P<in>closer(?: up)?|nearer|close up|up close)|(?P<out>(?:farther|further|far)(?: away| back| off)?|afar))",
+        "zoom",
+    ),
     (rf"make {_CAMERA} (?P<in>tighter|closer|nearer|narrower)", "zoom"),
     (rf"make {_CAMERA} (?P<out>wider|more distant|farther away|further away)", "zoom"),
     (
@@ -142,7 +156,7 @@ _CAMERA_CLAUSES: tuple[tuple[str, str], ...] = (
     # the camera moves
     (
         rf"(?:move|shift|pan|slide|swing|orbit|rotate|turn|truck|track|push|take|bring|spin|"
-        rf"arc|revolve|swivel|fly|circle|drag) {_CAMERA} (?:around )?(?:(?:it|the (?:object|"
+        rf"arc|revolve|swivel|pivot|fly|circle|drag) {_CAMERA} (?:a?round )?(?:(?:it|the (?:object|"
         rf"scene|subject)) )?(?:to |toward |towards |over to )?(?:the |its |our )?(?P<step>left|"
         rf"right|up|down|upwards?|downwards?|clockwise|counter-?clockwise|anti-?clockwise)(?: "
         rf"side)?(?: of .{{1,30}}| around .{{1,30}})?",
@@ -166,6 +180,21 @@ _CAMERA_CLAUSES: tuple[tuple[str, str], ...] = (
     (rf"tilt (?:{_CAMERA} )?(?P<up>down(?:wards?)?)", "step"),
     (rf"tilt (?:{_CAMERA} )?(?P<down>up(?:wards?)?)", "step"),
     # where it is seen from
+    (
+        rf"(?:{_SHOW} (?:me |us )?)?(?:how|what) (?:does |do |would |will |might )?(?:{_SCENE}|{_NAMED}) "
+        rf"(?:would |will |might )?(?:looks?|appears?|be|seems?)(?: like)?(?: when)?(?: {_TAKEN})? (?=from ){_FROM}",
+        "from",
+    ),
+    (
+        r"(?:get|go|come|move|crouch|kneel|bend|duck|drop|lie|squat)(?: (?:down|low|lower|to the ground|on the ground))+ and "
+        r"(?:look|shoot|film|gaze) (?P<below>up)(?: (?:at|to) .{1,30})?",
+        "from",
+    ),
+    (
+        r"(?:get|go|come|move|climb|fly|rise)(?: (?:up|high|higher|above it|on a ladder))+ and "
+        r"(?:look|shoot|film|gaze) (?P<above>down)(?: (?:at|on|onto) .{1,30})?",
+        "from",
+    ),
     (
         rf"{_SHOW} (?:(?:{_SCENE}|{_THING}) )?(?:viewed |seen |taken |shot )?(?=from ){_FROM}(?: "
         rf"of (?:it|this|{_NAMED}))?",
@@ -240,7 +269,7 @@ _CAMERA_CLAUSES: tuple[tuple[str, str], ...] = (
         rf"top|plan|drone)|(?P<below>low[- ]angle|worm'?s[- ]?eye|bottom[- ]up)|(?P<behind>rear|"
         rf"back|reverse)|(?P<sideon>side(?:[- ]on)?|profile)|(?P<side>left|right)(?:[- ](?:hand[- "
         rf"])?side)?)[- ](?:view|angle|shot|perspective|view point|viewpoint|camera angle|look)"
-        rf"(?: of (?:it|this|{_NAMED}))?",
+        rf"(?: (?:of|at|over) (?:it|this|{_NAMED}))?",
         "from",
     ),
     (
@@ -284,7 +313,15 @@ _HEADING = (
     rf"toward |towards |at |into )?(?P<front>{_US})|(?:to |toward |towards |at )?(?P<rear>{_AWAY})"
     rf")"
 )
+_FRONT_PART = r"(?:front|nose|face|bow|hood|bonnet|head|snout|beak|grille|windshield)"
+_OWNED = rf"(?P<object>(?:the|my|our|this|that) {_NAME})['’]s"
+_TOWARD_US = r"(?:to|toward|towards|at|facing|pointing (?:to|at|toward|towards)) (?:us|me|you|the (?:camera|viewer|front))"
 _ROTATE_CLAUSES = (
+    rf"(?:(?:i )?(?:want|need|have|get|put|turn|rotate|make|with) )?{_OWNED} (?:(?P<front>{_FRONT_PART})|(?P<rear>back|"
+    rf"rear|tail|stern)|(?P<side>left|right)(?: side)?) (?:to be |turned )?{_TOWARD_US}",
+    rf"(?:have|let|make|get|turn|rotate) {_OWNED} {_FRONT_PART} (?:to )?{_FACE} {_HEADING}",
+    rf"{_TURN} {_THING} (?:around |round )?so (?:that )?(?:we|i|you) (?:can |could )?(?:see|look at|view) (?:it|him|her|them) "
+    rf"from {_VIEWED}",
     rf"{_TURN} {_THING} (?:around |round )?(?:so (?:that )?(?:we|i|you|one) (?:can |could "
     rf")?(?:only )?(?:see|look at|are looking at|view)|to (?:show|see|reveal|display|expose)"
     rf"|so (?:that )?(?:it|he|she|they) (?:shows?|reveals?)|and show|until (?:we|i) (?:can "
@@ -294,7 +331,7 @@ _ROTATE_CLAUSES = (
     rf"(?:is |are )?(?:visible|showing|shows|seen|facing (?:us|me|the (?:camera|viewer)"
     rf")|faces (?:us|me|the (?:camera|viewer))|toward us|towards us|to us|points at us)",
     rf"{_TURN} {_THING} (?:around |round )?(?:so (?:that )?)?(?:it |he |she |they |it's "
-    rf"|its (?:front|nose|face) |his face |her face )?(?:is |are |to |so as to )?(?:be "
+    rf"|(?:its|his|her|the) {_FRONT_PART} )?(?:is |are |to |so as to )?(?:be "
     rf")?{_FACE} {_HEADING}",
     rf"{_TURN} {_THING} (?:around |round )?(?:to |toward |towards |onto |into )(?:the |its |a )?{_VIEWED}",
     rf"{_TURN} {_THING} (?:around |round )?{_HEADING}",
@@ -321,7 +358,9 @@ _MOVE_VERB = (
     r"(?:move|shift|drag|slide|relocate|reposition|bring|push|pull|carry|transfer|nudge|"
     r"shove|transport)"
 )
-_PUT_VERB = r"(?:put|place|set|position|stick|lay|stand|park|hang|get|rest)"
+_PUT_VERB = (
+    r"(?:put|place|set|position|stick|lay|stand|park|hang|get|rest|pop|plop|drop|tuck|stash|stow|slip)"
+)
 _DEFINITE = rf"(?P<object>it|(?:the|this|that|my|our|his|her|their) {_NAME})"
 _WHERE_WORDS = (
     r"(?:to|onto|on|into|in|inside|at|by|beside|behind|under|underneath|beneath|below|"
@@ -345,6 +384,8 @@ _MOVE_CLAUSES = (
     rf"(?P<where>(?:the|this|that|its) .{{1,80}})",
     rf"(?:have |make |get )?{_DEFINITE} (?:be |to be |moved |placed |put |go )+(?:over "
     rf")?{_WHERE_WORDS} (?P<where>(?:the|this|that|its) .{{1,80}})",
+    rf"(?:could|can|may|might|should) {_DEFINITE} (?:be |go |move |stand |sit |come |moved |placed |put )+(?:over )?"
+    rf"{_WHERE_WORDS} (?P<where>(?:the|this|that|its) .{{1,80}})",
     rf"(?:change|adjust) the (?:position|place|location) of {_DEFINITE}(?P<where>)(?: to .{{1,80}})?",
     rf"{_DEFINITE} (?:should|must|has to|needs to) (?:be |go |move |stand |sit )+(?:over "
     rf")?{_WHERE_WORDS} (?P<where>(?:the|this|that|its) .{{1,80}})",
@@ -378,7 +419,7 @@ def turns_of(clause: str) -> list[Turn] | None:
     """Return the camera move that a clause asks for, or None."""
     text, is_small = _strip_amount(clause)
     text, degrees = _strip_degrees(text)
-    text = _tidy(_MANNER.sub("", text))
+    text = _tidy(_PURPOSE.sub("", _MANNER.sub("", text)))
     for pattern, kind in _compiled()[0]:
         match = pattern.fullmatch(text)
         if match is None:
