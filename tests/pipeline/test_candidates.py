@@ -163,7 +163,7 @@ def test_checkpoint_without_language_when_asked_to_choose_then_moves_only() -> N
     tiny.text_encoder.config.has_language = False
     tiny.set_progress_bar_config(disable=True)
 
-    with pytest.raises(InvalidInputError, match="language"):
+    with pytest.raises(InvalidInputError, match=r"cannot tell whether .Make it red. was done"):
         tiny(IMAGE, "Make it red", num_candidates=2)
     output = tiny.move(IMAGE, "car", (10, 10, 100, 100), num_candidates=2)
     assert len(output.candidates) == 2

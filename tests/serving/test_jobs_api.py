@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from joyimage.serving.jobs.events import EventLog
 from joyimage.serving.workers.preview import Preview
@@ -294,6 +296,23 @@ def test_description_when_asked_then_text(server: LiveServer) -> None:
 
     assert answer.status_code == 200
     assert isinstance(answer.json()["text"], str)
+
+
+def test_description_when_the_model_reads_drawn_scenes_alone_then_a_photograph_is_rejected_in_one_sentence(
+    server: LiveServer, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.pipe.text_encoder.config, "language_scope", "drawn scenes", raising=False)
+    drawn = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), "white").save(drawn, "png")
+    with server.client() as client:
+        photograph, scene = (
+            client.post("/v1/describe", data={"max_new_tokens": "2"}, files=[("image", image)])
+            for image in (png(), drawn.getvalue())
+        )
+
+    assert photograph.status_code == 400
+    assert photograph.json()["error"]["message"].startswith("`image` has the colors of a photograph")
+    assert scene.status_code == 200
 
 
 def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> None:

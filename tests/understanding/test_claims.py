@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from joyimage.understanding.claims import Claim, claims_of
+from joyimage.understanding.claims import Claim, DrawingClaims, claims_of, drawing_claims_of
 
 
 @pytest.mark.parametrize(
     ("instruction", "claims"),
     [
         ("Remove the blue car.", [Claim("blue car", False)]),
-        ("Add a green star at the top left.", [Claim("green star", True)]),
+        ("Add a green star at the top left.", [Claim("green star", True, "at the top left")]),
         (
             "Replace the red heart with a blue square.",
             [Claim("blue square", True), Claim("red heart", False)],
@@ -19,7 +19,7 @@ from joyimage.understanding.claims import Claim, claims_of
         ("Recolor the heart orange.", [Claim("orange heart", True)]),
         ("Make the left car red.", [Claim("red left car", True)]),
         ("Recolor the blue heart orange.", [Claim("orange heart", True), Claim("blue heart", False)]),
-        ("Put a black square at the bottom.", [Claim("black square", True)]),
+        ("Put a black square at the bottom.", [Claim("black square", True, "at the bottom")]),
         ("Put the car at the bottom.", []),
         ("Change the color of the triangle to blue.", [Claim("blue triangle", True)]),
         (
@@ -34,3 +34,31 @@ def test_claims_when_read_from_an_instruction_then_objects_of_the_result(
     instruction: str, claims: list[Claim]
 ) -> None:
     assert claims_of(instruction) == claims
+
+
+@pytest.mark.parametrize(
+    ("prompt", "claims"),
+    [
+        (
+            "Draw a black heart at the top right and a blue cross in the center on a sky blue background.",
+            DrawingClaims(
+                (Claim("black heart", True, "at the top right"), Claim("blue cross", True, "in the center")),
+                "sky blue",
+            ),
+        ),
+        ("a red star", DrawingClaims((Claim("red star", True),), None)),
+        (
+            "An orange circle, a star and a green square on a white background",
+            DrawingClaims(
+                (Claim("orange circle", True), Claim("star", True), Claim("green square", True)), "white"
+            ),
+        ),
+        ("Draw a city at night in the style of an old master.", None),
+        ("A red star on fire.", None),
+        ("", None),
+    ],
+)
+def test_claims_when_read_from_a_prompt_of_an_image_then_all_of_it_or_none(
+    prompt: str, claims: DrawingClaims | None
+) -> None:
+    assert drawing_claims_of(prompt) == claims

@@ -89,13 +89,16 @@ def test_text_when_it_asks_wishes_or_says_what_for_then_the_edit_that_it_means(
 class Choices:
     """A reader that finds one answer likely."""
 
-    has_language = True
+    has_language = compares_images = True
 
     def __init__(self, answer: str, probability: float = 0.95, *, reads_any_text: bool = True) -> None:
         self.answer, self.probability, self.reads_any_text = answer, probability, reads_any_text
         self.asked: list[str] = []
 
     def yes(self, images: Any, asked: Any) -> list[float]:
+        raise AssertionError
+
+    def confirm(self, images: Any, answers: Any) -> list[float]:
         raise AssertionError
 
     def choose(self, images: Any, question: str, answers: Any) -> list[float]:

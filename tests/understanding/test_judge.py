@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from joyimage.errors import InvalidInputError
 from joyimage.loading import load_pipeline
 from joyimage.pipeline.answers import ImageReader
 from joyimage.spatial import ObjectMove, draw_red_box
+from joyimage.tiny.worlds.outcomes import wrong_outcome
 from joyimage.tiny.worlds.scenes import generate, render_objects
 from joyimage.understanding import questions
 from joyimage.understanding.judge import Reader, check_present, is_absent, judge_edit
@@ -145,16 +147,14 @@ def test_judge_when_there_is_no_language_then_pixels_judge_a_move_and_nothing_el
     assert untouched.done == 0
     assert recolored.done is None
     assert recolored.summary.startswith("Not judged: the checkpoint has no language")
-    assert (
-        mute.judge(None, after, "a red car").summary
-        == "Not judged: the checkpoint has no language for edits."
-    )
+    assert mute.judge(None, after, "a red car").summary == "Not judged: the checkpoint has no language."
 
 
 class Answers:
     """A reader whose answers are given."""
 
     has_language = True
+    compares_images = True
     reads_any_text = True
 
     def __init__(self, **given: float) -> None:
@@ -167,6 +167,9 @@ class Answers:
 
     def choose(self, images: Any, question: str, answers: Any) -> list[float]:
         return [1 / len(answers)] * len(answers)
+
+    def confirm(self, images: Any, answers: Any) -> list[float]:
+        return self.yes(images, [f"{question} {answer}" for question, answer in answers])
 
 
 def test_judge_when_pixels_disagree_with_the_model_then_the_verdict_is_worse_and_says_why() -> None:
@@ -194,6 +197,56 @@ def test_judge_when_a_move_then_the_model_sees_the_box_as_the_editor_did_and_on_
         [bytes_of(draw_red_box(before, case.box)), bytes_of(after)],
         [bytes_of(draw_red_box(after, case.box))],
     ]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    """The embedded model, which reads single images and cannot compare two."""
+    loaded = load_pipeline("tiny", device="cpu", dtype="float32").pipe
+    loaded.text_encoder.config.judges_edits = False
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def test_drawing_when_judged_by_the_embedded_model_then_as_good_as_its_worst_part(tiny: Any) -> None:
+    case = generate("text-to-image", 920_003)
+    wrong = wrong_outcome(case, np.random.default_rng(0))
+
+    right, failed = (tiny.judge(None, image, case.prompt) for image in (case.target_image, wrong.image))
+
+    assert right.done is not None
+    assert failed.done is not None
+    assert right.done > 0.8 > 0.2 > failed.done
+    assert failed.done == min(failed.answers.values())
+    assert questions.BACKGROUND in right.answers
+    assert not tiny.judge(None, case.target_image, "A city at night.").is_judged
+
+
+@pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "rotate"])
+def test_edit_when_judged_by_a_model_that_cannot_compare_then_by_questions_about_the_result(
+    tiny: Any, task: str
+) -> None:
+    told = 0
+    for seed in range(920_003, 920_007):
+        case, rng = generate(task, seed), np.random.default_rng(seed)
+        failures = (one for one in (wrong_outcome(case, rng) for _ in range(40)) if not one.done)
+
+        right = tiny.judge(case.source_image, case.target_image, case.prompt)
+        failed = tiny.judge(case.source_image, next(failures).image, case.prompt)
+
+        assert right.kept is None
+        assert not any("second image" in question for question in right.answers)
+        told += right.done > failed.done
+
+    assert told >= 3
+
+
+def test_edit_when_no_question_about_one_image_tells_then_not_judged(tiny: Any) -> None:
+    before, after = generate("add", 920_003).source_image, generate("add", 920_004).source_image
+
+    verdict = tiny.judge(before, after, "Make it look like winter.")
+
+    assert verdict.summary.startswith("Not judged: the checkpoint cannot compare two images")
 
 
 def bytes_of(image: Image.Image) -> bytes:

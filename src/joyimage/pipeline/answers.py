@@ -43,8 +43,13 @@ class ImageReader:
 
     @property
     def has_language(self) -> bool:
-        """Whether the text encoder learned to answer questions about edits; the embedded model's config says so."""
-        return has_language(self._pipe) and getattr(self._pipe.text_encoder.config, "judges_edits", True)
+        """Whether the text encoder learned to answer questions about an image; the embedded model's config says so."""
+        return has_language(self._pipe)
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether it learned to answer questions about an edit, from two images."""
+        return self.has_language and getattr(self._pipe.text_encoder.config, "judges_edits", True)
 
     @property
     def reads_any_text(self) -> bool:
@@ -64,21 +69,30 @@ class ImageReader:
         states = self._states(images, rows)
         return [float(self._logits(states[row][-1:])[0, tokens].softmax(0)[0]) for row in rows]
 
-    @torch.no_grad()
     def choose(self, images: Sequence[Image], question: str, answers: Sequence[str]) -> list[float]:
         """Return the probability of each answer, 1 in total, as if there were no other: of all its tokens."""
+        likelihoods = self._log_likelihoods(images, [(question, answer) for answer in answers])
+        return [float(one) for one in likelihoods.softmax(0)]
+
+    def confirm(self, images: Sequence[Image], answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Return how likely each question about the same images gets exactly its answer."""
+        return [float(one) for one in self._log_likelihoods(images, answers).exp()]
+
+    @torch.no_grad()
+    def _log_likelihoods(self, images: Sequence[Image], answers: Sequence[tuple[str, str]]) -> Tensor:
+        """Return the log likelihood of the answer to each question, of all its tokens, `[len(answers)]`."""
         tokenizer: Any = self._pipe.tokenizer
-        (asked,) = self._tokenize(images, [question])
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        endings = [(*tokenizer(answer).input_ids, end) for answer in answers]
+        asked = self._tokenize(images, [question for question, _ in answers])
+        endings = [(*tokenizer(answer).input_ids, end) for _, answer in answers]
         # The token that ends an answer is never read.
-        states = self._states(images, [asked + ending[:-1] for ending in endings])
+        states = self._states(images, [row + ending[:-1] for row, ending in zip(asked, endings, strict=True)])
         scores: list[Tensor] = []
-        for ending in endings:
-            own = states[asked + ending[:-1]][len(asked) - 1 :]  # [tokens of the answer, D]
+        for row, ending in zip(asked, endings, strict=True):
+            own = states[row + ending[:-1]][len(row) - 1 :]  # [tokens of the answer, D]
             likelihoods = self._logits(own).log_softmax(1)
             scores.append(likelihoods[range(len(ending)), list(ending)].sum())
-        return [float(one) for one in torch.stack(scores).softmax(0)]
+        return torch.stack(scores)
 
     def _tokenize(self, images: Sequence[Image], asked: Sequence[str]) -> list[tuple[int, ...]]:
         counts = count_tokens(self._pipe.processor, images)

@@ -25,8 +25,7 @@ from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.judging import judge_images
-from joyimage.spatial.move import ObjectMove
-from joyimage.spatial.parse import parse
+from joyimage.understanding.judge import is_judgeable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -277,7 +276,9 @@ def take_choice(call: dict[str, Any]) -> Choice:
     return Choice(**{name: call.pop(name) for name in names if call.get(name) is not None})
 
 
-def check_choosable(pipe: Any, instruction: Any, call: Mapping[str, Any]) -> None:
+def check_choosable(
+    pipe: Any, instruction: Any, call: Mapping[str, Any], *, is_drawing: bool = False
+) -> None:
     """Reject a call whose candidates cannot be compared, before any work.
 
     Raises:
@@ -295,10 +296,11 @@ def check_choosable(pipe: Any, instruction: Any, call: Mapping[str, Any]) -> Non
             raise InvalidInputError(
                 f"`{name}` is {call[name]!r}; expected {expected!r} with `num_candidates` and `until`."
             )
-    if not ImageReader(pipe).has_language and not isinstance(_template(instruction), ObjectMove):
+    if not is_judgeable(ImageReader(pipe), instruction, is_drawing=is_drawing):
         raise InvalidInputError(
-            "`num_candidates` and `until` need a checkpoint with language for edits, which this one has not; without, "
-            "only moves can be judged, by their pixels."
+            "`num_candidates` and `until` choose by what the model sees in the result, and this one cannot tell "
+            f"whether {instruction.strip()!r} was done. It can for moves, rotations, and texts that name objects, as "
+            "'Add a red star.' or 'Draw a red star at the top on a white background.'; ask for one image instead."
         )
 
 
@@ -307,8 +309,8 @@ def _choose_call(
 ) -> JoyImageEditPipelineOutput:
     """Choose among candidates of an edit by prompt, or of an image made from text."""
     prompt = given.get("prompt")
-    check_choosable(pipe, prompt, given)
     image = given.get("images" if pipe.takes_several_images else "image")
+    check_choosable(pipe, prompt, given, is_drawing=image is None)
     before: Any = cast("Sequence[Any]", image)[0] if isinstance(image, (list, tuple)) else image
 
     def judge(result: Image) -> Verdict:
@@ -323,13 +325,6 @@ def _choose_call(
     is_whole = framing.is_plain and not pipe.takes_several_images
     chooser = Chooser(pipe=pipe, choice=choice, run=run, judge=judge, judge_early=judge if is_whole else None)
     return chooser.choose(given)
-
-
-def _template(prompt: str) -> Any:
-    try:
-        return parse(prompt)
-    except ValueError:
-        return None
 
 
 def _parts_of(output: JoyImageEditPipelineOutput, place: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.parse import parse
 from joyimage.spatial.rotation import ObjectRotation
 from joyimage.understanding import questions
-from joyimage.understanding.claims import claims_of
+from joyimage.understanding.claims import claims_of, drawing_claims_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from joyimage.spatial import Box
     from joyimage.spatial.checks import SpatialChecks
     from joyimage.spatial.parse import SpatialEdit
+    from joyimage.understanding.claims import Claim
 
 # Odds by which pixel checks that show an edit, or that it failed, change what the model answers.
 _PIXEL_ODDS = 4.0
-_NO_LANGUAGE = "the checkpoint has no language for edits"
+_NO_LANGUAGE = "the checkpoint has no language"
+_NOT_DRAWN = "the checkpoint reads drawn scenes alone, and does not take this image for one"
+_NO_CLAIM = (
+    "the checkpoint can be asked about objects alone, and this text is not about objects that it names"
+)
+_NO_PAIRS = "the checkpoint cannot compare two images, and this edit shows in none of its questions about one"
 _SMALLEST = 1e-6  # so that no answer is ever certain
 
 
@@ -34,7 +40,12 @@ class Reader(Protocol):
 
     @property
     def has_language(self) -> bool:
-        """Whether it learned to answer questions about edits; without, nothing may be asked."""
+        """Whether it learned to answer questions about an image; without, nothing may be asked."""
+        ...
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether it may be asked about two images, what an edit did."""
         ...
 
     @property
@@ -48,6 +59,10 @@ class Reader(Protocol):
 
     def choose(self, images: Sequence[Image], question: str, answers: Sequence[str]) -> list[float]:
         """Return the probability of each answer, 1 in total, as if there were no other."""
+        ...
+
+    def confirm(self, images: Sequence[Image], answers: Sequence[tuple[str, str]]) -> list[float]:
+        """Return how likely each question about the same images gets exactly its answer."""
         ...
 
 
@@ -110,9 +125,28 @@ def judge_drawing(reader: Reader, image: Image, prompt: str) -> Verdict:
     """
     if not reader.has_language:
         return Verdict(basis=(_NO_LANGUAGE,))
-    question = questions.shows_prompt(prompt)
-    (done,) = reader.yes([image], [question])
-    return Verdict(done=done, basis=("the model's answer about the image",), answers={question: done})
+    if reader.reads_any_text:
+        question = questions.shows_prompt(prompt)
+        (done,) = reader.yes([image], [question])
+        return Verdict(done=done, basis=("the model's answer about the image",), answers={question: done})
+    claims = drawing_claims_of(prompt)
+    if claims is None or not _is_readable(reader, image):
+        return Verdict(basis=(_NO_CLAIM if claims is None else _NOT_DRAWN,))
+    answers = _ask_claims(reader, image, claims.objects)
+    rest = (
+        [(questions.COUNT, questions.NUMBERS[len(claims.objects)])]
+        if len(claims.objects) < len(questions.NUMBERS)
+        else []
+    )
+    if claims.background is not None:
+        rest.append((questions.BACKGROUND, claims.background.capitalize()))
+    answers |= _confirm(reader, image, rest)
+    # As good as its worst part.
+    return Verdict(
+        done=min(answers.values()),
+        basis=("the model's answers about each object of the prompt",),
+        answers=answers,
+    )
 
 
 def judge_edit(
@@ -136,8 +170,8 @@ def judge_edit(
     checks = check_edit(before, after, box, template.object if isinstance(template, ObjectMove) else None)
     if checks.changed == 0:
         return Verdict(done=0.0, kept=1.0, basis=("no pixel changed",), checks=checks)
-    if not reader.has_language:
-        return _by_pixels(checks)
+    if not reader.compares_images:
+        return _judge_without_comparing(reader, after, instruction, template, checks)
     done_question = questions.edit_is_done(instruction)
     kept_question = questions.rest_is_unchanged(instruction)
     seen = before if box is None else draw_red_box(before, box)
@@ -152,10 +186,9 @@ def judge_edit(
         evidence.append(probability)
         basis.append(what)
     for claim in claims_of(instruction) if template is None else []:
-        question = questions.object_is_present(claim.name)
-        (present,) = reader.yes([after], [question])
-        answers[question] = present if claim.is_there else 1 - present
-        evidence.append(answers[question])
+        found = _ask_claims(reader, after, [claim], with_places=False)
+        answers |= found
+        evidence += found.values()
         basis.append(f"whether it sees the {claim.name}")
     odds = {"failed": -math.log(_PIXEL_ODDS), "done": math.log(_PIXEL_ODDS), "not judged": 0.0}[
         checks.verdict
@@ -176,7 +209,7 @@ def is_absent(reader: Reader, image: Image, name: str) -> bool:
         image: RGB image.
         name: Name of the object, such as "blue car".
     """
-    if not reader.has_language:
+    if not reader.compares_images:  # one that reads drawn scenes alone misses objects that it has no word for
         return False
     (present,) = reader.yes([image], [questions.object_is_present(name)])
     return present < ABSENT
@@ -199,10 +232,74 @@ def check_present(reader: Reader, image: Image, name: str) -> None:
         )
 
 
-def _by_pixels(checks: SpatialChecks) -> Verdict:
+def _judge_without_comparing(
+    reader: Reader, after: Image, instruction: str, template: SpatialEdit | None, checks: SpatialChecks
+) -> Verdict:
+    """Judge an edit by questions about its result alone, and by pixels."""
+    if not reader.has_language or checks.verdict != "not judged":
+        return _by_pixels(checks, _NO_LANGUAGE)
+    own = _ask_template(reader, after, template, None)
+    if own is not None:
+        question, what, probability = own
+        return Verdict(done=probability, basis=(what,), answers={question: probability}, checks=checks)
+    claims = claims_of(instruction) if template is None else []
+    if not claims:
+        return _by_pixels(checks, _NO_PAIRS)
+    if not _is_readable(reader, after):
+        return _by_pixels(checks, _NOT_DRAWN)
+    answers = _ask_claims(reader, after, claims)
+    basis = tuple(f"whether it sees the {claim.name}" for claim in claims)
+    return Verdict(done=min(answers.values()), basis=basis, answers=answers, checks=checks)
+
+
+def _is_readable(reader: Reader, image: Image) -> bool:
+    """Tell whether an image is of the kind that a model reads."""
+    return reader.reads_any_text or reader.yes([image], [questions.DRAWN])[0] >= 0.5
+
+
+def is_judgeable(reader: Reader, instruction: str, *, is_drawing: bool) -> bool:
+    """Tell whether results of an instruction can be told from each other.
+
+    Args:
+        reader: The model.
+        instruction: What is asked for.
+        is_drawing: Whether an image is made from text alone.
+    """
+    template = _template(instruction)
+    if reader.compares_images or isinstance(template, ObjectMove):
+        return True
+    if not reader.has_language:
+        return False
+    if is_drawing:
+        return reader.reads_any_text or drawing_claims_of(instruction) is not None
+    return isinstance(template, ObjectRotation) or (template is None and bool(claims_of(instruction)))
+
+
+def _ask_claims(
+    reader: Reader, image: Image, claims: Sequence[Claim], *, with_places: bool = True
+) -> dict[str, float]:
+    """Return how likely each claim is true of an image, by the question that was asked about it."""
+    asked = [questions.object_is_present(claim.name) for claim in claims]
+    found = reader.yes([image], asked)
+    answers = {
+        question: present if claim.is_there else 1 - present
+        for question, present, claim in zip(asked, found, claims, strict=True)
+    }
+    placed = [claim for claim in claims if claim.place is not None and with_places]
+    return answers | _confirm(
+        reader, image, [(questions.object_at(str(one.place)), questions.named(one.name)) for one in placed]
+    )
+
+
+def _confirm(reader: Reader, image: Image, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
+    found = reader.confirm([image], answers) if answers else []
+    return {question: likely for (question, _), likely in zip(answers, found, strict=True)}
+
+
+def _by_pixels(checks: SpatialChecks, reason: str) -> Verdict:
     """Return what pixels alone show."""
     if checks.verdict == "not judged":
-        return Verdict(basis=(_NO_LANGUAGE, checks.summary.rstrip(".")), checks=checks)
+        return Verdict(basis=(reason, checks.summary.rstrip(".")), checks=checks)
     done = 1.0 if checks.verdict == "done" else 0.0
     return Verdict(done=done, basis=(f"pixels: {checks.summary.rstrip('.')}",), checks=checks)
 

@@ -54,6 +54,23 @@ def object_is_present(name: str) -> str:
     return f"Is there any {without_article(name.strip())} in the image? Answer yes or no."
 
 
+def object_at(place: str) -> str:
+    """Ask what is in a place, such as "at the top left". Image: any one. The answer is "A blue car"."""
+    return f"What is {place}?"
+
+
+COUNT = "How many objects are there?"
+"""Asked about one image; the answer is one of `NUMBERS`."""
+NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six")
+BACKGROUND = "What color is the background?"
+"""Asked about one image; the answer is the name of a color, "Sky blue"."""
+
+
+def named(name: str) -> str:
+    """Return the answer that names one object: "A blue car"."""
+    return f"{'An' if name[0] in 'aeiou' else 'A'} {name}"
+
+
 def object_is_in_box(name: str) -> str:
     """Ask whether an object is inside a region. Image: one on which `draw_red_box` has drawn the region."""
     return f"Is the {without_article(name.strip())} inside the red box? Answer yes or no."

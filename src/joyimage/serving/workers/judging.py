@@ -50,7 +50,8 @@ def choose(pipe: Any, item: WorkItem, choice: Choice, call: dict[str, Any]) -> A
         InvalidInputError: Nothing can be judged.
     """
     call = call | {"prompt": item.prompt}
-    check_choosable(pipe, item.prompt, {name: call[name] for name in ("num_images_per_prompt",)})
+    given = {"num_images_per_prompt": call["num_images_per_prompt"]}
+    check_choosable(pipe, item.prompt, given, is_drawing=item.before is None)
 
     def judge(image: Image) -> Verdict:
         return judge_item(pipe, item, image)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from joyimage.edits import Describe
 from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
 from joyimage.serving.workers.protocol import DeviceFailedError, ModelInfo, ModelOutput
+from joyimage.serving.workers.scope import check_readable
 from joyimage.serving.workers.sessions import ClientSessions
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ class LocalRunner:
         """Answer a question; None where the run was stopped."""
         edit = item.task.edit
         assert isinstance(edit, Describe)
+        check_readable(self.pipe, item.images)
         question = {} if edit.question is None else {"question": edit.question}
 
         def check(*_: Any) -> None:

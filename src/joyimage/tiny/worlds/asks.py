@@ -31,11 +31,11 @@ NOTHING_CHANGED = "Nothing changed."
 # The first text of each kind is asked half of the time.
 _COLOR = ("What color is the {}?", "Which color does the {} have?", "What is the color of the {}?")
 _SHAPE = ("What shape is the {} object?", "Which shape is {}?", "What is the shape of the {} object?")
-_AT_PLACE = ("What is {}?", "Which object is {}?")
-_COUNT = ("How many objects are there?", "How many objects are in the image?", "Count the objects.")
+_AT_PLACE = (questions.object_at("{}"), "Which object is {}?")
+_COUNT = (questions.COUNT, "How many objects are in the image?", "Count the objects.")
 _PLACE = ("Where is the {}?", "Where in the image is the {}?", "In which part of the image is the {}?")
 _VIEW = ("Which way does the {} point?", "From which side is the {} seen?")
-_BACKGROUND = ("What color is the background?", "Which color does the background have?")
+_BACKGROUND = (questions.BACKGROUND, "Which color does the background have?")
 _PRESENCE = ("Is there {}?", "Is there {} in the image?", "Do you see {}?", "Does the image show {}?")
 _DESCRIPTION = (
     questions.DESCRIBE,
@@ -45,7 +45,6 @@ _DESCRIPTION = (
     "What does the image show?",
     "What do you see?",
 )
-_NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six")
 # Things that no scene shows. Training asks for them so that an unknown word is answered with no.
 _STRANGERS = tuple(
     """
@@ -133,7 +132,7 @@ def place_of(item: SceneObject) -> str | None:
 
 def _about_flat(scene: FlatScene, rng: np.random.Generator) -> list[Ask]:
     asks = [
-        Ask("count", _choose(rng, _COUNT), _NUMBERS[len(scene.objects)]),
+        Ask("count", _choose(rng, _COUNT), questions.NUMBERS[len(scene.objects)]),
         Ask("background", _choose(rng, _BACKGROUND), _sentence(scene.background)),
         _presence(rng, [item.name for item in scene.objects], SHAPES, tuple(COLORS), HELD_OUT_PAIRS, True),
         _presence(rng, [item.name for item in scene.objects], SHAPES, tuple(COLORS), HELD_OUT_PAIRS, False),
@@ -175,7 +174,7 @@ def _about_turntable(scene: TurntableScene, rng: np.random.Generator) -> list[As
     return [
         Ask("color", _choose(rng, _COLOR).format(solid.form), _sentence(solid.color)),
         Ask("shape", _choose(rng, _SHAPE).format(solid.color), _sentence(solid.form)),
-        Ask("count", _choose(rng, _COUNT), _NUMBERS[len(solids)]),
+        Ask("count", _choose(rng, _COUNT), questions.NUMBERS[len(solids)]),
         _presence(rng, names, SOLIDS, tuple(COLORS), HELD_OUT_SOLIDS, True),
         _presence(rng, names, SOLIDS, tuple(COLORS), HELD_OUT_SOLIDS, False),
         _missing(rng, [one.form for one in solids], SOLIDS),
