@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 from joyimage.acceleration.plans import OFFLOADS, MemoryPlan
 from joyimage.devices import choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
-from joyimage.model.file_kind import describe_file, part_of_file
+from joyimage.model.file_kind import describe_file
+from joyimage.model_source import find_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -219,16 +220,7 @@ def load_pipeline(
     _check_quantization(quantization)
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
-    if requested == "disk" and quantization not in {None, "none"}:
-        raise InvalidInputError(
-            f"`offload` is 'disk', which reads the weights in the format of their files, and `quantization` is"
-            f" {quantization!r}; leave out one of them, or write a quantized file with `joyimage quantize` first."
-        )
-    if requested in {"model", "block"} and place == "cpu":
-        raise DeviceError(
-            f"`offload` is {offload!r}, but it moves weights between the CPU and an accelerator, and the device"
-            " is the CPU. Leave it out, or use disk to read blocks from the weight files as they are needed."
-        )
+    _check_plan(requested, quantization, place, offload=offload)
 
     import torch
 
@@ -257,25 +249,10 @@ def load_pipeline(
             quantization=quantization,
             requested=requested,
         )
-        plan = load.plan()
-        while True:
-            if plan is not None and announce is not None:
-                announce(plan)
-            try:
-                pipe = load.load(plan)
-                break
-            except OutOfMemoryError:
-                plan = load.smaller_plan(plan)
-                if plan is None:
-                    raise
+        pipe, plan = _load_first_that_fits(load, announce)
         if base_size is not None:
             pipe.register_to_config(base_size=base_size)
-        for adapter in adapters:
-            pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
-        if adapters:
-            pipe.transformer.set_adapters(
-                [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
-            )
+        _activate(pipe, adapters)
     return LoadedPipeline(
         pipe=pipe,
         model=source.name,
@@ -287,73 +264,6 @@ def load_pipeline(
         announce=announce,
         _load=load,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """Where the parts of a model come from.
-
-    Attributes:
-        name: What the model is called in reports: the checkpoint, or the transformer's file.
-        base: Checkpoint with configs and all parts that are not given as files; None for the configs of the
-            published model, which ship with this package.
-        files: Part → weight file.
-    """
-
-    name: str
-    base: str | PathLike[str] | None
-    files: dict[str, Path]
-
-
-def find_source(
-    model: str | PathLike[str] | None = None,
-    *,
-    transformer: str | PathLike[str] | None = None,
-    text_encoder: str | PathLike[str] | None = None,
-    vae: str | PathLike[str] | None = None,
-) -> ModelSource:
-    """Find out where the parts of a model come from, from the tables of the files and without torch.
-
-    Args:
-        model: A checkpoint folder, a hub id, a registered name, a weight file with the transformer, or None.
-        transformer: Weight file of the transformer.
-        text_encoder: Weight file of the text encoder.
-        vae: Weight file of the VAE.
-
-    Raises:
-        CheckpointError: A file is missing or holds something else, or a part is missing.
-        InvalidInputError: The transformer is given twice.
-    """
-    given = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
-    files = {part: Path(path) for part, path in given.items() if path is not None}
-    name = str(model)
-    if model is not None and Path(model).is_file():
-        if transformer is not None:
-            raise InvalidInputError(
-                f"`model` is the file {model}, and `transformer` is {transformer}; expected one of them to be"
-                " the transformer. Leave out `model`."
-            )
-        files = {"transformer": Path(model), **files}
-        model = None
-    for part, path in files.items():
-        if not path.is_file():
-            raise CheckpointError(f"`{part}` is {path}, which is not a file; expected a weight file.")
-        found = part_of_file(path)
-        if found != part:
-            raise CheckpointError(
-                f"{path} holds the {found.replace('_', ' ')}; expected the {part.replace('_', ' ')}. Give it"
-                f" with --{found.replace('_', '-')}."
-            )
-    if model is not None:
-        return ModelSource(name=name, base=model, files=files)
-    missing = [part for part in given if part not in files]
-    if missing:
-        options = " and ".join(f"--{part.replace('_', '-')} FILE" for part in missing)
-        raise CheckpointError(
-            f"The weights of the {' and the '.join(part.replace('_', ' ') for part in missing)} are missing: give"
-            f" {options}, or a checkpoint folder that has them with --model."
-        )
-    return ModelSource(name=str(files["transformer"]), base=None, files=files)
 
 
 def default_model(device: str | None = None) -> str:
@@ -389,6 +299,43 @@ def _named(loras: Iterable[str | PathLike[str] | Adapter]) -> tuple[Adapter, ...
     return tuple(adapters)
 
 
+def _load_first_that_fits(
+    load: PlannedLoad, announce: Callable[[MemoryPlan], None] | None
+) -> tuple[JoyImageEditPipeline | JoyImageEditPlusPipeline, MemoryPlan | None]:
+    """Load with the first memory plan, and with the next one each time that memory runs out.
+
+    Returns:
+        The pipeline, and the plan that it was loaded with.
+
+    Raises:
+        OutOfMemoryError: Memory ran out with the last plan.
+    """
+    plan = load.plan()
+    while True:
+        if plan is not None and announce is not None:
+            announce(plan)
+        try:
+            return load.load(plan), plan
+        except OutOfMemoryError:
+            plan = load.smaller_plan(plan)
+            if plan is None:
+                raise
+
+
+def _activate(pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline, adapters: tuple[Adapter, ...]) -> None:
+    """Load adapters and switch all of them on, each with its scale.
+
+    Raises:
+        CheckpointError: An adapter does not fit the transformer.
+    """
+    for adapter in adapters:
+        pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
+    if adapters:
+        pipe.transformer.set_adapters(
+            [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
+        )
+
+
 def _check_offload(offload: str | None) -> str | None:
     """Return the requested plan, or None for the fastest that fits.
 
@@ -400,6 +347,31 @@ def _check_offload(offload: str | None) -> str | None:
     if offload not in OFFLOAD_CHOICES:
         raise InvalidInputError(f"`offload` is {offload!r}; expected {', '.join(('auto', *OFFLOADS))}.")
     return "block" if offload == "group" else offload
+
+
+def _check_plan(requested: str | None, quantization: str | None, place: str, *, offload: str | None) -> None:
+    """Reject a memory plan that the device or the quantization rules out.
+
+    Args:
+        requested: Name of the plan; None for the fastest that fits.
+        quantization: Requested quantization.
+        place: Device, such as "cpu".
+        offload: The plan as the caller wrote it, for the message.
+
+    Raises:
+        DeviceError: The device cannot run the plan.
+        InvalidInputError: The plan reads weights as they are, and they are to be quantized.
+    """
+    if requested == "disk" and quantization not in {None, "none"}:
+        raise InvalidInputError(
+            f"`offload` is 'disk', which reads the weights in the format of their files, and `quantization` is"
+            f" {quantization!r}; leave out one of them, or write a quantized file with `joyimage quantize` first."
+        )
+    if requested in {"model", "block"} and place == "cpu":
+        raise DeviceError(
+            f"`offload` is {offload!r}, but it moves weights between the CPU and an accelerator, and the device"
+            " is the CPU. Leave it out, or use disk to read blocks from the weight files as they are needed."
+        )
 
 
 def _check_quantization(quantization: str | None) -> None:

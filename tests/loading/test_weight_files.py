@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
 from joyimage.acceleration.quantization import QuantizedLinear, choose_matmul, formats_of, quantized
 from joyimage.errors import CheckpointError, InvalidInputError
-from joyimage.loading import find_source, load_pipeline
+from joyimage.loading import load_pipeline
 from joyimage.model.checkpoint.parts import text_encoder_name
+from joyimage.model_source import find_source
 from joyimage.pipeline import components, loading
 from joyimage.pipeline.components import PUBLISHED_FOLDER
 from tests import random_models

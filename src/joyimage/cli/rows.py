@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from joyimage.cli.run import Source, check_edit, check_image, output_paths
+from joyimage.cli.run import check_edit, check_image, output_paths
 from joyimage.cli.runners import identify_adapter
+from joyimage.cli.sources import Source
 from joyimage.edits import KINDS, Describe, Edit, FieldError, kind_of
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.types import ImageSize

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from joyimage import __version__
 from joyimage.cli.console import note, warn
 from joyimage.cli.runners import load_runner, timed
 from joyimage.cli.scope import scope_warning
+from joyimage.cli.sources import STANDARD_STREAM, Source
 from joyimage.cli.surface import describe_error
 from joyimage.cli.understood import understood
 from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
 from joyimage.errors import ImageError, InvalidInputError
-from joyimage.imaging import check_output, decode, encode, read_mask, read_record, write_image
+from joyimage.imaging import check_output, encode, read_mask, read_record, write_image
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
@@ -28,64 +28,6 @@ if TYPE_CHECKING:
     from joyimage.cli.options import RunOptions
     from joyimage.cli.runners import Runner
     from joyimage.edits import AnyEdit
-    from joyimage.imaging import DecodedImage
-
-STANDARD_STREAM = Path("-")
-_ADDRESS = re.compile(r"(https?|file|s3|gs):/")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """An input image, read once: what happens to its file afterwards does not matter.
-
-    Attributes:
-        path: File that it was read from; "-" for standard input.
-        decoded: The image, and what its file says of it.
-    """
-
-    path: Path
-    decoded: DecodedImage
-
-    @property
-    def image(self) -> Image:
-        """The image, upright and in sRGB."""
-        return self.decoded.image
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the file's content."""
-        return self.decoded.sha256
-
-    @classmethod
-    def read(cls, path: Path) -> Source:
-        """Read an image file, or standard input where the path is "-".
-
-        Raises:
-            ImageError: The file cannot be read.
-        """
-        if _ADDRESS.match(str(path)):
-            raise ImageError(f"{path} can't be read: it is an address; expected a file. Download it first.")
-        name = "Standard input" if path == STANDARD_STREAM else str(path)
-        try:
-            content = _read_stream() if path == STANDARD_STREAM else path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{name} can't be read: {(error.strerror or str(error)).lower()}.") from None
-        decoded = decode(content, name)
-        for sentence in decoded.notes:
-            warn(f"{name}: {sentence}.")
-        return cls(path=path, decoded=decoded)
-
-
-def _read_stream() -> bytes:
-    """Return what comes from standard input.
-
-    Raises:
-        ImageError: It is closed.
-    """
-    stream = getattr(sys.stdin, "buffer", None)
-    if stream is None:
-        raise ImageError("Standard input is closed; name an image file.")
-    return stream.read()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,16 +210,15 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             [self.embed_item(target), *(plan.embed_reference(item) for item in references)], dim=1
         )  # [B, L_img, D]
 
-        # 2. Positions: of image tokens always, of text tokens with "mrope".
+        # 2. Positions: of image tokens always, of text tokens (`text.rotary_emb`) with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)
-        text_rotary_emb = text.rotary_emb
 
         # 3. The blocks.
         extras = plan.block_arguments(items, target_only=target_only)
         for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 img, txt = cast("Any", self._gradient_checkpointing_func)(
-                    block, img, txt, temb, image_rotary_emb, text_rotary_emb, text.mask
+                    block, img, txt, temb, image_rotary_emb, text.rotary_emb, text.mask
                 )
             else:
                 img, txt = block(
@@ -227,7 +226,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                     encoder_hidden_states=txt,
                     temb=temb,
                     image_rotary_emb=image_rotary_emb,
-                    text_rotary_emb=text_rotary_emb,
+                    text_rotary_emb=text.rotary_emb,
                     encoder_hidden_states_mask=text.mask,
                     **extras.get(index, {}),
                 )

@@ -55,6 +55,11 @@ class Conditioning:
     cond: TextStates
     uncond: TextStates | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the states."""
+        return self.cond.states.dtype
+
     def to(self, dtype: torch.dtype) -> Conditioning:
         """Return the conditioning in another dtype."""
         return Conditioning(self.cond.to(dtype), None if self.uncond is None else self.uncond.to(dtype))

@@ -19,7 +19,7 @@ from joyimage.pipeline.candidates import choosing
 from joyimage.pipeline.checks import check_image_count, check_latents
 from joyimage.pipeline.decode import decode_target
 from joyimage.pipeline.denoise import denoise
-from joyimage.pipeline.framing import Framing
+from joyimage.pipeline.framing import FramedImage, Framing
 from joyimage.pipeline.images import ImageInput, ModelImage, to_images
 from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from joyimage.pipeline.latents import Generators, draw_noise, draw_posterior, group_references, resolve_dtype
@@ -169,10 +169,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         # 1. Check everything before any work, and bring the images to the target size.
         images = [] if image is None else to_images(image)
         num_prompts, sampling = self._check_call(prompts, sampling, callback)
-        size = self._check_images(images, num_prompts, framing, sampling)
-        shape = (num_prompts * sampling.num_images_per_prompt, 1, *self._latent_shape(size))
-        check_latents(latents, shape)
-        framed = framing.place_all(images, size, image)
+        size, shape, framed = self._place_images(images, image, num_prompts, framing, sampling)
         model_images = [ModelImage(one.image) for one in framed]
 
         with self._running(sampling) as device:
@@ -182,15 +179,12 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
 
             # 3. Set the noise levels; draw the noise, then the references' latents.
             self._set_schedule(sampling, device)
-            dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
-            noise, references = self._draw_latents(shape, model_images, sampling, device, dtype)
+            noise, references = self._draw_latents(shape, model_images, sampling, device, conditioning.dtype)
 
-            # 4. Denoise, and decode the target.
+            # 4. Denoise, decode the target, and map it back where asked.
             groups = group_references([()] * shape[0] if references is None else references, device)
             target = denoise(self, noise, groups, conditioning, _with_references(callback, references))
-            result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
-            result, masks = (result, None) if framing.is_plain else framing.finish_all(result, framed)
-        return self._output(result, size, return_dict=return_dict, masks=masks)
+            return self._finish(target, size, sampling, framing, framed, return_dict=return_dict)
 
     def prepare_latents(
         self,
@@ -247,20 +241,60 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         size: dict[str, Any] = {"height": image.height, "width": image.width, "fit": "exact"}
         return cast("JoyImageEditPipelineOutput", self(image=[image], prompt=prompt, **{**call, **size}))
 
-    def _check_images(
-        self, images: list[Image], num_prompts: int, framing: Framing, sampling: SamplingInputs
-    ) -> ImageSize:
-        """Check images and framing, and return the target size.
+    def _place_images(
+        self, images: list[Image], given: Any, num_prompts: int, framing: Framing, sampling: SamplingInputs
+    ) -> tuple[ImageSize, tuple[int, ...], list[FramedImage]]:
+        """Check images, framing and given noise, and bring the images to the target size.
+
+        Args:
+            images: Upright RGB images.
+            given: The call's `image` argument, from which transparency is read.
+            num_prompts: Number of prompts.
+            framing: How the images are brought to the target size.
+            sampling: Holds the requested size, the number of outputs and the given noise.
+
+        Returns:
+            The target size; the shape of the noise of all outputs, `[B, 1, C, 1, H/8, W/8]`; the images.
 
         Raises:
-            InvalidInputError: The number of images, their shapes or the framing are not accepted.
+            InvalidInputError: The number of images, their shapes, the framing or the noise are not accepted.
         """
         if images:
             check_image_count(len(images), num_prompts)
         framing.check(has_image=bool(images), output_type=sampling.output_type)
-        if not images:
-            return self.image_processor.choose_size(requested=sampling.requested_size)
-        return framing.choose_size(self.image_processor, images, sampling.requested_size)
+        if images:
+            size = framing.choose_size(self.image_processor, images, sampling.requested_size)
+        else:
+            size = self.image_processor.choose_size(requested=sampling.requested_size)
+        shape = (num_prompts * sampling.num_images_per_prompt, 1, *self._latent_shape(size))
+        check_latents(sampling.latents, shape)
+        return size, shape, framing.place_all(images, size, given)
+
+    def _finish(
+        self,
+        target: Tensor,
+        size: ImageSize,
+        sampling: SamplingInputs,
+        framing: Framing,
+        framed: list[FramedImage],
+        *,
+        return_dict: bool,
+    ) -> JoyImageEditPipelineOutput | tuple[Any]:
+        """Decode the target, and map it back onto the caller's images where the framing asks for it.
+
+        Args:
+            target: Denoised latents, `[B, 1, C, 1, H/8, W/8]`.
+            size: Target size.
+            sampling: Holds the output type and whether latents are normalized.
+            framing: What is mapped back.
+            framed: The caller's images.
+            return_dict: Whether to return the output object; else a tuple.
+        """
+        result = decode_target(
+            self, target, sampling.output_type, enable_denormalization=sampling.enable_denormalization
+        )
+        result, masks = (result, None) if framing.is_plain else framing.finish_all(result, framed)
+        return self._output(result, size, return_dict=return_dict, masks=masks)
 
     def _draw_latents(
         self,
@@ -268,13 +302,16 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         images: list[ModelImage],
         sampling: SamplingInputs,
         device: torch.device,
-        dtype: torch.dtype,
+        default_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor | None]:
         """Draw the noise of a shape `[B, 1, C, T, H/8, W/8]`, then the references; see `prepare_latents`.
+
+        Their precision is `sampling.latents_dtype`, or else `default_dtype`.
 
         Raises:
             InvalidInputError: The generators or the images do not match B.
         """
+        dtype = resolve_dtype(sampling.latents_dtype, default_dtype)
         if sampling.latents is None:
             noise = draw_noise(shape, sampling.generator, device, dtype)
         else:

@@ -156,11 +156,10 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
 
             # 3. Set the noise levels; draw each output's noise and its references' latents.
             self._set_schedule(sampling, device)
-            dtype = resolve_dtype(latents_dtype, conditioning.cond.states.dtype)
-            noise, reference_items = self._draw_latents(shape, model_images, sampling, device, dtype)
+            noise, items = self._draw_latents(shape, model_images, sampling, device, conditioning.dtype)
 
             # 4. Denoise, and decode the target.
-            groups = group_references(reference_items, device)
+            groups = group_references(items, device)
             target = denoise(self, noise, groups, conditioning, _target_only(callback))
             result = decode_target(self, target, output_type, enable_denormalization=enable_denormalization)
         return self._output(result, size, return_dict=return_dict)
@@ -198,7 +197,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         references: list[list[ModelImage]] | None,
         sampling: SamplingInputs,
         device: torch.device,
-        dtype: torch.dtype,
+        default_dtype: torch.dtype,
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """Draw for each output its noise, then the latents of its references.
 
@@ -207,11 +206,12 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             references: References of each prompt.
             sampling: Holds generator, given noise and how references are drawn.
             device: Device of the latents.
-            dtype: Precision of the latents.
+            default_dtype: Precision of the latents where `sampling.latents_dtype` is None.
 
         Returns:
             Noise `[B, 1, C, 1, H/8, W/8]`, and for each output the latents of its references, `[C, 1, h/8, w/8]`.
         """
+        dtype = resolve_dtype(sampling.latents_dtype, default_dtype)
         distinct = [image for group in references or () for image in group]
         posteriors = self._encode_images(distinct, device)
         noise: list[Tensor] = []

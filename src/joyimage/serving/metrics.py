@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -19,62 +20,35 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "joyimage_http_requests",
-            "Requests answered.",
-            ["route", "method", "status"],
-            registry=self._registry,
-        )
-        self.request_seconds = Histogram(
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        self.requests = counter("joyimage_http_requests", "Requests answered.", ["route", "method", "status"])
+        self.request_seconds = histogram(
             "joyimage_http_request_seconds",
             "From the first byte of a request to the last of its answer.",
             ["route", "method"],
             buckets=_SECONDS,
-            registry=self._registry,
         )
-        self.ended = Counter(
-            "joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"], registry=self._registry
-        )
-        self.rejected = Counter(
-            "joyimage_jobs_refused", "Requests rejected by a limit.", ["code"], registry=self._registry
-        )
-        self.restarted = Counter(
-            "joyimage_jobs_restarted", "Jobs requeued after a server died.", registry=self._registry
-        )
-        self.low_memory = Counter(
-            "joyimage_low_memory_runs", "Runs that fitted only with less memory.", registry=self._registry
-        )
-        self.reused = Counter(
-            "joyimage_reused_pictures",
-            "Edits of images that had been encoded before.",
-            registry=self._registry,
-        )
-        self.run_seconds = Histogram(
+        self.ended = counter("joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"])
+        self.rejected = counter("joyimage_jobs_refused", "Requests rejected by a limit.", ["code"])
+        self.restarted = counter("joyimage_jobs_restarted", "Jobs requeued after a server died.")
+        self.low_memory = counter("joyimage_low_memory_runs", "Runs that fitted only with less memory.")
+        self.reused = counter("joyimage_reused_pictures", "Edits of images that had been encoded before.")
+        self.run_seconds = histogram(
             "joyimage_run_seconds",
             "From claim to the end of the job, in whatever way it ends.",
             ["kind"],
             buckets=_SECONDS,
-            registry=self._registry,
         )
-        self.wait_seconds = Histogram(
-            "joyimage_wait_seconds", "From request to claim.", buckets=_SECONDS, registry=self._registry
-        )
-        self.batch_size = Histogram(
-            "joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8), registry=self._registry
-        )
-        self._jobs = Gauge(
-            "joyimage_jobs",
-            "Jobs in each state, of all servers of the database.",
-            ["state"],
-            registry=self._registry,
-        )
-        self._oldest = Gauge(
-            "joyimage_oldest_job_seconds", "Wait of the oldest queued job.", registry=self._registry
-        )
-        build = Gauge("joyimage_build_info", "Version.", ["version"], registry=self._registry)
+        self.wait_seconds = histogram("joyimage_wait_seconds", "From request to claim.", buckets=_SECONDS)
+        self.batch_size = histogram("joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8))
+        self._jobs = gauge("joyimage_jobs", "Jobs in each state, of all servers of the database.", ["state"])
+        self._oldest = gauge("joyimage_oldest_job_seconds", "Wait of the oldest queued job.")
+        build = gauge("joyimage_build_info", "Version.", ["version"])
         build.labels(__version__).set(1)
         ProcessCollector(registry=self._registry)
-        self._replicas = Gauge("joyimage_replicas", "Pipelines.", ["state"], registry=self._registry)
+        self._replicas = gauge("joyimage_replicas", "Pipelines.", ["state"])
 
     def page(self, jobs: Mapping[str, int], *, idle: int, busy: int, oldest_wait_s: float = 0.0) -> bytes:
         """Return the page that is scraped.

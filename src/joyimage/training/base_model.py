@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from joyimage.loading import find_source
+from joyimage.model_source import find_source
 from joyimage.pipeline.components import PUBLISHED_FOLDER
 from joyimage.pipeline.folder_checks import check_index
 from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder

@@ -27,8 +27,8 @@ from joyimage.errors import ImageError, InvalidInputError
 from joyimage.imaging import clear_partial, read_record, write_text
 
 if TYPE_CHECKING:
-    from joyimage.cli.run import Source
     from joyimage.cli.runners import Runner
+    from joyimage.cli.sources import Source
 
 _Output = Annotated[
     Path,

@@ -52,8 +52,8 @@ def convert(
     """
     # Imported here, so that `joyimage --help` needs no torch.
     from joyimage.checkpoints import registered_folder
-    from joyimage.loading import find_source
     from joyimage.model.file_kind import describe_file
+    from joyimage.model_source import find_source
     from joyimage.pipeline import conversion, quantizing, repacking
 
     source = registered_folder(str(source)) or source

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json as json_format
 
 from joyimage.cli.options import ImagePath, RunOptions
-from joyimage.cli.run import Source
 from joyimage.cli.runners import load_runner
 from joyimage.cli.scope import check_readable
+from joyimage.cli.sources import Source
 from joyimage.cli.surface import edit_command
 from joyimage.edits import Describe
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from joyimage.cli.options import RunOptions, is_address
-from joyimage.cli.run import Source
 from joyimage.cli.runners import load_runner
+from joyimage.cli.sources import Source
 from joyimage.errors import InvalidInputError
 
 

@@ -202,22 +202,7 @@ def _collect(
         if key.startswith(OTHER_PARTS):
             left_out += 1
             continue
-        if key.endswith((".alpha", ".dora_scale")):
-            name, _, kind = key.rpartition(".")
-        else:
-            match = _MATRICES.match(key)
-            if match is None or (match["kind"] == ".bias" and not match["up"]):
-                raise CheckpointError(_explain_key(key, label))
-            name = match["layer"]
-            kind = (
-                "bias"
-                if match["kind"] == ".bias"
-                else "down"
-                if match["down"]
-                else "up"
-                if match["up"]
-                else "magnitude"
-            )
+        name, kind = _split_key(key, label)
         layer, part = names.find(name, key, label)
         place = layer if part is None else f"{layer}#{part}"
         if kind == "alpha":
@@ -238,6 +223,44 @@ def _collect(
         if kind in found:
             raise CheckpointError(f"{label} has two tensors for one matrix; the second is `{key}`.")
         found[kind] = value.flatten() if kind == "magnitude" else value
+    _check_pairs(parts, label)
+    if not parts:
+        raise CheckpointError(f"{label} holds no matrices for the transformer.")
+    if left_out:
+        warnings.warn(
+            f"{label} holds {left_out} tensors for the text encoder or VAE, which are left out: only the "
+            "transformer takes adapters.",
+            stacklevel=4,
+        )
+    return parts, {place: alpha for place, alpha in alphas.items() if place in parts}
+
+
+def _split_key(key: str, label: str) -> tuple[str, str]:
+    """Split a key into the name of a layer and the kind of tensor.
+
+    Returns:
+        The name, and "down", "up", "bias", "magnitude", "alpha" or "dora_scale".
+
+    Raises:
+        CheckpointError: The key is not one of a LoRA.
+    """
+    if key.endswith((".alpha", ".dora_scale")):
+        name, _, kind = key.rpartition(".")
+        return name, kind
+    match = _MATRICES.match(key)
+    if match is None or (match["kind"] == ".bias" and not match["up"]):
+        raise CheckpointError(_explain_key(key, label))
+    if match["kind"] == ".bias":
+        return match["layer"], "bias"
+    return match["layer"], "down" if match["down"] else "up" if match["up"] else "magnitude"
+
+
+def _check_pairs(parts: Mapping[str, Mapping[str, Tensor]], label: str) -> None:
+    """Check that every layer has both matrices, of one rank.
+
+    Raises:
+        CheckpointError: A matrix lacks its partner, or has another rank.
+    """
     for place, found in parts.items():
         for kind, name in (("down", "lora_A"), ("up", "lora_B")):
             if kind not in found:
@@ -251,15 +274,6 @@ def _collect(
                 f"{label} has matrices of shapes {list(down.shape)} and {list(up.shape)} for"
                 f" `{place.partition('#')[0]}`, which have no rank in common: the file is damaged."
             )
-    if not parts:
-        raise CheckpointError(f"{label} holds no matrices for the transformer.")
-    if left_out:
-        warnings.warn(
-            f"{label} holds {left_out} tensors for the text encoder or VAE, which are left out: only the "
-            "transformer takes adapters.",
-            stacklevel=4,
-        )
-    return parts, {place: alpha for place, alpha in alphas.items() if place in parts}
 
 
 def _explain_key(key: str, label: str) -> str:

@@ -11,7 +11,7 @@ from joyimage.edits import Describe, Edit, Generate, Move
 from joyimage.pipeline.buckets import nearest_bucket
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.jobs.task import Task
-from joyimage.serving.workers.local import parse_adapter
+from joyimage.serving.workers.adapters import parse_adapter
 from joyimage.spatial.frame import STEP, exact_size
 from joyimage.types import ImageSize
 from joyimage.understanding.intent import parse

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from joyimage.edits import Describe, kind_of
+from joyimage.edits import kind_of
 from joyimage.errors import QueueFullError
 from joyimage.serving.http.admission import batch_key, make_task
 from joyimage.serving.http.bodies import read_body
 from joyimage.serving.http.budgets import Budgets
 from joyimage.serving.http.errors import ApiError, job_error, storage_full
+from joyimage.serving.http.job_record import job_record
 from joyimage.serving.http.parsing import parse_request
 from joyimage.serving.jobs.clock import SteadyClock
 from joyimage.serving.jobs.dispatcher import Dispatcher
@@ -26,7 +27,6 @@ from joyimage.serving.jobs.limits import QueueLimits
 from joyimage.serving.jobs.liveness import Liveness
 from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.store import JobStore
-from joyimage.serving.jobs.task import Task, UnreadableJobError
 from joyimage.serving.security.errors import RateLimitError
 from joyimage.serving.security.keys import RequestRates
 from joyimage.serving.security.signing import UrlSigner
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from joyimage.serving.http.bodies import Body
     from joyimage.serving.http.parsing import ParsedRequest
+    from joyimage.serving.jobs.task import Task
     from joyimage.serving.metrics import Metrics
     from joyimage.serving.security.uploads import Upload
     from joyimage.serving.settings import ServerSettings
@@ -348,50 +349,16 @@ class Service:
         )
 
     def public(self, job: Job, base_url: str) -> dict[str, Any]:
-        """Return a job's record as clients see it."""
-        result = job.result or {}
-        try:
-            task: Task | None = Task.from_dict(job.task)
-        except UnreadableJobError:
-            task = None
-        edit = None if task is None else task.edit
-        sampling = None if edit is None or isinstance(edit, Describe) else edit.sampling
-        given_prompt = None if edit is None else edit.given().get("prompt")
+        """Return a job's record as clients see it; see `job_record`."""
         progress = self.dispatcher.progress(job.id)
         if progress is None and job.state == "running" and job.step is not None:
             progress = (job.step, job.num_steps or job.step)
-        address = partial(self.result_url, job, base_url=base_url)
-        return {
-            "id": job.id,
-            "object": "job",
-            "kind": job.kind,
-            "state": job.state,
-            "position": self.store.position(job) if job.state == "queued" else None,
-            "progress": None if progress is None else {"step": progress[0], "steps": progress[1]},
-            "restarted": job.restarted,
-            "created_at": job.created_at,
-            "started_at": job.started_at,
-            "finished_at": job.finished_at,
-            "expires_at": job.expires_at,
-            "edit": None if task is None else task.given,
-            "has_mask": task is not None and task.has_mask,
-            "seed": result.get("seed", None if sampling is None else sampling.seed),
-            "steps": None if sampling is None else sampling.num_inference_steps,
-            "guidance": None if sampling is None else sampling.guidance_scale,
-            "width": result.get("width"),
-            "height": result.get("height"),
-            "prompt": result.get("prompt") or given_prompt,
-            "text": result.get("text"),
-            "checks": result.get("checks"),
-            "verdicts": result.get("verdicts"),
-            "candidates": result.get("candidates"),
-            "memory": result.get("memory"),
-            "reused": result.get("reused"),
-            "images": [address("images", n) for n in range(result.get("num_images", 0))],
-            "masks": [address("masks", n) for n in range(result.get("num_masks", 0))],
-            "inputs": [address("inputs", n) for n in range(_num_inputs(job))],
-            "error": job.error and {"message": job.error.get("message"), "code": job.error.get("code")},
-        }
+        return job_record(
+            job,
+            progress=progress,
+            position=self.store.position(job) if job.state == "queued" else None,
+            address=partial(self.result_url, job, base_url=base_url),
+        )
 
     def delete_results(self, job: Job) -> Job:
         """Remove the files of a finished job; its record stays until it expires."""
@@ -437,10 +404,3 @@ def raise_for(job: Job) -> Job:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _num_inputs(job: Job) -> int:
-    """Return how many input images a job has kept."""
-    result = job.result or {}
-    is_kept = job.state == "succeeded" and not result.get("is_deleted")
-    return int(job.task.get("num_inputs", 0)) if is_kept else 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from joyimage.edits import Describe
-from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
+from joyimage.errors import InvalidResultError, OutOfMemoryError
+from joyimage.serving.workers.adapters import parse_adapter
+from joyimage.serving.workers.failures import computes, is_fatal, is_out_of_memory
 from joyimage.serving.workers.protocol import DeviceFailedError, ModelInfo, ModelOutput
 from joyimage.serving.workers.scope import check_readable
 from joyimage.serving.workers.sessions import ClientSessions
@@ -17,7 +19,6 @@ from joyimage.serving.workers.sessions import ClientSessions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from PIL.Image import Image
 
     from joyimage.edits import Sampling
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
     from joyimage.serving.workers.protocol import ProgressCallback, WorkItem
 
 logger = logging.getLogger(__name__)
-
-_NUMBER = re.compile(r"[+-]?(\d{1,6}(\.\d{0,6})?|\.\d{1,6})")
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-_FATAL = (
-    "cuda error",
-    "hip error",
-    "device-side assert",
-    "cublas_status_execution_failed",
-    "cudnn_status_execution_failed",
-    "nccl error",
-    "level zero error",
-    "ur error",
-)
 
 
 class LocalRunner:
@@ -112,9 +100,9 @@ class LocalRunner:
                 try:
                     made = self._run(items, report, is_stopped, split=split)
                 except Exception as error:
-                    if _is_out_of_memory(error):
+                    if is_out_of_memory(error):
                         pass
-                    elif _is_fatal(error) or not _computes(self._device):
+                    elif is_fatal(error) or not computes(self._device):
                         raise DeviceFailedError(str(error).partition("\n")[0]) from error
                     else:
                         raise
@@ -164,7 +152,7 @@ class LocalRunner:
             self.pipe.to(self._device)
             self._is_offloaded = False
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._is_offloaded = True
         if self._is_offloaded:
@@ -190,7 +178,7 @@ class LocalRunner:
         split: bool,
     ) -> list[ModelOutput] | None:
         """Run tasks in one call or, with `split`, one output after the other: the images are the same."""
-        from joyimage.serving.workers.judging import check_object, judge_item
+        from joyimage.serving.workers.judging import check_object
 
         first = items[0].task
         if isinstance(first.edit, Describe):
@@ -201,14 +189,8 @@ class LocalRunner:
         for item in items:
             check_object(self.pipe, item)
         steps = sampling.num_inference_steps or self.info.steps
-        pieces = [
-            (number, output, 1 if split else item.task.num_images)
-            for number, item in enumerate(items)
-            for output in range(item.task.num_images if split else 1)
-        ]
-        rounds = [[piece] for piece in pieces] if split else [pieces]
-        images: list[list[Image]] = [[] for _ in items]
-        metadata: list[dict[str, Any]] = [{"adapters": adapters} if adapters else {} for _ in items]
+        rounds = _rounds(items, split=split)
+        made = [_TaskOutput(item, metadata={"adapters": adapters} if adapters else {}) for item in items]
         session = self.sessions.of({item.client for item in items})
         for number_of_round, batch in enumerate(rounds):
             shown = [items[number].task.has_previews for number, _, _ in batch]
@@ -230,27 +212,36 @@ class LocalRunner:
             is_known = session.cache.miss_count["posterior"] == encoded
             each = len(output.images) // len(batch)
             for place, (number, _, _) in enumerate(batch):
-                item = items[number]
-                made = output.images[place * each : (place + 1) * each]
-                if output.candidates is not None:
-                    made = made[:1]  # the best comes first
-                    metadata[number] |= {
-                        "candidates": [one.to_dict() for one in output.candidates],
-                        "seed": output.candidates[0].seed,
-                    }
-                images[number] += made
-                if _sampling(item).judge or output.candidates is not None:
-                    verdicts = [judge_item(self.pipe, item, image).to_dict() for image in made]
-                    metadata[number].setdefault("verdicts", []).extend(verdicts)
-                metadata[number]["usage"] = self._usage(item, output.width * output.height)
-                if item.images:
-                    # Of several outputs made one by one, the first says whether the image was known.
-                    metadata[number].setdefault("reused", is_known)
+                self._add(made[number], output, output.images[place * each : (place + 1) * each], is_known)
         self.sessions.trim()
-        return [
-            ModelOutput(images=tuple(own), metadata=known)
-            for own, known in zip(images, metadata, strict=True)
-        ]
+        return [ModelOutput(images=tuple(one.images), metadata=one.metadata) for one in made]
+
+    def _add(self, made: _TaskOutput, output: Any, images: list[Image], is_known: bool) -> None:
+        """Add what one call of the pipeline made of a task.
+
+        Args:
+            made: What earlier calls made of the task.
+            output: What the pipeline returned.
+            images: The task's own images in it.
+            is_known: Whether the call encoded no image.
+        """
+        from joyimage.serving.workers.judging import judge_item
+
+        item = made.item
+        if output.candidates is not None:
+            images = images[:1]  # the best comes first
+            made.metadata |= {
+                "candidates": [one.to_dict() for one in output.candidates],
+                "seed": output.candidates[0].seed,
+            }
+        made.images += images
+        if _sampling(item).judge or output.candidates is not None:
+            verdicts = [judge_item(self.pipe, item, image).to_dict() for image in images]
+            made.metadata.setdefault("verdicts", []).extend(verdicts)
+        made.metadata["usage"] = self._usage(item, output.width * output.height)
+        if item.images:
+            # Of several outputs made one by one, the first says whether the image was known.
+            made.metadata.setdefault("reused", is_known)
 
     def _call(self, parts: Sequence[tuple[WorkItem, int, int]], watch: Callable[..., dict[str, Any]]) -> Any:
         """Call the pipeline once for several tasks, of each some outputs."""
@@ -371,58 +362,36 @@ class LocalRunner:
         ]
 
 
+@dataclass
+class _TaskOutput:
+    """What a task has become so far.
+
+    Attributes:
+        item: The task.
+        images: Images, in order.
+        metadata: What is known about them, for the job's record.
+    """
+
+    item: WorkItem
+    images: list[Image] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def _rounds(items: Sequence[WorkItem], *, split: bool) -> list[list[tuple[int, int, int]]]:
+    """Return which outputs run together: number of the task, first output and number of outputs of each."""
+    pieces = [
+        (number, output, 1 if split else item.task.num_images)
+        for number, item in enumerate(items)
+        for output in range(item.task.num_images if split else 1)
+    ]
+    return [[piece] for piece in pieces] if split else [pieces]
+
+
 class _StoppedError(Exception):
     """A description was stopped between two tokens."""
-
-
-def parse_adapter(text: str, names: Sequence[str] = ()) -> tuple[str, float]:
-    """Read "NAME" or "NAME:SCALE".
-
-    Args:
-        text: Such as "style:0.8".
-        names: Names of adapters, which may hold a colon themselves.
-
-    Raises:
-        InvalidInputError: The scale is out of range.
-    """
-    if text in names:
-        return text, 1.0
-    name, colon, scale = text.rpartition(":")
-    if not colon or not _NUMBER.fullmatch(scale):
-        return text, 1.0
-    factor = float(scale)
-    if not -100 <= factor <= 100:
-        raise InvalidInputError(
-            f"`loras` holds {text!r}; expected a scale from -100 to 100, for example {name}:0.8."
-        )
-    return name, factor
 
 
 def _sampling(item: WorkItem) -> Sampling:
     edit = item.task.edit
     assert not isinstance(edit, Describe)
     return edit.sampling
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error).lower() for sign in _NO_MEMORY)
-
-
-def _computes(device: torch.device) -> bool:
-    """Return whether a device still computes: after an unknown error, broken ones fail at whatever they are given."""
-    import torch
-
-    try:
-        return torch.ones(8, device=device).sum().item() == 8
-    except Exception as error:  # noqa: BLE001 - whatever a broken device raises
-        # Memory that ran out is no sign of one.
-        return _is_out_of_memory(error)
-
-
-def _is_fatal(error: BaseException) -> bool:
-    """Return whether a device stays broken until its process ends; CUDA repeats such an error."""
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _FATAL)

@@ -123,30 +123,13 @@ def nearest_shape(mask: Mask, expected: SceneObject) -> str:
 def _score_flat(case: EditCase, pixels: Pixels) -> Score:
     assert case.background is not None
     masks = color_masks(pixels, case.background)
-    faults: list[str] = []
     wanted = (
         case.after
         if case.task == "text-to-image"
         else tuple(item for item in (case.result,) if item is not None)
     )
     ious = [intersection_over_union(masks[item.color], item.mask) for item in wanted]
-    for item, iou in zip(wanted, ious, strict=True):
-        if iou < (IOU_SAME_OUTLINE if case.task == "recolor" else IOU_PLACED):
-            faults.append(f"{item.name} not in its place")
-        elif nearest_shape(masks[item.color], item) != item.shape:
-            faults.append(f"{item.name} not recognized by its shape")
-
-    subject = case.subject
-    if subject is not None:
-        old_place = subject.mask
-        if case.result is None or case.task == "move":
-            away = np.linalg.norm(pixels[old_place].astype(np.float64) - case.background, axis=-1)
-            if np.mean(away < BACKGROUND_DISTANCE) < VACATED:
-                faults.append("old place not empty")
-        if case.task != "move":
-            left_over = np.count_nonzero(masks[subject.color]) / np.count_nonzero(old_place)
-            if left_over > LEFT_OVER:
-                faults.append(f"{subject.color} left over")
+    faults = [*_misplaced(case, masks, wanted, ious), *_left_behind(case, pixels, masks)]
 
     red_gone = None
     if case.box is not None:
@@ -177,6 +160,37 @@ def _score_flat(case: EditCase, pixels: Pixels) -> Score:
         red_gone=red_gone,
         faults=tuple(faults),
     )
+
+
+def _misplaced(
+    case: EditCase, masks: dict[str, Mask], wanted: tuple[SceneObject, ...], ious: list[float]
+) -> list[str]:
+    """Return the faults of objects that should be there: not in their place, or of another shape."""
+    faults: list[str] = []
+    for item, iou in zip(wanted, ious, strict=True):
+        if iou < (IOU_SAME_OUTLINE if case.task == "recolor" else IOU_PLACED):
+            faults.append(f"{item.name} not in its place")
+        elif nearest_shape(masks[item.color], item) != item.shape:
+            faults.append(f"{item.name} not recognized by its shape")
+    return faults
+
+
+def _left_behind(case: EditCase, pixels: Pixels, masks: dict[str, Mask]) -> list[str]:
+    """Return the faults of an object that should be gone from where it was."""
+    subject = case.subject
+    if subject is None:
+        return []
+    faults: list[str] = []
+    old_place = subject.mask
+    if case.result is None or case.task == "move":
+        away = np.linalg.norm(pixels[old_place].astype(np.float64) - case.background, axis=-1)
+        if np.mean(away < BACKGROUND_DISTANCE) < VACATED:
+            faults.append("old place not empty")
+    if case.task != "move":
+        left_over = np.count_nonzero(masks[subject.color]) / np.count_nonzero(old_place)
+        if left_over > LEFT_OVER:
+            faults.append(f"{subject.color} left over")
+    return faults
 
 
 def _score_rotation(case: EditCase, pixels: Pixels) -> Score:

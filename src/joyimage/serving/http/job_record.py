@@ -1,0 +1,76 @@
+"""A job's record as clients see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from joyimage.edits import Describe
+from joyimage.serving.jobs.task import Task, UnreadableJobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from joyimage.serving.jobs.records import Job
+
+
+def job_record(
+    job: Job,
+    *,
+    progress: tuple[int, int] | None,
+    position: int | None,
+    address: Callable[[str, int], str],
+) -> dict[str, Any]:
+    """Return a job's record as clients see it.
+
+    Args:
+        job: The job.
+        progress: Number of the last finished step, and number of steps; None before the first.
+        position: Place of a queued job; None for others.
+        address: Returns the address of one of the job's "images", "masks" or "inputs".
+    """
+    result = job.result or {}
+    try:
+        task: Task | None = Task.from_dict(job.task)
+    except UnreadableJobError:
+        task = None
+    edit = None if task is None else task.edit
+    sampling = None if edit is None or isinstance(edit, Describe) else edit.sampling
+    given_prompt = None if edit is None else edit.given().get("prompt")
+    return {
+        "id": job.id,
+        "object": "job",
+        "kind": job.kind,
+        "state": job.state,
+        "position": position,
+        "progress": None if progress is None else {"step": progress[0], "steps": progress[1]},
+        "restarted": job.restarted,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "expires_at": job.expires_at,
+        "edit": None if task is None else task.given,
+        "has_mask": task is not None and task.has_mask,
+        "seed": result.get("seed", None if sampling is None else sampling.seed),
+        "steps": None if sampling is None else sampling.num_inference_steps,
+        "guidance": None if sampling is None else sampling.guidance_scale,
+        "width": result.get("width"),
+        "height": result.get("height"),
+        "prompt": result.get("prompt") or given_prompt,
+        "text": result.get("text"),
+        "checks": result.get("checks"),
+        "verdicts": result.get("verdicts"),
+        "candidates": result.get("candidates"),
+        "memory": result.get("memory"),
+        "reused": result.get("reused"),
+        "images": [address("images", n) for n in range(result.get("num_images", 0))],
+        "masks": [address("masks", n) for n in range(result.get("num_masks", 0))],
+        "inputs": [address("inputs", n) for n in range(_num_inputs(job))],
+        "error": job.error and {"message": job.error.get("message"), "code": job.error.get("code")},
+    }
+
+
+def _num_inputs(job: Job) -> int:
+    """Return how many input images a job has kept."""
+    result = job.result or {}
+    is_kept = job.state == "succeeded" and not result.get("is_deleted")
+    return int(job.task.get("num_inputs", 0)) if is_kept else 0
