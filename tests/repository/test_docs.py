@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -88,6 +90,45 @@ def test_folders_when_the_architecture_page_names_them_then_exist() -> None:
     assert [
         name for name in sorted(named) if not any((root / name).exists() for root in SOURCE_FOLDERS)
     ] == []
+
+
+def architecture_layers() -> list[set[str]]:
+    """Return the layers that the architecture page draws: before the first two spaces of each line."""
+    drawn = re.findall(
+        r"^```\n(.*?)^```", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )[0]
+    return [set(re.split(r" {2,}", line)[0].split(" | ")) for line in drawn.splitlines()]
+
+
+def test_layers_when_drawn_then_those_that_the_linter_checks() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (checked,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+
+    names = [set(re.findall(r"joyimage\.([\w.]+)", layer)) for layer in checked]
+
+    assert architecture_layers() == names
+
+
+def test_packages_when_listed_then_each_exists_and_none_is_missing() -> None:
+    table = (DOCS / "architecture.md").read_text("utf-8").partition("## Packages")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| (?:`([^`]+)`)? ?\|$", table, re.MULTILINE)
+    packages = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")} - {"."}
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+
+    assert sorted(name for name, _, _ in rows) == sorted(packages | modules)
+    assert [first for name, _, first in rows if first and not first.startswith(f"{name}/")] == []
+    assert [name for name, _, first in rows if bool(first) is name.endswith(".py")] == []
+
+
+def test_changelog_when_read_then_its_entries_are_dated_and_the_newest_stand_first() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    kinds = re.findall(r"^### (.+)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+
+    days = [datetime.date.fromisoformat(heading.partition(" (")[0]) for heading in headings]
+    assert days == sorted(set(days), reverse=True)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_site_when_built_strictly_then_has_every_page(tmp_path: Path) -> None:
