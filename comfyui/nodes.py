@@ -144,13 +144,11 @@ class JoyImageCamera(io.ComfyNode):
         """Return the prompt.
 
         Raises:
-            ValueError: The camera would stay where it is.
+            InvalidInputError: The camera would stay where it is.
         """
-        if yaw == 0 and pitch == 0 and zoom == "unchanged":
-            raise ValueError(
-                "This leaves the camera where it is. Give a yaw or a pitch other than 0, or a zoom."
-            )
-        return io.NodeOutput(Camera(yaw=yaw, pitch=pitch, zoom=zoom, prompt_style=prompt_style).prompt)
+        edit = Camera(yaw=yaw, pitch=pitch, zoom=zoom, prompt_style=prompt_style)
+        edit.check_complete()
+        return io.NodeOutput(edit.prompt)
 
 
 class JoyImageFrame(io.ComfyNode):

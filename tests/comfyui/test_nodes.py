@@ -146,5 +146,5 @@ def test_edit_when_on_a_server_then_the_same_image_as_in_this_process(made: Path
 def test_input_when_it_is_not_accepted_then_a_sentence(made: Path) -> None:
     errors = _report(made)["errors"]
 
-    assert "leaves the camera where it is" in errors["camera"]
+    assert "The camera does not move" in errors["camera"]
     assert "`prompt`" in errors["prompt"]
