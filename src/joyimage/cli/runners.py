@@ -108,11 +108,11 @@ def load_runner(options: RunOptions) -> Runner:
         from joyimage.cli.remote import RemoteRunner
 
         return RemoteRunner.connect(options.server, options.model)
+    note(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
     from joyimage.compat.deferred_imports import collection_paused
     from joyimage.devices import choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline
 
-    note(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
     with collection_paused():
         _hide_loading_bars()
         device = choose_device(options.device)
