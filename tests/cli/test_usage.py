@@ -183,7 +183,7 @@ def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_load
         (["edit", "a.png", "x", "--prompt", "y", "-o", "b.png"], "`x` is one argument too many. `joyimage"),
         (
             ["edit", "--image", "a.png", "x", "-o", "b.png"],
-            "`x` stands behind an argument that is given as an",
+            "`x` follows an argument that is given as an",
         ),
         (["edit", "a.png", "--", "x", "-o", "b.png"], "`--output` or `-o` is missing."),
     ],

@@ -125,7 +125,7 @@ def test_convert_when_a_pickle_holds_code_never_runs_it(original: Path, tmp_path
     target = tmp_path / "target"
     target.mkdir()
 
-    with pytest.raises(CheckpointError, match=r"harmful\.pth holds other things than weights"):
+    with pytest.raises(CheckpointError, match=r"harmful\.pth holds objects other than weights"):
         convert(original, target / "out", transformer=file, allow_pickle=True)
 
     assert not _Harmful.ran

@@ -136,7 +136,7 @@ def test_convert_when_format_and_output_do_not_fit_then_it_says_what_to_do(
 
 
 DAMAGES: dict[str, Any] = {
-    "cut short": (lambda content: content[:-100], r"promises \d+: download the file again"),
+    "cut short": (lambda content: content[:-100], r"says \d+: download the file again"),
     "lfs": (
         lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
         r"is a Git LFS pointer, not the weights themselves",

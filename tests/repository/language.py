@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ DEBT_PATH = Path(__file__).with_name("language_debt.json")
 _FOLDERS = ("src", "docs", "tests", "scripts", "examples", "deploy", ".github")
 _SUFFIXES = {".py", ".md", ".js", ".html", ".css", ".toml", ".yml", ".yaml", ".ini"}
 _NOT_OURS = ("/weights/", "/golden/", "/vendor/", "/phrases/")
+# What may stand between the words of a sentence that is wrapped: comments, lists, and the quotes of two literals.
+_MARGIN = " \t#*/\"'"
 # The list itself, and what is left of each term.
 _THIS = (
     "tests/repository/language.py",
@@ -142,13 +145,29 @@ def find_terms() -> dict[tuple[str, str], list[str]]:
         for term, pattern in patterns:
             if (is_page and not term.is_for_page) or path.startswith(term.allowed_in):
                 continue
-            if not pattern.search(text):
+            lines = text.splitlines()
+            is_one_line = term.name == "fragment"
+            if not pattern.search(text) and (is_one_line or not pattern.search(_unwrapped(text))):
                 continue
-            for number, line in enumerate(text.splitlines(), 1):
-                if pattern.search(line):
+            for number, (line, following) in enumerate(
+                itertools.zip_longest(lines, lines[1:], fillvalue=""), 1
+            ):
+                if pattern.search(line) or (not is_one_line and _is_wrapped(pattern, line, following)):
                     place = f"{path}:{number}: {line.strip()}"
                     found.setdefault((term.name, area_of(path)), []).append(place)
     return found
+
+
+def _unwrapped(text: str) -> str:
+    """Return a text on one line, without the marks of comments and lists at the start of its lines."""
+    return " ".join(line.strip(_MARGIN) for line in text.splitlines())
+
+
+def _is_wrapped(pattern: re.Pattern[str], line: str, following: str) -> bool:
+    """Return whether a term begins in a line and ends in the next one."""
+    start = line.rstrip(_MARGIN)
+    both = f"{start} {following.lstrip(_MARGIN)}"
+    return any(found.start() < len(start) < found.end() for found in pattern.finditer(both))
 
 
 def write_debt() -> None:

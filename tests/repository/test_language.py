@@ -6,10 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.repository import language
 from tests.repository.language import DEBT_PATH, ROOT, TERMS, Term, find_terms
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHECKED = ("src", "docs", "tests", "scripts", "examples", "deploy", ".github", ".ci")
 
@@ -43,6 +48,16 @@ def test_terms_when_counted_then_no_area_has_more_than_it_had() -> None:
     ]
 
     assert not too_many, "\n".join(too_many)
+
+
+@pytest.mark.parametrize(
+    "text", ["a job wants\na say", "    # wants\n    # a say here", '"it wants "\n"a say"']
+)
+def test_term_when_wrapped_then_found(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "NOTES.md").write_text(text, "utf-8")
+    monkeypatch.setattr(language, "ROOT", tmp_path)
+
+    assert list(find_terms()) == [("wants a say", ".")]
 
 
 def test_terms_when_listed_then_each_that_is_left_is_one_of_the_list() -> None:

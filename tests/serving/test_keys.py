@@ -39,7 +39,7 @@ def test_keys_when_given_and_blank_then_rejected_and_never_an_open_server(given:
         (f"sk-proj:{KEY}", "begins like a key"),
         (f"a:b:{KEY}", "the only colon"),
         (f"{'x' * 65}:{KEY}", "1 to 64"),
-        (f"anna:{KEY}\nbert:{KEY}", "is there twice"),
+        (f"anna:{KEY}\nbert:{KEY}", "appears twice"),
         ("# nothing but a remark", "holds no key"),
     ],
 )

@@ -58,8 +58,9 @@ class GuidanceGroup:
         size = distributed.get_world_size() if distributed.is_initialized() else 1
         if size != num_processes:
             raise InvalidInputError(
-                f"`num_processes` is {num_processes}, but {size} of them runs; start the program with "
-                f"`torchrun --nproc-per-node {num_processes}` and call `torch.distributed.init_process_group` first."
+                f"`num_processes` is {num_processes}, but the number of connected processes is {size}; start the"
+                f" program with `torchrun --nproc-per-node {num_processes}`, and call"
+                " `torch.distributed.init_process_group` first."
             )
         timeout = datetime.timedelta(seconds=DEAD_PROCESS_SECONDS)
         return cls(rank=distributed.get_rank(), group=distributed.new_group(timeout=timeout))

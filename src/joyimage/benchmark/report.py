@@ -23,7 +23,7 @@ _COUNTERS = {
     "transformer_tflop": ("transformer, 40 steps", "TFLOP", 16132),
     "transformer_forwards": ("transformer passes", "", 80),
     "encoder_tokens": ("tokens through the language model", "", None),
-    "vision_passes": ("passes of the vision tower", "", 1),
+    "vision_passes": ("forwards of the vision tower", "", 1),
     "vae_frames_encoded": ("frames encoded", "", 1),
     "vae_frames_decoded": ("frames decoded", "", 1),
     "eager_block_gb": ("elementwise traffic of a block, operator by operator", "GB", None),
@@ -119,7 +119,7 @@ def _section(report: dict[str, Any]) -> list[str]:
     for stage in (*STAGES, WHOLE):
         cells = [_spread(report["seconds"][side][stage], 3) for side in SIDES]
         lines.append(f"| {stage} | {cells[0]} | {cells[1]} | {_spread(report['ratios'][stage], 2)} |")
-    lines.append(f"| VAE, both ways | | | {_spread(report['ratios']['VAE'], 2)} |")
+    lines.append(f"| VAE, encode and decode | | | {_spread(report['ratios']['VAE'], 2)} |")
     agreement = report["agreement"]
     lines += [
         "",
@@ -212,7 +212,7 @@ def _counters(counters: dict[str, Any]) -> list[str]:
         values = [counters[side][name] for side in SIDES]
         cells = [_number(value) for value in (*values, predicted)]
         lines.append(f"| {row}{', ' + unit if unit else ''} | {' | '.join(cells)} |")
-    lines += ["", "| bar | at most | joyimage | |", "| --- | --- | --- | --- |"]
+    lines += ["", "| budget | at most | joyimage | |", "| --- | --- | --- | --- |"]
     for bar in counters["bars"]:
         unit = f" {bar['unit']}" if bar["unit"] else ""
         verdict = "holds" if bar["holds"] else "**missed**"

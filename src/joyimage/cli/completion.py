@@ -40,7 +40,7 @@ def make_installer(app: App) -> Callable[..., None]:
         """Complete commands and options in the shell; shows which files change, and asks first.
 
         Raises:
-            InvalidInputError: The shell is unknown, or there is no terminal to ask on.
+            InvalidInputError: The shell is unknown, or there is no terminal to ask for confirmation.
             ImageError: A file cannot be written.
         """
         # Loaded here: `joyimage --help` needs no image library.
@@ -112,7 +112,9 @@ def _is_confirmed() -> bool:
         InvalidInputError: There is no terminal.
     """
     if not sys.stdin.isatty():
-        raise InvalidInputError("Nothing was changed: there is no terminal to ask on. Add `--yes` to agree.")
+        raise InvalidInputError(
+            "Nothing was changed: there is no terminal to ask for confirmation. Add `--yes` to confirm."
+        )
     print("Continue? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

@@ -149,7 +149,7 @@ def read_row(
     )
     if taken.intersection(row.outputs):
         if "output" in own:
-            raise InvalidInputError(f"its `output` is {own['output']!r}, which an earlier row has.")
+            raise InvalidInputError(f"its `output` is {own['output']!r}, which an earlier row uses.")
         row = replace(row, output=row.output.with_stem(f"{row.output.stem}-{_identify_edit(edit)}"))
         if taken.intersection(row.outputs):
             raise InvalidInputError("an earlier row asks for the same edit of the same image.")
@@ -280,7 +280,7 @@ def _output_name(given: Any, images: list[Path], edit: AnyEdit) -> Path:
         )
     if name.name.lower() == _CONTACT_SHEET:
         raise InvalidInputError(
-            f"its `output` is {given!r}, which the contact sheet has; choose another name."
+            f"its `output` is {given!r}, the name of the contact sheet; choose another name."
         )
     return name
 

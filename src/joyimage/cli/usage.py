@@ -46,7 +46,9 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
     if isinstance(error, exceptions.CoercionError) and error.token is not None:
         return _wrong_type(error, error.token)
     if isinstance(error, exceptions.ArgumentOrderError):
-        return f"`{error.token}` stands behind an argument that is given as an option; give it as an option too. {see}"
+        return (
+            f"`{error.token}` follows an argument that is given as an option; give it as an option too. {see}"
+        )
     if isinstance(error, exceptions.RepeatArgumentError):
         return f"`{error.token.keyword or error.token.value}` is given more than once; give it once."
     return " ".join(str(error).split())

@@ -100,6 +100,6 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         raise ImageError(f"The record in {path} can't be read: it is not JSON ({error}).") from None
     if not isinstance(record, dict):
         raise ImageError(
-            f"The record in {path} can't be read: it is {type(record).__name__}, no JSON object."
+            f"The record in {path} can't be read: it is {type(record).__name__}, not a JSON object."
         )
     return record

@@ -260,7 +260,7 @@ def _download_file(repository: str, commit: str, file: _HubFile, output: Path) -
     if not file.is_content_of(partial):
         partial.unlink()
         raise CheckpointError(
-            f"What arrived as {file.name} does not have the checksum that the hub states, so it was removed. Run the"
+            f"The downloaded {file.name} does not have the checksum that the hub states, so it was removed. Run the"
             " same command again to download it anew."
         )
     target = output / file.name

@@ -126,7 +126,7 @@ def hub_reason(error: BaseException) -> str:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     for kinds, reason in (
-        ((GatedRepoError,), "the hub wants you to accept its terms and log in (`hf auth login`)"),
+        ((GatedRepoError,), "the hub requires you to accept its terms and log in (`hf auth login`)"),
         ((RepositoryNotFoundError,), "the hub has no such public model"),
         ((RevisionNotFoundError,), "the hub has no such revision of it"),
         ((EntryNotFoundError,), "it has no model_index.json on the hub"),

@@ -26,29 +26,33 @@ class Metrics:
         self.requests = counter("joyimage_http_requests", "Requests answered.", ["route", "method", "status"])
         self.request_seconds = histogram(
             "joyimage_http_request_seconds",
-            "From the first byte of a request to the last of its answer.",
+            "Seconds from the first byte of a request to the last byte of its response.",
             ["route", "method"],
             buckets=_SECONDS,
         )
         self.ended = counter("joyimage_jobs_ended", "Jobs that ended.", ["kind", "state"])
         self.rejected = counter("joyimage_jobs_refused", "Requests rejected by a limit.", ["code"])
         self.restarted = counter("joyimage_jobs_restarted", "Jobs requeued after a server died.")
-        self.low_memory = counter("joyimage_low_memory_runs", "Runs that fitted only with less memory.")
+        self.low_memory = counter(
+            "joyimage_low_memory_runs", "Runs that fit only with lower-memory settings."
+        )
         self.reused = counter("joyimage_reused_pictures", "Edits of images that had been encoded before.")
         self.run_seconds = histogram(
             "joyimage_run_seconds",
-            "From claim to the end of the job, in whatever way it ends.",
+            "Seconds from the claim of a job until it ends, successfully or not.",
             ["kind"],
             buckets=_SECONDS,
         )
-        self.wait_seconds = histogram("joyimage_wait_seconds", "From request to claim.", buckets=_SECONDS)
-        self.batch_size = histogram("joyimage_batch_size", "Jobs that ran together.", buckets=(1, 2, 4, 8))
+        self.wait_seconds = histogram(
+            "joyimage_wait_seconds", "Seconds from the request to the claim of its job.", buckets=_SECONDS
+        )
+        self.batch_size = histogram("joyimage_batch_size", "Number of jobs in a batch.", buckets=(1, 2, 4, 8))
         self._jobs = gauge("joyimage_jobs", "Jobs in each state, of all servers of the database.", ["state"])
-        self._oldest = gauge("joyimage_oldest_job_seconds", "Wait of the oldest queued job.")
+        self._oldest = gauge("joyimage_oldest_job_seconds", "Seconds that the oldest queued job has waited.")
         build = gauge("joyimage_build_info", "Version.", ["version"])
         build.labels(__version__).set(1)
         ProcessCollector(registry=self._registry)
-        self._replicas = gauge("joyimage_replicas", "Pipelines.", ["state"])
+        self._replicas = gauge("joyimage_replicas", "Pipelines in each state.", ["state"])
 
     def page(self, jobs: Mapping[str, int], *, idle: int, busy: int, oldest_wait_s: float = 0.0) -> bytes:
         """Return the page that is scraped.

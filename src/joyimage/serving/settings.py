@@ -56,8 +56,8 @@ class ServerSettings(BaseSettings):
         api_keys: Keys separated by commas, each "name:key" or a key alone.
         api_keys_file: A file with one of these a line.
         allow_anonymous: Whether to listen on other addresses than loopback without any key.
-        queue_size: Most jobs that wait.
-        client_jobs: Most jobs of one client that wait or run.
+        queue_size: Most queued jobs.
+        client_jobs: Most queued or running jobs of one client.
         session_bytes: Most bytes that a pipeline caches of images it has read, for their next edit.
         max_batch: Most jobs of equal settings that run together.
         batch_pixels: Only outputs up to this many pixels in all run together.
@@ -180,7 +180,7 @@ class ServerSettings(BaseSettings):
         if is_open and not read_keys(self.api_keys, self.api_keys_file):
             raise ValueError(
                 f"`host` is {self.host}, which others can reach, and there are no API keys; give "
-                "`api_keys_file`, or `allow_anonymous` where something else keeps strangers out."
+                "`api_keys_file`, or `allow_anonymous` where something else controls access."
             )
         return self
 

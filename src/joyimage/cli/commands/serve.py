@@ -92,8 +92,8 @@ def serve(
         base_size: Side in pixels of the square size that the trained sizes derive from.
         replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
-        queue_size: Most jobs that wait. Default: 128.
-        client_jobs: Most jobs of one client that wait or run. Default: 64.
+        queue_size: Most queued jobs. Default: 128.
+        client_jobs: Most queued or running jobs of one client. Default: 64.
         max_batch: Most small jobs of equal settings that run together. Default: 4.
         max_steps: Most steps of an edit. Default: 100.
         keep_s: Seconds for which results are stored. Default: 86400.
@@ -243,7 +243,7 @@ def run_server(
     server = HttpServer(app, settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    note(f"Serving {settings.served_name} on {url} (Ctrl+C stops).")
+    note(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
     listening_on(url)
     # uvicorn repeats the signal that stopped it, which would end the process before Ray is stopped.
     is_main = threading.current_thread() is threading.main_thread()

@@ -87,7 +87,7 @@ def ui(
 def _open(url: str) -> None:
     """Open the page, or say where it is where no browser can be started."""
     if not webbrowser.open(url):
-        note(f"No browser could be opened; go to {url} yourself.")
+        note(f"No browser could be opened; open {url} in yours.")
 
 
 def _is_ours(url: str) -> bool:

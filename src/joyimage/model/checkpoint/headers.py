@@ -87,9 +87,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _cut_short(path: Path, size_bytes: int, promised_bytes: int) -> str:
-    return (
-        f"{path} has {size_bytes} bytes, but its header promises {promised_bytes}: download the file again."
-    )
+    return f"{path} has {size_bytes} bytes, but its header says {promised_bytes}: download the file again."
 
 
 def check_tensors(
@@ -126,8 +124,8 @@ def check_tensors(
             )
         key = unexpected[0]
         raise CheckpointError(
-            f"{found[key].path} has `{key}`{_and_others(unexpected)}, which the model of that config has not:"
-            " is it the config of other weights?"
+            f"{found[key].path} has `{key}`{_and_others(unexpected)}, which the model of this config does not"
+            " have: the config may belong to other weights."
         )
     for key, stored in found.items():
         if stored.shape != expected[key]:

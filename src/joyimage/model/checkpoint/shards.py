@@ -158,7 +158,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds other things than weights, which are never read.") from error
+        raise CheckpointError(f"{path} holds objects other than weights, which are never read.") from error
     except (RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} cannot be read as a pickle of weights: {reason}") from error

@@ -232,7 +232,7 @@ def _check_framing(body: Body, mask: Upload | None, images: Sequence[Upload], in
     if body.options.masks and not (given.get("preserve") or "region" in given or mask is not None):
         raise ApiError(
             400,
-            "`masks` is true, and there are none without `preserve`, `region` or `mask`; give one of these.",
+            "`masks` is true, but there are masks only with `preserve`, `region` or `mask`; give one of these.",
             code="invalid_value",
             param="masks",
         )

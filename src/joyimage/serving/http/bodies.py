@@ -28,7 +28,7 @@ def _without_blank(value: Any) -> Any:
 Blank = BeforeValidator(_without_blank)
 OptionalInt = Annotated[int | None, Blank]
 OptionalStr = Annotated[str | None, Blank]
-_IGNORED = "Accepted as OpenAI's clients send it; nothing depends on it."
+_IGNORED = "Accepted for OpenAI's clients; has no effect."
 
 
 class Options(BaseModel):
@@ -52,7 +52,7 @@ class OutputOptions(Options):
     )
     background: Annotated[Literal["auto", "opaque", "transparent"] | None, Blank] = Field(
         default=None,
-        description="Images are always opaque, and answers say so; `transparent` is accepted.",
+        description="Accepted for OpenAI's clients; images are always opaque.",
     )
     moderation: Annotated[Literal["auto", "low"] | None, Blank] = Field(default=None, description=_IGNORED)
     stream: Annotated[bool | None, Blank] = None
@@ -80,7 +80,8 @@ class EditOptions(ImageOptions):
     """What `POST /v1/images/edits` may hold beside an edit."""
 
     input_fidelity: Annotated[Literal["high", "low"] | None, Blank] = Field(
-        default=None, description="Accepted; the image is always kept as closely as the model can."
+        default=None,
+        description="Accepted for OpenAI's clients; the model always keeps the image as closely as it can.",
     )
 
 
@@ -90,7 +91,7 @@ class ParseBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str
-    image: str | None = Field(default=None, description="With it, the red box of a move is read off.")
+    image: str | None = Field(default=None, description="Image in which the red box of a move is found.")
 
 
 OPTIONS: dict[str, type[Options]] = {
@@ -213,7 +214,7 @@ def _image_schema(*, has_mask: bool) -> dict[str, Any]:
     if has_mask:
         found["mask"] = {
             "anyOf": [text, reference],
-            "description": "An image of the first image's size; where it is transparent may change.",
+            "description": "A PNG of the first image's size; pixels where it is transparent may change.",
         }
     return found
 

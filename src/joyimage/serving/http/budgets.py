@@ -83,7 +83,7 @@ class Budget:
         except TimeoutError:
             raise ApiError(
                 503,
-                f"Requests are {self._name} for too long at the moment; try again.",
+                f"The server takes too long at the moment ({self._name}); try again.",
                 code="server_busy",
                 retry_after_s=_RETRY_AFTER_S,
             ) from None

@@ -99,7 +99,10 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "checks": _CHECKS,
             "verdicts": _VERDICTS,
             "candidates": _CANDIDATES,
-            "memory": {"type": "string", "description": "Which setting saved memory, where it ran out."},
+            "memory": {
+                "type": "string",
+                "description": "Setting that the job ran with after memory had run out.",
+            },
             "reused": _REUSED,
         },
     },
@@ -154,7 +157,7 @@ _ERROR = {"content": {"application/json": {"schema": {"$ref": "#/components/sche
 _REASONS = {
     400: "Invalid request.",
     401: "The API key is missing or wrong.",
-    403: "A page of another site calls.",
+    403: "Cross-origin request rejected.",
     404: "Not found, or not yours.",
     408: "The body took too long to arrive.",
     409: "The job was cancelled.",

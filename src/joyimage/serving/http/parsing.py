@@ -183,7 +183,7 @@ async def _resolve(text: str, settings: ServerSettings, budgets: Budgets, client
         if not settings.image_urls:
             raise ApiError(
                 400,
-                f"`{param}` is an address, and this server fetches none; send the image itself.",
+                f"`{param}` is an address, which this server does not fetch; send the image itself.",
                 code="image_urls_disabled",
                 param=param,
             )

@@ -306,7 +306,7 @@ class Service:
         """
         if self._streams[client] >= self.settings.client_streams:
             raise RateLimitError(
-                f"You follow {self._streams[client]} jobs, the most that are accepted; close some.",
+                f"You have {self._streams[client]} open event streams, the maximum; close some.",
                 "too_many_streams",
                 5.0,
             )

@@ -347,6 +347,6 @@ class Dispatcher:
             if self._device_problem is not None:
                 return
             self._device_problem = problem
-        logger.error("%s The server stops, to be started again.", problem)
+        logger.error("%s The server exits so that it can be restarted.", problem)
         self.begin_stop()
         self._on_fatal(problem)

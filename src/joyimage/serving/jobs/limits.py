@@ -34,8 +34,8 @@ class QueueLimits:
     """How much may wait, and how much each client may have.
 
     Attributes:
-        queue_size: Most jobs that wait. A client of which none waits gets one beyond it, up to twice as many.
-        client_jobs: Most jobs of one client that wait or run.
+        queue_size: Most queued jobs. A client that has none queued may submit one beyond it, up to twice as many.
+        client_jobs: Most queued or running jobs of one client.
         client_bytes: Most bytes that inputs and results of one client take on disk; None for no limit.
         stored_bytes: Most bytes that all inputs and results take on disk; None for no limit.
         client_device_s: Most seconds that one client has a device within an hour; None for no limit.
@@ -74,15 +74,15 @@ def check_room(
     own = connection.scalar(select(func.count()).where(active)) or 0
     if own >= limits.client_jobs:
         raise LimitError(
-            f"You have {own} jobs that wait or run, the most that are accepted; try again when some ended.",
+            f"You have {own} queued or running jobs, the maximum; try again when one finishes.",
             "too_many_jobs",
         )
     if limits.client_bytes is not None:
         stored = connection.scalar(select(func.sum(JOBS.c.stored_bytes)).where(mine)) or 0
         if stored + new_bytes > limits.client_bytes:
             raise LimitError(
-                f"Your images take {stored:,} bytes here, and {limits.client_bytes:,} are accepted; delete "
-                "jobs, or wait until some expire.",
+                f"Your images take {stored:,} bytes on this server; at most {limits.client_bytes:,} are accepted. "
+                "Delete jobs, or wait until some expire.",
                 "storage_quota",
             )
     if limits.stored_bytes is not None:

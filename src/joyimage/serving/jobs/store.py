@@ -289,7 +289,7 @@ class JobStore:
         return self._ids_where(job_ids, JOBS.c.cancel_asked)
 
     def unfinished_among(self, job_ids: Sequence[str]) -> set[str]:
-        """Return those jobs that wait or run."""
+        """Return those jobs that are queued or running."""
         return self._ids_where(job_ids, JOBS.c.state.in_(("queued", "running")))
 
     def record_progress(self, progress: Iterable[tuple[str, int, int]]) -> None:
@@ -384,7 +384,7 @@ class JobStore:
     def fail_overdue(self, queue_timeout_s: float) -> list[Job]:
         """End jobs that have waited for too long; returns some of them, none where none is left."""
         error = {
-            "message": f"The job waited for more than {queue_timeout_s:g} s; the server has too much to do.",
+            "message": f"The job waited for more than {queue_timeout_s:g} s; the server is overloaded.",
             "code": "queue_timeout",
         }
         return self._end_queued(JOBS.c.queued_at < self._clock() - queue_timeout_s, error)

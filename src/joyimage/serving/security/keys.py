@@ -62,7 +62,7 @@ def read_keys(api_keys: SecretStr | None, path: Path | None) -> dict[bytes, str]
             )
         digest = hashlib.sha256(key.encode()).digest()
         if digest in clients:
-            raise InvalidInputError(f"API key {number} is there twice.")
+            raise InvalidInputError(f"API key {number} appears twice.")
         clients[digest] = name.strip() if colon else f"key-{digest.hex()[:8]}"
     if not clients and path is not None:
         raise InvalidInputError(f"`api_keys_file` is {path}; it holds no key.")
@@ -157,7 +157,7 @@ class ApiKeys:
             try:
                 self._clients = read_keys(self._settings.api_keys, self._settings.api_keys_file)
             except InvalidInputError as error:
-                logger.error("The API keys stay as they were: %s", error)
+                logger.error("The API keys were not reloaded: %s", error)
 
 
 class RequestRates:
