@@ -38,6 +38,23 @@ def available_devices() -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def check_device_name(device: str, argument: str = "device") -> None:
+    """Reject what is not the name of a device on any machine, without torch.
+
+    Args:
+        device: Such as "cuda", "cuda:1", "mps" or "cpu".
+        argument: What the message calls it.
+
+    Raises:
+        DeviceError: It is another kind of device, or has no valid index.
+    """
+    match = _DEVICE.fullmatch(device)
+    if match is None or match["type"] not in DEVICE_TYPES:
+        raise DeviceError(
+            f"`{argument}` is {device!r}; expected {', '.join(DEVICE_TYPES)}, or with an index such as cuda:1."
+        )
+
+
 def choose_device(device: str | None = None, *, replica: int = 0) -> str:
     """Check a requested device, or choose the best one of this machine.
 
@@ -52,24 +69,21 @@ def choose_device(device: str | None = None, *, replica: int = 0) -> str:
     Raises:
         DeviceError: There is no such device on this machine.
     """
+    if device is not None:
+        check_device_name(str(device))
     counts = available_devices()
     requested = next(iter(counts)) if device is None else str(device)
-    match = _DEVICE.fullmatch(requested)
-    if match is None or match["type"] not in DEVICE_TYPES:
-        raise DeviceError(
-            f"`device` is {requested!r}; expected {', '.join(DEVICE_TYPES)}, or with an index such as cuda:1."
-        )
-    name, index = match["type"], match["index"]
+    name, _, index = requested.partition(":")
     if name not in counts:
         raise DeviceError(
             f"`device` is {requested!r}, but {_why_missing(name)}. Devices of this machine: {_list(counts)}."
         )
-    if index is not None and int(index) >= counts[name]:
+    if index and int(index) >= counts[name]:
         raise DeviceError(
             f"`device` is {requested!r}, but this machine has {counts[name]} {name} device"
             f"{'s' if counts[name] > 1 else ''}. Devices of this machine: {_list(counts)}."
         )
-    if index is None and replica and name in {"cuda", "xpu"}:
+    if not index and replica and name in {"cuda", "xpu"}:
         return f"{name}:{replica % counts[name]}"
     return requested
 

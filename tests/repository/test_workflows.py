@@ -69,6 +69,17 @@ def test_versions_when_tested_then_all_that_the_package_supports() -> None:
     assert classifiers <= set(project["classifiers"])
 
 
+def test_citation_when_read_then_has_the_keys_that_its_format_requires() -> None:
+    citation = load(ROOT / "CITATION.cff")
+
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    for work in (citation, *citation["references"]):
+        assert {"title", "authors", "type"} <= set(work)
+        assert all(
+            "name" in author or {"family-names", "given-names"} <= set(author) for author in work["authors"]
+        )
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
 def test_form_when_read_then_has_the_parts_that_github_requires(path: Path) -> None:
     form = load(path)

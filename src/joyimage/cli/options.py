@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from joyimage.cli.surface import GROUPS
-from joyimage.devices import DTYPES
+from joyimage.devices import DTYPES, check_device_name
 from joyimage.errors import InvalidInputError
 from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
@@ -199,6 +199,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")
+        if self.device is not None:
+            check_device_name(self.device, "--device")
         if self.base_size is not None:
             from joyimage.pipeline.buckets import bucket_sizes
 
