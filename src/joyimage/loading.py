@@ -331,9 +331,8 @@ def _activate(pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline, adapters: t
     for adapter in adapters:
         pipe.load_lora_weights(adapter.path, adapter_name=adapter.name)
     if adapters:
-        pipe.transformer.set_adapters(
-            [adapter.name for adapter in adapters], [adapter.scale for adapter in adapters]
-        )
+        names = [str(adapter.name) for adapter in adapters]  # `_named` has given every adapter one
+        pipe.transformer.set_adapters(names, [adapter.scale for adapter in adapters])
 
 
 def _check_offload(offload: str | None) -> str | None:

@@ -180,6 +180,7 @@ def _left_behind(case: EditCase, pixels: Pixels, masks: dict[str, Mask]) -> list
     subject = case.subject
     if subject is None:
         return []
+    assert case.background is not None
     faults: list[str] = []
     old_place = subject.mask
     if case.result is None or case.task == "move":
