@@ -184,6 +184,7 @@ def fail_first_edits(pipe: Any, count: int) -> None:
 
 
 def edit(pipe: Any) -> torch.Tensor:
+    pipe.register_to_config(base_size=64)
     return pipe(
         image=Image.new("RGB", (64, 64), "teal"),
         prompt="Make it red.",

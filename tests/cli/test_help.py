@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cyclopts import App
 
 from joyimage.cli.catalog import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from joyimage.cli.catalog import CatalogEntry
+    from joyimage.cli.completion import Shell
     from tests.cli.conftest import CommandResult
 
     Joyimage = Callable[..., CommandResult]
@@ -37,6 +39,22 @@ OFFERED = {
     "--server": set(EDITING),
     "--json": set(EDITING),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts_are_made_once() -> Generator[None]:
+    """Keep the completion of each shell: it reads the options of every command, for nearly a second."""
+    make = App.generate_completion
+    made: dict[str, str] = {}
+
+    def generate(app: App, *, shell: Shell) -> str:
+        if shell not in made:
+            made[shell] = make(app, shell=shell)
+        return made[shell]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(App, "generate_completion", generate)
+        yield
 
 
 def help_of(joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, *command: str) -> str:
