@@ -11,7 +11,7 @@ from joyimage.tiny.worlds.scenes import CAMERA_MOVES, TASKS, EditCase, generate,
 from joyimage.tiny.worlds.scores import nearest_shape, psnr, score
 from tests.optional import present
 
-SEEDS = range(12)
+SEEDS = range(6)
 
 
 def case_with_bystanders(task: str, first_seed: int = 0) -> EditCase:
@@ -155,7 +155,7 @@ def test_score_when_another_view_is_shown_then_tells_the_angle():
 
 
 def test_score_when_the_camera_moves_otherwise_then_is_not_done():
-    for seed in SEEDS:
+    for seed in SEEDS[:4]:
         case = generate("camera", seed)
         for move in CAMERA_MOVES:
             before, after = present(case.poses)
