@@ -1,4 +1,4 @@
-"""The bars on what an edit costs: exact numbers, the same on every machine."""
+"""The budgets on what an edit costs: exact numbers, the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from joyimage.benchmark.counters import EditCounts, bars, count
+from joyimage.benchmark.counters import EditCounts, budgets, count
 from joyimage.benchmark.models import SCALED
 
 Both = tuple[EditCounts, EditCounts]
@@ -19,7 +19,7 @@ def both() -> Both:
 
 
 def test_bars_when_published_sizes_then_all_hold(both: Both) -> None:
-    missed = [bar for bar in bars(*both) if not bar.holds]
+    missed = [budget for budget in budgets(*both) if not budget.holds]
 
     assert missed == []
 

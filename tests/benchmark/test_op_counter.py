@@ -13,18 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from joyimage.benchmark.memory_traffic import fused_bytes, pointer_names
 from joyimage.benchmark.models import SCALED, build
-from joyimage.benchmark.op_counter import Counts, Tally, num_bytes
+from joyimage.benchmark.op_counter import Counts, OpCounter, num_bytes
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 MINUTE = replace(SCALED, num_layers=1, base_size=64)
 
 
 def counts_of(call: object, *args: torch.Tensor, as_gpu: bool = False) -> Counts:
-    tally = Tally()
-    tally.enter("here")
-    with torch.no_grad(), tally.counting(as_gpu=as_gpu):
+    counter = OpCounter()
+    counter.enter("here")
+    with torch.no_grad(), counter.counting(as_gpu=as_gpu):
         call(*args)  # pyright: ignore[reportCallIssue]
-    return tally["here"]
+    return counter["here"]
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

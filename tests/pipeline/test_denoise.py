@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from joyimage.benchmark.models import SCALED, build, make_image
-from joyimage.benchmark.op_counter import Counts, Tally
+from joyimage.benchmark.op_counter import Counts, OpCounter
 from joyimage.benchmark.stages import STAGES, STEP, watch
 from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
@@ -31,19 +31,19 @@ def edit_plus(edit: Any) -> Any:
 
 def steps_of(pipe: Any, **call: Any) -> list[Counts]:
     """Run a guided edit of three steps and return what each step counts."""
-    tally = Tally()
+    counter = OpCounter()
     names: list[str] = []
 
     def mark(stage: str) -> None:
         if names:
-            tally.leave(names[-1])
+            counter.leave(names[-1])
         if stage in {STAGES[2], STEP}:
             names.append(f"step {len(names)}")
-            tally.enter(names[-1])
+            counter.enter(names[-1])
 
-    with torch.no_grad(), tally.counting(), watch(pipe, mark):
+    with torch.no_grad(), counter.counting(), watch(pipe, mark):
         pipe(num_inference_steps=3, guidance_scale=4.0, output_type="pt", **call)
-    return [tally[name] for name in names[:3]]  # behind the last one there is nothing more to count
+    return [counter[name] for name in names[:3]]  # behind the last one there is nothing more to count
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,8 @@ TERMS = (
         "is not a",
     ),
     Term("in the place of", r"\bin the place of\b", "in place of, instead of"),
+    Term("tally", r"(?<![a-z])tally\b", "op counter, counts"),
+    Term("ceilings", r"ceilings", "hardware peaks"),
     Term("nobody", r"\bnobody\b", "a subject that exists"),
 )
 

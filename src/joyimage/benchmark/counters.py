@@ -1,6 +1,6 @@
 """What an edit costs, counted rather than timed: the same numbers on every machine.
 
-Both implementations run a whole edit on shapes alone (see `tally.py`), at the model's real sizes.
+Both implementations run a whole edit on shapes alone (see `op_counter.py`), at the model's real sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from joyimage.benchmark.baseline import make_baseline
 from joyimage.benchmark.memory_traffic import compiled_bytes, kernel_bytes
 from joyimage.benchmark.models import FULL, PROMPT, BenchModel, build, make_image
-from joyimage.benchmark.op_counter import Tally
+from joyimage.benchmark.op_counter import OpCounter
 from joyimage.benchmark.stages import STAGES, STEP, watch
 from joyimage.errors import InvalidInputError
 
@@ -81,7 +81,7 @@ class EditCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
+class Budget:
     """What a counter must reach at the published sizes.
 
     Attributes:
@@ -98,7 +98,7 @@ class Bar:
 
     @property
     def holds(self) -> bool:
-        """Whether the bar is reached."""
+        """Whether the budget is kept."""
         return self.got <= self.limit
 
     def to_json(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def count(model: BenchModel = FULL) -> tuple[EditCounts, EditCounts]:
     )
 
 
-def bars(ours: EditCounts, reference: EditCounts) -> list[Bar]:
+def budgets(ours: EditCounts, reference: EditCounts) -> list[Budget]:
     """Return what must hold at the published sizes.
 
     Args:
@@ -147,35 +147,35 @@ def bars(ours: EditCounts, reference: EditCounts) -> list[Bar]:
         reference: Counts of diffusers on the full model.
 
     Returns:
-        The bars, whether they hold or not.
+        The budgets, whether they hold or not.
 
     Source: the arithmetic of the exact savings at 4,096 + 4,096 + 1,040 tokens.
     """
     ratio = ours.transformer_tflop / reference.transformer_tflop
     limits = [
-        Bar(name="text encoder", limit=21.6, got=ours.encoder_tflop, unit="TFLOP"),
-        Bar(name="VAE", limit=7.6, got=ours.vae_tflop, unit="TFLOP"),
-        Bar(name="transformer over diffusers'", limit=0.986, got=ratio, unit=""),
-        Bar(name="elementwise per block, compiled", limit=2.0, got=ours.compiled_block_gb, unit="GB"),
-        Bar(
+        Budget(name="text encoder", limit=21.6, got=ours.encoder_tflop, unit="TFLOP"),
+        Budget(name="VAE", limit=7.6, got=ours.vae_tflop, unit="TFLOP"),
+        Budget(name="transformer over diffusers'", limit=0.986, got=ratio, unit=""),
+        Budget(name="elementwise per block, compiled", limit=2.0, got=ours.compiled_block_gb, unit="GB"),
+        Budget(
             name="copies to the device in the loop's first step", limit=0, got=ours.first_step_copies, unit=""
         ),
-        Bar(
+        Budget(
             name="waits for the device in the loop's first step", limit=0, got=ours.first_step_syncs, unit=""
         ),
-        Bar(name="copies to the device in every later step", limit=0, got=ours.step_copies, unit=""),
-        Bar(name="waits for the device in every later step", limit=0, got=ours.step_syncs, unit=""),
+        Budget(name="copies to the device in every later step", limit=0, got=ours.step_copies, unit=""),
+        Budget(name="waits for the device in every later step", limit=0, got=ours.step_syncs, unit=""),
     ]
     if ours.kernel_block_gb is not None:
         limits.append(
-            Bar(name="elementwise per block, kernels", limit=1.0, got=ours.kernel_block_gb, unit="GB")
+            Budget(name="elementwise per block, kernels", limit=1.0, got=ours.kernel_block_gb, unit="GB")
         )
     return limits
 
 
 def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
     """Run one edit of two steps on shapes and return what was counted, without the compiled forms."""
-    tally = Tally()
+    counter = OpCounter()
     steps = [f"step {number}" for number in range(_COUNTED_STEPS + 1)]
     region: list[str] = []
 
@@ -186,11 +186,11 @@ def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
         elif stage == STEP:
             name = steps[steps.index(region[-1]) + 1]
         if region:
-            tally.leave(region[-1])
+            counter.leave(region[-1])
         region.append(name)
-        tally.enter(name)
+        counter.enter(name)
 
-    with torch.no_grad(), _Passes(pipe, tally).counting() as passes, tally.counting(), watch(pipe, mark):
+    with torch.no_grad(), _Passes(pipe, counter).counting() as passes, counter.counting(), watch(pipe, mark):
         pipe(
             image=make_image(model.base_size),
             prompt=PROMPT,
@@ -198,12 +198,12 @@ def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
             guidance_scale=4.0,
             output_type="pt",
         )
-    first, later = tally[steps[0]], tally[steps[1]]
+    first, later = counter[steps[0]], counter[steps[1]]
     forwards = passes.forwards // _COUNTED_STEPS
     return {
-        "encoder_tflop": tally[STAGES[0]].flops / 1e12,
-        "vae_encode_tflop": tally[STAGES[1]].flops / 1e12,
-        "vae_decode_tflop": tally[STAGES[3]].flops / 1e12,
+        "encoder_tflop": counter[STAGES[0]].flops / 1e12,
+        "vae_encode_tflop": counter[STAGES[1]].flops / 1e12,
+        "vae_decode_tflop": counter[STAGES[3]].flops / 1e12,
         "forward_tflop": later.flops / forwards / 1e12,
         "transformer_tflop": (first.flops + (STEPS - 1) * later.flops) / 1e12,
         "transformer_forwards": forwards * STEPS,
@@ -211,7 +211,7 @@ def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
         "vision_passes": passes.vision,
         "vae_frames_encoded": passes.encoded,
         "vae_frames_decoded": passes.decoded,
-        "eager_block_gb": tally["block"].elementwise_bytes / passes.forwards / 1e9,
+        "eager_block_gb": counter["block"].elementwise_bytes / passes.forwards / 1e9,
         "first_step_copies": first.host_copies,
         "first_step_syncs": first.syncs,
         "step_copies": later.host_copies,
@@ -225,9 +225,9 @@ def _count_edit(pipe: Any, model: BenchModel) -> dict[str, Any]:
 class _Passes:
     """Count how often the parts of a pipeline run, and on how much."""
 
-    def __init__(self, pipe: Any, tally: Tally) -> None:
+    def __init__(self, pipe: Any, counter: OpCounter) -> None:
         self._pipe = pipe
-        self._tally = tally
+        self._counter = counter
         self.forwards = self.vision = self.encoder_tokens = self.encoded = self.decoded = self.text_tokens = 0
 
     @contextmanager
@@ -240,11 +240,11 @@ class _Passes:
             (text_encoder.language_model, self._on_language),
             (vae.encoder, self._on_vae_encoder),
             (vae.decoder, self._on_vae_decoder),
-            (transformer.double_blocks[_BLOCK], lambda *_: self._tally.enter("block")),
+            (transformer.double_blocks[_BLOCK], lambda *_: self._counter.enter("block")),
         ]
         handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
         handles.append(
-            transformer.double_blocks[_BLOCK].register_forward_hook(lambda *_: self._tally.leave("block"))
+            transformer.double_blocks[_BLOCK].register_forward_hook(lambda *_: self._counter.leave("block"))
         )
         try:
             yield self

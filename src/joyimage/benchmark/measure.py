@@ -16,10 +16,10 @@ import torch
 from joyimage import acceleration
 from joyimage.benchmark import timing
 from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
-from joyimage.benchmark.counters import STEPS, bars, count
+from joyimage.benchmark.counters import STEPS, budgets, count
 from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, build, load_tiny, make_image, resolve
-from joyimage.benchmark.peaks import measure_ceilings, measure_kernels
+from joyimage.benchmark.peaks import measure_kernels, measure_peaks
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
     del ours
     gc.collect()
     note("Measuring what the device can do.")
-    report["ceilings"] = measure_ceilings(device, dtype, 30 if device.type == "cuda" else 1)
+    report["peaks"] = measure_peaks(device, dtype, 30 if device.type == "cuda" else 1)
     if device.type == "cuda":
         report["kernels_gbs"] = measure_kernels(device, dtype)
     if settings.counters and settings.model == "full" and (settings.size, settings.layers) == (None, None):
@@ -167,7 +167,7 @@ def _count() -> dict[str, Any]:
         "steps": STEPS,
         "joyimage": asdict(ours) | {"vae_tflop": ours.vae_tflop},
         "diffusers": asdict(reference) | {"vae_tflop": reference.vae_tflop},
-        "bars": [bar.to_json() for bar in bars(ours, reference)],
+        "budgets": [budget.to_json() for budget in budgets(ours, reference)],
     }
 
 
@@ -237,7 +237,7 @@ def _floor(report: dict[str, Any]) -> float:
     """Return the seconds of the counted work alone, at the measured matmul rate."""
     counts = report["counters"]["joyimage"]
     work = counts["encoder_tflop"] + counts["vae_tflop"] + counts["forward_tflop"] * 2 * report["steps"]
-    return work / report["ceilings"]["matmul_tflops"]
+    return work / report["peaks"]["matmul_tflops"]
 
 
 def _devices() -> str:

@@ -1,6 +1,6 @@
 """Bytes that one block moves outside its matmuls and its attention, fused in two ways.
 
-Every operator on its own is counted by `tally.py`. Here: what is left when a compiler fuses all that stands
+Every operator on its own is counted by `op_counter.py`. Here: what is left when a compiler fuses all that stands
 between two matmuls, and what our own kernels move.
 """
 
@@ -19,7 +19,7 @@ from functorch.compile import make_boxed_func
 from torch import nn
 
 from joyimage.acceleration import accelerate
-from joyimage.benchmark.op_counter import Tally, attention_result, num_bytes
+from joyimage.benchmark.op_counter import OpCounter, attention_result, num_bytes
 from joyimage.compat.torch import compile_with, drop_compiled
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
         from triton.runtime import jit
     except ImportError:
         return None
-    tally = Tally()
+    counter = OpCounter()
 
     def launch(kernel: Any, _grid: Any) -> Callable[..., None]:
         def record(*args: Any, **kwargs: Any) -> None:
@@ -150,7 +150,7 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
                 num_bytes(named[name] for name in names)
                 for names in pointer_names(inspect.getsource(kernel.fn))
             )
-            for counts in tally.open():
+            for counts in counter.open():
                 counts.elementwise_bytes += moved
                 counts.operators[kernel.__name__] += moved
 
@@ -162,17 +162,17 @@ def kernel_bytes(transformer: Any, block: int, *, grid: tuple[int, int], num_tex
         model = type(transformer)(**settings).to(torch.bfloat16).eval()
     accelerate(model, ops="triton")
     module = model.double_blocks[block]
-    module.register_forward_pre_hook(lambda *_: tally.enter("block"))
-    module.register_forward_hook(lambda *_: tally.leave("block"))
+    module.register_forward_pre_hook(lambda *_: counter.enter("block"))
+    module.register_forward_hook(lambda *_: counter.leave("block"))
     kernel_class: Any = jit.JITFunction
     launcher = kernel_class.__getitem__
     kernel_class.__getitem__ = launch
     try:
-        with torch.no_grad(), tally.counting(as_gpu=True):
+        with torch.no_grad(), counter.counting(as_gpu=True):
             _forward(model, grid, num_text_tokens, torch.device("meta"))
     finally:
         kernel_class.__getitem__ = launcher
-    return tally["block"].elementwise_bytes
+    return counter["block"].elementwise_bytes
 
 
 def pointer_names(source: str) -> tuple[set[str], set[str]]:

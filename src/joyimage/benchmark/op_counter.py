@@ -60,7 +60,7 @@ class Counts:
     operators: Counter[str] = field(default_factory=Counter)
 
 
-class Tally:
+class OpCounter:
     """Collect counts by region; regions may lie within one another."""
 
     def __init__(self) -> None:
@@ -130,9 +130,9 @@ def attention_result(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 class _Functions(TorchFunctionMode):
     """Count what a GPU does in one go, and values that go to the device, before torch takes them apart."""
 
-    def __init__(self, tally: Tally, *, as_gpu: bool) -> None:
+    def __init__(self, counter: OpCounter, *, as_gpu: bool) -> None:
         super().__init__()
-        self._tally = tally
+        self._counter = counter
         self._as_gpu = as_gpu
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -154,7 +154,7 @@ class _Functions(TorchFunctionMode):
         else:
             shapes = [key.shape, value.shape]
         flat = [(math.prod(shape[:-3]), *shape[-3:]) for shape in (query.shape, *shapes)]
-        for counts in self._tally.open():
+        for counts in self._counter.open():
             counts.flops += sdpa_flop_count(*flat)
         return attention_result(query, value)
 
@@ -164,7 +164,7 @@ class _Functions(TorchFunctionMode):
         """Count RMSNorm as the one operator that it is on a GPU; shapes alone would be taken apart."""
         out = torch.empty_like(rows)
         moved = num_bytes([rows, out] if weight is None else [rows, weight, out])
-        for counts in self._tally.open():
+        for counts in self._counter.open():
             counts.elementwise_bytes += moved
             counts.operators["rms_norm"] += moved
         return out
@@ -173,9 +173,9 @@ class _Functions(TorchFunctionMode):
 class _Operators(TorchDispatchMode):
     """Run operators on shapes where the device is concerned, on values where the host is, and count them."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, counter: OpCounter) -> None:
         super().__init__()
-        self._tally = tally
+        self._counter = counter
         self._pretending = WeakIdKeyDictionary()  # tensors with values that stand for ones on the device
         self._results: dict[Any, Any] = {}
 
@@ -198,7 +198,7 @@ class _Operators(TorchDispatchMode):
             for result in results:
                 if not is_device(result):
                     self._pretending[result] = True
-        open_regions = self._tally.open()
+        open_regions = self._counter.open()
         if packet in flop_registry or packet in _MATMULS:
             flops = _flops(packet, args, kwargs, out)
             for counts in open_regions:
@@ -228,7 +228,7 @@ class _Operators(TorchDispatchMode):
             copied = given[1:] if on_device[0] else []
             waits = waits or on_device[-1]
         built = asked != "meta" and not given and packet.__name__ in _FACTORIES
-        for counts in self._tally.open():
+        for counts in self._counter.open():
             counts.host_copies += len(copied)
             counts.host_copy_bytes += num_bytes(copied)
             counts.syncs += waits

@@ -20,7 +20,7 @@ _TOKENS = 9232  # 4,096 of the target, 4,096 of the reference, 1,040 of text
 _PAIRS = 64
 
 
-def measure_ceilings(device: torch.device, dtype: torch.dtype, seconds: float = 30.0) -> dict[str, float]:
+def measure_peaks(device: torch.device, dtype: torch.dtype, seconds: float = 30.0) -> dict[str, float]:
     """Measure matmuls, attention and copies.
 
     Args:

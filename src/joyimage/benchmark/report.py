@@ -148,7 +148,7 @@ def _baselines(report: dict[str, Any]) -> list[str]:
 
 
 def _rest(report: dict[str, Any]) -> list[str]:
-    """Return the lines on memory, loading, the device's ceilings and what was reached of them."""
+    """Return the lines on memory, loading, the device's peaks and what was reached of them."""
     lines = []
     if report["peak_gb"]["joyimage"]:
         peaks = " and ".join(f"{report['peak_gb'][side]:.1f} GB ({side})" for side in SIDES)
@@ -168,10 +168,10 @@ def _rest(report: dict[str, Any]) -> list[str]:
         lines.append(f"- Time to the first edit, loading + edit, files in memory: {', '.join(parts)}.")
     if "acceleration" in report:
         lines.append(f"- {_acceleration(report['acceleration'])}")
-    ceilings = report["ceilings"]
+    peaks = report["peaks"]
     lines.append(
-        f"- Measured in the same run: matmul {ceilings['matmul_tflops']:.3g} TFLOP/s, attention"
-        f" {ceilings['attention_tflops']:.3g} TFLOP/s, copy {ceilings['copy_gbs']:.0f} GB/s."
+        f"- Measured in the same run: matmul {peaks['matmul_tflops']:.3g} TFLOP/s, attention"
+        f" {peaks['attention_tflops']:.3g} TFLOP/s, copy {peaks['copy_gbs']:.0f} GB/s."
     )
     if "achieved_tflops" in report:
         parts = [f"{side} {report['achieved_tflops'][side]:.0f}" for side in SIDES]
@@ -213,10 +213,12 @@ def _counters(counters: dict[str, Any]) -> list[str]:
         cells = [_number(value) for value in (*values, predicted)]
         lines.append(f"| {row}{', ' + unit if unit else ''} | {' | '.join(cells)} |")
     lines += ["", "| budget | at most | joyimage | |", "| --- | --- | --- | --- |"]
-    for bar in counters["bars"]:
-        unit = f" {bar['unit']}" if bar["unit"] else ""
-        verdict = "holds" if bar["holds"] else "**missed**"
-        lines.append(f"| {bar['name']} | {bar['limit']:g}{unit} | {bar['got']:.4g}{unit} | {verdict} |")
+    for budget in counters["budgets"]:
+        unit = f" {budget['unit']}" if budget["unit"] else ""
+        verdict = "holds" if budget["holds"] else "**missed**"
+        lines.append(
+            f"| {budget['name']} | {budget['limit']:g}{unit} | {budget['got']:.4g}{unit} | {verdict} |"
+        )
     return [*lines, ""]
 
 

@@ -48,7 +48,7 @@ class ServerSettings(BaseSettings):
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         allowed_hosts: Names that a request's Host may have; on loopback only loopback's, else any if empty.
-        trusted_proxies: Addresses of proxies whose X-Forwarded-For is believed.
+        trusted_proxies: Addresses of proxies whose X-Forwarded-For is trusted.
         cors_origins: Web pages of these origins may call; none by default.
         public_url: How clients reach the server, for addresses of results; as the request came if None.
         data_dir: Folder of records, uploads and results.

@@ -69,9 +69,7 @@ def serve(
 ) -> None:
     """Serve a checkpoint to OpenAI's clients and to other commands' --server.
 
-    Whatever is not given comes from JOYIMAGE_... in the environment, else from the defaults.
-
-    Every option can also be set as JOYIMAGE_NAME in the environment; docs/serving.md lists all settings.
+    An option that is not given is read from JOYIMAGE_NAME in the environment; docs/serving.md lists all settings.
 
     Args:
         model: Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.
@@ -102,7 +100,7 @@ def serve(
         allowed_hosts: Host names that requests may name, separated by commas. Default: loopback's on loopback,
             else any.
         cors_origins: Origins whose pages may call the server, separated by commas.
-        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is believed.
+        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is trusted.
         public_url: Address under which clients reach the server, for addresses of results.
         log_json: Write the log as one JSON object in each line.
         ray: Run the pipelines as replicas on Ray Serve.

@@ -28,7 +28,7 @@ def tiny(
         edit_steps: Optimizer steps of text encoder and transformer; a larger number resumes.
         pairs: Scenes to render for training.
         read_steps: Optimizer steps of the language half, on questions with exact answers; a larger number resumes.
-        readings: Scenes to render for it.
+        readings: Scenes to render for training the language half.
         seed: Seed of weights, noise and batches.
         device: Device to train on; default: an accelerator if there is one.
         output: Folder of the checkpoint; default: RUN/checkpoint.

@@ -36,7 +36,7 @@ def ui(
     Only this machine can reach the server. If a joyimage server already listens on the port, its page is opened.
 
     Args:
-        model: Checkpoint folder, hub id, or "tiny"; the published one where an accelerator is, else tiny.
+        model: Checkpoint folder, hub id, or "tiny"; the published one on a GPU, else tiny.
         port: Port to listen on; 8600 if not given, 0 for a free one.
         data_dir: Folder of records, images and results.
         device: Such as "cuda" or "cpu".
@@ -48,7 +48,7 @@ def ui(
         offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         base_size: Side of the square size that the trained sizes derive from.
         lora: NAME=PATH of an adapter that the page offers; may be given several times.
-        browser: Open the page; without, its address is printed alone.
+        browser: Open the page in a browser; else only print its address.
 
     Raises:
         ValueError: An option is out of range, the port is taken, or packages are missing.

@@ -90,7 +90,7 @@ async def events(request: Request, job_id: JobId, context: Known) -> Response:
     job = await _find(context, job_id)
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
-    if job.is_finished and after and after >= _made_up(job).id:
+    if job.is_finished and after and after >= _synthetic_event(job).id:
         return Response(status_code=204)
     if request.scope.get("is_head"):
         return Response(media_type="text/event-stream")
@@ -187,7 +187,7 @@ async def _find(context: RequestContext, job_id: str) -> Job:
     return job
 
 
-def _made_up(job: Job) -> Event:
+def _synthetic_event(job: Job) -> Event:
     """Return the last event of a job whose events are no longer known."""
     return Event(job.restarted * (_LAST + 1) + _LAST, job.state, {})
 
@@ -207,7 +207,7 @@ async def _follow(context: RequestContext, job: Job, after: int, base_url: str) 
                 if found is None:
                     return
                 if found.is_finished:
-                    yield await _send(service, job, _made_up(found), base_url)
+                    yield await _send(service, job, _synthetic_event(found), base_url)
                     return
                 if service.is_left_behind(job.id):
                     return  # the client follows it on at the next server
@@ -280,5 +280,5 @@ async def _send(service: Service, job: Job, event: Event, base_url: str) -> byte
         if found is not None:
             data["job"] = await service.call(service.public, found, base_url)
             # The last number is the same whether the event is told as it happens or made up later.
-            number = _made_up(found).id
+            number = _synthetic_event(found).id
     return sse(event.type, data, number)

@@ -101,7 +101,7 @@ class JobCompletion:
         """Return whether a running job is to end."""
         return job_id in self._cancelled
 
-    def look_for_cancelled(self, job_ids: Sequence[str]) -> None:
+    def poll_cancelled(self, job_ids: Sequence[str]) -> None:
         """Learn which jobs another server was asked to cancel."""
         try:
             asked = self.store.cancelled_among(job_ids)

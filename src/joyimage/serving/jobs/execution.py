@@ -123,7 +123,7 @@ class BatchRun:
 
     def enforce_limits(self) -> None:
         """End jobs that were cancelled or ran for too long, also while the device does not answer."""
-        self._look_for_cancelled()
+        self._poll_cancelled()
         for job in list(self._open.values()):
             self._ends_now(job)
 
@@ -194,17 +194,17 @@ class BatchRun:
         """End jobs that were cancelled or ran for too long; return whether none is left, or the server stops."""
         if self._is_interrupted():
             return True
-        self._look_for_cancelled()
+        self._poll_cancelled()
         for job in jobs:
             if job.id in self._open:
                 self._ends_now(job)
         return not any(job.id in self._open for job in jobs)
 
-    def _look_for_cancelled(self) -> None:
+    def _poll_cancelled(self) -> None:
         now = time.monotonic()
         if now - self._asked_at > _ASK_S:
             self._asked_at = now
-            self._completion.look_for_cancelled(sorted(self._open))
+            self._completion.poll_cancelled(sorted(self._open))
 
     def _ends_now(self, job: Job) -> bool:
         if self._completion.is_cancelled(job.id):

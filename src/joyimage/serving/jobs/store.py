@@ -278,7 +278,7 @@ class JobStore:
             waiting = JOBS.update().where(this & (JOBS.c.state == "queued")).values(**ended)
             job = _one(connection.execute(waiting.returning(JOBS)))
             if job is not None:
-                self._turns.give_back(job.client, job.cost)
+                self._turns.refund(job.client, job.cost)
                 return job
             running = JOBS.update().where(this & (JOBS.c.state == "running")).values(cancel_asked=True)
             connection.execute(running)

@@ -50,7 +50,7 @@ class Turns:
             while len(self._ends) > _MOST_CLIENTS:
                 self._ends.popitem(last=False)
 
-    def give_back(self, client: str, cost: int) -> None:
+    def refund(self, client: str, cost: int) -> None:
         """Forget what a job cost that was cancelled before it ran."""
         with self._lock:
             if client in self._ends:
