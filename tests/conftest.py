@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import random_models
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 # Words in the reason of a skip that must not happen, such as "Chromium,PostgreSQL": set where all is installed.
 _REQUIRED = [word for word in os.environ.get("JOYIMAGE_TESTS_REQUIRE", "").split(",") if word]
+
+# No test depends on the load of the machine.
+settings.register_profile("joyimage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("joyimage")
 
 PUBLISHED_LAYOUT = Path(__file__).parents[1] / "../shared/data/checkpoint_layout"
 

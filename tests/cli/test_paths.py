@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from tests import random_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cli.conftest import CommandResult
 
@@ -125,6 +125,11 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["edit", "IN", PROMPT, "-o", "/sys/out.png"], "/sys/out.png"),
         (["edit", "IN", PROMPT, "-o", "n" * 300 + ".png"], "too long"),
         (["edit", "IN", PROMPT, "-o", "out.gif"], ".png"),
+        (["edit", "IN", PROMPT, "-o", "."], "is a folder"),
+        (["edit", "IN", PROMPT, "-o", "/dev/null/o.png"], "not a folder"),
+        (["edit", "IN", PROMPT, "-o", "pipe.png"], "not a regular file"),
+        (["edit", "IN", PROMPT, "-o", "loop.png"], "symbolic links"),
+        (["edit", "http://localhost/a.png", PROMPT, "-o", "out.png"], "http://localhost/a.png can't be read"),
         (["edit", "IN", "", "-o", "out.png"], "PROMPT"),
         (["edit", "IN", " ", "-o", "out.png"], "PROMPT"),
         (["edit", "IN", "half \udcff pair", "-o", "out.png"], "Unicode"),
@@ -161,6 +166,8 @@ def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loade
     joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     monkeypatch.chdir(image_path.parent)
+    os.mkfifo("pipe.png")
+    Path("loop.png").symlink_to("loop.png")
     names = [str(image_path) if word == "IN" else word for word in arguments]
 
     outcome = joyimage(*names)
@@ -168,7 +175,7 @@ def test_command_when_something_is_wrong_then_one_line_before_the_model_is_loade
     assert outcome.code == 2, outcome.err
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
-    assert sorted(path.name for path in image_path.parent.iterdir()) == ["image.png"]
+    assert sorted(path.name for path in image_path.parent.iterdir()) == ["image.png", "loop.png", "pipe.png"]
 
 
 def test_warning_when_off_the_trained_grid_then_one_plain_line_once(

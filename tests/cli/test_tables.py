@@ -80,6 +80,14 @@ def test_table_when_in_any_unicode_encoding_then_read(folder: Path, name: str, e
         ('image,prompt\r\n"a.png","Say ""hi"",\r\nplease"\r\n', {"prompt": 'Say "hi",\r\nplease'}),
         ("image,prompt\na.png," + "x" * 200_000 + "\n", {"prompt": "x" * 200_000}),
         ("image,prompt\na.png,None\n", {"prompt": "None"}),
+        ("image,prompt\ra.png,x\r", {"prompt": "x"}),
+        ('"sep=;"\r\nimage;prompt\r\na.png;x\r\n', {"prompt": "x"}),
+        ("Unnamed: 0.1,Unnamed: 0,image,prompt\n0,0,a.png,x\n", {"prompt": "x"}),
+        ("Image,Prompt,Negative Prompt\na.png,x,y\n", {"prompt": "x", "negative_prompt": "y"}),
+        ("image\tprompt\tguidance\na.png\tx\t1,5\n", {"prompt": "x", "guidance_scale": 1.5}),
+        ("image,prompt,restore\na.png,x,1.0\n", {"prompt": "x", "restore": True}),
+        ('image,prompt,"unnamed: a; b; c; d"\na.png,x,\n', {"prompt": "x"}),
+        ("image;prompt;guidance\na.png;x 1.000;1.25\n", {"prompt": "x 1.000", "guidance_scale": 1.25}),
     ],
 )
 def test_csv_when_a_program_has_its_own_habits_then_read_as_meant(
@@ -108,6 +116,11 @@ def test_csv_when_a_value_is_missing_in_any_spelling_then_not_given(
         ("rows.csv", "image,prompt,Prompt\na.png,x,y\n", "the column `prompt` twice"),
         ("rows.csv", 'image,prompt\na.png,"x\nb.png,y\n', "line 3 is not CSV"),
         ("rows.json", '{"image": "a.png"}', "expected a JSON array"),
+        ("rows.jsonl", '[{"image": "a.png"}, 5x]', "not JSON: .* character 23"),
+        ("rows.csv", "My photos,,\n,,\nimage,prompt,seed\na.png,x,1\n", "first row is 'My photos"),
+        ("rows.csv", "a.png,Remove the heart.\nb.png,y\n", "names no field"),
+        ("rows.csv", "PK\x03\x04\x14", "Export it as CSV"),
+        ("rows.xlsx", "PK\x03\x04\x14", "Export the sheet as CSV"),
     ],
 )
 def test_table_when_it_cannot_be_read_as_a_whole_then_one_sentence_and_no_row_is_guessed(
@@ -122,8 +135,8 @@ def test_table_when_it_cannot_be_read_as_a_whole_then_one_sentence_and_no_row_is
     [
         ('{"image":"a.png","prompt":"x","PROMPT":"y"}', "the field `prompt` twice"),
         ('{"image":"a.png","prompt":"x","output":"../o.png"}', "without a folder"),
-        ('{"image":"a.png","prompt":"x","output":"contact.png"}', "the contact sheet has"),
-        ('{"image":"a.png","prompt":"x","output":"CONTACT.PNG"}', "the contact sheet has"),
+        ('{"image":"a.png","prompt":"x","output":"contact.png"}', "the name of the contact sheet"),
+        ('{"image":"a.png","prompt":"x","output":"CONTACT.PNG"}', "the name of the contact sheet"),
         (f'{{"image":"a.png","prompt":"x","output":"{"n" * 300}.png"}}', "at most 240 bytes"),
         ('{"image":"a.png","prompt":"x","output":"a\\u0000b.png"}', "a file name of at most"),
         ('{"image":"a.png","prompt":"x","output":"a\\ud800.png"}', "a file name of at most"),
@@ -132,7 +145,11 @@ def test_table_when_it_cannot_be_read_as_a_whole_then_one_sentence_and_no_row_is
         ('{"image":"' + "n" * 5000 + '.png","prompt":"x"}', ""),
         ('{"kind":"describe","image":"a.png","question":"x"}', "expected one of edit, generate, move"),
         ('{"kind":"generate","image":"a.png","prompt":"x"}', "takes none"),
-        ('{"image":"a.png","prompt":' + "[" * 9000 + "]" * 9000 + "}", "not JSON"),
+        ('{"image":"a.png","prompt":' + "[" * 9000 + "]" * 9000 + "}", "nested too deeply"),
+        ('{"image":"a.png","prompt":"x","seed":' + "9" * 5000 + "}", "too many digits"),
+        ('{"image":"a.png","prompt":"x","refs":{"a":1}}', "its `refs` is"),
+        ('{"kind":"paint","image":"a.png","prompt":"x"}', "rotate, camera."),
+        ('{"image":"file:///a.png","prompt":"x"}', "it is an address"),
     ],
 )
 def test_row_when_it_asks_for_what_cannot_be_then_named_and_the_others_run(
@@ -145,6 +162,29 @@ def test_row_when_it_asks_for_what_cannot_be_then_named_and_the_others_run(
     assert words in problems[1]
     assert "Errno" not in problems[1]
     assert "codec" not in problems[1]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize(
+    "ends", [("", "\n", "\n"), ("", ",\n", ",\n"), ("[", ",\n", "]\n"), ("[\n", "\n,", "\n]")]
+)
+def test_json_when_an_array_or_lines_with_or_without_commas_then_every_row(
+    folder: Path, name: str, ends: tuple[str, str, str]
+) -> None:
+    first, between, last = ends
+    one, two = ('{"Kind":"Edit","image":"a.png","prompt":"x"}', '{"image":"b.png","prompt":"y"}')
+
+    rows, problems = read_text(folder, name, f"{first}{one}{between}{two}{last}")
+
+    assert problems == {}
+    assert [one.edit.given()["prompt"] for one in rows] == ["x", "y"]
+
+
+def test_number_when_its_point_may_group_digits_then_rejected_not_guessed(folder: Path) -> None:
+    rows, problems = read_text(folder, "rows.csv", "image;prompt;seed\na.png;x;1.000\nb.png;y;1.0\n")
+
+    assert [one.edit.given()["seed"] for one in rows] == [1]
+    assert problems[2] == "its `seed` is '1.000', which may mean 1000 or 1; write one of them."
 
 
 def test_json_when_its_fields_are_in_another_case_then_read(folder: Path) -> None:

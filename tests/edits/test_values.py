@@ -40,11 +40,15 @@ from joyimage.types import ImageSize
 TINY = Defaults(num_inference_steps=4, guidance_scale=1.0)
 
 
+def is_visible(text: str) -> bool:
+    return any(one.isprintable() and not one.isspace() for one in text)
+
+
 def values_of(form: Any) -> st.SearchStrategy[Any]:
     """Values that a form accepts, as Python has them."""
     number = st.floats(-1000, 1000, allow_nan=False)
     box = st.tuples(number, number, number, number)
-    text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+    text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(is_visible)
     match form:
         case Integer():
             return st.integers(form.minimum, form.maximum)
@@ -79,6 +83,12 @@ def edits(draw: st.DrawFn) -> Any:
     if "seed" in fields:  # the last image needs a seed too
         fields["seed"] = min(fields["seed"], LARGEST_SEED + 1 - fields.get("num_images", 1))
     return kind.from_dict(fields)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u200b", "\ufeff\u2060", "\0", "\u00a0\u00ad"])
+def test_text_when_invisible_then_rejected_as_empty(text: str) -> None:
+    with pytest.raises(FieldError, match="not empty"):
+        Edit.from_dict({"prompt": text})
 
 
 @given(edits())

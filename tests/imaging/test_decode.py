@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from joyimage.errors import ImageError, InvalidInputError
+from joyimage.errors import ImageError, InvalidInputError, UnknownFormatError
 from joyimage.imaging import Limits, decode, read_image, read_mask, to_rgb
 
 CASES = Path(__file__).parents[2] / "../shared/cases/images"
@@ -327,20 +327,54 @@ def test_content_when_cut_or_changed_then_an_image_or_one_sentence(kind: str, cu
         assert str(error)  # noqa: PT017 - an image is as good an end
 
 
-def test_png_when_its_text_is_a_bomb_then_one_sentence() -> None:
-    plain = file_of(Image.new("RGB", (8, 8)), "PNG")
-    text = zlib.compress(b"x" * 80_000_000)
-    chunk = b"zTXta\0\0" + text
-    bomb = (
-        plain[:33]
-        + struct.pack(">I", len(chunk) - 4)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + plain[33:]
-    )
+def with_chunk(kind: bytes, data: bytes, *, crc: int | None = None) -> bytes:
+    """A red PNG with one more chunk before its pixels."""
+    plain = file_of(Image.new("RGB", (8, 8), "red"), "PNG")
+    check = zlib.crc32(kind + data) if crc is None else crc
+    return plain[:33] + struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check) + plain[33:]
 
-    with pytest.raises(ImageError, match=r"bomb\.png"):
-        decode(bomb, "bomb.png")
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 80_000_000)),
+        with_chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(b"x" * 2_000_000)),
+        with_chunk(b"zTXt", b"a\0\0not compressed"),
+        with_chunk(b"tIME", b"\x07\xe8\1\1\0\0\0", crc=1),
+        with_chunk(b"pHYs", b"\0", crc=2),
+    ],
+)
+def test_png_when_its_text_is_a_bomb_or_damaged_then_the_pixels_are_read(content: bytes) -> None:
+    assert to_rgb(decode(content, "a.png").image).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_png_when_its_pixels_are_damaged_then_one_sentence() -> None:
+    with pytest.raises(ImageError, match=r"a\.png can't be read: it is damaged"):
+        decode(with_chunk(b"zTXt", b"x")[:-30], "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "incomplete PNG"),
+        (b"\xff\xd8\xff", "incomplete JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), "incomplete HEIC"),
+        (b"\0\0\0\x18ftypmp42" + bytes(50), "a video"),
+        (b"\0\0\0\x18ftypcrx " + bytes(50), "raw file"),
+        (b"\xff\x0a" + bytes(50), "JPEG XL"),
+        (b"\x76\x2f\x31\x01" + bytes(50), "OpenEXR"),
+    ],
+)
+def test_content_when_of_another_kind_then_said_which(content: bytes, words: str) -> None:
+    with pytest.raises(UnknownFormatError, match=words):
+        decode(content, "a")
+
+
+def test_gray_of_16_bits_when_one_level_is_transparent_then_white_there() -> None:
+    image = Image.fromarray(np.array([[0, 30000]], dtype=np.uint16))
+    image.info["transparency"] = 30000
+
+    assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 
 
 def test_file_when_missing_or_a_folder_then_one_sentence(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.run import check_edit, check_image, output_paths
 from joyimage.cli.runners import identify_adapter
-from joyimage.cli.sources import Source
-from joyimage.edits import KINDS, Describe, Edit, FieldError, kind_of
+from joyimage.cli.sources import Source, address_problem
+from joyimage.edits import KINDS, Describe, Edit, FieldError
 from joyimage.errors import ImageError, InvalidInputError
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from joyimage.cli.manifests import Entry
+    from joyimage.cli.entries import Entry
     from joyimage.cli.options import RunOptions
     from joyimage.edits import AnyEdit
 
@@ -162,8 +162,10 @@ def _read_edit(kind: Any, fields: dict[str, Any], *, is_text: bool) -> AnyEdit:
     Raises:
         InvalidInputError: The fields make no edit, or more than one, or have values that are not accepted.
     """
-    cls = _find_kind(fields) if kind is None else kind_of(kind)
-    if cls is Describe:
+    if isinstance(kind, str):
+        kind = kind.strip().lower()
+    cls = _find_kind(fields) if kind is None else KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None or cls is Describe:
         raise InvalidInputError(f"its `kind` is {kind!r}; expected one of {', '.join(_KINDS)}.")
     read = cls.from_text if is_text else cls.from_dict
     try:
@@ -206,15 +208,16 @@ def _image_names(own: dict[str, Any], *, is_text: bool) -> list[str]:
     Raises:
         InvalidInputError: A name is not text.
     """
-    names: list[Any] = [own["image"]] if "image" in own else []
+    images: list[Any] = [own["image"]] if "image" in own else []
     refs = own.get("refs", [])
     if is_text and isinstance(refs, str):
         refs = [part.strip() for part in refs.split("|") if part.strip()]
-    names += refs if isinstance(refs, list) else [refs]
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise InvalidInputError(f"its `image` is {name!r}; expected the path of an image file.")
-    return names
+    named = {"image": images, "refs": refs if isinstance(refs, list) else [refs]}
+    for field, names in named.items():
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise InvalidInputError(f"its `{field}` is {name!r}; expected the path of an image file.")
+    return [name for names in named.values() for name in names]
 
 
 def _find_image(folder: Path, name: str) -> Path:
@@ -223,6 +226,8 @@ def _find_image(folder: Path, name: str) -> Path:
     Raises:
         ImageError: The name cannot be that of a file.
     """
+    if (problem := address_problem(name)) is not None:
+        raise ImageError(problem)
     try:
         path = folder / name
         os.fsencode(path)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from joyimage.imaging import DecodedImage
 
 STANDARD_STREAM = Path("-")
-_ADDRESS = re.compile(r"(https?|file|s3|gs):/")
+_ADDRESS = re.compile(r"(https?|file|s3|gs):(?=/)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class Source:
         Raises:
             ImageError: The file cannot be read.
         """
-        if _ADDRESS.match(str(path)):
-            raise ImageError(f"{path} can't be read: it is an address; expected a file. Download it first.")
+        if (problem := address_problem(str(path))) is not None:
+            raise ImageError(problem)
         name = "Standard input" if path == STANDARD_STREAM else str(path)
         try:
             content = _read_stream() if path == STANDARD_STREAM else path.read_bytes()
@@ -61,6 +61,14 @@ class Source:
         for sentence in decoded.notes:
             warn(f"{name}: {sentence}.")
         return cls(path=path, decoded=decoded)
+
+
+def address_problem(name: str) -> str | None:
+    """Return what is wrong with an address in place of an image file; None for any other name."""
+    if (found := _ADDRESS.match(name)) is None:
+        return None
+    shown = f"{found[0]}//{name[found.end() :].lstrip('/')}"  # a path has lost one of its slashes
+    return f"{shown} can't be read: it is an address; expected a file. Download it first."
 
 
 def _read_stream() -> bytes:

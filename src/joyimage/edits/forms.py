@@ -172,7 +172,7 @@ class Text(_PlainForm):
     """Text.
 
     Attributes:
-        may_be_blank: Whether text that is empty or only whitespace is accepted.
+        may_be_blank: Whether empty text, or text of invisible characters only, is accepted.
     """
 
     may_be_blank: bool = False
@@ -197,7 +197,7 @@ class Text(_PlainForm):
         Raises:
             FormError: The value is not text, is blank, or contains half of a surrogate pair.
         """
-        if not isinstance(value, str) or not (self.may_be_blank or value.strip()):
+        if not isinstance(value, str) or not (self.may_be_blank or _is_visible(value)):
             raise FormError(self.expected)
         try:
             value.encode()
@@ -221,15 +221,15 @@ class Flag(_PlainForm):
         return {"type": "boolean"}
 
     def parse(self, text: str) -> bool:
-        """Read true/false, yes/no, on/off or 1/0, in upper or lower case.
+        """Read true/false, yes/no, on/off or 1/0, in upper or lower case; pandas writes 1.0 next to empty cells.
 
         Raises:
             FormError: The text is something else.
         """
         word = text.strip().lower()
-        if word in {"true", "yes", "on", "1"}:
+        if word in {"true", "yes", "on", "1", "1.0"}:
             return True
-        if word in {"false", "no", "off", "0"}:
+        if word in {"false", "no", "off", "0", "0.0"}:
             return False
         raise FormError(self.expected)
 
@@ -288,6 +288,14 @@ class Choice(_PlainForm):
                 if word == spelling.replace("-", " ").replace("_", " "):
                     return stored
         raise FormError(self.expected)
+
+
+def _is_visible(text: str) -> bool:
+    """Tell whether a text has a character that is seen; spaces of no width and control characters are not."""
+    return (
+        any(one.isprintable() and not one.isspace() for one in text)
+        or "\ud800" <= max(text, default="") <= "\udfff"
+    )
 
 
 def _is_real(value: Any) -> bool:

@@ -16,6 +16,7 @@ from joyimage.errors import ImageError, ImageTooLargeError, InvalidInputError, U
 from joyimage.imaging.headers import is_heif, read_size
 from joyimage.imaging.kinds import check_raw, describe_content, readable_formats
 from joyimage.imaging.pixels import srgb, to_mask, upright
+from joyimage.imaging.png import strip_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,29 +153,16 @@ def decode(
     limits = limits or Limits()
     check(content, name, limits)
     _register_heif(content, name)
+    accepted = formats or readable_formats()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            file = _TimedFile(content, name, limits.max_seconds)
-            with Image.open(file, formats=formats or readable_formats()) as opened:
-                _check_pixels(*opened.size, name, limits)
-                check_raw(opened, content, name)
-                frames = getattr(opened, "n_frames", 1)
-                opened.load()
-                metadata = _read_metadata(opened)
-                image, problem = srgb(upright(opened))
-                kind = opened.format or ""
-    except ImageError:
+        (image, problem), frames, kind, metadata = _open(content, name, limits, accepted)
+    except ImageTooLargeError:
         raise
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(
-            f"{name} is too large; at most {limits.max_pixels:,} pixels are read."
-        ) from None
-    except UnidentifiedImageError:
-        raise UnknownFormatError(f"{name} is {describe_content(content)}.") from None
-    except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
-        reason = str(error)[:200] or type(error).__name__
-        raise ImageError(f"{name} can't be read: it is damaged ({reason}).") from None
+    except ImageError:
+        # Damaged text, or more of it than the decoder takes, spoils no pixel.
+        if (stripped := strip_text(content)) is None:
+            raise
+        (image, problem), frames, kind, metadata = _open(stripped, name, limits, accepted)
     notes = [] if problem is None else [problem]
     if frames > 1 and kind in _ANIMATED:
         notes.append(f"it has {frames} {_ANIMATED[kind]}; the first one is used")
@@ -185,6 +173,45 @@ def decode(
         notes=tuple(notes),
         **metadata,
     )
+
+
+def _open(
+    content: bytes, name: str, limits: Limits, formats: tuple[str, ...]
+) -> tuple[tuple[Image.Image, str | None], int, str, dict[str, Any]]:
+    """Decode, and return what `srgb` makes of the upright image, the number of frames, the format, and metadata.
+
+    Raises:
+        UnknownFormatError: The content is of none of the formats.
+        ImageTooLargeError: The image is too large.
+        ImageError: The content is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = _TimedFile(content, name, limits.max_seconds)
+            with Image.open(file, formats=formats) as opened:
+                _check_pixels(*opened.size, name, limits)
+                check_raw(opened, content, name)
+                frames = getattr(opened, "n_frames", 1)
+                opened.load()
+                metadata = _read_metadata(opened)
+                return srgb(upright(opened)), frames, opened.format or "", metadata
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(
+            f"{name} is too large; at most {limits.max_pixels:,} pixels are read."
+        ) from None
+    except UnidentifiedImageError:
+        what = (
+            describe_content(content)
+            if formats == readable_formats()
+            else "not an image file that is accepted"
+        )
+        raise UnknownFormatError(f"{name} is {what}.") from None
+    except Exception as error:  # noqa: BLE001 - decoders of damaged files raise whatever they stumble over
+        reason = str(error)[:200] or type(error).__name__
+        raise ImageError(f"{name} can't be read: it is damaged ({reason}).") from None
 
 
 def check(content: bytes, name: str, limits: Limits) -> ImageSize | None:

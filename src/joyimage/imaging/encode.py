@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -39,13 +40,18 @@ def check_output(path: Path) -> None:
     Raises:
         ImageError: An image cannot be written there.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ImageError(
-            f"The output {path} has no known format; use one of the suffixes {', '.join(SUFFIXES)}."
-        )
     try:
         if path.is_dir():
             raise ImageError(f"The output {path} is a folder; name a file.")
+        if path.suffix.lower() not in SUFFIXES:
+            raise ImageError(
+                f"The output {path} has no known format; use one of the suffixes {', '.join(SUFFIXES)}."
+            )
+        if path.exists() and not path.is_file():  # a pipe or a device, which would be replaced by a file
+            raise ImageError(f"The output {path} can't be written: it is not a regular file.")
+        if path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # written through, also where nothing is there yet
+                path.stat()
         if path.parent.exists() and not path.parent.is_dir():
             raise ImageError(f"The output {path} can't be written: {path.parent} is a file, not a folder.")
         if not path.parent.is_dir():

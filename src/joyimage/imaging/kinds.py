@@ -17,7 +17,29 @@ _OTHER_KINDS = (
     (b"8BPS", "a Photoshop document that can't be read; export it as PNG"),
     (b"PK\x03\x04", "a ZIP archive; unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file with `git lfs pull`"),
+    (b"\xff\x0a", "a JPEG XL image, which can't be read; save it as PNG or JPEG"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image, which can't be read; save it as PNG or JPEG"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image, which can't be read; save it as PNG or TIFF"),
+    (b"#?RADIANCE", "a Radiance HDR image, which can't be read; save it as PNG or TIFF"),
+    (b"\x1a\x45\xdf\xa3", "a video; export one frame as PNG"),
+    (b"\x1f\x8b", "a gzip archive; unpack it"),
 )
+# Starts of formats that are read where the file is whole.
+_KNOWN_KINDS = (
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+)
+_IMAGE_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+}
 _NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 
@@ -51,4 +73,16 @@ def describe_content(content: bytes) -> str:
     for magic, description in _OTHER_KINDS:
         if start.startswith(magic.lower()):
             return description
+    kind = next((name for magic, name in _KNOWN_KINDS if content.startswith(magic)), None)
+    if content[4:8] == b"ftyp":
+        brand = content[8:12]
+        if brand == b"crx ":
+            return "a camera's raw file; develop it, and save it as TIFF, PNG or JPEG"
+        kind = _IMAGE_BRANDS.get(brand)
+        if kind is None:
+            return "a video; export one frame as PNG"
+    elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        kind = "WebP"
+    if kind is not None:
+        return f"a damaged or incomplete {kind} file; fetch or export it again"
     return "not an image file that can be read"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from joyimage.imaging.pixels import flatten
 from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLORS, PLACES, SHAPES
 from joyimage.tiny.worlds.vehicle import VEHICLES
 
@@ -41,7 +42,7 @@ def unknown_words(prompt: str) -> list[str]:
 
 def is_drawn(image: Image.Image) -> bool:
     """Tell whether an image has as few colors as a drawn scene; photographs have many more."""
-    sample = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    sample = flatten(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     colors = sample.point([level & 0xF0 for level in range(256)] * 3).getcolors(SIDE * SIDE)
     return colors is not None and len(colors) <= _MOST_COLORS
 

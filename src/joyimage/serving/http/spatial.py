@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
+from joyimage.imaging import to_rgb
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.bodies import ParseBody, check
 from joyimage.serving.http.openai import make
@@ -60,7 +61,7 @@ async def _parse(request: Request, context: RequestContext) -> dict[str, Any]:
         if parsed.images:
             upload = check_upload(parsed.images[0], settings, service.pixels)
             with service.pixels.reserve(upload.size[0] * upload.size[1]):
-                image = open_image(upload.data, settings).convert("RGB")
+                image = to_rgb(open_image(upload.data, settings))
         text = body.prompt[: settings.max_prompt_chars]
         try:
             edit = parse(text, image)
