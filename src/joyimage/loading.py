@@ -18,7 +18,7 @@ from joyimage.acceleration.plans import OFFLOADS, MemoryPlan
 from joyimage.devices import choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
 from joyimage.model.file_kind import describe_file
-from joyimage.model_source import find_source
+from joyimage.model_source import ModelSource, find_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -214,6 +214,87 @@ def load_pipeline(
         InvalidInputError: Another argument has a value that is not accepted.
         OutOfMemoryError: The device has too little memory.
     """
+    checked = check_load(
+        model,
+        transformer=transformer,
+        text_encoder=text_encoder,
+        vae=vae,
+        device=device,
+        dtype=dtype,
+        base_size=base_size,
+        loras=loras,
+        offload=offload,
+        quantization=quantization,
+        replica=replica,
+    )
+    started = time.perf_counter()
+    with typed_device_errors():
+        load = _plan_load(checked)
+        pipe, plan = _load_first_that_fits(load, announce)
+        if base_size is not None:
+            pipe.register_to_config(base_size=base_size)
+        _activate(pipe, checked.adapters)
+    return LoadedPipeline(
+        pipe=pipe,
+        model=checked.source.name,
+        device=checked.device,
+        dtype=checked.dtype,
+        plan=plan,
+        adapters=checked.adapters,
+        seconds=time.perf_counter() - started,
+        announce=announce,
+        _load=load,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedLoad:
+    """What a pipeline is loaded from and how, after all checks that need no weights.
+
+    Attributes:
+        source: Where the parts come from.
+        adapters: Adapters with distinct names.
+        device: Name of the device, such as "cuda:0".
+        dtype: Precision of the weights, such as "bfloat16".
+        base_size: Side in pixels of the square bucket; None for the checkpoint's own.
+        offload: Requested memory plan; None for the fastest that fits.
+        quantization: Requested quantization; None keeps the format of the files.
+    """
+
+    source: ModelSource
+    adapters: tuple[Adapter, ...]
+    device: str
+    dtype: str
+    base_size: int | None
+    offload: str | None
+    quantization: str | None
+
+
+def check_load(
+    model: str | PathLike[str] | None = None,
+    *,
+    transformer: str | PathLike[str] | None = None,
+    text_encoder: str | PathLike[str] | None = None,
+    vae: str | PathLike[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    base_size: int | None = None,
+    loras: Iterable[str | PathLike[str] | Adapter] = (),
+    offload: str | None = None,
+    quantization: str | None = None,
+    replica: int = 0,
+) -> CheckedLoad:
+    """Check the arguments of `load_pipeline`, which have the same names here, without loading anything.
+
+    A checkpoint folder or hub id is not looked up.
+
+    Raises:
+        CheckpointError: A weight file or an adapter is missing, or holds something else.
+        DeviceError: The device does not exist, or cannot do what `offload` asks for.
+        InvalidInputError: Another argument has a value that is not accepted.
+    """
+    from joyimage.pipeline.buckets import bucket_sizes
+
     source = find_source(model, transformer=transformer, text_encoder=text_encoder, vae=vae)
     adapters = _named(loras)
     requested = _check_offload(offload)
@@ -221,48 +302,16 @@ def load_pipeline(
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
     _check_plan(requested, quantization, place, offload=offload)
-
-    import torch
-
-    from joyimage.pipeline.buckets import bucket_sizes
-    from joyimage.pipeline.components import PUBLISHED_FOLDER
-    from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder
-    from joyimage.pipeline.planned import PlannedLoad
-
     if base_size is not None:
-        bucket_sizes(base_size)  # rejects a base size that does not exist
-    started = time.perf_counter()
-    target = torch.device(place)
-    cls = pipeline_class(source.name) if source.base is not None else published_class(source.name)
-    with typed_device_errors():
-        folder = (
-            PUBLISHED_FOLDER if source.base is None else resolve_folder(cls, str(source.base), source.files)
-        )
-        load = PlannedLoad(
-            cls=cls,
-            model=source.base or PUBLISHED_FOLDER,
-            folder=folder,
-            files=source.files,
-            device=target,
-            dtype=getattr(torch, precision),
-            base_size=base_size,
-            quantization=quantization,
-            requested=requested,
-        )
-        pipe, plan = _load_first_that_fits(load, announce)
-        if base_size is not None:
-            pipe.register_to_config(base_size=base_size)
-        _activate(pipe, adapters)
-    return LoadedPipeline(
-        pipe=pipe,
-        model=source.name,
+        bucket_sizes(base_size)
+    return CheckedLoad(
+        source=source,
+        adapters=adapters,
         device=place,
         dtype=precision,
-        plan=plan,
-        adapters=adapters,
-        seconds=time.perf_counter() - started,
-        announce=announce,
-        _load=load,
+        base_size=base_size,
+        offload=requested,
+        quantization=quantization,
     )
 
 
@@ -297,6 +346,34 @@ def _named(loras: Iterable[str | PathLike[str] | Adapter]) -> tuple[Adapter, ...
         names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
         adapters.append(replace(adapter, name=next(name for name in names if name not in taken)))
     return tuple(adapters)
+
+
+def _plan_load(checked: CheckedLoad) -> PlannedLoad:
+    """Find the class and the folder of a checkpoint, and return how its parts are loaded.
+
+    Raises:
+        CheckpointError: The checkpoint is not on this machine and cannot be downloaded, or is incomplete.
+    """
+    import torch
+
+    from joyimage.pipeline.components import PUBLISHED_FOLDER
+    from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder
+    from joyimage.pipeline.planned import PlannedLoad
+
+    source = checked.source
+    cls = pipeline_class(source.name) if source.base is not None else published_class(source.name)
+    folder = PUBLISHED_FOLDER if source.base is None else resolve_folder(cls, str(source.base), source.files)
+    return PlannedLoad(
+        cls=cls,
+        model=source.base or PUBLISHED_FOLDER,
+        folder=folder,
+        files=source.files,
+        device=torch.device(checked.device),
+        dtype=getattr(torch, checked.dtype),
+        base_size=checked.base_size,
+        quantization=checked.quantization,
+        requested=checked.offload,
+    )
 
 
 def _load_first_that_fits(

@@ -161,6 +161,29 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
         assert "Traceback" not in outcome.err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an accelerator")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda:7"), "`device` is 'cuda:7', but torch"),
+        (("--device", "banana"), "`device` is 'banana'; expected cuda"),
+        (("--dtype", "float8"), "`dtype` is 'float8'; expected float32"),
+        (("--base-size", "100"), "`base_size` is 100; expected one of 64"),
+        (("--vae", "missing.safetensors"), "`vae` is missing.safetensors, which is not a file"),
+    ],
+)
+def test_serve_when_its_model_can_not_be_loaded_as_asked_then_one_line_and_no_server(
+    joyimage: Joyimage, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    outcome = joyimage("serve", "--model", "tiny", "--port", 0, "--data-dir", tmp_path / "data", *options)
+
+    lines = outcome.err.splitlines()
+    assert outcome.code == 2
+    assert lines[0] == "Starting the server ..."
+    assert [lines[-1].startswith(message), len(lines)] == [True, 2], outcome.err
+    assert not (tmp_path / "data").exists()
+
+
 def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
     for name, hint in (("a.bmp", True), ("a.jpg", False), ("a.png", False)):
         random_models.make_image(0, 32, 32).save(tmp_path / name)

@@ -238,7 +238,9 @@ def test_results_when_their_time_is_over_then_gone_with_their_record(
     wait_for(lambda: not folder.exists())
 
 
-def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(tmp_path: Any) -> None:
+def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     from starlette.testclient import TestClient
 
     from joyimage.serving.app import create_app
@@ -254,3 +256,5 @@ def test_server_when_the_model_can_not_be_loaded_then_alive_but_not_ready(tmp_pa
     for answer in answers:
         assert answer.status_code == 503
         assert "cannot be loaded" in answer.json()["error"]["message"]
+    logged = [one for one in caplog.records if "cannot be loaded" in one.getMessage()]
+    assert [one.exc_info for one in logged[:1]] == [None]  # the message says all; a traceback is for bugs

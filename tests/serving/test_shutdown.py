@@ -184,8 +184,8 @@ def test_serve_when_the_database_is_no_database_then_one_line_and_exit_2(
 
     printed = capsys.readouterr().err.strip().splitlines()
     assert code == 2
-    assert len(printed) == 2  # where it listens, and why it does not
-    assert "cannot be opened: file is not a database" in printed[1]
+    assert len(printed) == 3  # that it starts, where it listens, and why it does not
+    assert "cannot be opened: file is not a database" in printed[-1]
 
 
 def test_model_when_it_cannot_be_loaded_at_first_then_tried_again(

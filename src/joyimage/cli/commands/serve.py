@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.console import EXIT_BUG, note
+from joyimage.devices import check_device_name
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastapi import FastAPI
 
     from joyimage.serving.settings import ServerSettings
 
@@ -177,6 +180,7 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
     from joyimage.serving.settings import ServerSettings
 
     if "model" not in given and "JOYIMAGE_MODEL" not in os.environ:
+        note("Looking for an accelerator ...")  # the import of torch takes seconds
         given["model"] = default_model(given.get("device") or os.environ.get("JOYIMAGE_DEVICE"))
     try:
         return ServerSettings(**given)
@@ -206,17 +210,24 @@ def run_server(
         listening_on: Called with the server's address once it listens.
 
     Raises:
-        InvalidInputError: The address is taken, or the keys cannot be read.
+        CheckpointError: A weight file or an adapter is missing, or holds something else.
+        InvalidInputError: The address is taken, the keys cannot be read, or the device does not exist.
         ServerError: The database cannot be opened.
         SystemExit: The device failed; the process has to be started again.
     """
+    note("Starting the server ...")  # the imports alone take seconds
+    if settings.device is not None:
+        check_device_name(settings.device)
     import prometheus_client
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from joyimage.serving.app import create_app
     from joyimage.serving.http.server import HttpServer
 
+    if not ray:  # with Ray, the devices are those of the cluster
+        from joyimage.serving.workers.loading import check_settings
+
+        check_settings(settings)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     prometheus_client.disable_created_metrics()  # they would double the number of series
@@ -231,13 +242,7 @@ def run_server(
         server.should_exit = True
         last_resort.start()
 
-    if ray:
-        from joyimage.serving.workers.ray_serve import RayReplicas
-
-        replicas = RayReplicas(settings, address=ray_address)
-        app, close = create_app(replicas.settings, replicas.load, on_fatal=on_fatal), replicas.close
-    else:
-        app, close = create_app(settings, on_fatal=on_fatal), lambda: None
+    app, close = _make_app(settings, on_fatal, ray=ray, ray_address=ray_address)
     server = HttpServer(app, settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
@@ -258,6 +263,20 @@ def run_server(
     last_resort.cancel()
     if failures:
         raise SystemExit(EXIT_BUG)
+
+
+def _make_app(
+    settings: ServerSettings, on_fatal: Callable[[str], None], *, ray: bool, ray_address: str | None
+) -> tuple[FastAPI, Callable[[], None]]:
+    """Make the application; the second value ends what it runs its pipelines on."""
+    from joyimage.serving.app import create_app
+
+    if not ray:
+        return create_app(settings, on_fatal=on_fatal), lambda: None
+    from joyimage.serving.workers.ray_serve import RayReplicas
+
+    replicas = RayReplicas(settings, address=ray_address)
+    return create_app(replicas.settings, replicas.load, on_fatal=on_fatal), replicas.close
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

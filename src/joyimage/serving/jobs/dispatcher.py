@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from joyimage.errors import JoyImageError
 from joyimage.serving.jobs.completion import JobCompletion
 from joyimage.serving.jobs.execution import BatchRun, prepare_job
 from joyimage.serving.jobs.housekeeping import Housekeeping
@@ -217,7 +218,10 @@ class Dispatcher:
         # Whatever keeps the model from loading, also SystemExit, is reported where readiness is asked for.
         except BaseException as error:
             self._load_problem = f"The model cannot be loaded: {error}"
-            logger.exception("The model cannot be loaded.")
+            if isinstance(error, JoyImageError):
+                logger.error("%s", self._load_problem)
+            else:
+                logger.exception("The model cannot be loaded.")
             return False
         self._load_problem = None
         return True
