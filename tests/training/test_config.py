@@ -8,7 +8,7 @@ import pytest
 
 from joyimage.errors import InvalidInputError
 from joyimage.training import read_config
-from joyimage.training.config import config_from_dict
+from joyimage.training.config import TrainConfig, config_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,16 @@ def test_read_when_the_documented_example_then_every_value_arrives(tmp_path: Pat
     assert (config.lora.rank, config.lora.targets) == (8, "attention")
     assert config.validate.edits[0].seed == 3
     assert config.memory.preset == "24"
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "expected"),
+    [(None, "cpu", "float32"), (None, "cuda:1", "bfloat16"), ("bfloat16", "cpu", "bfloat16")],
+)
+def test_precision_when_not_given_then_fp32_on_a_cpu_and_bf16_elsewhere(
+    given: str | None, device: str, expected: str
+) -> None:
+    assert TrainConfig(dtype=given).precision_on(device) == expected
 
 
 def test_output_when_it_is_a_file_then_the_run_is_beside_it(tmp_path: Path) -> None:

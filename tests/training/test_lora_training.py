@@ -383,20 +383,38 @@ if __name__ == "__main__":
 """
 
 
+BASES = ("none", "int8")
+TWO_BASES = """
+from pathlib import Path
+from tests.training.test_lora_training import train_on_bases
+if __name__ == "__main__":
+    train_on_bases(Path({pairs!r}), Path({folder!r}))
+"""
+
+
+def train_on_bases(pairs: Path, folder: Path) -> None:
+    """Train on the plain base and on a quantized one, each with its adapter in a folder of its own."""
+    settings = {"steps": 3, "gradient_accumulation": 2, "save_every": 1}
+    for base in BASES:
+        output = folder / base / "a.safetensors"
+        train(make_config(pairs, output, train=settings, memory={"quantization": base}), progress=False)
+
+
 # Two processes have to start and import torch: about 15 s.
-def test_train_when_two_processes_shard_the_base_then_the_same_bytes_as_one(
+def test_train_when_two_processes_shard_a_plain_or_quantized_base_then_the_same_bytes_as_one(
     pairs: Path, tmp_path: Path
 ) -> None:
-    outputs = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-    settings = {"steps": 3, "gradient_accumulation": 2, "save_every": 1}
-    train(make_config(pairs, outputs[0], train=settings), progress=False)
+    train_on_bases(pairs, tmp_path / "one")
 
-    done = run_python(PROGRAM.format(pairs=str(pairs), output=str(outputs[1])), processes=2, cwd=tmp_path)
+    program = TWO_BASES.format(pairs=str(pairs), folder=str(tmp_path / "two"))
+    done = run_python(program, processes=2, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (load_file(path) for path in outputs)
-    assert set(one) == set(two)
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    one, two = (
+        [(tmp_path / name / base / "a.safetensors").read_bytes() for base in BASES] for name in ("one", "two")
+    )
+    assert one == two
+    assert one[0] != one[1]
 
 
 def test_command_when_given_a_folder_then_trains_and_prints_the_file(

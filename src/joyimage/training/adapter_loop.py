@@ -80,7 +80,7 @@ class AdapterLoop:
         self._savings = savings
         self._takes_several = takes_several
         self._settings_sha256 = settings_sha256
-        self._precision = getattr(torch, config.train.dtype)
+        self._precision = getattr(torch, config.train.precision_on(device.type))
         self._transformer: Any = pipe.transformer
         self._parameters = self._add_adapter()
         if savings.gradient_checkpointing:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from joyimage.devices import choose_dtype
 from joyimage.errors import InvalidInputError
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy", "muon")
@@ -80,7 +81,8 @@ class TrainConfig:
         max_grad_norm: Longest gradient.
         seed: Seeds the adapter and, with a step's number, all draws of that step.
         save_every: Steps between saved states; an interrupted run resumes from the last one.
-        dtype: "bfloat16" computes in bf16 with fp32 adapters, "float32" in fp32.
+        dtype: "bfloat16" computes in bf16 with fp32 adapters, "float32" in fp32; float32 on a CPU and bfloat16
+            elsewhere if None.
     """
 
     steps: int = 2000
@@ -96,7 +98,17 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     seed: int = 0
     save_every: int = 100
-    dtype: str = "bfloat16"
+    dtype: str | None = None
+
+    def precision_on(self, device: str) -> str:
+        """Return what is computed in on a device: "bfloat16" or "float32".
+
+        A CPU computes in fp32 unless asked otherwise: without instructions for bf16 it takes ten times as long in it.
+
+        Args:
+            device: The device's name, such as "cuda:1".
+        """
+        return choose_dtype(self.dtype, device)
 
 
 @dataclass(frozen=True, kw_only=True)

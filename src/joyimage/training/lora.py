@@ -254,6 +254,7 @@ def _choose_samples(
 def _settings_sha256(config: TrainingConfig, planned: TrainingPlan) -> str:
     """Return the hash of everything that the numbers of a run depend on; longer runs continue shorter ones."""
     train_settings = dataclasses.asdict(config.train)
+    train_settings["dtype"] = config.train.precision_on(planned.device)
     for name in ("steps", "save_every"):
         train_settings.pop(name)
     what = {
@@ -272,7 +273,7 @@ def _settings_sha256(config: TrainingConfig, planned: TrainingPlan) -> str:
 
 def _encoder_dtype(config: TrainingConfig, device: str) -> str:
     """Return the precision of frozen weights: fp32 on a CPU, where autocast does the rest."""
-    return "float32" if device == "cpu" else config.train.dtype
+    return "float32" if device == "cpu" else config.train.precision_on(device)
 
 
 def _summary_writer(folder: Path, *, is_check: bool = False) -> Any:

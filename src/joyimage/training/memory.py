@@ -233,9 +233,9 @@ class _Sizes:
         self._config = config
         self._device = torch.device(device)
         self._num_processes = num_processes
-        self._computed = config.train.dtype
+        self._computed = config.train.precision_on(device)
         # Frozen weights are fp32 on a CPU, where autocast does the rest.
-        self._stored = "float32" if device == "cpu" else config.train.dtype
+        self._stored = "float32" if device == "cpu" else self._computed
         self._base_model = base
         transformer = build_empty_part(base.folder / "transformer", "transformer")
         self._num_trained = _count_trained(transformer, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,8 @@ def train_lora(
         _launch(gpus)
         return
     result = lora.train(config)
+    if os.environ.get("RANK", "0") != "0":  # of several processes one reports
+        return
     note(f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB.")
     sys.stdout.write(f"{result.adapter}\n")
 
