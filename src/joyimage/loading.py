@@ -65,8 +65,10 @@ class Adapter:
             InvalidInputError: The scale is not a finite number from -100 to 100.
         """
         path, separator, scale = text.rpartition(":")
-        # A drive letter ("C:/style") or a name with a colon is not a scale.
-        if not separator or not path or Path(text).exists() or re.match(r"[^\d.+-]", scale):
+        is_number = re.match(r"[\d.+-]", scale) is not None
+        # A drive letter ("C:/style") or a name with a colon is not a scale; what follows an existing file is one.
+        is_scale = is_number or scale == "" or Path(path).exists()
+        if not separator or not path or Path(text).exists() or not is_scale:
             return cls(path=Path(text))
         try:
             factor = float(scale)
@@ -79,10 +81,10 @@ class Adapter:
         return cls(path=Path(path), scale=factor)
 
     def check(self) -> None:
-        """Reject a path that holds no adapter, from the first bytes of the file and without torch.
+        """Reject what is no adapter for this architecture, from its files alone and before a model is loaded.
 
         Raises:
-            CheckpointError: There is no such file or folder, or it holds no safetensors file.
+            CheckpointError: There is no such file or folder, or it holds no LoRA adapter that can be used.
         """
         if not self.path.exists():
             raise CheckpointError(f"The adapter {self.path} does not exist: expected a file or folder.")
@@ -90,6 +92,9 @@ class Adapter:
             raise CheckpointError(f"The adapter folder {self.path} holds no safetensors file.")
         if self.path.is_file() and "safetensors" not in (kind := describe_file(self.path)):
             raise CheckpointError(f"The adapter {self.path} is {kind}; expected a safetensors file.")
+        from joyimage.model.adapters.conversion import check_adapter
+
+        check_adapter(self.path)
 
     def sha256(self) -> str:
         """Return the hash of the adapter's content: its file, and the config beside it that states its strength."""

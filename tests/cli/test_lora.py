@@ -50,7 +50,10 @@ def test_edit_when_adapters_have_scales_then_each_acts_and_the_record_names_them
         ("one", ["--lora", one]),
         ("both", ["--lora", one, "--lora", f"{two}:0.5"]),
     ):
-        assert joyimage("edit", image_path, "x", "-o", tmp_path / f"{name}.png", *loras, *QUICK).code == 0
+        made = joyimage("edit", image_path, "x", "-o", tmp_path / f"{name}.png", *loras, *QUICK)
+        assert made.code == 0
+        assert "Warning" not in made.err
+        assert "peft_config" not in made.err
 
     plain, off, first, both = (pixels(tmp_path / f"{name}.png") for name in ("plain", "off", "one", "both"))
     assert np.abs(plain - off).max() <= 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
 from joyimage.checkpoints import register_checkpoint, registered_folder, registered_names
@@ -183,6 +184,16 @@ def test_adapter_parse_when_scale_is_out_of_range_then_names_it(scale: str) -> N
         Adapter.parse(f"ink.safetensors:{scale}")
 
 
+@pytest.mark.parametrize("scale", ["abc", "nan", "inf", "", "0,5"])
+def test_adapter_parse_when_a_file_is_followed_by_no_number_then_the_scale_is_named(
+    tmp_path: Path, scale: str
+) -> None:
+    (tmp_path / "ink.safetensors").touch()
+
+    with pytest.raises(InvalidInputError, match=rf"is '{scale}'; expected a number, for example .*ink"):
+        Adapter.parse(f"{tmp_path / 'ink.safetensors'}:{scale}")
+
+
 def test_adapter_parse_when_a_file_has_that_name_then_it_is_the_path(tmp_path: Path) -> None:
     (tmp_path / "ink:0.5").touch()
 
@@ -272,3 +283,47 @@ def test_load_pipeline_when_an_adapter_is_unusable_then_it_is_rejected_before_th
 
     with pytest.raises(CheckpointError, match=message):
         load_pipeline(tmp_path / "missing", device="cpu", loras=[path])
+
+
+_LAYER = "diffusion_model.double_blocks.0.attn.img_attn_proj"
+_MATRICES = {f"{_LAYER}.lora_A.weight": torch.ones(2, 8), f"{_LAYER}.lora_B.weight": torch.ones(8, 2)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "holds no tensors; expected LoRA matrices"),
+        ({"embed.weight": torch.ones(2, 2)}, "holds no LoRA matrices: its first tensor is `embed.weight`"),
+        (
+            {"double_blocks.0.img_attn_qkv.weight": torch.ones(24, 8)},
+            "holds no LoRA matrices.*the transformer: give it with --transformer",
+        ),
+        (
+            {f"text_encoder.layers.0.q_proj.lora_{name}.weight": torch.ones(2, 2) for name in "AB"},
+            "holds only tensors for the text encoder or VAE",
+        ),
+        ({key: value * torch.nan for key, value in _MATRICES.items()}, "not finite: the file is damaged"),
+        ({key: value.to(torch.int8) for key, value in _MATRICES.items()}, "in int8; expected floating-point"),
+        ({**_MATRICES, f"{_LAYER}.alpha": torch.tensor(0.0)}, "strength 0 .* it changes nothing"),
+        ({f"{_LAYER}.hada_w1_a": torch.ones(2, 2)}, "is a LoHa adapter"),
+        (
+            {key.replace("double_blocks", "single_blocks"): value for key, value in _MATRICES.items()},
+            "names no layer of this transformer",
+        ),
+    ],
+)
+def test_load_pipeline_when_an_adapter_does_not_fit_then_it_is_rejected_before_the_checkpoint(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    save_file(tensors, tmp_path / "style.safetensors")
+
+    with pytest.raises(CheckpointError, match=rf"The adapter .*style\.safetensors .*{message}"):
+        load_pipeline(tmp_path / "missing", device="cpu", loras=[tmp_path / "style.safetensors"])
+
+
+def test_load_pipeline_when_an_adapter_folder_holds_two_then_the_message_names_them(tmp_path: Path) -> None:
+    for name in ("ink", "oil"):
+        save_file(_MATRICES, tmp_path / f"{name}.safetensors")
+
+    with pytest.raises(CheckpointError, match=r"2 safetensors files \(ink\S+, oil\S+\): give one of them"):
+        load_pipeline(tmp_path / "missing", device="cpu", loras=[tmp_path])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,13 +15,17 @@ from joyimage.model.adapters.files import find_adapter_file, read_adapter
 from joyimage.model.adapters.layouts import save_adapter, save_lokr
 from joyimage.model.adapters.mixin import check_values
 from joyimage.model.adapters.names import adaptable_layers
-from joyimage.model.adapters.strength import HEADER_CONFIG, read_statement
+from joyimage.model.adapters.strength import CONFIG_FILE, HEADER_CONFIG, read_statement
 from joyimage.model.adapters.updates import read_updates, rename_lokr
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from torch import Tensor
+
+    from joyimage.model.adapters.updates import LayerUpdate
 
 _BLOCK = re.compile(r"double_blocks[._](\d+)")
 _MOST_BLOCKS = 1000
@@ -49,15 +56,54 @@ def convert_adapter(
         raise CheckpointError(
             f"There is no adapter {source}: expected a safetensors file, or a folder with one."
         )
-    path = find_adapter_file(source, weight_name)
+    found, header = _read(find_adapter_file(source, weight_name))
+    kept = {key: value for key, value in header.items() if key not in _LAYOUT_ENTRIES}
+    if isinstance(found, Lokr):
+        return save_lokr(found.tensors, output, layout, kept)
+    return save_adapter(found, output, layout, kept)
+
+
+def check_adapter(source: Path) -> None:
+    """Reject an adapter that cannot be used with this architecture, whatever the sizes of the model.
+
+    Args:
+        source: The adapter's file, or a folder with one.
+
+    Raises:
+        CheckpointError: It is damaged, of another kind, or for another architecture.
+    """
+    path = find_adapter_file(source)
+    files = (path, path.parent / CONFIG_FILE)
+    _check_once(path, tuple(file.stat().st_mtime_ns for file in files if file.is_file()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lokr:
+    """A LoKr adapter: tensors named `<layer>.lokr_w1`, `<layer>.alpha` and so on."""
+
+    tensors: Mapping[str, Tensor]
+
+
+@cache
+def _check_once(path: Path, _times: tuple[int, ...]) -> None:
+    """Check a file; rows of a batch that share an adapter check it once, and again when it has changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the adapter is loaded
+        _read(path)
+
+
+def _read(path: Path) -> tuple[Mapping[str, LayerUpdate] | Lokr, dict[str, str]]:
+    """Return what an adapter's file holds, and its header.
+
+    Raises:
+        CheckpointError: It is damaged, of another kind, or for another architecture.
+    """
     tensors, header = read_adapter(path)
     label = f"The adapter {path}"
     check_values(tensors, label)
-    kept = {key: value for key, value in header.items() if key not in _LAYOUT_ENTRIES}
     if any(".lokr_" in key for key in tensors):
-        return save_lokr(rename_lokr(tensors, layers_in(tensors), label), output, layout, kept)
-    updates = read_updates(tensors, layers_in(tensors), read_statement(path, header), label)
-    return save_adapter(updates, output, layout, kept)
+        return Lokr(tensors=rename_lokr(tensors, layers_in(tensors), label)), header
+    return read_updates(tensors, layers_in(tensors), read_statement(path, header), label), header
 
 
 def layers_in(keys: Iterable[str]) -> list[str]:

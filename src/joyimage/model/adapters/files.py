@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_MOST_NAMES = 4  # of files in a message
 _HUB_ARGUMENTS = ("cache_dir", "revision", "token", "force_download", "local_files_only")
 
 
@@ -38,9 +39,15 @@ def find_adapter_file(path: Path, weight_name: str | None = None) -> Path:
         raise CheckpointError(
             f"{pickled[0]} is a pickle, which can run code and is not read; save the adapter as safetensors."
         )
-    if len(candidates) != 1:
+    if not candidates:
+        raise CheckpointError(f"The adapter folder {path} holds no safetensors file.")
+    if len(candidates) > 1:
+        names = ", ".join(one.name for one in candidates[:_MOST_NAMES]) + (
+            ", …" if len(candidates) > _MOST_NAMES else ""
+        )
         raise CheckpointError(
-            f"{path} holds {len(candidates)} safetensors files: give `weight_name`, the one to take."
+            f"The adapter folder {path} holds {len(candidates)} safetensors files ({names}): give one of them, such as"
+            f" {candidates[0]}, or its name as `weight_name`."
         )
     return candidates[0]
 

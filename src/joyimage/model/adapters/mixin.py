@@ -1,6 +1,7 @@
 """Load LoRA adapters into the transformer."""
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -73,13 +74,16 @@ class AdapterMixin(PeftAdapterMixin):
             updates = read_updates(tensors, layers, statement, label)
             _check_shapes(model, updates, label)
             tensors, metadata = peft_form(updates)
-        cast("Any", super()).load_lora_adapter(
-            tensors,
-            prefix="transformer" if is_lokr else None,
-            hotswap=hotswap,
-            metadata=metadata,
-            **kwargs,
-        )
+        with warnings.catch_warnings():
+            # Several adapters are what users ask for here.
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            cast("Any", super()).load_lora_adapter(
+                tensors,
+                prefix="transformer" if is_lokr else None,
+                hotswap=hotswap,
+                metadata=metadata,
+                **kwargs,
+            )
 
     def _adapter_name(self, given: str | None) -> str:
         """Return the name of a new adapter.
@@ -111,9 +115,14 @@ def check_values(tensors: Mapping[str, Tensor], label: str) -> None:
         label: What the adapter is called in messages.
 
     Raises:
-        CheckpointError: A value is not finite.
+        CheckpointError: A value is not finite, or a matrix holds integers.
     """
     for key, tensor in tensors.items():
+        if tensor.ndim > 1 and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{label} has `{key}` in {kind}; expected floating-point matrices. Save the adapter in bf16 or fp32."
+            )
         if not bool(tensor.float().isfinite().all()):  # torch has no isfinite for fp8
             raise CheckpointError(f"{label} has values in `{key}` that are not finite: the file is damaged.")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from joyimage.errors import CheckpointError
 from joyimage.model.adapters.names import OTHER_PARTS, LayerNames
 from joyimage.model.adapters.strength import Statement, find_alphas
+from joyimage.model.file_kind import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,6 +99,11 @@ def read_updates(
     ranks = {place: len(tensors["down"]) for place, tensors in parts.items()}
     names = {place: _names_in_patterns(place) for place in parts}
     found = find_alphas(ranks, alphas, statement, names)
+    if not any(found.values()):
+        raise CheckpointError(
+            f"{label} states the strength 0 (alpha) for every layer, with which it changes nothing. Save it with its"
+            " alpha, or without, which means its rank; to switch it off, leave it out or give it the scale 0."
+        )
     updates: dict[str, LayerUpdate] = {}
     split: dict[str, dict[int, LayerUpdate]] = {}
     for place, matrices in parts.items():
@@ -202,7 +208,7 @@ def _collect(
         if key.startswith(OTHER_PARTS):
             left_out += 1
             continue
-        name, kind = _split_key(key, label)
+        name, kind = _split_key(key, tensors, label)
         layer, part = names.find(name, key, label)
         place = layer if part is None else f"{layer}#{part}"
         if kind == "alpha":
@@ -225,7 +231,8 @@ def _collect(
         found[kind] = value.flatten() if kind == "magnitude" else value
     _check_pairs(parts, label)
     if not parts:
-        raise CheckpointError(f"{label} holds no matrices for the transformer.")
+        held = "only tensors for the text encoder or VAE" if left_out else "no tensors"
+        raise CheckpointError(f"{label} holds {held}; expected LoRA matrices for the transformer.")
     if left_out:
         warnings.warn(
             f"{label} holds {left_out} tensors for the text encoder or VAE, which are left out: only the "
@@ -235,8 +242,13 @@ def _collect(
     return parts, {place: alpha for place, alpha in alphas.items() if place in parts}
 
 
-def _split_key(key: str, label: str) -> tuple[str, str]:
+def _split_key(key: str, keys: Iterable[str], label: str) -> tuple[str, str]:
     """Split a key into the name of a layer and the kind of tensor.
+
+    Args:
+        key: The key.
+        keys: All keys of the adapter, for the message.
+        label: What the adapter is called in messages.
 
     Returns:
         The name, and "down", "up", "bias", "magnitude", "alpha" or "dora_scale".
@@ -249,7 +261,7 @@ def _split_key(key: str, label: str) -> tuple[str, str]:
         return name, kind
     match = _MATRICES.match(key)
     if match is None or (match["kind"] == ".bias" and not match["up"]):
-        raise CheckpointError(_explain_key(key, label))
+        raise CheckpointError(_explain_key(key, keys, label))
     if match["kind"] == ".bias":
         return match["layer"], "bias"
     return match["layer"], "down" if match["down"] else "up" if match["up"] else "magnitude"
@@ -276,7 +288,16 @@ def _check_pairs(parts: Mapping[str, Mapping[str, Tensor]], label: str) -> None:
             )
 
 
-def _explain_key(key: str, label: str) -> str:
+def _explain_key(key: str, keys: Iterable[str], label: str) -> str:
+    keys = list(keys)
+    if not any(".lora" in one or any(mark in one for mark in _OTHER_KINDS) for one in keys):
+        part = part_of(keys)
+        advice = (
+            f" It holds the {part.replace('_', ' ')}: give it with --{part.replace('_', '-')}."
+            if part
+            else ""
+        )
+        return f"{label} holds no LoRA matrices: its first tensor is `{key}`.{advice}"
     for mark, kind in _OTHER_KINDS.items():
         if mark in key:
             return (
