@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,17 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
     yield server, replicas
     server.close()
     replicas.close()
+
+
+def test_replica_when_made_then_it_is_told_every_setting_that_loading_reads() -> None:
+    from joyimage.serving.workers import loading
+    from joyimage.serving.workers.ray_serve import MODEL_SETTINGS
+
+    read = set(re.findall(r"settings\.([a-z]\w*)\b(?!\()", inspect.getsource(loading.load_runner)))
+    read -= {"model_fields_set"}
+
+    assert {"offload", "quantize", "transformer"} <= read
+    assert read == set(MODEL_SETTINGS)
 
 
 @pytest.mark.timeout(600)

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from joyimage.serving.workers.protocol import ModelInfo, ModelOutput, ProgressCallback, WorkItem
 
 _APPLICATION = "joyimage"
-_MODEL_SETTINGS = ("model", "device", "dtype", "base_size", "loras", "preview_px", "preview", "session_bytes")
+MODEL_SETTINGS = (
+    *("model", "transformer", "text_encoder", "vae", "quantize", "offload", "device", "dtype", "base_size"),
+    *("loras", "preview_px", "preview", "session_bytes"),
+)
+"""What a replica is told: all settings that `load_runner` reads."""
+
 _ASK_S = 0.1
 _KNOWN_IMAGES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
@@ -218,7 +223,8 @@ class RayReplicas:
             graceful_shutdown_timeout_s=settings.shutdown_grace_s,
             health_check_period_s=5.0,
         )
-        chosen = settings.model_dump(include=set(_MODEL_SETTINGS))
+        # What is not set stays so: files without a model mean the published model's configs.
+        chosen = settings.model_dump(include=set(MODEL_SETTINGS), exclude_unset=True)
         if has_gpu:
             chosen["device"] = "cuda"  # the one that Ray gave the replica
         application = deployment.bind(chosen, is_alone=self._is_alone)
