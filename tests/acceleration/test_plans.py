@@ -126,7 +126,7 @@ def test_plan_when_printed_then_peak_and_what_each_step_moves() -> None:
 
     assert text.startswith("Memory plan 'block': predicted peak ")
     assert "of device memory and 5" in text
-    assert "each step moves to the device 32.2 GB, 2.7 s at 12 GB/s" in text
+    assert "each step moves to the device 32.2 GB, 2.7 s at 12 GB/s, beside which computing" in text
     assert "each step reads from disk 32.2 GB, 32.2 s at 1 GB/s" in str(predict("disk", PUBLISHED, "cpu"))
     assert predict("none", PUBLISHED, "cuda").transfer_seconds == 0
 

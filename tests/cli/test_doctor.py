@@ -92,5 +92,10 @@ def test_doctor_when_json_then_sizes_are_numbers(joyimage: Joyimage) -> None:
 
     assert found["memory"]["total"] >= found["memory"]["free"] > 0
     assert found["disk"]["free"] > 0
+    assert found["download"]["bf16"] == {
+        "size": 50.3,
+        "minutes": {"100 Mbit/s": 67.1, "1000 Mbit/s": 6.7},
+    }
+    assert found["download"]["int8"]["size"] == 26.7
     assert list(found["devices"])[-1] == "cpu"
     assert found["device"].startswith(next(iter(found["devices"])))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from joyimage.errors import DeviceError
 from tests import random_models
 
 IMAGE = random_models.make_image(0, 64, 64)
@@ -65,3 +66,14 @@ def test_model_offload_when_enabled_then_parts_come_in_their_order_and_same_imag
 
     assert np.abs(image - expected).max() < 1e-5
     assert order == ["text_encoder", "vae", "transformer", "vae"]
+
+
+def test_sequential_offload_when_the_device_is_the_cpu_then_one_sentence_and_the_pipeline_still_works() -> (
+    None
+):
+    pipe = make_pipe()
+
+    with pytest.raises(DeviceError, match=r"the device is the CPU\. .*offload=\"disk\""):
+        pipe.enable_sequential_cpu_offload(device="cpu")
+
+    assert run(pipe).shape == (1, 64, 64, 3)

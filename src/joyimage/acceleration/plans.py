@@ -150,7 +150,7 @@ class MemoryPlan:
             speed = _BYTES_PER_SECOND[self.offload] / 1e9
             text += (
                 f"; each step {origin} {self.moved_bytes / 1e9:.1f} GB, {self.transfer_seconds:.1f} s at"
-                f" {speed:.0f} GB/s"
+                f" {speed:.0f} GB/s, beside which computing takes its own time"
             )
         return f"{text}. {self.reason}".strip() if self.reason else f"{text}."
 

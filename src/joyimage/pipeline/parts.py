@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -14,7 +14,8 @@ from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.acceleration.settings import accelerate_new
-from joyimage.errors import InvalidInputError
+from joyimage.devices import available_devices
+from joyimage.errors import DeviceError, InvalidInputError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.adapters import AdapterLoadingMixin
 from joyimage.pipeline.calls import serialized
@@ -108,6 +109,27 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
     def compute_device(self) -> torch.device:
         """Device that the parts run on, also while offloading keeps their weights elsewhere."""
         return self._execution_device
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Keep each layer's weights in host memory and move them to an accelerator while the layer runs.
+
+        Args:
+            gpu_id: Number of the accelerator; 0 if None.
+            device: The accelerator, such as "cuda:1"; the best one of this machine if None.
+
+        Raises:
+            DeviceError: The device is the CPU, where there is nothing to move.
+        """
+        kind = next(iter(available_devices())) if device is None else torch.device(device).type
+        if kind == "cpu":
+            raise DeviceError(
+                "`enable_sequential_cpu_offload` moves weights to an accelerator, and the device is the CPU. Leave it"
+                ' out, or use `load_pipeline(..., offload="disk")` to read blocks from the weight files as they are'
+                " needed."
+            )
+        cast("Any", super()).enable_sequential_cpu_offload(gpu_id, device)
 
     @serialized
     @torch.no_grad()

@@ -18,6 +18,7 @@ from joyimage.errors import JoyImageError, OutOfMemoryError
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
 _EDIT = "joyimage edit IMAGE PROMPT -o OUTPUT"
+_MBIT_PER_SECOND = (100, 1000)
 
 
 def doctor(*, json: bool = False) -> None:
@@ -32,8 +33,8 @@ def doctor(*, json: bool = False) -> None:
         return
     width = max(map(len, report))
     for name, value in report.items():
-        shown = _acceleration_lines(value, width) if name == "acceleration" else _shown(value)
-        print(f"{name:<{width}}  {shown}")
+        show = {"acceleration": _acceleration_lines, "download": _download_lines}.get(name)
+        print(f"{name:<{width}}  {_shown(value) if show is None else show(value, width)}")
 
 
 def examine() -> dict[str, Any]:
@@ -53,6 +54,7 @@ def examine() -> dict[str, Any]:
         "device memory": {"total": round(total_gb, 1), "free": round(free_gb, 1)} if total_gb else None,
         "memory": {"total": round(memory.total / 1e9, 1), "free": round(memory.available / 1e9, 1)},
         "disk": {"cache": str(cache), "free": round(shutil.disk_usage(_existing(cache)).free / 1e9, 1)},
+        "download": _downloads(),
         "cores": os.cpu_count(),
         "acceleration": _acceleration(),
         "fits": fits,
@@ -106,6 +108,33 @@ def _accelerator() -> tuple[str, str, float, float]:
         total = torch.mps.recommended_max_memory()
         return device, "Apple GPU", total / 1e9, (total - torch.mps.driver_allocated_memory()) / 1e9
     return device, platform.processor() or platform.machine(), 0.0, 0.0
+
+
+def _downloads() -> dict[str, dict[str, Any]]:
+    """Return size in GB and time in minutes of each download of the published model, by its name.
+
+    The times are those of the transfer alone, at `_MBIT_PER_SECOND`.
+    """
+    from joyimage.pipeline.download import VARIANTS
+
+    sizes = {name: sum(variant.gigabytes.values()) for name, variant in VARIANTS.items()}
+    return {
+        name: {
+            "size": round(size, 1),
+            "minutes": {f"{speed} Mbit/s": round(size * 8000 / speed / 60, 1) for speed in _MBIT_PER_SECOND},
+        }
+        for name, size in sizes.items()
+    }
+
+
+def _download_lines(found: dict[str, dict[str, Any]], width: int) -> str:
+    """Return a line for each download, all but the first indented like a value."""
+    lines = [
+        f"joyimage download {name:<10}  {one['size']} GB: "
+        + ", ".join(f"{minutes:.0f} min at {speed}" for speed, minutes in one["minutes"].items())
+        for name, one in found.items()
+    ]
+    return textwrap.indent("\n".join(lines), " " * (width + 2)).lstrip()
 
 
 def _acceleration() -> dict[str, Any]:
