@@ -278,6 +278,25 @@ def test_from_pretrained_when_diffusers_cannot_quantize_here_then_the_message_sa
         JoyImageEditPipeline.from_pretrained(checkpoint, quantization_config=config)
 
 
+def test_from_pretrained_when_torchao_quantizes_then_close_to_the_plain_edit_and_the_folder_loads_again(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchao", reason="torchao isn't installed")
+    from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
+    from diffusers.quantizers.quantization_config import TorchAoConfig
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+    plain = JoyImageEditPipeline.from_pretrained(checkpoint)
+    smaller = JoyImageEditPipeline.from_pretrained(checkpoint, quantization_config=config)
+    smaller.save_pretrained(tmp_path / "saved")
+    expected, made = edit(plain), edit(smaller)
+
+    assert "Int8" in type(smaller.transformer.blocks[0].attn.img_attn_qkv.weight).__name__
+    assert 0 < float((made - expected).norm() / expected.norm()) < 0.05
+    assert torch.equal(edit(JoyImageEditPipeline.from_pretrained(tmp_path / "saved")), made)
+
+
 def test_random_models_transformer_when_made_then_is_the_size_the_counts_above_rely_on() -> None:
     names = random_models.make_transformer().state_dict()
     assert sum(formats.is_quantizable(name, value) for name, value in names.items()) == 16
