@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo proof-full test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo bench-training proof-full test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -45,6 +45,12 @@ mutants: .venv/.installed-test
 test-gpu: .venv/.installed-test
 	$(BIN)/python -m pytest tests -m gpu -p no:randomly
 	$(BIN)/joyimage bench --model full --device cuda
+
+# What training takes with each memory preset: the published sizes on a GPU (50 GB of disk and of host memory), a small
+# model on the CPU. Options with TRAINING="--ways 24 16".
+TRAINING =
+bench-training: .venv/.installed
+	$(BIN)/python -m scripts.training_memory --output docs/benchmarks $(TRAINING)
 
 # One edit at the published size within 8 GB, on the CPU; on a GPU with PROOF="--device cuda". Hours, 52 GB of disk, root.
 PROOF =
