@@ -64,10 +64,10 @@ def load(quantization: str | None) -> Any:
     if quantization != "Q4_0":
         return load_pipeline("tiny", device="cpu", quantization=quantization).pipe
     with tempfile.TemporaryDirectory() as folder:
-        files = {
-            part: write_q4_0(part, Path(folder) / f"{part}.gguf") for part in ("transformer", "text_encoder")
-        }
-        return load_pipeline("tiny", device="cpu", **files).pipe
+        transformer, text_encoder = (
+            write_q4_0(part, Path(folder) / f"{part}.gguf") for part in ("transformer", "text_encoder")
+        )
+        return load_pipeline("tiny", device="cpu", transformer=transformer, text_encoder=text_encoder).pipe
 
 
 def write_q4_0(part: str, path: Path) -> Path:

@@ -281,12 +281,12 @@ def test_from_pretrained_when_diffusers_cannot_quantize_here_then_the_message_sa
 def test_from_pretrained_when_torchao_quantizes_then_close_to_the_plain_edit_and_the_folder_loads_again(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torchao", reason="torchao isn't installed")
+    torchao: Any = pytest.importorskip("torchao.quantization", reason="torchao isn't installed")
     from diffusers.quantizers.pipe_quant_config import PipelineQuantizationConfig
     from diffusers.quantizers.quantization_config import TorchAoConfig
-    from torchao.quantization import Int8WeightOnlyConfig
 
-    config = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
+    int8 = TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    config = PipelineQuantizationConfig(quant_mapping={"transformer": int8})
     plain = JoyImageEditPipeline.from_pretrained(checkpoint)
     smaller = JoyImageEditPipeline.from_pretrained(checkpoint, quantization_config=config)
     smaller.save_pretrained(tmp_path / "saved")
