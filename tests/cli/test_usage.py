@@ -210,6 +210,8 @@ def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_load
     ("words", "message"),
     [
         (["doctor", "now"], "`now` is one argument too many. `joyimage doctor --help`"),
+        # An option of other commands only is not suggested.
+        (["batch", "a.jsonl", "-o", "b", "--no-metadata"], "`joyimage batch`. `joyimage batch --help`"),
         (["edit", "a.png", "x", "--prompt", "y", "-o", "b.png"], "`x` is one argument too many. `joyimage"),
         (
             ["edit", "--image", "a.png", "x", "-o", "b.png"],

@@ -121,7 +121,7 @@ def test_calibrate_command_when_the_model_is_no_folder_then_asks_for_a_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["calibrate", "image.png", "--prompt", "x", "--model", "tiny"]) == 2
-    assert "`--model` is 'tiny', which is no folder" in capsys.readouterr().err
+    assert "`--model` is 'tiny', which is not a folder" in capsys.readouterr().err
 
 
 def test_presets_when_written_and_read_then_the_same_and_others_are_the_usual_ones(tmp_path: Path) -> None:

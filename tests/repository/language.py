@@ -105,7 +105,8 @@ TERMS = (
     ),
     Term(
         "is no",
-        r"(?<!there )\b(?:is|are) no (?:JSON|images?|tensors?|numbers?|text|fields?|rows?|CSV|address|valid|part of)\b",
+        r"(?<!there )\b(?:is|are) no (?:JSON|images?|tensors?|numbers?|text|fields?|rows?|CSV|address|valid|part of"
+        r"|whole|folder|drawn|uncompressed)\b",
         "is not a",
     ),
     Term("in the place of", r"\bin the place of\b", "in place of, instead of"),

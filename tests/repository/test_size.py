@@ -1,8 +1,10 @@
-"""Functions fit on a screen, and files hold one idea."""
+"""Functions fit on a screen, files hold one idea, and nothing is left over."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,24 @@ if TYPE_CHECKING:
 
 MOST_LINES_OF_A_BODY = 50
 MOST_LINES_OF_A_FILE = 500
+CALLED_BY_OTHERS = {
+    "_repr_png_": "notebooks",
+    "_save_to_state_dict": "torch",
+    "check_health": "Ray",
+    "check_inputs": "programs written for diffusers",
+    "create_module": "Python's import system",
+    "exec_module": "Python's import system",
+    "expected_edit": "tests, which score documented examples",
+    "expected_generation": "tests, which score documented examples",
+    "load_published": "tests, as diffusers loads a folder",
+    "pids": "tests, which end replicas",
+    "preprocess": "programs written for diffusers",
+    "process_bind_param": "SQLAlchemy",
+    "process_result_value": "SQLAlchemy",
+    "revert_text_encoder": "programs that take the parts of a pipeline apart",
+    "revert_vae": "programs that take the parts of a pipeline apart",
+    "to_original": "programs that map boxes back",
+}
 FOLDERS = ("src/joyimage", "scripts", "examples", "comfyui")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -57,3 +77,20 @@ def test_function_when_around_the_limit_then_only_the_longer_one_is_found(
     path.write_text('def f():\n    """Do.\n\n    More.\n    """\n' + "    x = 1\n" * statements, "utf-8")
 
     assert long_functions(path) == (["module.py:1 f: 51 lines"] if is_found else [])
+
+
+def test_functions_when_searched_then_each_is_used_by_the_package_or_known_to_others() -> None:
+    texts = [path.read_text("utf-8") for path in (ROOT / "src" / "joyimage").rglob("*.py")]
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    defined = Counter(
+        node.name
+        for text in texts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.decorator_list
+        and not re.fullmatch(r"__\w+__", node.name)
+    )
+
+    unused = {name for name, number in defined.items() if words[name] == number}
+
+    assert unused == set(CALLED_BY_OTHERS)

@@ -160,7 +160,7 @@ class _DecodedLinear(torch.autograd.Function):
 
 
 def quantized(weight: Tensor, quantization: str) -> EncodedWeight:
-    """Quantize a matrix; one that is no whole number of blocks of the format stays as it is.
+    """Quantize a matrix; one that is not a whole number of blocks of the format stays as it is.
 
     Args:
         weight: [N, K].

@@ -38,7 +38,8 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
                 f"`{option}` is read as an option because it starts with a minus sign. Box coordinates are 0"
                 " or more; write other negative values as --name=VALUE."
             )
-        known = {name for argument in error.argument_collection for name in argument.names} - {option}
+        offered = (argument for argument in error.argument_collection if argument.parse)
+        known = {name for argument in offered for name in argument.names} - {option}
         return f"`{option}` is not an option of `{command}`.{_closest(option, known)} {see}"
     if isinstance(error, exceptions.UnknownCommandError):
         name = (error.unused_tokens or error.root_input_tokens or [""])[0]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from joyimage.tiny.worlds.scenes import EditCase
 
 OTHERS = "others"
-# Share of the cases of each task; the last are images that are no drawn scenes.
+# Share of the cases of each task; the last are images that are not drawn scenes.
 CASE_WEIGHTS = {
     "add": 1.0,
     "remove": 1.0,

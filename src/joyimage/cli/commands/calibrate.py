@@ -93,7 +93,7 @@ def _output_path(model: str | None, output: Path | None, *, overwrite: bool) -> 
 
     if output is None:
         if model is None or not Path(model).is_dir():
-            shown = "not given" if model is None else f"{model!r}, which is no folder"
+            shown = "not given" if model is None else f"{model!r}, which is not a folder"
             raise InvalidInputError(
                 f"`--model` is {shown}; expected a checkpoint folder to store {PRESETS_FILE} in, or `--output FILE`."
             )

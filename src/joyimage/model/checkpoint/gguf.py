@@ -152,7 +152,7 @@ def _tensor_info(file: IO[bytes], path: Path) -> tuple[str, str, tuple[int, ...]
     """Read name, type, stored shape, offset, size and block type of the next tensor.
 
     Raises:
-        CheckpointError: The type is not known, or rows are no whole blocks.
+        CheckpointError: The type is not known, or rows are not whole blocks.
         _DamagedTableError: A number in it is out of range.
     """
     name = _string(file)
@@ -175,7 +175,7 @@ def _tensor_info(file: IO[bytes], path: Path) -> tuple[str, str, tuple[int, ...]
     num_block_values, num_block_bytes = BLOCK_SIZES[BLOCK_NUMBERS[number]]
     if not shape or shape[-1] % num_block_values:
         raise CheckpointError(
-            f"{path}: `{name}` of shape {list(shape)} is no whole number of {BLOCK_NUMBERS[number]} blocks."
+            f"{path}: `{name}` of shape {list(shape)} is not a whole number of {BLOCK_NUMBERS[number]} blocks."
             " Download the file again."
         )
     stored = (*shape[:-1], shape[-1] // num_block_values * num_block_bytes)

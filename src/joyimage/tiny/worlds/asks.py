@@ -80,7 +80,7 @@ def about(scene: Scene | None, rng: np.random.Generator) -> list[Ask]:
     """Ask about one image, once or twice in every kind that fits it.
 
     Args:
-        scene: What it shows; None if it is no drawn scene.
+        scene: What it shows; None if it is not a drawn scene.
         rng: Chooses objects and texts.
     """
     if scene is None:

@@ -1,4 +1,4 @@
-"""Images that are no drawn scenes: noise, gradients, textures, crowds of polygons, and text."""
+"""Images that are not drawn scenes: noise, gradients, textures, crowds of polygons, and text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789"
 
 
 def draw_other(rng: np.random.Generator, size: int) -> Pixels:
-    """Draw an image that is no drawn scene, `[size, size, 3]` 8-bit RGB."""
+    """Draw an image that is not a drawn scene, `[size, size, 3]` 8-bit RGB."""
     image = _KINDS[int(rng.integers(len(_KINDS)))](rng, size)
     if rng.random() < 0.5:
         image = 0.7 * image + 0.3 * _clouds(rng, size)

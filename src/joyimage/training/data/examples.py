@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -104,20 +103,4 @@ def shard_members(path: Path) -> dict[str, ImageSource]:
                 if member.isfile()
             }
     except (OSError, tarfile.TarError) as error:
-        raise ImageError(f"{path} is no uncompressed .tar file: {error}.") from None
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key by which "a2" comes before "a10"."""
-    parts: list[tuple[int, str]] = []
-    text = io.StringIO()
-    digits = ""
-    for character in f"{name}\0":
-        if character.isascii() and character.isdigit():
-            digits += character
-            continue
-        if digits:
-            parts.append((int(digits), text.getvalue()))
-            text, digits = io.StringIO(), ""
-        text.write(character)
-    return [*parts, (-1, text.getvalue())]
+        raise ImageError(f"{path} is not an uncompressed .tar file: {error}.") from None
