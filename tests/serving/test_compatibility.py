@@ -45,6 +45,62 @@ def test_fields_when_named_as_other_servers_do_then_taken(name: str, server: Liv
         assert (one.json()["steps"], one.json()["guidance"]) == (3, 2.5)
 
 
+@pytest.mark.parametrize(
+    ("path", "request_of", "status", "words"),
+    [
+        (
+            EDITS,
+            {"data": {"prompt": ["x", "y"]}, "files": [("image", png())]},
+            400,
+            "`prompt` is given twice",
+        ),
+        (
+            EDITS,
+            {"data": {"prompt": "x"}, "files": [("mask", png()), ("mask", png())]},
+            400,
+            "`mask` is given twice",
+        ),
+        (EDITS, {"data": {"prompt": "x"}, "files": [("file", png())]}, 400, "go into `image`"),
+        (GENERATIONS, {"content": b'{"prompt": "x", "seed": 1, "seed": 2}'}, 400, "`seed` is given twice"),
+        (
+            GENERATIONS,
+            {"content": b'{"prompt": "x", "image": {"url": "", "url": ""}}'},
+            400,
+            "`url` is given twice",
+        ),
+        (
+            GENERATIONS,
+            {"json": {"prompt": "x", "image": data_url(png())}},
+            400,
+            "send it to /v1/images/edits",
+        ),
+        (
+            GENERATIONS,
+            {"json": {"prompt": "x"}, "headers": {"Content-Encoding": "gzip"}},
+            415,
+            "compressed (gzip)",
+        ),
+        (GENERATIONS, {"json": {"prompt": "x", "quality": 5}}, 400, "`quality` is 5; expected 'low'"),
+        (GENERATIONS, {"json": {"prompt": "\u200b"}}, 400, "text that is not empty"),
+        (
+            "/v1/spatial/camera",
+            {"json": {"yaw": 45, "image": data_url(png()), "mask": data_url(png())}},
+            400,
+            "`mask`",
+        ),
+        ("/v1/describe", {"json": {"image": data_url(png()), "mask": data_url(png())}}, 400, "`mask`"),
+    ],
+)
+def test_request_when_part_of_it_would_be_ignored_then_rejected_by_name(
+    server: LiveServer, path: str, request_of: dict[str, Any], status: int, words: str
+) -> None:
+    with server.client() as client:
+        answer = client.post(path, **{"headers": {}, **request_of})
+
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+
+
 def test_image_when_sent_in_other_forms_then_as_a_plain_one(server: LiveServer) -> None:
     url, fields = data_url(png(5)), {"prompt": "x", "seed": 3}
     text = {"prompt": "x", "seed": "3"}

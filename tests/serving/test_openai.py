@@ -254,7 +254,7 @@ def test_several_images_when_the_model_takes_one_then_a_sentence(server: LiveSer
             {"extra_body": {"masks": True}},
             openai.BadRequestError,
             "masks",
-            "without `preserve`, `region` or `mask`",
+            "only with `preserve`, `region` or `mask`",
         ),
         (
             {"size": "1000x1000", "extra_body": {"fit": "exact"}},

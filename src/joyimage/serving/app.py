@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from joyimage.errors import JoyImageError
 from joyimage.serving.http import edits, jobs, openai, spatial, status
-from joyimage.serving.http.errors import ApiError, to_response
+from joyimage.serving.http.errors import ApiError, describe_invalid, to_response
 from joyimage.serving.http.openapi import add_document, new_document_fields
 from joyimage.serving.http.page import add_page
 from joyimage.serving.http.service import Service
@@ -111,8 +111,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         param = str(first["loc"][-1])
         if first["loc"][0] == "path":
             return to_response(ApiError(404, "Not found.", code="not_found", param=param))
-        message = f"Invalid value for `{param}`: {first['msg']}."
-        return to_response(ApiError(400, message, code="invalid_value", param=param))
+        return to_response(ApiError(400, describe_invalid(first, param), code="invalid_value", param=param))
 
     async def http(_: Request, error: Any) -> Response:
         messages = {404: "Not found.", 405: "This address does not accept that method."}

@@ -179,7 +179,7 @@ class ServerSettings(BaseSettings):
         is_open = not self.is_loopback and not self.allow_anonymous
         if is_open and not read_keys(self.api_keys, self.api_keys_file):
             raise ValueError(
-                f"`host` is {self.host}, which others can reach, and there are no API keys; give "
+                f"`host` is {self.host!r}, which others can reach, and there are no API keys; give "
                 "`api_keys_file`, or `allow_anonymous` where something else controls access."
             )
         return self

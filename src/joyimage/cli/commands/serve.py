@@ -187,11 +187,11 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        sentence = first["msg"].removeprefix("Value error, ")
-        # pydantic's own sentences do not name the setting; ours do.
-        raise InvalidInputError(
-            sentence if not name else f"`{name}` is {first['input']!r}: {sentence}."
-        ) from None
+        if not name:  # the sentence is ours and names the setting
+            raise InvalidInputError(first["msg"].removeprefix("Value error, ")) from None
+        from joyimage.serving.http.errors import describe_invalid
+
+        raise InvalidInputError(describe_invalid(first, name)) from None
 
 
 def run_server(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from joyimage.serving.workers.protocol import ModelInfo
 
 _SHARE_OF_STEPS = {"low": 0.5, "medium": 0.75}
+_KINDS_WITH_MASK = ("edit",)
 _FRAMING = ("fit", "restore", "preserve", "region", "feather", "close_up")
 
 
@@ -55,9 +56,18 @@ def make_task(
         ApiError: What is wrong.
         InvalidInputError: A field of the edit is not accepted.
     """
-    edit, options = _understand(body.edit, len(images), info), body.options
+    # A mask belongs to an edit by prompt; a spatial edit has none.
+    edit = body.edit if mask is not None else _understand(body.edit, len(images), info)
+    options = body.options
     check_model(options.model, settings)
     _check_number(edit, len(images), settings, info)
+    if mask is not None and body.edit.kind not in _KINDS_WITH_MASK:
+        raise ApiError(
+            400,
+            f"`mask` has no effect on a job of kind {body.edit.kind}; leave it out.",
+            code="invalid_value",
+            param="mask",
+        )
     _check_limits(edit, settings)
     size = ImageSize(*images[0].size) if images else None
     if isinstance(edit, Describe):
@@ -157,6 +167,13 @@ def _check_number(edit: AnyEdit, number: int, settings: ServerSettings, info: Mo
         ApiError: It is wrong.
     """
     if not edit.needs_image:
+        if number:
+            raise ApiError(
+                400,
+                "`image` can't be used to make an image from text; send it to /v1/images/edits, or leave it out.",
+                code="invalid_value",
+                param="image",
+            )
         return
     if number == 0:
         raise ApiError(400, "`image` is missing; expected an image.", code="missing_image", param="image")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from joyimage.edits import KINDS, AnyEdit, FieldError, kind_of
 from joyimage.edits.forms import Text
-from joyimage.serving.http.errors import ApiError
+from joyimage.serving.http.errors import ApiError, describe_invalid
 
 _MOST_FIELDS = 64
 _LONGEST_NAME = 100
@@ -244,4 +244,4 @@ def _sentence(error: Any, param: str | None) -> str:
         return f"`{param}` is missing."
     if error["type"] == "extra_forbidden":
         return f"`{param}` is not a field here."
-    return f"Invalid value for `{param}`: {error['msg']}."
+    return describe_invalid(error, param)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse
@@ -17,6 +17,11 @@ from joyimage.errors import (
     QueueFullError,
 )
 from joyimage.serving.security import errors as security
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LONGEST_SHOWN = 100
 
 STATUS: tuple[tuple[type[BaseException], int, str | None], ...] = (
     (security.UnauthorizedError, 401, None),
@@ -138,6 +143,21 @@ def job_error(error: dict[str, Any]) -> ApiError:
     code = error.get("code")
     status = JOB_STATUS.get(code or "") or error.get("status") or 500
     return ApiError(status, error["message"], code=code, retry_after_s=_RETRY_AFTER_S.get(code or ""))
+
+
+def describe_invalid(error: Mapping[str, Any], param: str | None) -> str:
+    """Return the sentence for a value that pydantic does not accept.
+
+    Args:
+        error: One entry of pydantic's list of errors.
+        param: Name of the field.
+    """
+    shown = repr(error.get("input"))
+    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if message.startswith("Input should be "):
+        return f"`{param}` is {shown}; expected {message.removeprefix('Input should be ')}."
+    return f"`{param}` is {shown}: {message[:1].lower()}{message[1:]}."
 
 
 def storage_full(what: str, error: OSError) -> ApiError:

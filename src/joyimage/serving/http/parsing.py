@@ -63,6 +63,11 @@ async def parse_request(
     Raises:
         ApiError: The body cannot be read.
     """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise ApiError(
+            415, f"The body is compressed ({encoding[:100]}); send it as it is.", code="invalid_type"
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in {"multipart/form-data", "application/x-www-form-urlencoded"}:
         try:
@@ -86,7 +91,11 @@ async def parse_request(
             f"The body is {kind[:100]!r}; expected multipart/form-data or application/json.",
             code="invalid_type",
         )
-    if len(values) - sum(name == "mask" for name, _ in values) > settings.max_images:
+    num_masks = sum(name == "mask" for name, _ in values)
+    if num_masks > 1:
+        rejection = _given_twice("mask")
+        raise rejection
+    if len(values) - num_masks > settings.max_images:
         raise ApiError(
             400,
             f"`image` holds {len(values)} images; at most {settings.max_images} are accepted.",
@@ -118,10 +127,17 @@ async def _sort_form(
         plain = _INDEX.sub("", name)
         if isinstance(value, UploadFile):
             if plain not in {*_IMAGE_FIELDS, "mask"}:
-                raise ApiError(400, f"`{plain[:100]}` is a file; expected text.", param=plain[:100])
+                raise ApiError(
+                    400,
+                    f"`{plain[:100]}` is a file; expected text. The files of images go into `image` and `mask`.",
+                    param=plain[:100],
+                )
             _check_length(value.size or 0, settings, plain)
             values.append((plain, await value.read()))
         elif plain not in {*_IMAGE_FIELDS, "mask"}:
+            if name in fields:
+                rejection = _given_twice(name)
+                raise rejection
             fields[name] = value
         elif value.strip():
             values.append((plain, value))
@@ -139,7 +155,7 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
             413, f"The body has more than {_MOST_VALUES:,} values; send fewer.", code="body_too_large"
         )
     try:
-        content = json.loads(body, parse_constant=_reject_constant)
+        content = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_to_fields)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(content, dict):
@@ -151,6 +167,26 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
         given = [] if value is None else value if isinstance(value, list) and name != "mask" else [value]
         values += [("mask" if name == "mask" else "image", _address(one, name)) for one in given]
     return fields, values
+
+
+def _to_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object.
+
+    Raises:
+        ApiError: A field is there twice; which one is meant is not known.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            rejection = _given_twice(name)
+            raise rejection
+        fields[name] = value
+    return fields
+
+
+def _given_twice(name: str) -> ApiError:
+    shown = name[:100]
+    return ApiError(400, f"`{shown}` is given twice; give it once.", code="invalid_value", param=shown)
 
 
 def _address(value: Any, param: str) -> str:
