@@ -6,26 +6,23 @@ import { nameOf } from "./history.js";
 import { state } from "./store.js";
 import { Viewer } from "./viewer.js";
 
-/** @import { BoxEditor } from "./box.js" */
-/** @import { Cameras, Gizmo } from "./gizmo.js" */
-/** @import { ViewRing } from "./viewring.js" */
 /** @import { Kind, Picture } from "./types.js" */
 /** @import { RegionTool } from "./regiontool.js" */
+/** @import { Spatial } from "./spatial.js" */
 /** @import { View } from "./viewer.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 export class Stage {
   /**
    * @param {Workspace} workspace
-   * @param {BoxEditor} box
    * @param {RegionTool} region
-   * @param {{ring: ViewRing, gizmo: Gizmo, cameras: () => Cameras | null, view: () => string}} space
+   * @param {Spatial} space
    * @param {{mode: () => Kind, isForming: () => boolean}} state
    */
-  constructor(workspace, box, region, space, state) {
+  constructor(workspace, region, space, state) {
     this.space = space;
     this.workspace = workspace;
-    this.box = box;
+    this.box = space.box;
     this.region = region;
     this.regionStage = byId("region-stage", HTMLElement);
     this.state = state;
@@ -140,13 +137,13 @@ export class Stage {
 
   /** Show the ring and the wireframe. @param {boolean} isSource Whether what the next run starts from is shown alone. @param {boolean} isCompared */
   renderSpace(isSource, isCompared) {
-    const { ring, gizmo, cameras, view } = this.space;
+    const { ring, gizmo, orbit, compass } = this.space;
     const mode = this.state.mode();
     ring.layer.hidden = !(isSource && mode === "rotate");
-    ring.render(view());
+    ring.render(compass.view);
     this.isAiming = isSource && mode === "camera";
     const isMade = isCompared && this.workspace.results?.job.kind === "camera";
-    gizmo.render(mode === "camera" && (this.isAiming || isMade) ? cameras() : null, isCompared);
+    gizmo.render(mode === "camera" && (this.isAiming || isMade) ? orbit.cameras : null, isCompared);
   }
 
   /** @param {boolean} isCreating */

@@ -1,0 +1,98 @@
+/** Where one is in the tree of attempts, and how one gets elsewhere: results that arrive, undo and redo, jobs of other pages. */
+
+import { getJob, isFinished } from "./api.js";
+import { byId, choose } from "./dom.js";
+import { ROOT, stepped } from "./history.js";
+import { currentMode } from "./mode.js";
+import { notify } from "./notices.js";
+import { fetchInputs, fetchResults, sentence } from "./run.js";
+import { attempt, state, update } from "./store.js";
+
+/** @import { Controls } from "./form.js" */
+/** @import { Base } from "./history.js" */
+/** @import { Stage } from "./stage.js" */
+/** @import { Job, Pending } from "./types.js" */
+/** @import { Workspace } from "./workspace.js" */
+
+export class Places {
+  /**
+   * @param {{workspace: Workspace, controls: Controls, stage: Stage}} parts
+   * @param {{moved: () => void, isShownFor: (pending: Pending) => boolean}} on `moved` comes when the place has changed.
+   */
+  constructor({ workspace, controls, stage }, on) {
+    this.workspace = workspace;
+    this.controls = controls;
+    this.stage = stage;
+    this.on = on;
+  }
+
+  /**
+   * Go to an attempt, with the words and settings that made it.
+   *
+   * @param {string} place
+   * @param {string} [project] Id; without, the one on the stage.
+   * @param {{keepsForm?: boolean, isNew?: boolean}} [options]
+   */
+  async goTo(place, project = state.value.project?.id ?? "", { keepsForm = false, isNew = false } = {}) {
+    this.workspace.commit();
+    if (isNew) this.stage.isNew = true;
+    if (!(await this.workspace.openProject(project, place, state.value.base))) return;
+    if (isNew) this.stage.expectResult();
+    if (attempt.value?.form && !keepsForm) this.controls.write(attempt.value.form, this.workspace.source);
+    this.on.moved();
+    this.workspace.commit();
+  }
+
+  /** Undo (-1) or redo (1). @param {-1 | 1} by */
+  async step(by) {
+    this.workspace.commit();
+    const past = stepped(state.value.past, by);
+    const wanted = past.states[past.at];
+    if (past === state.value.past || !wanted) return;
+    update({ past });
+    if (!wanted.project) update({ project: null, place: ROOT });
+    else if (!(await this.workspace.openProject(wanted.project, wanted.place, wanted.base))) return;
+    this.controls.write(wanted.form, this.workspace.source);
+    this.on.moved();
+  }
+
+  /** Choose what the next run starts from. @param {Base} base */
+  setBase(base) {
+    update({ base });
+    this.workspace.keep();
+  }
+
+  /** Bring a result to the stage, unless something else is being worked on there. @param {Pending} pending @param {Job} job */
+  arrive(pending, job) {
+    const words = pending.request.fields.prompt ?? job.prompt ?? "Your edit";
+    const show = () => void this.goTo(job.id, pending.project, { keepsForm: true, isNew: true });
+    if (this.on.isShownFor(pending)) return show();
+    notify("done", `Done: ${words.split("\n")[0]}`, { kind: "news", action: { label: "Show", run: show } });
+  }
+
+  /** Open a job's results, with its input where the server still has it. @param {Job} job */
+  async openJob(job) {
+    try {
+      const { project } = state.value;
+      const isHere = project?.attempts.some((one) => one.id === job.id);
+      const id = project && isHere ? project.id : `job-${job.id}`;
+      const found = isFinished(job) ? job : await getJob(job.id);
+      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found), this.controls.readJob(found));
+      if (currentMode() === "generate" && job.kind !== "generate") choose("mode", "edit");
+      await this.goTo(job.id, id);
+      if (!this.workspace.input && job.kind !== "generate") notify("job", "The server no longer has what went into this job.", { kind: "news" });
+    } catch (error) {
+      notify("job", sentence(error));
+    }
+  }
+
+  /** Have the next run take a seed. @param {number} seed */
+  keepSeed(seed) {
+    byId("seed", HTMLInputElement).value = String(seed);
+    byId("settings", HTMLDetailsElement).open = true;
+    this.controls.settings.summarize();
+    this.setBase("original"); // the same seed gives the same result for the same image only
+    this.workspace.commit();
+    notify("seed", `The next run takes seed ${seed} again, and the same image. Empty the field for new ones.`, { kind: "news" });
+  }
+}

@@ -1,0 +1,91 @@
+/** The server as the page sees it: whether it is there, which model it has, and what that model is for. */
+
+import { getHealth, getSchemas, listModels, on as api } from "./api.js";
+import { byId, tell } from "./dom.js";
+import { findExample } from "./ideas.js";
+import { askForKey } from "./key.js";
+import { notify, withdraw } from "./notices.js";
+import { sentence } from "./run.js";
+
+/** @import { Model, Schemas } from "./types.js" */
+
+const READY_EVERY_MS = 10_000;
+const WAITING_EVERY_MS = 1500;
+const PHOTO_COMMAND = "joyimage ui --model jdopensource/JoyAI-Image-Edit-Diffusers";
+
+export class Server {
+  /** @param {(models: Model[], schemas: Schemas) => void} known Called when a model is known, at first and after each restart. */
+  constructor(known) {
+    this.known = known;
+    /** @type {Model | null} */
+    this.model = null;
+    /** @type {Schemas | null} */
+    this.schemas = null;
+    this.isModelOld = true; // whether the server may have another model than the one known here
+    this.needsKey = false;
+    api.keyNeeded = askForKey;
+    api.reach = (isThere) => this.onReach(isThere);
+  }
+
+  /** @returns {boolean} Whether it has the model that comes with joyimage. */
+  get isTiny() {
+    return this.model?.id === "tiny";
+  }
+
+  /** @returns {boolean} Whether an edit takes several images. */
+  get takesSeveral() {
+    return Boolean(this.model?.takes_several_images);
+  }
+
+  get limits() {
+    return this.model?.limits ?? null;
+  }
+
+  /** Look at the server again and again: whether it is there, whether its model is. */
+  async watch() {
+    for (;;) {
+      if (!document.hidden) await this.look();
+      await new Promise((resolve) => setTimeout(resolve, this.isModelOld ? WAITING_EVERY_MS : READY_EVERY_MS));
+    }
+  }
+
+  async look() {
+    try {
+      const health = await getHealth();
+      this.needsKey = health.needs_key;
+      if (!this.model || this.isModelOld) {
+        const models = await listModels();
+        this.schemas = await getSchemas();
+        this.model = models[0];
+        this.isModelOld = this.model.default_steps === undefined;
+        this.known(models, this.schemas);
+      }
+      const { id, device } = this.model;
+      tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `${id} is being loaded…`);
+      byId("drop-model", HTMLElement).hidden = !this.isTiny;
+      byId("try", HTMLElement).hidden = !(this.isTiny && health.is_ready);
+      if (health.problem) notify("model", health.problem);
+      else withdraw("model");
+    } catch (error) {
+      tell(byId("model-chip", HTMLElement), sentence(error));
+    }
+  }
+
+  /** @param {boolean} isThere */
+  onReach(isThere) {
+    if (isThere) return withdraw("gone");
+    this.isModelOld = true;
+    tell(byId("model-chip", HTMLElement), "No answer");
+    notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
+  }
+
+  /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */
+  advise(name) {
+    if (!this.isTiny || findExample(name)) return withdraw("tiny");
+    notify(
+      "tiny",
+      `This server runs the tiny model that comes with joyimage. It edits drawn scenes like the examples; photographs need the published one: \`${PHOTO_COMMAND}\``,
+      { kind: "news" },
+    );
+  }
+}
