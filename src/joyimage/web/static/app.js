@@ -2,32 +2,33 @@
 
 import { renderAnswer, setAnswer } from "./answer.js";
 import { Composer } from "./composer.js";
-import { byId, choose, chosen, newId, tell } from "./dom.js";
+import { byId, chosen, newId } from "./dom.js";
 import { keepFocus } from "./focus.js";
 import { Controls } from "./form.js";
-import { canStep, nameOf } from "./history.js";
 import { findExample, showIdeas } from "./ideas.js";
 import { Jobs } from "./jobs.js";
 import { currentMode, focusFirst, isSpatial, showMode } from "./mode.js";
 import { Opening } from "./opening.js";
 import { Places } from "./places.js";
+import { PlanPanel } from "./planpanel.js";
 import { Projects } from "./projects.js";
 import { References } from "./references.js";
 import { RegionTool } from "./regiontool.js";
 import { makeRequest } from "./request.js";
 import { Result } from "./result.js";
 import { Run } from "./run.js";
+import { renderRunbar } from "./runbar.js";
 import { Server } from "./server.js";
 import { Settings } from "./settings.js";
 import { Spatial } from "./spatial.js";
 import { Stage } from "./stage.js";
-import { attempt, effect, state } from "./store.js";
+import { effect, state } from "./store.js";
 import { listenToSurroundings } from "./surroundings.js";
 import { around } from "./sweep.js";
 import { renderTray } from "./tray.js";
 import { stepForm, Workspace } from "./workspace.js";
 
-/** @import { Base } from "./history.js" */
+/** @import { Base, Form } from "./history.js" */
 /** @import { Controls as Wanted } from "./request.js" */
 
 class App {
@@ -74,6 +75,12 @@ class App {
       answered: (_, { text }) => (setAnswer(text || "The model answered nothing."), workspace.keep()),
       ended: () => this.render(),
     });
+    this.plan = new PlanPanel({ workspace, composer: this.composer }, {
+      run: (runs) => void this.run.add(...runs),
+      goTo: (place) => void this.places.goTo(place),
+      change: (form) => this.takeUp(form),
+      added: () => this.startAnew(),
+    });
     this.jobs = new Jobs((job) => void this.places.openJob(job));
     this.projects = new Projects(workspace, { opened: () => this.onMode(), makeRecord: (one, number) => this.result.makeRecord(one, number) });
     this.listen();
@@ -105,8 +112,23 @@ class App {
     this.workspace.commit();
     if (controls.kind === "describe") setAnswer(null);
     const origin = this.composer.findOrigin();
-    const added = split(controls).map((one) => this.run.add({ key: newId(), request: makeRequest(one), jobId: null, form: stepForm(one.form), ...origin }));
-    await Promise.all(added);
+    await this.run.add(...split(controls).map((one) => ({ key: newId(), request: makeRequest(one), jobId: null, form: stepForm(one.form), ...origin })));
+  }
+
+  /** Bring controls back, to be changed. @param {Form} form */
+  takeUp(form) {
+    this.controls.write(form, this.workspace.source);
+    this.onMode();
+    this.showWork();
+  }
+
+  /** Empty what would be done twice if it were run again. */
+  startAnew() {
+    if (currentMode() === "edit") byId("prompt-edit", HTMLTextAreaElement).value = "";
+    if (currentMode() === "move") this.spatial.box.set(null);
+    if (currentMode() === "move") this.spatial.setObject("");
+    this.onMode();
+    this.workspace.commit();
   }
 
   onMode() {
@@ -143,27 +165,15 @@ class App {
   }
 
   render() {
-    this.renderRun();
+    renderRunbar(this.workspace);
     this.result.render();
     this.references.render();
     this.stage.render();
     this.spatial.renderBox();
     this.settings.renderSizeHint(this.workspace.source);
     renderTray(this.run);
+    this.plan.render();
     keepFocus(focusFirst);
-  }
-
-  renderRun() {
-    const { queue, past, project, base } = state.value;
-    byId("canvas", HTMLElement).classList.toggle("busy", queue.length > 0);
-    byId("undo", HTMLButtonElement).disabled = !canStep(past, -1);
-    byId("redo", HTMLButtonElement).disabled = !canStep(past, 1);
-    byId("skip-to-result", HTMLElement).hidden = !this.workspace.results;
-    const parent = attempt.value?.parent;
-    const hasChoice = project !== null && this.workspace.input !== null && currentMode() !== "generate";
-    byId("base", HTMLElement).hidden = !hasChoice;
-    choose("base", base);
-    if (hasChoice && parent) tell(byId("base-original", HTMLElement), nameOf(project, parent));
   }
 
   listen() {

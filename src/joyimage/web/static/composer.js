@@ -85,7 +85,7 @@ export class Composer {
   isShownFor(pending) {
     const { project, place } = state.value;
     if (pending.request.kind === "generate") return currentMode() === "generate";
-    return project?.id === pending.project && place === pending.place && pending.form.box === this.controls.read().box;
+    return project?.id === pending.project && place === pending.place && (Boolean(pending.step) || pending.form.box === this.controls.read().box);
   }
 
   /** @returns {boolean} Whether an image that forms may be shown. */

@@ -7,6 +7,7 @@
  * Pure functions over plain objects: nothing here changes its arguments.
  */
 
+/** @import { Step } from "./plan.js" */
 /** @import { Job, Request } from "./types.js" */
 
 /** @typedef {Record<string, string | boolean>} Form What the controls say, by the id of each. */
@@ -22,6 +23,7 @@
  * @property {string[]} pictures Ids of its results; of the root: the image that was opened, if any.
  * @property {number} selected
  * @property {Form | null} form What the controls said when it was run; null where that is unknown.
+ * @property {string | null} [step] Key of the step of a plan that it was made for.
  *
  * @typedef {object} Project
  * @property {string} id
@@ -32,7 +34,7 @@
  * @typedef {{attempt: string, number: number, picture: string}} Source An image that a run starts from.
  * @typedef {"result" | "original"} Base What the next run starts from: the result that is shown, or what it was made of.
  *
- * @typedef {{project: string | null, place: string, base: Base, form: Form}} Snapshot
+ * @typedef {{project: string | null, place: string, base: Base, plan: Step[], form: Form}} Snapshot
  * @typedef {{states: Snapshot[], at: number}} Past
  */
 
@@ -170,7 +172,7 @@ export function canStep(past, by) {
 
 /** Tell whether two snapshots are of the same state. @param {Snapshot | undefined} one @param {Snapshot} other */
 export function isSame(one, other) {
-  return one !== undefined && one.project === other.project && one.place === other.place && one.base === other.base && isSameForm(one.form, other.form);
+  return one !== undefined && one.project === other.project && one.place === other.place && one.base === other.base && one.plan === other.plan && isSameForm(one.form, other.form);
 }
 
 /** Tell whether controls say the same. @param {Form} one @param {Form} other */

@@ -10,6 +10,7 @@ import { newId } from "./dom.js";
 import { merged } from "./history.js";
 
 /** @import { Base, Form, Project } from "./history.js" */
+/** @import { Step } from "./plan.js" */
 /** @import { Pending, Picture } from "./types.js" */
 
 /**
@@ -18,6 +19,7 @@ import { merged } from "./history.js";
  * @property {string | null} project
  * @property {string} place
  * @property {Base} base
+ * @property {Step[]} [plan] Missing from what older versions wrote.
  * @property {string[]} references
  * @property {Pending[]} queue
  * @property {Form} form

@@ -49,7 +49,7 @@ export class Places {
     const past = stepped(state.value.past, by);
     const wanted = past.states[past.at];
     if (past === state.value.past || !wanted) return;
-    update({ past });
+    update({ past, plan: wanted.plan });
     if (!wanted.project) update({ project: null, place: ROOT });
     else if (!(await this.workspace.openProject(wanted.project, wanted.place, wanted.base))) return;
     this.controls.write(wanted.form, this.workspace.source);

@@ -9,7 +9,7 @@ import { digest, makeRecord, MASK, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state, update } from "./store.js";
 import { turntable } from "./sweep.js";
-import { animation, contactSheet } from "./turntable.js";
+import { animation, contactSheet, gif } from "./turntable.js";
 
 /** @import { Attempt } from "./history.js" */
 /** @import { Labeled } from "./turntable.js" */
@@ -37,6 +37,7 @@ export class Result {
     byId("pin", HTMLElement).addEventListener("click", () => this.pin());
     byId("sheet", HTMLElement).addEventListener("click", () => void this.saveSet(contactSheet, "sheet.png"));
     byId("turn", HTMLElement).addEventListener("click", () => void this.saveSet(animation, "turntable.webp"));
+    byId("turn-gif", HTMLElement).addEventListener("click", () => void this.saveSet(gif, "turntable.gif"));
     this.forms.addEventListener("change", () => this.writeCommands());
     byId("copy-do", HTMLElement).addEventListener("click", () => void this.copy());
     byId("copy-input", HTMLElement).addEventListener("click", () => this.downloadInputs());
@@ -63,7 +64,7 @@ export class Result {
     byId("pin", HTMLElement).setAttribute("aria-pressed", String(isPinned));
     const name = project && pinned && findAttempt(project, pinned) ? nameOf(project, pinned) : null;
     tell(byId("pin", HTMLElement), isPinned ? "Others are compared with this" : name ? `Compared with ${name}` : "Compare others with this");
-    for (const id of ["sheet", "turn"]) byId(id, HTMLElement).hidden = turntable(project, place).length === 0;
+    for (const id of ["sheet", "turn", "turn-gif"]) byId(id, HTMLElement).hidden = turntable(project, place).length === 0;
   }
 
   /** Have others compared with what is shown, or no longer. */

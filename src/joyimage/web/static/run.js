@@ -5,6 +5,7 @@ import { byId, newId, tell } from "./dom.js";
 import { offerNotifications, tellFinished } from "./finished.js";
 import { maskFile } from "./mask.js";
 import { announce, notify, withdraw } from "./notices.js";
+import { handedOn, withoutRun } from "./plan.js";
 import { restorePicture } from "./picture.js";
 import { state, update } from "./store.js";
 
@@ -28,15 +29,16 @@ export class Run {
     this.on = on;
     this.controller = new AbortController();
     this.isWorking = false;
+    this.isMade = false; // whether the last run has made what others wait for
     this.outcome = ""; // how the last run ended, in words
     this.stepsSeen = { at: 0, step: 0 };
     this.shownAt = { preview: 0, words: 0 }; // when something was drawn last
     byId("cancel", HTMLElement).addEventListener("click", () => void this.cancel());
   }
 
-  /** Run something as soon as what was asked for before has ended. @param {Pending} pending */
-  async add(pending) {
-    update({ queue: [...state.value.queue, pending] });
+  /** Run something as soon as what was asked for before has ended. @param {...Pending} added */
+  async add(...added) {
+    update({ queue: [...state.value.queue, ...added] });
     this.workspace.keep();
     await this.work();
   }
@@ -44,14 +46,14 @@ export class Run {
   /** Continue with the runs that had not ended when the page was left. */
   async resume() {
     const { queue } = state.value;
-    const isComplete = (/** @type {Pending} */ one) => one.jobId || one.request.pictures.every((id) => this.workspace.find(id));
-    update({ queue: queue.filter(isComplete) });
+    const isComplete = (/** @type {Pending} */ one) => one.jobId || one.after || one.request.pictures.every((id) => this.workspace.find(id));
+    update({ queue: queue.reduce((left, one) => (isComplete(one) ? left : withoutRun(left, one.key)), queue) });
     await this.work();
   }
 
-  /** Take a run that waits out of the queue. @param {string} key */
+  /** Take a run that waits out of the queue, with those that wait for its result. @param {string} key */
   remove(key) {
-    update({ queue: state.value.queue.filter((one, place) => place === 0 || one.key !== key) });
+    if (state.value.queue[0]?.key !== key) update({ queue: withoutRun(state.value.queue, key) });
     this.workspace.keep();
   }
 
@@ -59,7 +61,7 @@ export class Run {
   advance(key) {
     const queue = [...state.value.queue];
     const place = queue.findIndex((one) => one.key === key);
-    if (place < 2) return;
+    if (place < 2 || queue[place].after === queue[place - 1].key) return;
     [queue[place - 1], queue[place]] = [queue[place], queue[place - 1]];
     update({ queue });
     this.workspace.keep();
@@ -105,6 +107,7 @@ export class Run {
   async go(pending, pictures) {
     this.controller = new AbortController();
     const { signal } = this.controller;
+    this.isMade = false;
     this.stepsSeen = { at: 0, step: 0 };
     this.shownAt = { preview: 0, words: 0 };
     byId("cancel", HTMLButtonElement).disabled = false;
@@ -141,7 +144,10 @@ export class Run {
     } finally {
       clearInterval(poll);
       // Only now: until its results are stored, a reload takes the run up again.
-      update({ queue: state.value.queue.filter((one) => one !== pending) });
+      const { queue } = state.value;
+      const left = this.isMade ? queue.filter((one) => one !== pending) : withoutRun(queue, pending.key);
+      if (left.length < queue.length - 1) notify("plan", "The steps after this one were not run. Redo the plan from here once it is as you want it.", { kind: "news" });
+      update({ queue: left });
       byId("progress", HTMLElement).hidden = true;
       tellFinished(this.outcome);
       this.workspace.keep();
@@ -169,6 +175,9 @@ export class Run {
         signal,
       );
       await this.workspace.addResults(pending, results);
+      const [picture] = results.pictures;
+      this.isMade = true;
+      update({ queue: handedOn(state.value.queue, pending, { attempt: job.id, picture: picture.id, size: picture }) });
       this.on.done(pending, results);
       this.outcome = ["Done.", job.verdicts?.[0]?.summary ?? job.checks?.[0]?.summary].filter(Boolean).join(" ");
       announce(`${this.outcome} The result is beside the controls.`);

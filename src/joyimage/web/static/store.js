@@ -4,6 +4,7 @@ import { findAttempt, inputOf, NO_PAST, ROOT, sourceOf } from "./history.js";
 import { computed, effect, signal } from "./vendor/signals-core.js";
 
 /** @import { Attempt, Base, Past, Project, Source } from "./history.js" */
+/** @import { Step } from "./plan.js" */
 /** @import { Pending } from "./types.js" */
 
 /**
@@ -14,11 +15,12 @@ import { computed, effect, signal } from "./vendor/signals-core.js";
  * @property {Pending[]} queue Runs that have not ended; the first one is under way.
  * @property {Past} past
  * @property {string | null} pinned Id of the attempt that others are compared with.
+ * @property {Step[]} plan Steps that are to be run one after the other.
  * @property {string[]} references Ids of further images, for checkpoints that take several.
  */
 
 /** @type {State} */
-export const EMPTY = { project: null, place: ROOT, base: "result", queue: [], past: NO_PAST, pinned: null, references: [] };
+export const EMPTY = { project: null, place: ROOT, base: "result", queue: [], past: NO_PAST, pinned: null, plan: [], references: [] };
 
 export const state = signal(EMPTY);
 

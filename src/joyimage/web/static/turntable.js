@@ -1,10 +1,13 @@
-/** Several images as one file: a contact sheet, or an animated WebP that turns. */
+/** Several images as one file: a contact sheet, or an animation that turns, as WebP or GIF. */
+
+import { encodeGif } from "./gif.js";
 
 /** @import { Picture } from "./types.js" */
 
 const COLUMNS = 4;
 const SHEET_PX = 512; // of a cell's longer side
 const TURN_PX = 1024;
+const GIF_PX = 512; // GIF is large
 const LABEL_PX = 36;
 const FRAME_MS = 250;
 const QUALITY = 0.92;
@@ -51,6 +54,20 @@ export async function animation(frames) {
   }
   const length = parts.reduce((sum, part) => sum + part.length, 4);
   return new Blob([text("RIFF"), Uint8Array.from(bytes(length, 4)), text("WEBP"), ...parts], { type: "image/webp" });
+}
+
+/** Write images as a GIF that never ends. @param {Labeled[]} frames @returns {Promise<Blob>} */
+export async function gif(frames) {
+  const size = shrunk(frames[0].picture, GIF_PX);
+  const drawn = [];
+  for (const { picture } of frames) {
+    const pen = makePen(size.width, size.height);
+    pen.fillStyle = "#fff";
+    pen.fillRect(0, 0, size.width, size.height);
+    await draw(pen, picture, 0, 0, size);
+    drawn.push(pen.getImageData(0, 0, size.width, size.height));
+  }
+  return new Blob([encodeGif(drawn, FRAME_MS)], { type: "image/gif" });
 }
 
 /** Return the chunk with the pixels of a WebP file that holds one image. @param {Uint8Array} file */

@@ -128,5 +128,8 @@
  * @property {number} from Which of the parent's results.
  * @property {string} place Id of the attempt that was shown when it was started.
  * @property {Record<string, string | boolean>} form What the controls said.
+ * @property {string | null} [step] Key of the step of a plan that it is for.
+ * @property {string | null} [after] Key of the run whose result it starts from; null once that is known.
+ * @property {import("./geometry.js").Size} [drawnOn] Of the image that its box and its mask were drawn on.
  */
 export {};

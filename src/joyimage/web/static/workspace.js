@@ -109,8 +109,8 @@ export class Workspace {
     for (const picture of results.pictures) this.pictures.set(picture.id, picture);
     const { job, request, selected } = results;
     const pictures = results.pictures.map((picture) => picture.id);
-    const { parent, from, form } = pending;
-    const made = { id: job.id, parent, from, at: Date.now(), job, request, pictures, selected, form };
+    const { parent, from, form, step } = pending;
+    const made = { id: job.id, parent, from, at: Date.now(), job, request, pictures, selected, form, step };
     await this.addAttempt(pending.project, request?.fields.prompt ?? job.kind, made);
   }
 
@@ -165,8 +165,8 @@ export class Workspace {
 
   /** Have the state of the page as a step of undo. */
   commit() {
-    const { project, place, base, past } = state.value;
-    const now = recorded(past, { project: project?.id ?? null, place, base, form: stepForm(this.readForm()) });
+    const { project, place, base, plan, past } = state.value;
+    const now = recorded(past, { project: project?.id ?? null, place, base, plan, form: stepForm(this.readForm()) });
     if (now !== past) update({ past: now });
   }
 
@@ -178,9 +178,9 @@ export class Workspace {
   /** Write down what this tab looks like, at once. */
   keep() {
     if (!this.isRestored) return;
-    const { project, place, base, references, queue } = state.value;
+    const { project, place, base, plan, references, queue } = state.value;
     try {
-      keepTab({ project: project?.id ?? null, place, base, references, queue, form: this.readForm() });
+      keepTab({ project: project?.id ?? null, place, base, plan, references, queue, form: this.readForm() });
     } catch {
       notifyFull();
     }
@@ -220,8 +220,8 @@ export class Workspace {
 
   /** Free the images that are no longer needed in memory. */
   release() {
-    const { project, queue, references } = state.value;
-    const needed = new Set([...(project ? picturesOf(project) : []), ...references, ...queue.flatMap((one) => one.request.pictures)]);
+    const { project, plan, queue, references } = state.value;
+    const needed = new Set([...(project ? picturesOf(project) : []), ...references, ...[...queue, ...plan].flatMap((one) => one.request.pictures)]);
     for (const [id, picture] of this.pictures) {
       if (needed.has(id)) continue;
       releasePicture(picture);
@@ -234,18 +234,18 @@ export class Workspace {
     const kept = await openTab();
     this.isRestored = true;
     if (!kept) return null;
-    const { project: id, place, base, queue } = kept;
+    const { project: id, place, base, plan = [], queue } = kept;
     for (const picture of await Promise.all(kept.references.map(findLoose))) {
       if (picture) this.pictures.set(picture.id, await restorePicture(picture));
     }
     const references = kept.references.filter((one) => this.pictures.has(one));
     for (const pending of queue) {
-      for (const picture of pending.request.pictures) {
+      for (const picture of pending.request.pictures.filter(Boolean)) {
         const stored = (await findPicture(pending.project, picture)) ?? (await findLoose(picture));
         if (stored && !this.pictures.has(picture)) this.pictures.set(picture, await restorePicture(stored));
       }
     }
-    update({ ...EMPTY, references, queue });
+    update({ ...EMPTY, plan, references, queue });
     if (id) await this.openProject(id, place, base);
     return kept.form;
   }

@@ -1,0 +1,81 @@
+"""Several steps as one plan: cards that run one after the other, each on what the one before it made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.web.parts import EXAMPLES, PATIENCE_MS, find_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.web.parts import Server, Visitor
+
+
+def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_or_stopped(
+    visit: Callable[..., Visitor], server: Server, tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    page.click("#plan-add")
+    expect(page.locator("#run-problem")).to_contain_text("Draw a box")  # a step is complete or none
+    page.fill("#object", "black heart")
+    visitor.draw(0.08, 0.68, 0.34, 0.94)
+    page.click("#plan-add")
+    visitor.choose_mode("edit")
+    page.fill("#prompt-edit", "Recolor the circle blue.")
+    page.click("#plan-add")
+    cards = page.locator("#plan-steps li")
+    cards.nth(1).get_by_title("Change").click()
+    page.fill("#prompt-edit", "Recolor the circle green.")
+    page.click("#plan-add")
+    assert [card.locator("p").text_content() for card in cards.all()] == [
+        "Move black heart",
+        "Recolor the circle green.",
+    ]
+    assert find_faults(page) == []
+    page.keyboard.press("Control+z")  # not in a field: the step is what it was
+    expect(cards.nth(1)).to_contain_text("blue")
+    page.keyboard.press("Control+Shift+z")
+    expect(cards.nth(1)).to_contain_text("green")
+
+    page.click("#plan-run")
+    done = page.locator('#plan-steps li[data-progress="done"]')
+    expect(done).to_have_count(2, timeout=PATIENCE_MS)
+    visitor.wait_until_idle()
+
+    after = np.asarray(visitor.download(tmp_path / "planned.png").convert("RGB"), dtype=float)
+    before = np.asarray(Image.open(EXAMPLES / "shapes.png").convert("RGB"), dtype=float)
+    assert (
+        np.abs(after[580:640, 130:190].mean(axis=(0, 1)) - before[120:170, 370:420].mean(axis=(0, 1))).max()
+        < 40
+    )
+    red, green, blue = after[360:400, 370:420].mean(axis=(0, 1))  # the circle was purple
+    assert green > red + 40
+    assert green > blue + 40
+
+    cards.nth(0).get_by_title("Change").click()
+    visitor.set("steps", 60)
+    page.click("#plan-add")
+    cards.nth(0).get_by_title("Redo from here").click()
+    expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
+    visitor.reload()  # what waits for a result survives
+    expect(cards.nth(1)).to_have_attribute("data-progress", "waiting")
+    number = len(server.jobs())
+    page.click("#cancel")
+    visitor.wait_until_idle()
+    expect(page.locator("[data-notice=plan]")).to_contain_text("were not run")
+    assert len(server.jobs()) == number
+    cards.nth(1).get_by_title("Redo from here").click()
+    visitor.wait_until_idle()
+    expect(page.locator("#strip-items li")).to_have_count(4, timeout=PATIENCE_MS)
+    expect(page.locator("#strip-items [aria-current]")).to_have_attribute(
+        "aria-label", "Edit 3, from Move 1: Recolor the circle green."
+    )
