@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pillow_heif
 import pytest
+from PIL import ImageChops
 
 from tests.serving.parts import LiveServer, create, ended, opened, png
 
@@ -216,3 +217,26 @@ def test_field_of_a_spatial_edit_when_it_is_not_accepted_then_the_error_names_it
 
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def test_image_when_converted_then_the_same_pixels_as_png_or_what_is_wrong(server: LiveServer) -> None:
+    pillow_heif.register_heif_opener()
+    side = 48
+    image = opened(png(5)).resize((side, 2 * side))
+    files = {"HEIF": file_of(image, "HEIF", quality=-1, chroma=444), "TIFF": file_of(image, "TIFF")}
+    with server.client() as client:
+        for kind, file in files.items():
+            answer = client.post("/v1/images/convert", files=[("image", (f"photo.{kind}", file))])
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["content-type"] == "image/png"
+            made = opened(answer.content)
+            assert (made.format, made.size) == ("PNG", (side, 2 * side))
+            off = ImageChops.difference(made.convert("RGB"), image.convert("RGB")).getextrema()
+            assert max(most for _, most in off) <= (0 if kind == "TIFF" else 4)
+        broken = client.post("/v1/images/convert", files=[("image", files["HEIF"][:200])])
+        none = client.post("/v1/images/convert", data={"prompt": "x"})
+
+    assert broken.status_code == 400
+    assert "`image`" in broken.json()["error"]["message"]
+    assert none.status_code == 400
+    assert "expected one" in none.json()["error"]["message"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -62,6 +63,32 @@ def test_picture_when_large_and_sideways_then_upright_scaled_and_coordinates_exa
     visitor.page.uncheck("#preserve")
     visitor.run()
     assert server.jobs()[0]["width"] < server.jobs()[0]["height"]
+
+
+def test_photo_when_heic_or_tiff_then_the_server_reads_it_and_it_can_be_worked_on(
+    visit: Callable[..., Visitor],
+) -> None:
+    pillow_heif.register_heif_opener()
+    picture = Image.open(EXAMPLES / "shapes.png").convert("RGB").resize((600, 450))
+    visitor = visit()
+    visitor.expect_model()
+    for name, kind in (("IMG_0001.HEIC", "HEIF"), ("scan.tif", "TIFF")):
+        file = io.BytesIO()
+        picture.save(file, kind)
+        visitor.choose_file({"name": name, "mimeType": "", "buffer": file.getvalue()})
+        expect(visitor.page.locator("#picture-name")).to_have_text(
+            re.compile(f"^{name} .+ 600 . 450$"), timeout=PATIENCE_MS
+        )
+        center = visitor.page.evaluate(
+            """async () => {
+                const image = document.querySelector("#image-after");
+                await image.decode();
+                const pen = new OffscreenCanvas(600, 450).getContext("2d");
+                pen.drawImage(image, 0, 0);
+                return [...pen.getImageData(308, 243, 1, 1).data];
+            }"""
+        )
+        assert np.abs(np.array(center[:3]) - np.asarray(picture)[243, 308]).max() < 12
 
 
 def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
@@ -797,7 +824,7 @@ def test_photograph_when_brought_to_the_tiny_model_then_told_what_that_is_for(
     expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
 
     visitor.choose_file({"name": "beach.png", "mimeType": "image/png", "buffer": png(3)})
-    expect(visitor.see("[data-notice=tiny]")).to_contain_text("photographs need the published one")
+    expect(visitor.see("[data-notice=tiny]")).to_contain_text("For photos, run")
     visitor.choose_file(EXAMPLES / "car.png")
     expect(visitor.page.locator("[data-notice=tiny]")).to_have_count(0)
 

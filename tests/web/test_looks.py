@@ -295,7 +295,7 @@ def test_page_when_fetched_again_then_only_what_changed_is_sent_and_compressed(s
     index = httpx2.get(server.url)
     preloaded = set(re.findall(r'modulepreload" href="/([^"]+)"', index.text))
     modules = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js")}
-    later = {"app.js", "theme.js", "select.js", "select-worker.js"}
+    later = {"app.js", "bench.js", "frames.js", "theme.js", "select.js", "select-worker.js"}
     assert preloaded == modules - later
 
     first = httpx2.get(f"{server.url}/app.js", headers={"Accept-Encoding": "gzip"})

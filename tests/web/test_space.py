@@ -85,6 +85,12 @@ def test_views_when_chosen_on_the_image_and_all_run_then_a_sheet_and_a_turntable
         turn.seek(number)
         frames.append(np.asarray(turn.convert("RGB"), dtype=int))
     assert np.abs(frames[0] - frames[1]).max() > 60  # right and left
+    gif = Image.open(_saved(page, "#turn-gif", tmp_path / "turn.gif"))
+    assert (gif.format, getattr(gif, "n_frames", 1), gif.info["loop"], gif.size) == ("GIF", 8, 0, (512, 512))
+    for number, frame in ((0, frames[0]), (4, frames[1])):
+        gif.seek(number)
+        shown = np.asarray(gif.convert("RGB").resize(turn.size), dtype=int)
+        assert np.abs(shown - frame).mean() < 4
 
 
 def test_camera_when_dragged_on_the_image_then_angles_follow_and_the_wireframe_stays_in_the_comparison(

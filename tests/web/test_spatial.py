@@ -199,6 +199,17 @@ def test_box_when_a_slip_escape_or_second_finger_comes_then_it_is_what_it_was(
     (x, y), (_, below) = visitor.place(0.8, 0.3), visitor.place(0.8, 0.6)
     visitor.touch([[(x, y)], [(x, (y + below) / 2)], [(x, below)]])
     assert visitor.box() == box
+    top = "() => scrollY"
+    page.evaluate("() => scrollTo(0, 0)")
+    page.locator(".box").focus()
+    page.keyboard.press("Delete")
+    (x, y), (_, above) = visitor.place(0.8, 0.7), visitor.place(0.8, 0.2)
+    visitor.touch([[(x, y - n * (y - above) / 8)] for n in range(9)])  # straight up: for the page
+    page.wait_for_function(f"() => ({top})() > 40")
+    assert page.input_value("#box-left") == ""
+    page.keyboard.press("Control+z")
+    page.wait_for_function("() => document.querySelector('#box-left').value")
+    assert visitor.box() == box
     page.click("#box-redraw")  # which brings the image into sight
     (x, y), (_, below) = visitor.place(0.8, 0.3), visitor.place(0.8, 0.6)
     visitor.touch([[(x, y)], [(x - 40, (y + below) / 2)], [(x - 80, below)]])

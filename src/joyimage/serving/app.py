@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from joyimage.errors import JoyImageError
-from joyimage.serving.http import edits, jobs, openai, spatial, status
+from joyimage.serving.http import convert, edits, jobs, openai, spatial, status
 from joyimage.serving.http.errors import ApiError, describe_invalid, to_response
 from joyimage.serving.http.openapi import add_document, new_document_fields
 from joyimage.serving.http.page import add_page
@@ -83,7 +83,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.keys = ApiKeys(settings)
-    for router in (openai.router, jobs.router, edits.router, spatial.router, status.router):
+    for router in (openai.router, convert.router, jobs.router, edits.router, spatial.router, status.router):
         app.include_router(router)
     add_page(app, settings.web_dir or page_folder())
     add_document(app)

@@ -21,6 +21,8 @@ def bench(
     layers: int | None = None,
     counters: bool = True,
     startup: Annotated[bool, Parameter(negative=[])] = False,
+    page: Annotated[bool, Parameter(negative=[])] = False,
+    server: str | None = None,
     output: Path = Path("docs/benchmarks"),
     json: Annotated[bool, Parameter(negative=[])] = False,
 ) -> None:
@@ -37,6 +39,8 @@ def bench(
         size: Side of the image in pixels; default: the model's own.
         layers: Blocks of the transformer; the model's own if not given.
         startup: Measure the cold start of the command instead, and print it.
+        page: Measure the page in headless Chromium instead, and print it beside its bars.
+        server: Address of the server whose page is measured; one with the tiny checkpoint is started if not given.
         counters: Count operations, traffic, copies and waits at the published sizes.
         output: Folder for DEVICE.md, and its JSON and plot.
         json: Print JSON instead of the tables.
@@ -49,6 +53,13 @@ def bench(
 
         results = measure_startup(rounds, note)
         print(dumps(to_startup_json(results)) if json else to_startup_table(results))
+        return
+
+    if page:
+        from joyimage.benchmark.page import measure_page, to_page_table
+
+        measured = measure_page(server, note)
+        print(dumps(measured) if json else to_page_table(measured))
         return
 
     from joyimage.benchmark.measure import Settings, measure

@@ -106,6 +106,13 @@ export async function getHealth() {
   return health;
 }
 
+/** Have the server read an image that this browser can't. @param {Blob} file @param {string} name @returns {Promise<Blob>} PNG. */
+export async function convertImage(file, name) {
+  const body = new FormData();
+  body.append("image", file, name);
+  return (await send("/v1/images/convert", { method: "POST", body })).blob();
+}
+
 /** Fetch one of the page's own pictures. @param {string} name @returns {Promise<Blob>} */
 export async function getExample(name) {
   return (await send(`/examples/${name}.png`)).blob();

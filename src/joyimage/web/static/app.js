@@ -103,6 +103,7 @@ class App {
     document.documentElement.dataset.started = "";
     void this.server.watch();
     void this.run.resume();
+    if (new URLSearchParams(location.search).has("bench")) this.server.ready.then(async () => (await import("./bench.js")).bench(this));
   }
 
   /** @param {(controls: Wanted) => Wanted[]} [split] Into several runs. */

@@ -10,6 +10,7 @@ const SMALLEST_SHARE = 0.02; // below, hardly ever trained
 const FIRST_SHARE = 0.3;
 const NUDGE_SHARE = 0.01;
 const CLICK_PX = 4; // a press that moves less is a click
+const SWIPE = 4; // a drag of a finger that goes down this many times as far as across is meant for the page
 const LEAST_PX = 16; // a smaller new box is a slip of the hand
 
 /**
@@ -61,6 +62,24 @@ export class BoxEditor {
     this.frame.append(this.name);
     this.layer.append(this.frame);
     this.frame.addEventListener("keydown", (event) => this.onKey(event));
+    this.listenToTouch();
+  }
+
+  /** Have a swipe straight up or down scroll the page, and any other drag of a finger draw. */
+  listenToTouch() {
+    let start = { x: 0, y: 0 };
+    let isDrawing = false;
+    this.layer.addEventListener("touchstart", ({ touches: [{ clientX, clientY }] }) => {
+      start = { x: clientX, y: clientY };
+      isDrawing = false;
+    }, { passive: true });
+    this.layer.addEventListener("touchmove", (event) => {
+      const { clientX, clientY } = event.touches[0];
+      const [across, down] = [Math.abs(clientX - start.x), Math.abs(clientY - start.y)];
+      isDrawing ||= event.touches.length > 1 || this.isArmed || SWIPE * across > down;
+      // What is not prevented here scrolls, and the drag is cancelled by the browser.
+      if (isDrawing && event.cancelable && this.layer.classList.contains("takes-touch")) event.preventDefault();
+    }, { passive: false });
   }
 
   /** Work on an image of a size. @param {Size} size */

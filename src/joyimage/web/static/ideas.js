@@ -58,6 +58,10 @@ export function findIdeas(kind, example, isTiny) {
  * @param {() => void} taken Called when one was taken.
  */
 export function showIdeas(kind, example, isTiny, taken) {
+  // Flat shapes have no other side.
+  const flat = isTiny && example === "shapes" ? "The tiny model turns solid things. With this picture, try Edit or Move; for this, open the example" : null;
+  tell(byId("rotate-hint", HTMLElement), flat && `${flat} Car.`);
+  tell(byId("camera-hint", HTMLElement), flat && `${flat} Turntable.`);
   if (kind !== "edit" && kind !== "generate" && kind !== "describe") return;
   const field = byId(FIELDS[kind], HTMLTextAreaElement);
   const take = (/** @type {string} */ idea) => {

@@ -1,5 +1,6 @@
 /** Pictures: read files, upright and within the server's limits; small copies; what differs between two. */
 
+import { convertImage, ServerError } from "./api.js";
 import { newId } from "./dom.js";
 
 /** @import { Limits, Picture } from "./types.js" */
@@ -27,6 +28,29 @@ export async function readPicture(file, name, limits) {
       `${name} has ${inMegabytes(file.size)}; this server takes pictures up to ${inMegabytes(limits.max_image_bytes)}.`,
     );
   }
+  try {
+    return await readFile(file, name, limits);
+  } catch (error) {
+    if (!(error instanceof UnreadableError) || !(await isForServer(file))) throw error;
+  }
+  // Phones save photos as HEIC, scanners as TIFF: the server reads them.
+  const asPng = await convertImage(file, name).catch((error) => {
+    throw error instanceof ServerError ? new Error(error.message.replace("`image`", name)) : error;
+  });
+  return readFile(asPng, name, limits);
+}
+
+/** A file that this browser can't read. */
+class UnreadableError extends Error {}
+
+/** Tell by a file's first bytes whether it is of a format that the server may read although this browser can't. @param {Blob} file */
+async function isForServer(file) {
+  const head = await headOf(file);
+  return head.slice(4, 8) === "ftyp" || head.startsWith("II*\0") || head.startsWith("MM\0*");
+}
+
+/** Read a file that this browser can read. @param {Blob} file @param {string} name @param {Limits | null} limits @returns {Promise<Picture>} */
+async function readFile(file, name, limits) {
   const kind = await findType(file);
   const url = URL.createObjectURL(file);
   try {
@@ -167,20 +191,22 @@ async function decode(file, name) {
 
 /** @param {Blob} file @param {string} name */
 function unreadable(file, name) {
-  if (!file.size) return new Error(`${name} is empty; choose another file.`);
-  // As phones save photos; Safari reads them.
-  if (/\.hei[cf]$/i.test(name) || /hei[cf]/.test(file.type)) return new Error(`${name} is a HEIC photo, which this browser can't read; save it as JPEG, or use joyimage's command line.`);
-  return new Error(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
+  if (!file.size) return new UnreadableError(`${name} is empty; choose another file.`);
+  return new UnreadableError(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
 }
 
 /** Tell a file's type by its first bytes: names lie. @param {Blob} file */
 async function findType(file) {
-  const head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
-  const text = String.fromCharCode(...head);
+  const text = await headOf(file);
   if (text.startsWith("\x89PNG")) return "image/png";
   if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
   if (text.startsWith("RIFF") && text.endsWith("WEBP")) return "image/webp";
   return null;
+}
+
+/** @param {Blob} file @returns {Promise<string>} */
+async function headOf(file) {
+  return String.fromCharCode(...new Uint8Array(await file.slice(0, 12).arrayBuffer()));
 }
 
 /** @param {CanvasImageSource} image @param {number} width @param {number} height */

@@ -69,6 +69,7 @@ export class PlanPanel {
     const start = startOf(project, plan, steps[0].key);
     const picture = start ? this.workspace.find(start.picture) : this.workspace.source;
     if (!picture) return tell(byId("run-problem", HTMLElement), "Choose a picture first.");
+    this.details.open &&= matchMedia(WIDE).matches; // what comes is to be seen
     const { place, ...origin } = this.composer.findOrigin();
     const from = start ? { ...origin, parent: start.attempt, from: start.number } : origin;
     this.on.run(runsOf(steps, picture.id, picture, { ...from, place }, newId));

@@ -23,6 +23,10 @@ export class Server {
     this.schemas = null;
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
+    /** @type {() => void} */
+    this.tellReady = () => {};
+    /** @type {Promise<void>} Done when the server could run something. */
+    this.ready = new Promise((resolve) => (this.tellReady = resolve));
     api.keyNeeded = askForKey;
     api.reach = (isThere) => this.onReach(isThere);
   }
@@ -64,6 +68,7 @@ export class Server {
       tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `${id} is being loaded…`);
       byId("drop-model", HTMLElement).hidden = !this.isTiny;
       byId("try", HTMLElement).hidden = !(this.isTiny && health.is_ready);
+      if (health.is_ready) this.tellReady();
       if (health.problem) notify("model", health.problem);
       else withdraw("model");
     } catch (error) {
@@ -84,7 +89,7 @@ export class Server {
     if (!this.isTiny || findExample(name)) return withdraw("tiny");
     notify(
       "tiny",
-      `This server runs the tiny model that comes with joyimage. It edits drawn scenes like the examples; photographs need the published one: \`${PHOTO_COMMAND}\``,
+      `The tiny model here edits drawn scenes like the examples. For photos, run: \`${PHOTO_COMMAND}\``,
       { kind: "news" },
     );
   }

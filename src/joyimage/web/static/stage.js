@@ -113,6 +113,7 @@ export class Stage {
     const { compared: input, results, result, source } = this.workspace;
     const shown = result ?? source;
     // Nothing that was opened goes into what is created.
+    byId("canvas", HTMLElement).dataset.mode = this.state.mode();
     const isCreating = this.state.mode() === "generate" && !(results?.job.kind === "generate");
     for (const id of isCreating ? ["result", "strip"] : []) byId(id, HTMLElement).hidden = true;
     this.renderEmpty(isCreating);

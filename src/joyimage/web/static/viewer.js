@@ -92,8 +92,10 @@ export class Viewer {
       const over = this.zoom > 1 ? OVER_PX : 0;
       this.center.x = clampCenter(this.center.x, width, pane.clientWidth, over);
       this.center.y = clampCenter(this.center.y, height, pane.clientHeight, over);
-      world.style.width = `${width}px`;
-      world.style.height = `${height}px`;
+      // What is only panned keeps its size: nothing is laid out or drawn again.
+      const [shownWidth, shownHeight] = [`${width}px`, `${height}px`];
+      if (world.style.width !== shownWidth) world.style.width = shownWidth;
+      if (world.style.height !== shownHeight) world.style.height = shownHeight;
       const left = pane.clientWidth / 2 - this.center.x * width;
       const top = pane.clientHeight / 2 - this.center.y * height;
       world.style.transform = `translate(${left}px, ${top}px)`;
