@@ -78,7 +78,7 @@ export class BoxEditor {
       const [across, down] = [Math.abs(clientX - start.x), Math.abs(clientY - start.y)];
       isDrawing ||= event.touches.length > 1 || this.isArmed || SWIPE * across > down;
       // What is not prevented here scrolls, and the drag is cancelled by the browser.
-      if (isDrawing && event.cancelable && this.layer.classList.contains("takes-touch")) event.preventDefault();
+      if (isDrawing && event.cancelable && this.drag) event.preventDefault();
     }, { passive: false });
   }
 

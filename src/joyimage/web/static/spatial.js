@@ -133,9 +133,9 @@ export class Spatial {
 
   onBox() {
     tell(byId("run-problem", HTMLElement), null);
+    this.renderBox(); // first: the numbers are part of what is undone
     this.workspace.commit();
     this.workspace.keep();
-    this.renderBox();
   }
 
   onTypedBox() {
