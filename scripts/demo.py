@@ -20,10 +20,10 @@ from joyimage.tiny.worlds.scores import score
 PROMPTS = {
     "shapes": "Recolor the heart orange.",
     "red_box": ObjectMove("black heart", None).prompt,
-    "car": ObjectRotation("car", "front right").prompt,
-    "turntable": CameraMove(yaw=90).prompt,
+    "car": ObjectRotation("car", "left").prompt,
+    "turntable": CameraMove(yaw=-45).prompt,
 }
-_SCALE = 3
+_SCALE = 2
 
 
 def main(arguments: list[str]) -> int:

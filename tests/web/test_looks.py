@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 
 from joyimage.client import Client
 from joyimage.spatial import CameraMove
-from tests.web.parts import EXAMPLES, Server, Visitor, find_faults
+from tests.web.parts import EXAMPLES, PATIENCE_MS, Server, Visitor, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,8 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         page.click("#run")
         page.wait_for_function(
             "() => document.querySelector('#progress-bar').value > 0.45"
-            " && document.querySelector('#image-after').src.startsWith('data:')"
+            " && document.querySelector('#image-after').src.startsWith('data:')",
+            timeout=2 * PATIENCE_MS,
         )
 
     def difference() -> None:
@@ -111,7 +112,18 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
     def sides() -> None:
         visitor.choose_view("sides")
 
+    def plan() -> None:
+        visitor.choose_view("slider")
+        for words in ("Remove the purple circle.", "Recolor the star orange."):
+            page.fill("#prompt-edit", words)
+            page.click("#plan-add")
+        visitor.choose_mode("move")
+        page.fill("#object", "black heart")
+        page.evaluate("() => document.querySelector('#plan').open = true")
+
     def jobs() -> None:
+        page.click("#plan-clear")
+        visitor.choose_mode("edit")
         visitor.choose_view("slider")
         page.click("#jobs-open")
         visitor.see("#jobs-list li:first-child img")
@@ -150,6 +162,7 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         ("difference", difference),
         ("chain", chain),
         ("sides", sides),
+        ("plan", plan),
         ("jobs", jobs),
         ("commands", commands),
         ("create", create),
@@ -183,7 +196,18 @@ def test_screenshots_when_asked_for_then_of_every_view(visit: Callable[..., Visi
         (
             1440,
             "light",
-            {"empty", "move", "running", "result", "difference", "chain", "sides", "jobs", "settings"},
+            {
+                "empty",
+                "move",
+                "running",
+                "result",
+                "difference",
+                "chain",
+                "sides",
+                "plan",
+                "jobs",
+                "settings",
+            },
         ),
         (1440, "dark", {"rotate", "camera", "commands", "ask"}),
         (360, "light", {"move", "result"}),

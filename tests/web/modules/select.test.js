@@ -33,3 +33,8 @@ test("background is no object", () => {
     assert.equal(selectAt(image, 3, 3), null);
   }, 20);
 });
+
+test("a single pixel unlike all around it is no object", () => {
+  const image = scene({ between: () => 0 }, 40, 40, (x, y) => x === 20 && y === 20);
+  assert.equal(selectAt(image, 20, 20), null);
+});

@@ -76,6 +76,6 @@ def bench(
         counters=counters,
     )
     report = measure(settings, note)
-    page = write_report(report, output)
+    written = write_report(report, output)
     print(dumps(report) if json else to_summary(report))
-    note(f"Written: {page}")
+    note(f"Written: {written}")

@@ -59,7 +59,7 @@ class App {
     /** @type {Stage} */
     this.stage = new Stage(workspace, region, spatial, { mode: currentMode, isForming: () => this.composer.isForming });
     this.places = new Places({ workspace, controls: this.controls, stage: this.stage }, { moved: () => this.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
-    this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => this.onMode(), goTo: (place, project) => void this.places.goTo(place, project), run: () => this.onRun() });
+    this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (this.onMode(), this.stage.reveal()), goTo: (place, project) => void this.places.goTo(place, project), run: () => this.onRun() });
     this.references = new References(workspace, () => server.limits);
     this.result = new Result(workspace, {
       model: () => server.model,

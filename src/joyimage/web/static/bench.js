@@ -49,10 +49,11 @@ export async function bench(parts) {
       return null;
     }
   };
+  const first_edit_s = await tried(() => measureFirstEdit(parts));
   const drag = await tried(() => measureDrag(parts));
   const selection_ms = await tried(measureSelection);
   const lasso = await tried(() => measureLasso(parts));
-  const results = { ...loading, drag, selection_ms, lasso, problems };
+  const results = { ...loading, first_edit_s, drag, selection_ms, lasso, problems };
   document.documentElement.dataset.bench = JSON.stringify(results);
   const dialog = make("dialog", { class: "wide", "aria-label": "Measured" }, make("pre", {}, JSON.stringify(results, null, 2)));
   document.body.append(dialog);
@@ -66,6 +67,17 @@ function measureLoading() {
   const files = /** @type {PerformanceResourceTiming[]} */ ([...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]);
   const own = files.filter(({ name }) => !/\/(v1|healthz)/.test(name));
   return { first_paint_ms: paint ? Math.round(paint.startTime) : null, page_bytes: own.reduce((sum, one) => sum + one.encodedBodySize, 0), num_files: own.length };
+}
+
+/** @param {Parts} parts @returns {Promise<number>} Seconds from the first click to an example that has been edited. */
+async function measureFirstEdit(parts) {
+  const started = performance.now();
+  await parts.opening.openExample("shapes");
+  await parts.onRun();
+  const id = state.value.project?.id;
+  if (!parts.workspace.result) throw new Error("The example was not edited.");
+  if (id) await parts.workspace.deleteProject(id);
+  return Number(((performance.now() - started) / 1000).toFixed(2));
 }
 
 /** Drag an object over an image of 12 megapixels, once per frame. @param {Parts} parts */

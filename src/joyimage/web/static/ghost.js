@@ -41,7 +41,7 @@ export async function findObject(picture, place) {
       const one = (y + top) * width + x + left;
       return found.mask[one] ? image.data.subarray(4 * one, 4 * one + 4) : null;
     }),
-    outline: draw(width, height, (x, y) => (isEdge(found.mask, width, height, x, y) ? OUTLINE : null)),
+    outline: draw(width, height, (x, y) => (isEdge(found.mask, width, height, x, y) ? OUTLINE : null), found.box),
   };
 }
 
@@ -55,14 +55,24 @@ function select(image, x, y) {
   });
 }
 
-/** @param {number} width @param {number} height @param {(x: number, y: number) => ArrayLike<number> | null} colorAt */
-function draw(width, height, colorAt) {
+/**
+ * Draw pixel by pixel.
+ *
+ * @param {number} width
+ * @param {number} height
+ * @param {(x: number, y: number) => ArrayLike<number> | null} colorAt
+ * @param {Box} [box] Where there is something to draw.
+ */
+function draw(width, height, colorAt, [left, top, right, bottom] = [0, 0, width, height]) {
   const canvas = make("canvas", { width: String(width), height: String(height), "aria-hidden": "true" });
   const pixels = new ImageData(width, height);
-  for (let y = 0; y < height; y += 1) {
-    for (let x = 0; x < width; x += 1) {
+  for (let y = top; y < bottom; y += 1) {
+    for (let x = left; x < right; x += 1) {
       const color = colorAt(x, y);
-      if (color) pixels.data.set([color[0], color[1], color[2], 255], 4 * (y * width + x));
+      if (!color) continue;
+      const at = 4 * (y * width + x);
+      for (let n = 0; n < 3; n += 1) pixels.data[at + n] = color[n];
+      pixels.data[at + 3] = 255;
     }
   }
   canvas.getContext("2d")?.putImageData(pixels, 0, 0);
@@ -74,6 +84,5 @@ function isEdge(mask, width, height, x, y) {
   const at = (/** @type {number} */ column, /** @type {number} */ row) =>
     column >= 0 && row >= 0 && column < width && row < height && mask[row * width + column] === 1;
   if (!at(x, y)) return false;
-  for (const [dx, dy] of [[-2, 0], [2, 0], [0, -2], [0, 2]]) if (!at(x + dx, y + dy)) return true;
-  return false;
+  return !(at(x - 2, y) && at(x + 2, y) && at(x, y - 2) && at(x, y + 2));
 }

@@ -27,10 +27,11 @@ export function selectAt({ data, width, height }, x, y) {
   };
   const region = new Uint8Array(width * height);
   flood(region, width, height, [y * width + x], isAlike);
-  const mask = withoutHoles(region, width, height);
-  const [box, count] = boundsOf(mask, width, height);
+  if (!region[y * width + x]) return null; // a single pixel unlike all around it
+  const box = boundsOf(region, width);
+  const count = fillHoles(region, width, box);
   const share = count / (width * height);
-  return share > MOST_SHARE || count < 4 ? null : { mask, box, share };
+  return share > MOST_SHARE || count < 4 ? null : { mask: region, box, share };
 }
 
 /**
@@ -63,29 +64,44 @@ function flood(region, width, height, places, belongs) {
   }
 }
 
-/** Fill what a region encloses, such as highlights and windows. @param {Uint8Array} region @param {number} width @param {number} height */
-function withoutHoles(region, width, height) {
+/**
+ * Fill what a region encloses, such as highlights and windows.
+ *
+ * @param {Uint8Array} region Filled here.
+ * @param {number} width Of the image.
+ * @param {[number, number, number, number]} box Of the region: beyond it there is nothing to fill.
+ * @returns {number} Pixels of the filled region.
+ */
+function fillHoles(region, width, [left, top, right, bottom]) {
+  const [across, down] = [right - left, bottom - top];
   const edge = [];
-  for (let column = 0; column < width; column += 1) edge.push(column, width * (height - 1) + column);
-  for (let row = 0; row < height; row += 1) edge.push(row * width, row * width + width - 1);
-  const outside = new Uint8Array(width * height);
-  flood(outside, width, height, edge, (place) => !region[place]);
-  return Uint8Array.from(outside, (isOutside) => 1 - isOutside);
-}
-
-/** @param {Uint8Array} mask @param {number} width @param {number} height @returns {[[number, number, number, number], number]} */
-function boundsOf(mask, width, height) {
-  let [left, top, right, bottom, count] = [width, height, 0, 0, 0];
-  for (let place = 0; place < mask.length; place += 1) {
-    if (!mask[place]) continue;
-    const [column, row] = [place % width, Math.floor(place / width)];
-    left = Math.min(left, column);
-    right = Math.max(right, column + 1);
-    top = Math.min(top, row);
-    bottom = Math.max(bottom, row + 1);
+  for (let column = 0; column < across; column += 1) edge.push(column, across * (down - 1) + column);
+  for (let row = 0; row < down; row += 1) edge.push(row * across, row * across + across - 1);
+  const toImage = (/** @type {number} */ place) => (top + Math.floor(place / across)) * width + left + (place % across);
+  const outside = new Uint8Array(across * down);
+  flood(outside, across, down, edge, (place) => !region[toImage(place)]);
+  let count = 0;
+  for (let place = 0; place < outside.length; place += 1) {
+    if (outside[place]) continue;
+    region[toImage(place)] = 1;
     count += 1;
   }
-  return [[left, top, right, bottom], count];
+  return count;
+}
+
+/** @param {Uint8Array} region Not empty. @param {number} width @returns {[number, number, number, number]} */
+function boundsOf(region, width) {
+  let [left, top, right, bottom] = [width, Infinity, 0, 0];
+  for (let place = 0; place < region.length; place += 1) {
+    if (!region[place]) continue;
+    const column = place % width;
+    const row = (place - column) / width;
+    if (column < left) left = column;
+    if (column >= right) right = column + 1;
+    if (row < top) top = row;
+    bottom = row + 1;
+  }
+  return [left, top, right, bottom];
 }
 
 /** @param {Uint8ClampedArray} data @param {number} width @param {number} height @param {number} x @param {number} y */
