@@ -140,7 +140,7 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
 
     def ask() -> None:
         visitor.choose_mode("describe")
-        page.fill("#question", "What is in the picture?")
+        page.fill("#question", "What color is the heart?")
 
     def rotate() -> None:
         visitor.choose_mode("rotate")

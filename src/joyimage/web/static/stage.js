@@ -151,7 +151,7 @@ export class Stage {
   renderEmpty(isCreating) {
     byId("choose", HTMLElement).hidden = isCreating;
     byId("examples", HTMLElement).hidden = isCreating;
-    byId("drop-model", HTMLElement).classList.toggle("aside", isCreating);
+    for (const id of ["drop-model", "try"]) byId(id, HTMLElement).classList.toggle("aside", isCreating);
     tell(byId("drop-title", HTMLElement), isCreating ? "From words alone" : "Start with a picture");
     tell(byId("drop-hint", HTMLElement), isCreating ? "Say what it should show, or take an idea." : "Drop one here, paste it, or choose a file.");
   }
