@@ -102,60 +102,47 @@ def measure_page(url: str | None = None, log: Callable[[str], None] = print) -> 
 
 def find_bars(results: dict[str, Any]) -> list[Bar]:
     """Return each number beside what it is held to; one that could not be measured does not hold."""
-    paint, kilobytes = results["first_paint_ms"], results["page_bytes"] / 1000
-    drag, selection, lasso = results["drag"], results["selection_ms"], results["lasso"]
-    num_messages = len(results["console"]) + len(results["problems"])
-
-    def bar(name: str, bound: str, value: float | None, holds: bool, shown: str) -> Bar:
-        measured = "not measured" if value is None else shown
-        return Bar(name=name, measured=measured, bar=bound, holds=holds and value is not None)
-
-    bars = [
-        bar("first paint", f"under {_PAINT_MS} ms", paint, (paint or 0) < _PAINT_MS, f"{paint} ms"),
-        bar(
-            "files of the page, compressed",
-            f"at most {_BYTES // 1000} kB",
-            kilobytes,
-            results["page_bytes"] <= _BYTES,
-            f"{kilobytes:.0f} kB in {results['num_files']} files",
-        ),
-    ]
-    first_s = results["first_edit_s"]
-    bound = f"at most {_FIRST_EDIT_S} s"
-    bars.append(
-        bar(
-            "first click to an edited example",
-            bound,
-            first_s,
-            (first_s or 0) <= _FIRST_EDIT_S,
-            f"{first_s} s",
-        )
-    )
-    for name, words in (("object", "drag an object"), ("pan", "pan a zoomed image")):
-        frames = drag[name] if drag else {"frames_per_second": 0, "late_frames": 0, "num_frames": 0}
-        rate = frames["frames_per_second"]
-        shown = f"{rate} per second, {frames['late_frames']} of {frames['num_frames']} late"
-        bound, holds = f"{_FRAMES_PER_S} frames per second", rate >= _FRAMES_PER_S - _TIMER_FRAMES_PER_S
-        bars.append(bar(f"{words}, 12 megapixels", bound, rate or None, holds, shown))
+    paint, num_bytes, first_s = results["first_paint_ms"], results["page_bytes"], results["first_edit_s"]
+    selection, lasso = results["selection_ms"], results["lasso"]
     changed, inside = (lasso["changed_outside"], lasso["changed_inside"]) if lasso else (None, 0)
-    bars += [
-        bar(
-            "select an object, 1 megapixel",
-            f"at most {_SELECTION_MS} ms",
-            selection,
-            (selection or 0) <= _SELECTION_MS,
-            f"{selection} ms",
-        ),
-        bar(
+    num_messages = len(results["console"]) + len(results["problems"])
+    size = f"{num_bytes / 1000:.0f} kB in {results['num_files']} files"
+    name = "files of the page, compressed"
+    return [
+        _bar("first paint", f"under {_PAINT_MS} ms", paint, (paint or 0) < _PAINT_MS, f"{paint} ms"),
+        _bar(name, f"at most {_BYTES // 1000} kB", num_bytes, num_bytes <= _BYTES, size),
+        _at_most("first click to an edited example", _FIRST_EDIT_S, first_s, "s"),
+        _frames_bar("drag an object", results["drag"] and results["drag"]["object"]),
+        _frames_bar("pan a zoomed image", results["drag"] and results["drag"]["pan"]),
+        _at_most("select an object, 1 megapixel", _SELECTION_MS, selection, "ms"),
+        _bar(
             "pixels changed outside a lasso",
             "0",
             changed,
             changed == 0 and inside > 0,
             f"{changed} ({inside} inside)",
         ),
-        bar("messages of the console", "0", num_messages, num_messages == 0, str(num_messages)),
+        _bar("messages of the console", "0", num_messages, num_messages == 0, str(num_messages)),
     ]
-    return bars
+
+
+def _bar(name: str, bound: str, value: float | None, holds: bool, shown: str) -> Bar:
+    measured = "not measured" if value is None else shown
+    return Bar(name=name, measured=measured, bar=bound, holds=holds and value is not None)
+
+
+def _at_most(name: str, most: float, value: float | None, unit: str) -> Bar:
+    return _bar(name, f"at most {most} {unit}", value, (value or 0) <= most, f"{value} {unit}")
+
+
+def _frames_bar(words: str, frames: dict[str, Any] | None) -> Bar:
+    """Return the bar of a drag over 12 megapixels; `frames` is what the page's timer counted, or None."""
+    rate = None if frames is None else frames["frames_per_second"]
+    shown = (
+        "" if frames is None else f"{rate} per second, {frames['late_frames']} of {frames['num_frames']} late"
+    )
+    holds = (rate or 0) >= _FRAMES_PER_S - _TIMER_FRAMES_PER_S
+    return _bar(f"{words}, 12 megapixels", f"{_FRAMES_PER_S} frames per second", rate, holds, shown)
 
 
 def to_page_table(results: dict[str, Any]) -> str:
