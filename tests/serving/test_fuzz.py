@@ -233,7 +233,7 @@ def test_document_when_read_then_examples_work_and_every_route_is_there(small: L
             answer = client.post(path, json=content["application/json"]["example"])
             assert answer.status_code in {200, 202}, answer.text
 
-    assert len(posts) == 8
+    assert len(posts) == 9
     assert {"/v1/models", "/healthz", "/readyz", "/metrics", "/v1/jobs/{job_id}/events"} <= set(
         document["paths"]
     )

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
-from joyimage.serving.http.openapi import ERRORS
+from joyimage.serving.http.openapi import ERRORS, EXAMPLE_IMAGE
 from joyimage.serving.http.parsing import parse_request
 from joyimage.serving.security.uploads import check_upload, open_image
 
@@ -29,13 +29,21 @@ _DOCUMENT: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": {"type": "string"}},
+                        "required": ["image"],
+                    },
+                    "example": {"image": EXAMPLE_IMAGE},
+                },
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
                         "properties": {"image": {"type": "string", "format": "binary"}},
                         "required": ["image"],
                     }
-                }
+                },
             },
         }
     },

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 # A red square of 16 x 16 pixels, the least that a box has room on.
-_SQUARE = (
+EXAMPLE_IMAGE = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mO8o6HBQApgYiARjGoY1TB0NAAAyVkBTB"
     "15Un8AAAAASUVORK5CYII="
 )
 _EXAMPLES: dict[str, dict[str, Any]] = {
-    "edit": {"image": _SQUARE, "prompt": "Recolor the heart orange.", "size": "auto", "seed": 1},
+    "edit": {"image": EXAMPLE_IMAGE, "prompt": "Recolor the heart orange.", "size": "auto", "seed": 1},
     "generate": {"prompt": "A red bicycle on a white wall", "size": "1024x768", "n": 1},
-    "move": {"image": _SQUARE, "object": "blue car", "box": [0.1, 0.2, 0.5, 0.8]},
-    "rotate": {"image": _SQUARE, "object": "car", "view": "front left"},
-    "camera": {"image": _SQUARE, "yaw": 45, "pitch": 0, "zoom": "unchanged"},
-    "describe": {"image": _SQUARE, "question": "What is in the image?", "max_new_tokens": 16},
+    "move": {"image": EXAMPLE_IMAGE, "object": "blue car", "box": [0.1, 0.2, 0.5, 0.8]},
+    "rotate": {"image": EXAMPLE_IMAGE, "object": "car", "view": "front left"},
+    "camera": {"image": EXAMPLE_IMAGE, "yaw": 45, "pitch": 0, "zoom": "unchanged"},
+    "describe": {"image": EXAMPLE_IMAGE, "question": "What is in the image?", "max_new_tokens": 16},
     "parse": {"prompt": "Rotate the car to show the front left side view."},
-    "job": {"kind": "edit", "image": _SQUARE, "prompt": "Make the sky pink.", "restore": True},
+    "job": {"kind": "edit", "image": EXAMPLE_IMAGE, "prompt": "Make the sky pink.", "restore": True},
 }
 _WORDS = {"type": ["string", "null"]}
 _INTEGER = {"type": ["integer", "null"]}
