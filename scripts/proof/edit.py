@@ -22,6 +22,7 @@ from joyimage.acceleration.streaming import find_blocks
 from joyimage.benchmark import stages
 from joyimage.benchmark.baseline import allow_base_size, load_published
 from joyimage.benchmark.models import PROMPT, make_image
+from joyimage.devices import SLOW, slowdown
 from joyimage.loading import load_pipeline
 
 GUIDANCE_SCALE = 4.0
@@ -46,7 +47,7 @@ def _edit(arguments: argparse.Namespace, log: EventLog) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, arguments.limit_bytes / total), device)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    log.write("started", threads=torch.get_num_threads())
+    log.write("started", threads=torch.get_num_threads(), dtype=arguments.dtype)
     pipe = _load(arguments, log)
     log.write("loaded")
     for name in ("transformer", "text_encoder"):
@@ -156,12 +157,18 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     for name in ("model", "transformer", "text_encoder", "vae", "offload"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument(
+        "--dtype", help="default: bfloat16, or float32 where the CPU computes in it far faster"
+    )
     parser.add_argument("--base_size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--limit_bytes", type=int, default=0)
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    if arguments.dtype is None:
+        is_slow = arguments.device == "cpu" and slowdown("bfloat16") > SLOW
+        arguments.dtype = "float32" if is_slow else "bfloat16"
+    return arguments
 
 
 def _status(key: str) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
+import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,9 @@ DEVICE_TYPES = ("cuda", "xpu", "mps", "cpu")
 """Device types in the order in which they are preferred."""
 
 DTYPES = ("float32", "float16", "bfloat16")
+
+SLOW = 3.0
+"""How many times as long as in float32 a precision may take on the CPU before it is warned of."""
 
 _DEVICE = re.compile(r"(?P<type>[a-z]+)(?::(?P<index>\d{1,4}))?")
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
@@ -107,6 +113,40 @@ def choose_dtype(dtype: str | None, device: str) -> str:
     if name not in DTYPES:
         raise InvalidInputError(f"`dtype` is {name!r}; expected {', '.join(DTYPES)}.")
     return name
+
+
+@functools.cache
+def slowdown(dtype: str) -> float:
+    """Measure how many times as long as in float32 the CPU takes for a matrix product.
+
+    Processors without instructions for bfloat16 and float16 compute them one number at a time.
+
+    Args:
+        dtype: Name of a torch dtype.
+    """
+    return _seconds_of_product(dtype) / _seconds_of_product("float32")
+
+
+def warn_if_slow(dtype: str, device: str) -> None:
+    """Warn of a precision in which the CPU computes far slower than in float32."""
+    if device == "cpu" and dtype != "float32" and (factor := slowdown(dtype)) > SLOW:
+        warnings.warn(
+            f"In {dtype}, this processor takes {factor:.0f} times as long as in float32 (measured); leave out `dtype`"
+            " to compute in float32.",
+            stacklevel=3,
+        )
+
+
+def _seconds_of_product(dtype: str) -> float:
+    import torch
+
+    left, right = (torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((256, 512), (512, 512)))
+    seconds: list[float] = []
+    for _ in range(4):  # the first one prepares
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 @dataclass(frozen=True)

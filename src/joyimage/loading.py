@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from joyimage.acceleration.plans import OFFLOADS, MemoryPlan
-from joyimage.devices import choose_device, choose_dtype, typed_device_errors
+from joyimage.devices import choose_device, choose_dtype, typed_device_errors, warn_if_slow
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
 from joyimage.model.file_kind import describe_file
 from joyimage.model_source import ModelSource, find_source
@@ -233,6 +233,7 @@ def load_pipeline(
         replica=replica,
     )
     started = time.perf_counter()
+    warn_if_slow(checked.dtype, checked.device)
     with typed_device_errors():
         load = _plan_load(checked)
         pipe, plan = _load_first_that_fits(load, announce)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
+from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline, devices
 from joyimage.checkpoints import register_checkpoint, registered_folder, registered_names
 from joyimage.devices import as_out_of_memory, choose_device, choose_dtype, typed_device_errors
 from joyimage.errors import CheckpointError, DeviceError, InvalidInputError, OutOfMemoryError
@@ -216,6 +217,26 @@ def test_choose_device_when_text_is_random_then_a_device_or_our_error(device: st
         message, chosen = str(error), "cpu"
     assert torch.device(chosen).type in {"cuda", "xpu", "mps", "cpu"}
     assert not message or repr(device) in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "seconds", "is_warned"),
+    [("bfloat16", 0.06, True), ("bfloat16", 0.002, False), ("float16", 0.06, True), ("float32", 0.06, False)],
+)
+def test_dtype_when_the_cpu_takes_long_in_it_then_warned_with_the_measured_factor(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, seconds: float, is_warned: bool
+) -> None:
+    devices.slowdown.cache_clear()
+    monkeypatch.setattr(devices, "_seconds_of_product", lambda name: 0.001 if name == "float32" else seconds)
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        load_pipeline(checkpoint, device="cpu", dtype=dtype)
+    devices.slowdown.cache_clear()
+
+    warned = [str(one.message) for one in found if "this processor" in str(one.message)]
+    assert len(warned) == is_warned
+    assert all(f"In {dtype}, this processor takes 60 times as long" in text for text in warned)
 
 
 @needs_cpu_only
