@@ -1,15 +1,18 @@
 """Measure the judge against exact scores, and what choosing among candidates gains.
 
-    python -m scripts.judge_table --num 25
+    python -m scripts.judge_table --num 25 --page docs/how-to/judge.md
 
 Prints two tables. First, the AUC of the verdict on the model's own outputs, of which half follow a wrong instruction.
-Second, the share of edits done for 1, 2, 4 and 8 candidates, chosen by the judge, by the exact score and at random,
-against forwards.
+Second, the share of images made from text that show their prompt, for 1, 2, 4 and 8 candidates, chosen by the judge, by
+the exact score and at random, against forwards of the transformer. With `--page` both replace those of a page of the
+docs, and the plot beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,70 +27,192 @@ if TYPE_CHECKING:
     from joyimage.tiny.worlds.scenes import EditCase
 
 SCENES = DrawnScenes()
+_Judged = tuple[bool, bool, float | None, float]
+"""Exactly done, exactly strict, the verdict's done (None: not judged) and score."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a number of candidates gives.
+
+    Attributes:
+        candidates: How many.
+        forwards: Forwards of the transformer, 1 for one image that runs to its end.
+        halving: Share done of the judge's choice, worse candidates dropped early.
+        whole: Share done of the judge's choice, all run to their end.
+        oracle: Share of scenes of which any candidate is done.
+        random: Share done of all candidates.
+    """
+
+    candidates: int
+    forwards: float
+    halving: float
+    whole: float
+    oracle: float
+    random: float
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, and write them into a page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny", help="checkpoint that makes and judges")
     parser.add_argument("--num", type=int, default=25, help="scenes per task")
     parser.add_argument("--candidates", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--page", type=Path, help="Markdown file whose tables and plot are replaced")
     arguments = parser.parse_args()
     pipe = load_pipeline(arguments.model, device="cpu", dtype="float32").pipe
     pipe.set_progress_bar_config(disable=True)
-    _print_auc(pipe, arguments.num)
-    _print_candidates(pipe, arguments.num, arguments.candidates)
+    verdicts = measure_verdicts(pipe, arguments.num)
+    print(verdicts, flush=True)
+    chosen = measure_choice(pipe, arguments.num, arguments.candidates)
+    table = choice_table(chosen, arguments.num)
+    print(table)
+    if arguments.page is not None:
+        arguments.page.with_suffix(".svg").write_text(draw_choice(chosen), encoding="utf-8")
+        text = arguments.page.read_text(encoding="utf-8")
+        for name, content in (("verdicts", verdicts), ("candidates", table)):
+            text = replace_block(text, name, content)
+        arguments.page.write_text(text, encoding="utf-8")
 
 
-def _print_auc(pipe: Any, num: int) -> None:
-    print("| task | outputs | failures | AUC of done | AUC of score |\n|---|---|---|---|---|")
-    everything: list[tuple[bool, bool, float, float]] = []
+def replace_block(text: str, name: str, content: str) -> str:
+    """Replace what stands between `<!-- name: measured -->` and `<!-- end -->`.
+
+    Raises:
+        ValueError: The text has no such lines.
+    """
+    begin, end = f"<!-- {name}: measured -->\n\n", "\n\n<!-- end -->"
+    start = text.index(begin) + len(begin)
+    return text[:start] + content + text[text.index(end, start) :]
+
+
+def measure_verdicts(pipe: Any, num: int) -> str:
+    """Return a table of the AUC of verdicts, by task and over all."""
+    lines = [
+        "| task | outputs | failures | not judged | AUC of done | AUC of score |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    everything: list[_Judged] = []
     for task in SCENES.tasks:
-        rows: list[tuple[bool, bool, float, float]] = []
+        rows: list[_Judged] = []
         for number in range(num):
             case, other = (SCENES.case(task, one, False) for one in (number, num + number))
             for image in (_edit(pipe, case, case.prompt), _failure(pipe, case, other, number)):
                 exact, verdict = SCENES.score(case, image), _judge(pipe, case, image)
-                rows.append((exact.done, exact.strict, verdict.done or 0.0, verdict.score))
+                rows.append((exact.done, exact.strict, verdict.done, verdict.score))
         everything += rows
-        _print_row(task, rows)
-    _print_row("all", everything)
+        lines.append(_row(task, rows))
+    return "\n".join([*lines, _row("all", everything)])
 
 
-def _print_row(name: str, rows: list[tuple[bool, bool, float, float]]) -> None:
-    done, strict, probability, score = map(np.array, zip(*rows, strict=True))
-    print(
-        f"| {name} | {len(rows)} | {(~done).sum()} | {auc(done, probability):.3f} | {auc(strict, score):.3f} |"
+def _row(name: str, rows: list[_Judged]) -> str:
+    judged = [row for row in rows if row[2] is not None]
+    aucs = ["-", "-"]
+    if judged:
+        done, strict, probability, score = map(np.array, zip(*judged, strict=True))
+        aucs = [_share(auc(done, probability.astype(float))), _share(auc(strict, score))]
+    failures = sum(not row[0] for row in rows)
+    return f"| {name} | {len(rows)} | {failures} | {len(rows) - len(judged)} | {aucs[0]} | {aucs[1]} |"
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def measure_choice(pipe: Any, num: int, counts: list[int]) -> list[Chosen]:
+    """Make images from text with several candidates: the task that a single one fails most often."""
+    cases = [SCENES.case("text-to-image", number, False) for number in range(num)]
+    made = [[_edit(pipe, case, case.prompt, seed) for seed in range(max(counts))] for case in cases]
+    exact = np.array(
+        [
+            [SCENES.score(case, image).done for image in images]
+            for case, images in zip(cases, made, strict=True)
+        ],
+        float,
+    )
+    judged = np.array(
+        [
+            [_judge(pipe, case, image).score for image in images]
+            for case, images in zip(cases, made, strict=True)
+        ]
+    )
+    return [_choice(pipe, cases, exact[:, :count], judged[:, :count]) for count in counts]
+
+
+def _choice(pipe: Any, cases: list[EditCase], exact: np.ndarray, judged: np.ndarray) -> Chosen:
+    count = exact.shape[1]
+    halved, forwards = exact[:, 0], 1.0
+    if count > 1:
+        outputs = [_choose(pipe, case, count) for case in cases]
+        halved = np.array(
+            [SCENES.score(case, one.images[0]).done for case, one in zip(cases, outputs, strict=True)], float
+        )
+        steps = [
+            sum(one.steps for one in output.candidates) / output.candidates[0].steps for output in outputs
+        ]
+        forwards = float(np.mean(steps))
+    whole = np.take_along_axis(exact, judged.argmax(1)[:, None], 1)
+    return Chosen(
+        count,
+        forwards,
+        float(halved.mean()),
+        float(whole.mean()),
+        float(exact.max(1).mean()),
+        float(exact.mean()),
     )
 
 
-def _print_candidates(pipe: Any, num: int, counts: list[int]) -> None:
-    """Print done against forwards for text-to-image, the task that a single sample fails most often."""
-    print("\n| candidates | forwards | judge | oracle | random |\n|---|---|---|---|---|")
-    cases = [SCENES.case("text-to-image", number, False) for number in range(num)]
-    for count in counts:
-        exact = np.array(
-            [
-                [SCENES.score(case, _edit(pipe, case, case.prompt, seed)).done for seed in range(count)]
-                for case in cases
-            ]
-        )
-        chosen, forwards = exact[:, 0].astype(float), 1.0
-        if count > 1:
-            outputs = [_choose(pipe, case, count) for case in cases]
-            chosen = np.array(
-                [SCENES.score(case, one.images[0]).done for case, one in zip(cases, outputs, strict=True)],
-                float,
-            )
-            forwards = np.mean(
-                [
-                    sum(one.steps for one in output.candidates) / output.candidates[0].steps
-                    for output in outputs
-                ]
-            )
-        print(
-            f"| {count} | {forwards:.2f} | {chosen.mean():.3f} | {exact.any(1).mean():.3f} | {exact.mean():.3f} |"
-        )
+def choice_table(chosen: list[Chosen], num: int) -> str:
+    """Arrange what candidates give, as Markdown."""
+    lines = [
+        "| candidates | forwards, halving | judge, halving | judge, all to the end | oracle | random |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for one in chosen:
+        count, forwards, *shares = astuple(one)
+        lines.append(f"| {count} | {forwards:.2f} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+    return "\n".join(
+        [*lines, "", f"{num} prompts that training never showed, candidates with the seeds from 0."]
+    )
+
+
+def draw_choice(chosen: list[Chosen]) -> str:
+    """Draw share done against forwards, as SVG."""
+    most = max(one.candidates for one in chosen)
+    curves = {
+        "oracle": ("#888", [(float(one.candidates), one.oracle) for one in chosen]),
+        "judge, all to the end": ("#1f77b4", [(float(one.candidates), one.whole) for one in chosen]),
+        "judge, halving": ("#d62728", [(one.forwards, one.halving) for one in chosen]),
+        "random": ("#bbb", [(1.0, chosen[-1].random), (float(most), chosen[-1].random)]),
+    }
+    low = min(0.5, *(share for _, points in curves.values() for _, share in points))
+
+    def place(point: tuple[float, float]) -> str:
+        x = 50 + 390 * (point[0] - 1) / max(most - 1, 1)
+        return f"{x:.1f},{250 - 220 * (point[1] - low) / (1 - low):.1f}"
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 290" font-family="sans-serif" font-size="12">',
+        '<rect width="600" height="290" fill="white"/>',
+        '<path d="M50 30V250H440" fill="none" stroke="black"/>',
+        '<text x="245" y="284" text-anchor="middle">forwards of the transformer, 1 = one image</text>',
+        '<text x="50" y="20">share of images that show their prompt</text>',
+    ]
+    for tick in range(1, most + 1):
+        x = place((tick, low)).split(",")[0]
+        parts.append(f'<text x="{x}" y="266" text-anchor="middle">{tick}</text>')
+    for share in (low, (low + 1) / 2, 1.0):
+        y = place((1, share)).split(",")[1]
+        parts.append(f'<text x="44" y="{y}" text-anchor="end">{share:.2f}</text>')
+    for number, (name, (color, points)) in enumerate(curves.items()):
+        line = " ".join(map(place, points))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [
+            '<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*place(point).split(","), color)
+            for point in points
+        ]
+        parts.append(f'<text x="452" y="{60 + 20 * number}" fill="{color}">{name}</text>')
+    return "\n".join([*parts, "</svg>\n"])
 
 
 def _generator(seed: int) -> torch.Generator:

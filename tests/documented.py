@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from joyimage.edits import Camera, Rotate
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
 from joyimage.tiny.examples import NAMES, load_example, read_example
 from joyimage.tiny.worlds.drawing import BACKGROUNDS
 from joyimage.tiny.worlds.instructions import expected_edit, expected_generation
 from joyimage.tiny.worlds.scores import score
 from joyimage.tiny.worlds.truth import FlatScene, Scene, TurntableScene, VehicleScene
+from joyimage.understanding import intent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +33,17 @@ if TYPE_CHECKING:
 
 EDITING_COMMANDS = ("edit", "move", "rotate", "camera", "generate", "batch")
 # Options that take no value; every other one takes the word behind it.
-_FLAGS = {"--restore", "--preserve", "--json", "--metadata", "--ray", "--overwrite", "--debug"}
+_FLAGS = {
+    "--restore",
+    "--preserve",
+    "--json",
+    "--metadata",
+    "--ray",
+    "--overwrite",
+    "--debug",
+    "--judge",
+    "--literal",
+}
 _BACKGROUND_NAMES = {rgb: name for name, rgb in BACKGROUNDS.items()}
 
 
@@ -161,7 +173,7 @@ class Scorer:
                 from joyimage.imaging import read_record
 
                 return source, (read_record(Path(command.options["like"])) or {})["prompt"]
-            return source, command.positional[1]
+            return source, _in_template(command.positional[1])
         if command.name == "move":
             return source, ObjectMove(command.positional[1], None).prompt
         if command.name == "rotate":
@@ -271,6 +283,16 @@ def split_commands(block: str) -> list[list[str]]:
     """Return the words of every command in a shell block; a backslash joins lines, a comment is dropped."""
     lines = block.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def _in_template(prompt: str) -> str:
+    """Return the trained form of a camera move or rotation in free words; any other prompt as it is."""
+    found = intent.parse(prompt)
+    if isinstance(found, Rotate):
+        return ObjectRotation(str(found.object), str(found.view)).prompt
+    if isinstance(found, Camera):
+        return CameraMove(**{name: value for name, value in found.given().items() if name != "kind"}).prompt
+    return prompt
 
 
 def _open(path: Path) -> Image.Image:
