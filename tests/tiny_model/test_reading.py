@@ -21,8 +21,16 @@ from joyimage.tiny.checkpoint import (
     build_text_encoder,
     build_tokenizer,
 )
-from joyimage.tiny.language import extend_tokenizer, freeze_edit_half, grow_text_encoder, scale_stream
-from joyimage.tiny.reading import prepare_readings, use_fast_training
+from joyimage.tiny.comparing import COMPARING_LAYER, add_comparing_layer, can_compare, changed_parts
+from joyimage.tiny.fast_reading import use_fast_training
+from joyimage.tiny.language import (
+    extend_tokenizer,
+    freeze_edit_half,
+    freeze_reading_half,
+    grow_text_encoder,
+    scale_stream,
+)
+from joyimage.tiny.reading import aim_at_pairs, prepare_readings
 from joyimage.tiny.reading_suite import DrawnQuestions
 from joyimage.tiny.readings import load_readings, readings_about, write_readings
 from joyimage.tiny.train import train_tiny
@@ -91,6 +99,51 @@ def test_text_encoder_when_grown_then_its_states_are_the_same_to_the_bit(
     assert deeper.config.has_language
 
 
+def test_comparing_layer_when_added_then_no_state_changes_and_heads_look_at_the_same_place_of_the_image_before(
+    grown: tuple[Any, Any], extended: Any, tmp_path: Path
+) -> None:
+    before = grown[1]
+    after = add_comparing_layer(before).eval()
+    write_readings(tmp_path, [one for seed in range(3) for one in readings_about("recolor", seed, 96)])
+    data = prepare_readings(after, extended, [load_readings(tmp_path)])
+
+    assert torch.equal(states_of(before, extended), states_of(after, extended))
+    use_fast_training(after)
+    aim_at_pairs(after, data)
+
+    assert torch.allclose(states_of(before, extended), states_of(after, extended), atol=1e-4)
+    assert can_compare(after)
+    assert not can_compare(before)
+    caught: list[torch.Tensor] = []
+    attention = after.model.language_model.layers[COMPARING_LAYER].self_attn
+    hook = attention.register_forward_hook(lambda *call: caught.append(call[2][1]))
+    aim_at_pairs(after, data)
+    hook.remove()
+    (places,) = (data.prefixes[1] == data.image_token).nonzero(as_tuple=True)
+    weights = caught[0][:, :3, places[9:]][..., places[:9]]  # [rows, heads, second image, first image]
+    assert float(weights.diagonal(dim1=2, dim2=3).mean()) > 0.7
+
+
+def test_parts_when_an_object_is_recolored_then_those_that_it_covers_changed() -> None:
+    before = torch.full((1, 96, 96, 3), 200, dtype=torch.uint8)
+    after = before.clone()
+    after[:, 4:28, 40:60] = 20
+
+    assert changed_parts(before, after, 3).tolist() == [[0, 1, 0, 0, 0, 0, 0, 0, 0]]
+    assert not changed_parts(before, before + 5, 3).any()
+
+
+def test_training_when_a_reading_model_goes_on_then_what_it_sees_stays(grown: tuple[Any, Any]) -> None:
+    student = add_comparing_layer(grown[1]).train().requires_grad_(True)
+
+    freeze_reading_half(student)
+
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    layers = {int(name.split("layers.")[1].split(".")[0]) for name in trained if "layers." in name}
+    assert layers == {3, 4, 5, 6}
+    assert not any("visual" in name or "embed" in name for name in trained)
+
+
 def test_stream_when_scaled_then_the_transformer_reads_what_it_read_before(tokenizer: Any) -> None:
     pipe: Any = JoyImageEditPipeline.from_pretrained(weights_folder())
     if pipe.text_encoder.config.text_config.rms_norm_eps < 1e-6:
@@ -144,8 +197,8 @@ def test_questions_when_packed_into_one_row_then_losses_are_those_of_separate_co
             with torch.no_grad():
                 features = fast.model.visual(to_patches(pixels), grid_thw=grid)
                 vision = features.pooler_output, features.deepstack_features
-                got, _ = reading._answers_of(fast, data, number, [row], vision, torch.device("cpu"))
-                for loss, (question, answer) in zip(got, row.asks, strict=True):
+                got, *_ = reading._answers_of(fast, data, number, [row], vision, torch.device("cpu"))
+                for loss, (question, answer, _) in zip(got, row.asks, strict=True):
                     assert answer[-1] == end
                     ids = torch.tensor([[*data.prefixes[number].tolist(), *question, *answer[:-1]]])
                     logits = slow(
@@ -169,7 +222,7 @@ def test_questions_when_tokenized_for_training_then_as_the_pipeline_asks_them(
 
     for number, row in ((0, data.rows[0][0]), (1, data.rows[1][0])):
         source = next(one for one in readings if len(one.images) == number + 1)
-        for ask, (question, _) in zip(source.asks, row.asks, strict=True):
+        for ask, (question, *_) in zip(source.asks, row.asks, strict=True):
             expected = tokenize_chat(extended, ask.question, [9] * (number + 1))
             assert [*data.prefixes[number].tolist(), *question] == expected
 

@@ -163,6 +163,23 @@ def freeze_edit_half(text_encoder: Any) -> None:
     model.language_model.embed_tokens.weight.register_hook(keep_old_rows)
 
 
+def freeze_reading_half(text_encoder: Any) -> None:
+    """Keep what an encoder that reads single images sees and knows: the vision tower, all tokens, the edit layers.
+
+    What compares images and what answers is left to train, a third of the cost of a step less.
+
+    Args:
+        text_encoder: One that was trained to read.
+    """
+    model = text_encoder.model
+    for part in (
+        *model.language_model.layers[:EDIT_TEXT_LAYERS],
+        model.language_model.embed_tokens,
+        model.visual,
+    ):
+        part.requires_grad_(False)
+
+
 def _prompts() -> Iterable[str]:
     """Return everything whose tokens must stay: prompts of all tasks, and their words in any place of a sentence."""
     yield SYSTEM_TURN.replace("<|im_start|>", "").replace("<|im_end|>", "")

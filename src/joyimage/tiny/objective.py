@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from joyimage.compat.torch import fast_autocast
 from joyimage.model import attention
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
@@ -90,7 +91,7 @@ def encode_pairs(
         parts = []
         for part in tqdm(images.split(batch_size), desc=label, unit="batch", disable=not progress):
             pixels = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast(device, torch.bfloat16):
+            with fast_autocast(torch.device(device)):
                 latents, log_variance = encode_moments(vae, pixels)
             variances.append(log_variance.exp().mean(dim=(0, 2, 3, 4)))
             parts.append(((latents[:, :, 0] - mean) / std).half().cpu().contiguous())
@@ -179,7 +180,7 @@ def loss(
     if has_image:
         items.insert(0, source + data.noise_std * torch.randn_like(source))
         weight = weigh_changes(source, target, threshold=_CHANGED_THRESHOLD, extra=_CHANGED_WEIGHT)
-    with torch.autocast(target.device.type, torch.bfloat16), _explicit_attention(target.device.type):
+    with fast_autocast(target.device), _explicit_attention(target.device.type):
         pixels = data.pixels[chosen] if has_image else None
         states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
         velocity = transformer(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention, apply_rotary_pos_emb_vision
 
+from joyimage.compat.torch import fast_autocast
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.tiny.checkpoint import SIZE, SYSTEM_TURN
+from joyimage.tiny.comparing import COMPARING_LAYER, aim_comparing_layer, changed_parts
 from joyimage.tiny.objective import tokenize_edit
 from joyimage.tiny.worlds.scenes import TASKS
 from joyimage.training.text_states import MERGE_SIZE, PATCH_SIZE_PX, encode_prompts, to_patches
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
 
 _GRID = SIZE // PATCH_SIZE_PX
 _IMAGE_TOKENS = (_GRID // MERGE_SIZE) ** 2
-SINGLES, PAIRS, PROMPTS = 10, 6, 4
-"""Images, pairs of images, and prompts of edits in each step."""
+PROMPTS = 4
+"""Prompts of edits in a step that keeps their states."""
 _MOST_ASKS = 5
+_PARTS_WEIGHT = 1.0
+_AIMED_PAIRS = 32
 # Questions of more tokens, which quote the prompt of a camera move, get batches of their own: less is padded.
 _LONG = 60
 _LEAST_STEM = 8
 # Share of the questions that are asked, of kinds that are learned first; others are always asked.
 _ASKED = {"drawn": 0.15, "background": 0.25, "count": 0.25, "missing": 0.5, "color": 0.5}
-_KEEP_WEIGHT = 2.0
-_KEEP_SHARE = 0.5
+_KEEP_WEIGHT = 3.0
+_KEEP_SHARE = 0.3
 _IMAGE_STATE_WEIGHT = 0.1
 # Share of images that are blurred and get noise, as an edited image has no exact pixels.
 _SOFT_SHARE = 0.4
@@ -51,12 +54,20 @@ class _Row:
     Attributes:
         images: Numbers of the images, among those of its source.
         source: Number of the readings that it is from.
-        asks: Question with the opening of the answer, and answer with its end.
+        asks: Question with the opening of the answer, answer with its end, and kind.
     """
 
     images: tuple[int, ...]
     source: int
-    asks: tuple[tuple[list[int], list[int]], ...]
+    asks: tuple[tuple[list[int], list[int], str], ...]
+
+
+@dataclass(frozen=True)
+class ReadingBatch:
+    """How many images, and pairs of images, each step asks about."""
+
+    singles: int
+    pairs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +127,10 @@ def prepare_readings(
     for number, source in enumerate(sources):
         for images, asks in zip(source.members, source.asks, strict=True):
             asks = [one for one in asks if float(draws.random()) < _ASKED.get(one.kind, 1.0)] or asks[:1]
-            pairs = tuple((tokens_of(one.question) + closing, [*tokens_of(one.answer), end]) for one in asks)
-            is_long = len(images) == 2 and max(len(question) for question, _ in pairs) > _LONG
+            pairs = tuple(
+                (tokens_of(one.question) + closing, [*tokens_of(one.answer), end], one.kind) for one in asks
+            )
+            is_long = len(images) == 2 and max(len(question) for question, *_ in pairs) > _LONG
             rows[len(images) - 1 + is_long].append(_Row(tuple(images), number, pairs))
     prefixes, positions = [], []
     for count in (1, 2):
@@ -153,52 +166,96 @@ def prepare_prompts(tokenizer: Qwen2Tokenizer, pairs: Pairs) -> PromptData:
     )
 
 
+@torch.no_grad()
+def aim_at_pairs(student: Any, data: ReadingData) -> None:
+    """Tell the comparing layer where the other image is, from what a few questions about pairs make of their tokens."""
+    rows = [data.rows[1][int(torch.randint(len(data.rows[1]), ()))] for _ in range(_AIMED_PAIRS)]
+    pixels = torch.stack(
+        [torch.from_numpy(data.images[row.source][image].copy()) for row in rows for image in row.images]
+    )
+    grid = torch.tensor([[1, _GRID, _GRID]]).expand(len(pixels), -1).to(student.device)
+    features = student.model.visual(to_patches(pixels.to(student.device)), grid_thw=grid)
+    states: list[Tensor] = []
+    tokens: list[Tensor] = []
+    layer = student.model.language_model.layers[COMPARING_LAYER]
+    hooks = (
+        layer.input_layernorm.register_forward_hook(lambda *call: states.append(call[2])),
+        student.get_input_embeddings().register_forward_pre_hook(lambda *call: tokens.append(call[1][0])),
+    )
+    vision = features.pooler_output, list(features.deepstack_features)
+    _answers_of(student, data, 1, rows, vision, student.device)
+    for hook in hooks:
+        hook.remove()
+    is_real = tokens[0] != data.pad_token
+    place = data.positions[1][0, data.prefixes[1] == data.image_token]
+    distance = int(place[_IMAGE_TOKENS] - place[0])
+    is_image = tokens[0] == data.image_token
+    aim_comparing_layer(student, states[0][is_real], is_image[is_real], distance)
+
+
 def reading_loss(
-    student: Any, teacher: Any, data: ReadingData, prompts: PromptData
+    student: Any,
+    teacher: Any,
+    probe: nn.Module,
+    data: ReadingData,
+    prompts: PromptData,
+    batch: ReadingBatch,
 ) -> tuple[Tensor, dict[str, float]]:
     """Draw one batch of questions and one of prompts, and return the loss.
 
     Args:
         student: The grown text encoder to train.
         teacher: The text encoder whose states the edit model was trained with.
+        probe: Tells of a token of the second image whether its part of the image changed, `[..., D]` to `[..., 1]`.
         data: Questions.
         prompts: Prompts of edits.
+        batch: How much is asked.
 
     Returns:
         Cross-entropy of the answers plus relative distance of the states, and both for the log.
     """
     device = student.device
-    with torch.autocast(device.type, torch.bfloat16):
-        answers, right = _answer_loss(student, data, device)
+    with fast_autocast(device):
+        answers, numbers = _answer_loss(student, probe, data, batch, device)
         kept = answers.new_zeros(())
         if torch.rand(()) < _KEEP_SHARE:
             kept = _state_distance(student, teacher, prompts, data.pad_token, device)
     total = answers + _KEEP_WEIGHT * kept
-    return total, {"answers": float(answers.detach()), "right": right, "moved": float(kept.detach())}
+    return total, {"answers": float(answers.detach()), **numbers, "moved": float(kept.detach())}
 
 
-def _answer_loss(student: Any, data: ReadingData, device: torch.device) -> tuple[Tensor, float]:
+def _answer_loss(
+    student: Any, probe: nn.Module, data: ReadingData, batch: ReadingBatch, device: torch.device
+) -> tuple[Tensor, dict[str, float]]:
     singles, pairs, long_pairs = data.rows
     is_long = float(torch.rand(())) * (len(pairs) + len(long_pairs)) < len(long_pairs)
     chosen = [
         [rows[int(torch.randint(len(rows), ()))] for _ in range(count)]
-        for rows, count in ((singles, SINGLES), (long_pairs if is_long else pairs, PAIRS))
+        for rows, count in ((singles, batch.singles), (long_pairs if is_long else pairs, batch.pairs))
     ]
     numbers = [(row.source, image) for rows in chosen for row in rows for image in row.images]
     pixels = torch.stack([torch.from_numpy(data.images[source][image].copy()) for source, image in numbers])
+    pixels = pixels.to(device)
     grid = torch.tensor([[1, _GRID, _GRID]], device=device).expand(len(numbers), -1)
-    features = student.model.visual(to_patches(_soften(pixels.to(device))), grid_thw=grid)
-    split = SINGLES * _IMAGE_TOKENS
-    losses, rights = [], []
+    features = student.model.visual(to_patches(_soften(pixels)), grid_thw=grid)
+    split = batch.singles * _IMAGE_TOKENS
+    losses, rights = [], dict[str, list[float]]()
+    parts_loss = torch.zeros((), device=device)
     for number, part in enumerate((slice(0, split), slice(split, None))):
         if not chosen[number]:
             continue
         vision = features.pooler_output[part], [feature[part] for feature in features.deepstack_features]
-        loss, right = _answers_of(student, data, number, chosen[number], vision, device)
+        loss, right, compared = _answers_of(student, data, number, chosen[number], vision, device)
         losses.append(loss)
-        rights.append(right)
-    right = torch.cat(rights)
-    return torch.cat(losses).mean(), float(right.float().mean())
+        for kind, is_right in right:
+            rights.setdefault(kind, []).append(is_right)
+        if number == 1:
+            both = pixels[batch.singles :].unflatten(0, (-1, 2))
+            changed = changed_parts(both[:, 0], both[:, 1], _GRID // MERGE_SIZE)
+            found = probe(compared.float().unflatten(0, (-1, 2, _IMAGE_TOKENS))[:, 1])[..., 0]
+            parts_loss = nn.functional.binary_cross_entropy_with_logits(found, changed)
+    log = {kind: sum(right) / len(right) for kind, right in rights.items()}
+    return torch.cat(losses).mean() + _PARTS_WEIGHT * parts_loss, {"parts": float(parts_loss.detach()), **log}
 
 
 def _answers_of(
@@ -208,8 +265,13 @@ def _answers_of(
     rows: list[_Row],
     vision: tuple[Tensor, list[Tensor]],
     device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of each question, and whether each answer is the most likely one, token by token."""
+) -> tuple[Tensor, list[tuple[str, float]], Tensor]:
+    """Answer questions.
+
+    Returns:
+        The loss of each question; its kind, and whether the answer is the most likely one, token by token; and the
+        states of image tokens that the comparing layer writes, `[images * tokens, D]`.
+    """
     layouts = [_lay_out(row, data.prefixes[number], data.positions[number]) for row in rows]
     ids = _pad([layout.ids for layout in layouts], data.pad_token, device)
     position_ids = _pad([layout.positions for layout in layouts], 0, device).permute(2, 0, 1)  # [3, B, L]
@@ -219,13 +281,18 @@ def _answers_of(
     seen = segment[:, None]
     sees = (segment[:, :, None] == seen) | (seen == 0) | (stem[:, :, None] == seen)
     sees &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
-    bias = torch.zeros(sees.shape, device=device, dtype=torch.bfloat16).masked_fill_(~sees, -1e4)[:, None]
-    answers = [
-        (index, begin, answer) for index, layout in enumerate(layouts) for begin, answer in layout.answers
-    ]
+    answers = [(index, *answer) for index, layout in enumerate(layouts) for answer in layout.answers]
     embeds = student.get_input_embeddings()(ids)
     is_image = ids == data.image_token
     embeds = embeds.masked_scatter(is_image[..., None], vision[0].to(embeds.dtype))
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embeds.dtype
+    bias = torch.zeros(sees.shape, device=device, dtype=dtype).masked_fill_(~sees, -1e4)[:, None]
+    compared: list[Tensor] = []
+    last = student.model.language_model.layers[-1]
+    last.rows = _read_places(layouts, device)
+    hook = student.model.language_model.layers[COMPARING_LAYER].register_forward_hook(
+        lambda *call: compared.append(call[2])
+    )
     states = student.model.language_model(
         inputs_embeds=embeds,
         attention_mask=bias,
@@ -234,13 +301,15 @@ def _answers_of(
         visual_pos_masks=is_image,
         deepstack_visual_embeds=vision[1],
     ).last_hidden_state
-    row_of = torch.tensor([row for row, _, answer in answers for _ in answer], device=device)
+    hook.remove()
+    last.rows = None
+    row_of = torch.tensor([row for row, _, answer, _ in answers for _ in answer], device=device)
     place_of = torch.tensor(
-        [begin + i for _, begin, answer in answers for i in range(len(answer))], device=device
+        [begin + i for _, begin, answer, _ in answers for i in range(len(answer))], device=device
     )
-    wanted = torch.tensor([token for *_, answer in answers for token in answer], device=device)
-    ask_of = torch.tensor([i for i, (*_, answer) in enumerate(answers) for _ in answer], device=device)
-    lengths = torch.tensor([len(answer) for *_, answer in answers], device=device)
+    wanted = torch.tensor([token for _, _, answer, _ in answers for token in answer], device=device)
+    ask_of = torch.tensor([i for i, (_, _, answer, _) in enumerate(answers) for _ in answer], device=device)
+    lengths = torch.tensor([len(answer) for _, _, answer, _ in answers], device=device)
     logits = student.lm_head(states[row_of, place_of]).float()
     each = nn.functional.cross_entropy(logits, wanted, reduction="none")
     sums = torch.zeros(len(answers), device=device).index_add(0, ask_of, each)
@@ -248,7 +317,19 @@ def _answers_of(
         0, ask_of, (logits.argmax(-1) != wanted).float()
     )
     # Long answers count more, by the root of their length: most of their tokens are easy.
-    return sums / lengths.sqrt(), wrong == 0
+    right = (wrong == 0).float().tolist()
+    return (
+        sums / lengths.sqrt(),
+        [(answers[i][3], right[i]) for i in range(len(answers))],
+        compared[0][is_image],
+    )
+
+
+def _read_places(layouts: Sequence[_Layout], device: torch.device) -> Tensor:
+    """Return which states of each row answers are read from, `[B, N]`, filled up with the first, which is not read."""
+    places = [[begin + i for begin, answer, _ in one.answers for i in range(len(answer))] for one in layouts]
+    most = max(map(len, places))
+    return torch.tensor([[*row, *[0] * (most - len(row))] for row in places], device=device)
 
 
 @dataclass(frozen=True)
@@ -260,14 +341,14 @@ class _Layout:
         positions: `[L, 3]`.
         segments: 0 for the images; a number for each question and for what two have in common, `[L]`.
         stems: For a token of a question, the segment of what it has in common with another one, `[L]`; -2 for none.
-        answers: Where each answer is predicted from, and its tokens.
+        answers: Where each answer is predicted from, its tokens, and the kind of question.
     """
 
     ids: Tensor
     positions: Tensor
     segments: Tensor
     stems: Tensor
-    answers: list[tuple[int, list[int]]]
+    answers: list[tuple[int, list[int], str]]
 
 
 def _lay_out(row: _Row, prefix: Tensor, prefix_positions: Tensor) -> _Layout:
@@ -275,10 +356,10 @@ def _lay_out(row: _Row, prefix: Tensor, prefix_positions: Tensor) -> _Layout:
     following = int(prefix_positions.max()) + 1
     ids, positions = [*prefix.tolist()], [prefix_positions.T]
     segments, stems = [0] * len(prefix), [-2] * len(prefix)
-    answers: list[tuple[int, list[int]]] = []
+    answers: list[tuple[int, list[int], str]] = []
     common: list[int] = []
     stem = -2
-    for index, (question, answer) in enumerate(asks):
+    for index, (question, answer, kind) in enumerate(asks):
         if stem == -2 or question[: len(common)] != common:
             following_question = asks[index + 1][0] if index + 1 < len(asks) else []
             common, stem = _common(question, following_question), -2
@@ -287,7 +368,7 @@ def _lay_out(row: _Row, prefix: Tensor, prefix_positions: Tensor) -> _Layout:
             _append(common, following, stem, -2, ids, positions, segments, stems)
         rest = [*question[len(common) :], *answer[:-1]]  # the end of the answer is predicted, never read
         _append(rest, following + len(common), 2 * index + 2, stem, ids, positions, segments, stems)
-        answers.append((len(ids) - len(answer), answer))
+        answers.append((len(ids) - len(answer), answer, kind))
     return _Layout(
         torch.tensor(ids), torch.cat(positions), torch.tensor(segments), torch.tensor(stems), answers
     )
@@ -351,33 +432,3 @@ def _soften(pixels: Tensor) -> Tensor:
     noise = torch.randn(images.shape).to(images.device) * torch.rand(len(images), 1, 1, 1).to(images.device)
     soft = images.lerp(rolled, amount) + _SOFTEST_NOISE * noise
     return torch.where(is_soft, soft, images)
-
-
-class EqualImagesAttention(Qwen3VLVisionAttention):
-    """Attention of the vision tower over images of one size, all in one matmul instead of one after another."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        cu_seqlens: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        max_seqlen: int | None = None,  # noqa: ARG002 - the library's arguments
-        **kwargs: Any,  # noqa: ARG002
-    ) -> Tensor:
-        """Attend within each image, `[images * patches, D]`."""
-        assert position_embeddings is not None
-        count = len(cu_seqlens) - 1
-        query, key, value = (
-            self.qkv(hidden_states).reshape(len(hidden_states), 3, self.num_heads, -1).unbind(1)
-        )
-        query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        query, key, value = (part.unflatten(0, (count, -1)).transpose(1, 2) for part in (query, key, value))
-        weights = (query @ key.mT * self.scaling).softmax(-1, dtype=torch.float32).to(value.dtype)
-        return self.proj((weights @ value).transpose(1, 2).reshape(len(hidden_states), -1))
-
-
-def use_fast_training(text_encoder: Any) -> None:
-    """Choose attention that has a fast backward on a CPU, in place."""
-    text_encoder.set_attn_implementation("eager")
-    for block in text_encoder.model.visual.blocks:
-        block.attn.__class__ = EqualImagesAttention

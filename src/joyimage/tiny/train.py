@@ -15,15 +15,20 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from joyimage.acceleration import accelerate
+from joyimage.compat.torch import fast_autocast
 from joyimage.errors import InvalidInputError
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
+from joyimage.tiny.comparing import add_comparing_layer, can_compare
+from joyimage.tiny.fast_reading import use_fast_training
 from joyimage.tiny.language import (
     extend_tokenizer,
     freeze_edit_half,
+    freeze_reading_half,
     grow_text_encoder,
     is_grown,
     scale_stream,
@@ -31,7 +36,13 @@ from joyimage.tiny.language import (
 from joyimage.tiny.objective import encode_pairs, prepare
 from joyimage.tiny.objective import loss as editor_loss
 from joyimage.tiny.pairs import Pairs, render_pairs
-from joyimage.tiny.reading import prepare_prompts, prepare_readings, reading_loss, use_fast_training
+from joyimage.tiny.reading import (
+    ReadingBatch,
+    aim_at_pairs,
+    prepare_prompts,
+    prepare_readings,
+    reading_loss,
+)
 from joyimage.tiny.readings import load_readings, render_readings
 from joyimage.tiny.worlds.scenes import TASKS, generate
 from joyimage.training.trainer import StageSettings, averaged_weights, run_stage
@@ -46,6 +57,9 @@ STAGES = ("vae", "edit", "read", "export")
 VAE_BATCH = 8
 EDIT_BATCH = 24
 READ_MUON_RATE, READ_ADAM_RATE = 0.01, 1.5e-3
+# A model that reads single images learns to compare two, and is asked about single ones so that it does not forget.
+COMPARE_MUON_RATE, COMPARE_ADAM_RATE = 0.008, 1e-3
+_READ_BATCH, _COMPARE_BATCH = ReadingBatch(10, 6), ReadingBatch(3, 10)
 _STATISTICS_SCENES = 512
 _CONTINUED_FROM_SEED = 100_000  # runs from random weights never had so many scenes of one task
 # Prompts whose states reading must not move, of scenes that the edit stage has not seen.
@@ -179,7 +193,7 @@ def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: boo
 
     def compute_loss(step: int) -> tuple[Tensor, dict[str, float]]:
         pixels = _scene_pixels(range(step * VAE_BATCH, (step + 1) * VAE_BATCH)).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with fast_autocast(torch.device(device)):
             return tiny_vae.loss(vae, pixels)
 
     settings = StageSettings(name="vae", steps=steps, muon_lr=0.02, adam_lr=2e-3, seed=seed)
@@ -260,46 +274,54 @@ def _edited_parts(run_path: Path, seed: int, start: str | None) -> _Parts:
 
 def _with_language(run_path: Path, parts: _Parts, seed: int) -> _Parts:
     """Return the parts with a language half, untrained where they had none; the tokenizer is built once per run."""
-    if is_grown(parts.text_encoder):
-        return parts
-    folder = run_path / "tokenizer"
-    if not folder.exists():
-        extend_tokenizer(parts.tokenizer).save_pretrained(folder)
-    tokenizer = Qwen2Tokenizer.from_pretrained(folder)
-    scale_stream(parts.text_encoder, parts.transformer)
-    torch.manual_seed(seed)
-    return replace(parts, tokenizer=tokenizer, text_encoder=grow_text_encoder(parts.text_encoder, tokenizer))
+    if not is_grown(parts.text_encoder):
+        folder = run_path / "tokenizer"
+        if not folder.exists():
+            extend_tokenizer(parts.tokenizer).save_pretrained(folder)
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder)
+        scale_stream(parts.text_encoder, parts.transformer)
+        torch.manual_seed(seed)
+        grown = grow_text_encoder(parts.text_encoder, tokenizer)
+        parts = replace(parts, tokenizer=tokenizer, text_encoder=grown)
+    if not can_compare(parts.text_encoder):
+        torch.manual_seed(seed)
+        parts = replace(parts, text_encoder=add_comparing_layer(parts.text_encoder))
+    return parts
 
 
 def _train_reading(
     run_path: Path, edited: _Parts, steps: int, num: int, seed: int, device: str, progress: bool
 ) -> None:
-    is_new = not is_grown(edited.text_encoder)
+    is_new, compares = not is_grown(edited.text_encoder), can_compare(edited.text_encoder)
     parts = _with_language(run_path, edited, seed)
     student: Any = parts.text_encoder.to(device).train().requires_grad_(True)
     # Untrained layers change nothing: the edit model's own are enough.
-    teacher: Any = copy.deepcopy(edited.text_encoder if is_new else student).to(device).requires_grad_(False)
-    freeze_edit_half(student)
+    teacher: Any = copy.deepcopy(edited.text_encoder).to(device).float().requires_grad_(False)
+    (freeze_edit_half if is_new else freeze_reading_half)(student)
     for text_encoder in (student, teacher):
         use_fast_training(text_encoder)
     sources = [render_readings(run_path, num, progress=progress)]
     sources += [load_readings(folder) for folder in sorted(run_path.glob("outputs-*"))]
     data = prepare_readings(student, parts.tokenizer, sources)
+    torch.manual_seed(seed)
+    if not compares:
+        aim_at_pairs(student, data)
+    probe = nn.Linear(student.config.text_config.hidden_size, 1).to(device)
     pairs = render_pairs(run_path, min(num, _KEPT_PROMPTS), first_seed=_KEPT_FROM_SEED, progress=progress)
     prompts = prepare_prompts(parts.tokenizer, pairs)
 
     def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
-        return reading_loss(student, teacher, data, prompts)
+        return reading_loss(student, teacher, probe, data, prompts, _READ_BATCH if is_new else _COMPARE_BATCH)
 
     settings = StageSettings(
         name="read",
         steps=steps,
-        muon_lr=READ_MUON_RATE,
-        adam_lr=READ_ADAM_RATE,
+        muon_lr=READ_MUON_RATE if is_new else COMPARE_MUON_RATE,
+        adam_lr=READ_ADAM_RATE if is_new else COMPARE_ADAM_RATE,
         seed=seed + 2,
         save_every=100,
     )
-    run_stage(run_path, settings, {"text_encoder": student}, compute_loss, progress=progress)
+    run_stage(run_path, settings, {"text_encoder": student, "probe": probe}, compute_loss, progress=progress)
 
 
 def _export(run_path: Path, output_path: Path, seed: int, start: str | None) -> Path:

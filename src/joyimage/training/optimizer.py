@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from joyimage.compat.torch import has_fast_bf16
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -57,10 +59,10 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         matrices: `[K, rows, columns]`, fp32.
 
     Returns:
-        `[K, rows, columns]`, fp32; computed in bf16, which is precise enough for these steps.
+        `[K, rows, columns]`, fp32; computed in bf16 where that is fast, which is precise enough for these steps.
     """
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if has_fast_bf16(matrices.device) else matrices.float()
     is_tall = x.shape[1] > x.shape[2]
     if is_tall:
         x = x.mT
