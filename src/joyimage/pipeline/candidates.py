@@ -300,7 +300,7 @@ def check_choosable(
         raise InvalidInputError(
             "`num_candidates` and `until` choose by what the model sees in the result, and this one cannot tell "
             f"whether {instruction.strip()!r} was done. It can for moves, rotations, and texts that name objects, as "
-            "'Add a red star.' or 'Draw a red star at the top on a white background.'; ask for one image instead."
+            "'Add a green star.' or 'Draw a green star at the top on a white background.'; ask for one image instead."
         )
 
 
