@@ -46,6 +46,12 @@ if TYPE_CHECKING:
             "`--stepz` is not an option of `joyimage edit`. Did you mean `--steps`?",
         ),
         ("edit a.png b -o b.png --steps 3 --steps 4", "`--steps` is given more than once; give it once."),
+        ("edit -x.png b -o b.png", "For a file, write ./-x.png."),
+        (
+            "edit -- -x.png b -o b.png",
+            "`-o` stands behind `--`, where nothing is an option; write it before.",
+        ),
+        ("serve --model nope", "There is no folder nope: expected a checkpoint folder"),
         ("edti", "`edti` is not a command. Did you mean `edit`? `joyimage --help` lists the commands."),
     ],
 )
@@ -217,7 +223,7 @@ def test_edit_when_the_adapter_is_another_kind_of_file_then_rejected_before_load
             ["edit", "--image", "a.png", "x", "-o", "b.png"],
             "`x` follows an argument that is given as an",
         ),
-        (["edit", "a.png", "--", "x", "-o", "b.png"], "`--output` or `-o` is missing."),
+        (["edit", "a.png", "--", "x", "-o", "b.png"], "`-o` stands behind `--`"),
     ],
 )
 def test_words_when_out_of_place_then_says_which_and_no_odd_advice(

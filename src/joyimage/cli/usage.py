@@ -38,6 +38,8 @@ def usage_message(error: exceptions.CycloptsError, commands: Iterable[str]) -> s
                 f"`{option}` is read as an option because it starts with a minus sign. Box coordinates are 0"
                 " or more; write other negative values as --name=VALUE."
             )
+        if Path(option.lstrip("-")).suffix:
+            return f"`{option}` is read as an option because it starts with a minus sign. For a file, write ./{option}."
         offered = (argument for argument in error.argument_collection if argument.parse)
         known = {name for argument in offered for name in argument.names} - {option}
         return f"`{option}` is not an option of `{command}`.{_closest(option, known)} {see}"
@@ -62,6 +64,8 @@ def _missing(error: exceptions.MissingArgumentError) -> str:
     given = [name for name in argument.names if name in options]
     if given:
         return f"`{given[0]}` has no value; write it after the option."
+    if late := [name for name in argument.names if name in tokens[len(options) :]]:
+        return f"`{late[0]}` stands behind `--`, where nothing is an option; write it before."
     if argument.field_info.is_positional:
         return f"`{argument.name.lstrip('-').upper()}` is missing."
     names = sorted((name for name in argument.names if not name.startswith("--no-")), key=len, reverse=True)

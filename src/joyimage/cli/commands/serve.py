@@ -111,6 +111,7 @@ def serve(
         verbose: Log every request.
 
     Raises:
+        CheckpointError: There is no such model.
         InvalidInputError: An option is out of range, or the server's own packages are missing.
     """
     check_packages()
@@ -149,6 +150,10 @@ def serve(
     settings = make_settings({name: value for name, value in given.items() if value is not None})
     if ray_address is not None and not ray:
         raise InvalidInputError("`--ray-address` has no effect without `--ray`; give both, or neither.")
+    if not Path(settings.model).exists():
+        from joyimage.pipeline.hub import find_folder
+
+        find_folder(settings.model)  # rejects what is neither a checkpoint's name nor a hub id
     from joyimage.serving.logs import configure_logging
 
     configure_logging(verbose=verbose, as_json=settings.log_json)
