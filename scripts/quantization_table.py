@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-FORMATS = {"float32": None, "int8_convrot": "int8", "fp8": "fp8", "nf4": "nf4", "GGUF Q4_0": "Q4_0"}
+FORMATS = {
+    "float32": None,
+    "int8_convrot": "int8",
+    "fp8": "fp8",
+    "nf4": "nf4",
+    "GGUF Q4_0, transformer only": "Q4_0 transformer",
+    "GGUF Q4_0": "Q4_0",
+}
 
 
 def main() -> None:
@@ -61,12 +68,13 @@ def main() -> None:
 
 def load(quantization: str | None) -> Any:
     """Return the tiny model in a format of `FORMATS`."""
-    if quantization != "Q4_0":
+    if quantization is None or not quantization.startswith("Q4_0"):
         return load_pipeline("tiny", device="cpu", quantization=quantization).pipe
     with tempfile.TemporaryDirectory() as folder:
-        transformer, text_encoder = (
-            write_q4_0(part, Path(folder) / f"{part}.gguf") for part in ("transformer", "text_encoder")
-        )
+        transformer = write_q4_0("transformer", Path(folder) / "transformer.gguf")
+        text_encoder = None
+        if quantization == "Q4_0":
+            text_encoder = write_q4_0("text_encoder", Path(folder) / "text_encoder.gguf")
         return load_pipeline("tiny", device="cpu", transformer=transformer, text_encoder=text_encoder).pipe
 
 
