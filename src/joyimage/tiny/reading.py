@@ -258,6 +258,16 @@ def _answer_loss(
     return torch.cat(losses).mean() + _PARTS_WEIGHT * parts_loss, {"parts": float(parts_loss.detach()), **log}
 
 
+def _visible_tokens(segment: Tensor, stem: Tensor) -> Tensor:
+    """Return which tokens each token sees, `[B, L, L]`, from the segments and stems of tokens, `[B, L]`.
+
+    It sees the images, its own question, and what that question has in common with another one.
+    """
+    seen = segment[:, None]
+    sees = (segment[:, :, None] == seen) | (seen == 0) | (stem[:, :, None] == seen)
+    return sees & torch.ones(sees.shape[1:], dtype=torch.bool, device=segment.device).tril()
+
+
 def _answers_of(
     student: Any,
     data: ReadingData,
@@ -277,10 +287,7 @@ def _answers_of(
     position_ids = _pad([layout.positions for layout in layouts], 0, device).permute(2, 0, 1)  # [3, B, L]
     segment = _pad([layout.segments for layout in layouts], -1, device)
     stem = _pad([layout.stems for layout in layouts], -2, device)
-    # A token sees the images, its own question, and what that question has in common with another one.
-    seen = segment[:, None]
-    sees = (segment[:, :, None] == seen) | (seen == 0) | (stem[:, :, None] == seen)
-    sees &= torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
+    sees = _visible_tokens(segment, stem)
     answers = [(index, *answer) for index, layout in enumerate(layouts) for answer in layout.answers]
     embeds = student.get_input_embeddings()(ids)
     is_image = ids == data.image_token
