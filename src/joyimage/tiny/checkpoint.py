@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -47,9 +48,14 @@ _CORPUS_SCENES_PER_TASK = 400
 _TEXT_WIDTH = 128
 
 
+@functools.cache
+def _corpus_prompts() -> tuple[str, ...]:
+    """Return the prompts of the first training scenes; each scene is drawn for it, 25 s in all."""
+    return tuple(generate(task, seed).prompt for task in TASKS for seed in range(_CORPUS_SCENES_PER_TASK))
+
+
 def build_tokenizer() -> Qwen2Tokenizer:
     """Train the byte-level BPE on the system message and on prompts of the training scenes."""
-    prompts = [generate(task, seed).prompt for task in TASKS for seed in range(_CORPUS_SCENES_PER_TASK)]
     # The system message often, so that its words are whole tokens and the prefix is short.
     corpus = [SYSTEM_TURN.replace("<|im_start|>", "").replace("<|im_end|>", ""), "user\n", "assistant\n"] * 50
     trained = Tokenizer(models.BPE())
@@ -64,7 +70,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    trained.train_from_iterator(corpus + prompts, trainer)
+    trained.train_from_iterator([*corpus, *_corpus_prompts()], trainer)
     model = json.loads(trained.to_str())["model"]
     make_tokenizer: Any = Qwen2Tokenizer  # its annotations leave out what it takes
     tokenizer = make_tokenizer(
