@@ -113,6 +113,7 @@ def test_command_when_a_bug_then_one_line_with_exit_1_and_traceback_only_with_de
     [
         (CheckpointError("weights\nare gone"), "weights are gone\n"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png: No such file or directory.\n"),
+        (OSError(28, "No space left on device"), "The output can't be written: no space left on device.\n"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB."), "Out of memory. Try fewer"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -118,6 +119,8 @@ def _report(error: Exception) -> int:
         return fail(str(error))
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"{error.filename}: {error.strerror or error}.")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
+        return fail(f"The output can't be written: {(error.strerror or str(error)).lower()}.")
     out_of_memory = as_out_of_memory(error)
     if out_of_memory is not None:
         return fail(str(out_of_memory))
