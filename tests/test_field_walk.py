@@ -83,6 +83,10 @@ def csv_row(edit: AnyEdit, folder: Path, _: pytest.MonkeyPatch) -> AnyEdit:
     return _row(folder, "rows.csv", file.getvalue())
 
 
+_LAYER = "diffusion_model.double_blocks.0.attn.img_attn_proj"
+_ADAPTER = {f"{_LAYER}.lora_{matrix}.weight": np.ones((1, 1), np.float32) for matrix in "AB"}
+
+
 def _image_of(edit: AnyEdit) -> dict[str, str]:
     return {"image": "image.png"} if edit.needs_image else {}
 
@@ -90,7 +94,7 @@ def _image_of(edit: AnyEdit) -> dict[str, str]:
 def _row(folder: Path, name: str, text: str) -> AnyEdit:
     Image.new("RGB", (64, 64)).save(folder / "image.png")
     for lora in ("one", "two"):
-        save_file({"x.lora_A.weight": np.zeros((1, 1), np.float32)}, folder / lora)
+        save_file(_ADAPTER, folder / lora)
     (folder / name).write_text(text, encoding="utf-8")
     (entry,) = read_manifest(folder / name).entries
     return read_row(entry, folder / name, folder, Edit(), RunOptions(), set()).edit

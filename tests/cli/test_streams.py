@@ -91,7 +91,7 @@ def test_image_when_it_is_an_address_then_says_to_download_it(
     ("arguments", "words"),
     [
         (["edit", "", "x", "-o", "out.png"], "is a directory"),
-        (["edit", "image.png", "x", "-o", ""], "no known format"),
+        (["edit", "image.png", "x", "-o", ""], "is a folder; name a file"),
         (["edit", "image.png", "x", "-o", "image.png/out.png"], "image.png is a file, not a folder"),
         (["edit", "image.png", "x", "-o", "image.png/sub/out.png"], "can't be written"),
         (["edit", "image.png/in.png", "x", "-o", "out.png"], "not a directory"),

@@ -339,7 +339,7 @@ def test_ids_when_there_are_more_than_a_statement_may_name_then_found(store: Job
 def test_client_when_its_images_fill_its_share_then_429_until_it_deletes(store: JobStore) -> None:
     limits = QueueLimits(queue_size=10, client_jobs=10, client_bytes=100)
     first, _ = store.submit(make_job("a", stored_bytes=80), limits)
-    with pytest.raises(LimitError, match="delete jobs") as rejected:
+    with pytest.raises(LimitError, match="Delete jobs") as rejected:
         store.submit(make_job("b", stored_bytes=30), limits)
     store.submit(make_job("c", "other", stored_bytes=30), limits)
     store.claim("me")

@@ -73,7 +73,7 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
 
     def settings() -> None:
         page.click("#settings > summary")
-        page.click(".advanced > summary")
+        page.click(".advanced > summary >> visible=true")
         page.fill("#seed", "7")
         page.locator("#negative").scroll_into_view_if_needed()
 
