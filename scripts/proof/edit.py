@@ -22,7 +22,7 @@ from joyimage.acceleration.streaming import find_blocks
 from joyimage.benchmark import stages
 from joyimage.benchmark.baseline import allow_base_size, load_published
 from joyimage.benchmark.models import PROMPT, make_image
-from joyimage.devices import SLOW, slowdown
+from joyimage.compat.torch import has_fast_bf16
 from joyimage.loading import load_pipeline
 
 GUIDANCE_SCALE = 4.0
@@ -166,8 +166,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit_bytes", type=int, default=0)
     arguments = parser.parse_args(words)
     if arguments.dtype is None:
-        is_slow = arguments.device == "cpu" and slowdown("bfloat16") > SLOW
-        arguments.dtype = "float32" if is_slow else "bfloat16"
+        arguments.dtype = "bfloat16" if has_fast_bf16(torch.device(arguments.device)) else "float32"
     return arguments
 
 

@@ -24,7 +24,7 @@ DEVICE_TYPES = ("cuda", "xpu", "mps", "cpu")
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-SLOW = 3.0
+_SLOW = 3.0
 """How many times as long as in float32 a precision may take on the CPU before it is warned of."""
 
 _DEVICE = re.compile(r"(?P<type>[a-z]+)(?::(?P<index>\d{1,4}))?")
@@ -129,7 +129,7 @@ def slowdown(dtype: str) -> float:
 
 def warn_if_slow(dtype: str, device: str) -> None:
     """Warn of a precision in which the CPU computes far slower than in float32."""
-    if device == "cpu" and dtype != "float32" and (factor := slowdown(dtype)) > SLOW:
+    if device == "cpu" and dtype != "float32" and (factor := slowdown(dtype)) > _SLOW:
         warnings.warn(
             f"In {dtype}, this processor takes {factor:.0f} times as long as in float32 (measured); leave out `dtype`"
             " to compute in float32.",
