@@ -25,6 +25,10 @@ class ImageError(JoyImageError, ValueError):
     """An image file cannot be read or written; the message names the file."""
 
 
+class OutputFullError(ImageError):
+    """A file cannot be written because its disk is full, over quota, or fails: the next one cannot either."""
+
+
 class ImageTooLargeError(ImageError):
     """An image file has more bytes, pixels or scans than are read."""
 

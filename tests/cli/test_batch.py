@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -82,6 +83,36 @@ def test_batch_when_run_again_then_nothing_is_made_twice(
 
     assert written_at(tmp_path / "out") == before
     assert "0 made, 3 already there" in outcome.err
+
+
+def test_batch_when_the_disk_is_full_then_it_names_the_image_keeps_what_is_done_and_continues(
+    joyimage: Joyimage, images_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    num_written = 0
+
+    def fill(_: int) -> None:
+        nonlocal num_written
+        num_written += 1
+        if num_written > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fill)
+        outcome = joyimage("batch", images_path, PROMPT, "-o", output, *FAST)
+    assert outcome.code == 1
+    assert f"Row 2: {output / 'image-1.png'} can't be written: No space left on device." in outcome.err
+    assert f"{output / 'report.jsonl'} can't be written" in outcome.err
+    assert "1 made, 0 already there, 1 failed, 1 not run." in outcome.err
+    assert "run the same command again to continue" in outcome.err
+    assert sorted(path.name for path in output.iterdir()) == ["image-0.png"]
+    assert outcome.out == ""
+
+    again = joyimage("batch", images_path, PROMPT, "-o", output, *FAST)
+
+    assert again.code == 0
+    assert "2 made, 1 already there, 0 failed." in again.err
+    assert [line["made"] for line in report_of(output)[:3]] == [False, True, True]
 
 
 def test_batch_when_one_setting_or_image_changes_then_only_that_is_made_again(

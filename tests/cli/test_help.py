@@ -83,6 +83,22 @@ def test_help_when_a_command_edits_then_groups_in_order_and_only_options_that_ap
             assert f"mean `{option}`" not in outcome.err
 
 
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_help_when_a_command_has_many_options_then_in_groups_of_few(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, entry: CatalogEntry
+) -> None:
+    page = help_of(joyimage, monkeypatch, *entry.name.split())
+
+    panels = re.split(r"╭─ ([\w ]+?) ─+╮", page)
+    sizes = {
+        name: len(re.findall(r"^│ [* ]*(?:[A-Z-]+ )?--", panel, re.M))
+        for name, panel in zip(panels[1::2], panels[2::2], strict=True)
+    }
+    if sum(sizes.values()) > 12:
+        assert "Parameters" not in sizes
+        assert max(sizes.values()) <= 12
+
+
 @pytest.mark.parametrize("command", ["edit", "move", "rotate", "camera", "generate", "batch"])
 def test_help_when_a_default_is_the_checkpoints_then_its_numbers_are_there(
     joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, command: str

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from joyimage.serving.jobs.events import EventLog
+from joyimage.serving.jobs.records import STATES
 from joyimage.serving.workers.preview import Preview
 from tests.serving.parts import SIDE, Gate, LiveServer, create, ended, opened, png, wait_for
 
@@ -255,6 +256,63 @@ def test_jobs_when_listed_then_in_pages_and_by_state(server: LiveServer) -> None
     assert page["has_more"]
     assert [job["id"] for job in rest["data"]] == [jobs[0]["id"]]
     assert queued["data"] == []
+
+
+def test_query_when_a_parameter_is_unknown_or_repeated_then_400_on_every_route(server: LiveServer) -> None:
+    with server.client() as client:
+        job = ended(client, create(client).json())
+        for path, operations in server.app.openapi()["paths"].items():
+            url = path.replace("{job_id}", job["id"]).replace("{number}", "0").replace("{name}", "tiny")
+            for method, operation in operations.items():
+                answer = client.request(method, url, params={"foo": "1"})
+                assert answer.status_code == 400, (method, path)
+                error = answer.json()["error"]
+                assert (error["param"], error["code"]) == ("foo", "unknown_parameter")
+                known = [one["name"] for one in operation.get("parameters", []) if one["in"] == "query"]
+                assert (", ".join(known) or "accepts none") in error["message"]
+        twice = client.get("/v1/jobs?limit=1&limit=2").json()["error"]
+        kept = client.get(f"/v1/jobs/{job['id']}").json()
+
+    assert (twice["param"], twice["code"]) == ("limit", "invalid_value")
+    assert kept["images"], "the job was not deleted by a request that was rejected"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("state", "done", "'queued', 'running', 'succeeded', 'failed' or 'cancelled'"),
+        ("state", "", "'queued'"),
+        ("limit", "0", "greater than or equal to 1"),
+        ("limit", "1.5", "integer"),
+        ("limit", "201", "less than or equal to 200"),
+        ("after", "0" * 32, "id of one of your jobs"),
+        ("after", "\0", "id of one of your jobs"),
+        ("after", "", "id of one of your jobs"),
+    ],
+)
+def test_query_when_a_value_is_not_accepted_then_400_with_what_is(
+    server: LiveServer, name: str, value: str, expected: str
+) -> None:
+    with server.client() as client:
+        answer = client.get("/v1/jobs", params={name: value})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == name
+    assert expected in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_jobs_when_any_state_is_asked_for_then_accepted(server: LiveServer, state: str) -> None:
+    with server.client() as client:
+        assert client.get("/v1/jobs", params={"state": state}).status_code == 200
+
+
+def test_query_when_azures_client_sends_its_version_then_accepted(server: LiveServer) -> None:
+    with server.client() as client:
+        url = f"/openai/deployments/{server.settings.served_name}/images/generations"
+        answer = client.post(url, params={"api-version": "2025-04-01-preview"}, json={"prompt": "x"})
+
+    assert answer.status_code == 200
 
 
 def test_spatial_edits_when_asked_then_images_with_checks(server: LiveServer) -> None:

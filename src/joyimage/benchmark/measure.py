@@ -91,12 +91,12 @@ class Settings:
         return " ".join([*words, *([] if self.counters else ["--no-counters"])])
 
 
-def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Build, check, count and time.
 
     Args:
         settings: What to measure.
-        note: Told in a sentence what comes next.
+        announce: Told in a sentence what comes next.
 
     Returns:
         The report as JSON would hold it.
@@ -119,24 +119,24 @@ def measure(settings: Settings, note: Callable[[str], None] = lambda _: None) ->
         "rounds": settings.rounds,
     }
     if settings.counters:
-        note("Counting operations at the published sizes.")
+        announce("Counting operations at the published sizes.")
         report["counters"] = _count()
 
-    note("Building both implementations on the same weights.")
+    announce("Building both implementations on the same weights.")
     ours = build(model, device, dtype) if model else load_tiny(device, dtype)
     size = ours.config["base_size"]
     report |= {"size": size, "layers": ours.transformer.config["num_layers"]}
     report["acceleration"] = acceleration.report(ours).to_dict()
     edit = timing.make_edit(ours, make_image(size), settings.steps)
-    report |= _time(ours, edit, dtype, settings, note)
+    report |= _time(ours, edit, dtype, settings, announce)
     if settings.model == "full":
         report["loading"] = None  # 50 GB of files for weights that mean nothing
     else:
-        note("Loading a saved checkpoint with both.")
+        announce("Loading a saved checkpoint with both.")
         report["loading"] = measure_loading(ours, edit, dtype)
     del ours
     gc.collect()
-    note("Measuring what the device can do.")
+    announce("Measuring what the device can do.")
     report["peaks"] = measure_peaks(device, dtype, 30 if device.type == "cuda" else 1)
     if device.type == "cuda":
         report["kernels_gbs"] = measure_kernels(device, dtype)
@@ -176,15 +176,15 @@ def _time(
     edit: timing.Edit,
     dtype: torch.dtype,
     settings: Settings,
-    note: Callable[[str], None],
+    announce: Callable[[str], None],
 ) -> dict[str, Any]:
     reference = make_baseline(ours)
-    note("Warming up, and comparing the two images.")
+    announce("Warming up, and comparing the two images.")
     theirs, own = timing.run(reference, edit), timing.run(ours, edit)
     agreement = timing.check_agreement(theirs, own, dtype)
-    note(f"Timing {4 * settings.rounds} edits, A B B A.")
+    announce(f"Timing {4 * settings.rounds} edits, A B B A.")
     their_runs, our_runs = timing.compare(reference, ours, edit, settings.rounds)
-    note("Editing the same image again.")
+    announce("Editing the same image again.")
     again = timing.run_again(ours, edit, 2 * settings.rounds)
     result: dict[str, Any] = {
         "agreement": agreement,
@@ -205,7 +205,7 @@ def _time(
     if edit.latents.device.type == "cuda":
         for kind in BASELINES:
             if kind != EAGER:
-                note(f"Timing {BASELINES[kind]}.")
+                announce(f"Timing {BASELINES[kind]}.")
                 # One round each: the whole benchmark must end within ten minutes on one H200.
                 result["baselines"][kind] = _time_baseline(ours, edit, kind, rounds=1)
     return result

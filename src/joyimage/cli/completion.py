@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def make_installer(app: App) -> Callable[..., None]:
             print(output)
             return
         target, startup, line = _plan(name)
-        note(f"This writes {target}.")
+        notify(f"This writes {target}.")
         is_new = startup is not None and line.encode() not in _content(startup)
         if is_new:
-            note(f"This adds to {startup}: {line.replace(chr(10), '; ')}")
+            notify(f"This adds to {startup}: {line.replace(chr(10), '; ')}")
         if not yes and not _is_confirmed():
-            note("Nothing was changed.")
+            notify("Nothing was changed.")
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, script)
@@ -68,7 +68,7 @@ def make_installer(app: App) -> Callable[..., None]:
             added = content + gap + f"{_MARK}\n{line}\n".encode()
             write_whole(startup, lambda file: file.write(added))
         print(target)
-        note(f"Start a new {name} to use it.")
+        notify(f"Start a new {name} to use it.")
 
     return install_completion
 

@@ -32,10 +32,10 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
 def warn(sentence: str) -> None:
     """Print one warning on stderr."""
     _warned.add(sentence)
-    note(f"Warning: {sentence}")
+    notify(f"Warning: {sentence}")
 
 
-def note(sentence: str) -> None:
+def notify(sentence: str) -> None:
     """Print one line on stderr; stdout belongs to results."""
     print(sentence, file=sys.stderr)
 

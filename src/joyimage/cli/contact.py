@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from joyimage.errors import ImageError
 from joyimage.imaging import read_image, to_rgb, write_whole
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def write_contact_sheets(folder: Path, edits: Sequence[Pair]) -> None:
         edits: The edits in their order. One is in memory at a time.
 
     Raises:
-        ImageError: A file cannot be read or written.
+        ImageError: A file cannot be written. An image that has gone meanwhile is left out.
     """
     sheet = _empty_sheet(min(len(edits), _MOST_ON_PNG))
 
@@ -70,8 +71,11 @@ def _figure(edit: Pair, thumbnails: list[Image.Image | None]) -> str:
     return f'<figure>{images}<figcaption><a href="{name}">{name}</a>\n{text}</figcaption></figure>'
 
 
-def _thumbnail(path: Path) -> Image.Image:
-    image = to_rgb(read_image(path).image)
+def _thumbnail(path: Path) -> Image.Image | None:
+    try:
+        image = to_rgb(read_image(path).image)
+    except ImageError:
+        return None
     image.thumbnail((_SIDE, _SIDE))
     return image
 

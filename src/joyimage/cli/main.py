@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from joyimage import __version__
 from joyimage.cli.catalog import COMMANDS, GROUPS
 from joyimage.cli.completion import make_installer
-from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, note, plain_warnings
+from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, notify, plain_warnings
 from joyimage.cli.usage import usage_message
 from joyimage.compat.deferred_imports import defer_optional_imports
 from joyimage.devices import as_out_of_memory
@@ -90,7 +90,7 @@ def main(tokens: list[str] | None = None) -> int:
         with plain_warnings(with_source=is_debugging):
             result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
-        note("Interrupted.")
+        notify("Interrupted.")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of standard output is gone, as in `joyimage info a.png | head -1`: nothing is left to say.

@@ -90,4 +90,5 @@ def run_rows_on_ray(
         if is_own:
             ray.shutdown()
     problems.update({entry["number"]: entry["problem"] for entry in found if entry["problem"]})
-    return {entry["number"]: json.loads(entry["report"]) for entry in found if not entry["problem"]}
+    reports = {entry["number"]: json.loads(entry["report"]) for entry in found}
+    return {number: report for number, report in reports.items() if report is not None}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageChops, ImageDraw
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
 from joyimage.cli.runners import RunResult
 from joyimage.client import Client
 from joyimage.edits import SPATIAL_KINDS, Defaults, Describe
@@ -71,7 +71,7 @@ class RemoteRunner:
             raise InvalidInputError(f"`--model` is {name!r}; {url} has {', '.join(models)}.")
         if "default_steps" not in models[name]:
             raise InvalidInputError(f"{url} is still loading its model; try again in a moment.")
-        note(f"Model {name} on {url}.")
+        notify(f"Model {name} on {url}.")
         return cls(client, models[name], time.perf_counter() - started)
 
     def run(self, edit: AnyEdit, images: Sequence[Image.Image], *, quiet: bool = False) -> RunResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
-from joyimage.cli.console import note, warn
+from joyimage.cli.console import notify, warn
 from joyimage.cli.runners import load_runner, timed
 from joyimage.cli.scope import scope_warning
 from joyimage.cli.sources import STANDARD_STREAM, Source
@@ -87,7 +87,7 @@ def run_command(
         for sentence in edit.advice(size):
             warn(sentence)
         if sha256 is not None and sources[0].sha256 != sha256:
-            note(f"{images[0]} is another image than the one that {like} was made from.")
+            notify(f"{images[0]} is another image than the one that {like} was made from.")
     extra: dict[str, Any] = {}
     if is_address(options.rewrite):  # an endpoint needs no model here; one that is down ends the command now
         from joyimage.understanding.rewrite import rewrite
@@ -295,7 +295,7 @@ def rewrite_prompt(
     """
     prompt = str(edit.given()["prompt"])
     rewritten = rewrite(prompt, sources[0].image if sources else None, how)
-    note(f"Prompt: {rewritten}")
+    notify(f"Prompt: {rewritten}")
     return edit.replace(prompt=rewritten), {"asked": prompt}
 
 
@@ -327,11 +327,11 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
         if not is_stream:
             print(path)
         if report.get("verdicts"):
-            note(f"Verdict: {report['verdicts'][number]['summary']}")
+            notify(f"Verdict: {report['verdicts'][number]['summary']}")
         elif report.get("checks"):
-            note(f"Check: {report['checks'][number]['summary']}")
+            notify(f"Check: {report['checks'][number]['summary']}")
     if report.get("candidates"):
-        note(f"Chosen: seed {report['seed']}, the best of {len(report['candidates'])} candidates.")
+        notify(f"Chosen: seed {report['seed']}, the best of {len(report['candidates'])} candidates.")
     worked = f"{report['width']}x{report['height']}"
     size = report["output_sizes"][0]
     requested = report.get("size", worked)
@@ -339,7 +339,7 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
     edited_at = "" if size == worked else f"edited at {worked}"
     details = ", ".join(part for part in (edited_at, nearest) if part)
     shown = f"{size} pixels ({details})" if details else f"{size} pixels"
-    note(
+    notify(
         f"{shown} in {report['seconds']:.1f} s after {report['load_seconds']:.1f} s of loading, "
         f"seed {report['seed']}."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from joyimage.cli.console import note, warn
+from joyimage.cli.console import notify, warn
 from joyimage.edits import Defaults, Describe, Edit, Generate
 from joyimage.errors import InvalidInputError
 from joyimage.imaging import read_mask
@@ -108,7 +108,7 @@ def load_runner(options: RunOptions) -> Runner:
         from joyimage.cli.remote import RemoteRunner
 
         return RemoteRunner.connect(options.server, options.model)
-    note(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
+    notify(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
     from joyimage.compat.deferred_imports import collection_paused
     from joyimage.devices import choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline
@@ -119,7 +119,7 @@ def load_runner(options: RunOptions) -> Runner:
         # With a transformer's file alone, the published model's configs in this package are the base.
         model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
-        note(f"Model {model or options.transformer} on {device} in {dtype}.")
+        notify(f"Model {model or options.transformer} on {device} in {dtype}.")
         loaded = load_pipeline(
             model,
             transformer=options.transformer,
@@ -130,7 +130,7 @@ def load_runner(options: RunOptions) -> Runner:
             base_size=options.base_size,
             offload=options.offload,
             quantization=options.quantize,
-            announce=lambda plan: note(str(plan)),
+            announce=lambda plan: notify(str(plan)),
         )
     return LocalRunner(loaded)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
 from joyimage.edits import Edit, Move
 from joyimage.errors import InvalidInputError
 from joyimage.understanding.intent import parse, show
@@ -39,5 +39,5 @@ def understood(edit: AnyEdit, runner: Runner | None = None, image: Image | None 
             f"The prompt asks to move the {found.object}, which needs a box that says where to: `joyimage move IMAGE "
             f'"{found.object}" LEFT,TOP,RIGHT,BOTTOM`. To edit by the prompt as it is, give `--literal`.'
         )
-    note(f"Understood: {show(found)}. `--literal` edits by the prompt as it is.")
+    notify(f"Understood: {show(found)}. `--literal` edits by the prompt as it is.")
     return found.filled_from(edit)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from joyimage.errors import ImageError
+from joyimage.errors import ImageError, OutputFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PREFIX = ".joyimage-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any], *, mode: int | None = None) -> None:
@@ -28,6 +30,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any], *, mode: int | No
 
     Raises:
         ImageError: The file cannot be written; nothing is left behind.
+        OutputFullError: So it is, because no file can be written there.
     """
     target = Path(os.path.realpath(path))
     partial = target.with_name(f"{_partial_prefix(target)}{secrets.token_hex(4)}")
@@ -45,7 +48,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any], *, mode: int | No
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise ImageError(f"{path} can't be written: {error.strerror or error}.") from None
+        kind = OutputFullError if error.errno in _FULL else ImageError
+        raise kind(f"{path} can't be written: {error.strerror or error}.") from None
 
 
 def write_text(path: Path, text: str) -> None:

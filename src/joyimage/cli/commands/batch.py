@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from tqdm import tqdm
 
-from joyimage.cli.console import EXIT_INTERRUPTED, fail, note, warn
+from joyimage.cli.console import EXIT_INTERRUPTED, fail, notify, warn
 from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.manifests import Manifest, read_manifest
 from joyimage.cli.options import BatchOptions, RunOptions
@@ -23,7 +23,7 @@ from joyimage.cli.runners import load_runner
 from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import GROUPS, edit_command
 from joyimage.edits import Edit
-from joyimage.errors import ImageError, InvalidInputError
+from joyimage.errors import ImageError, InvalidInputError, OutputFullError
 from joyimage.imaging import clear_partial, read_record, write_text
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def batch(
         else:
             reports = run_rows(rows, options, problems)
     except KeyboardInterrupt:
-        note("Interrupted; run the same command again to continue.")
+        notify("Interrupted; run the same command again to continue.")
         return EXIT_INTERRUPTED
     return write_report(output, manifest, rows, reports, problems, json=options.json)
 
@@ -172,7 +172,8 @@ def run_rows(
         runner: What runs the edits; None loads it when the first row needs it.
 
     Returns:
-        By row number: the files, and whether they were made now.
+        By row number: the files, and whether they were made now. Rows behind one whose image finds the disk full
+        are neither here nor in `problems`: they would only fail after all the work.
     """
     reports: dict[int, dict[str, Any]] = {}
     is_cautioned = False
@@ -200,6 +201,8 @@ def run_rows(
                 if runner is None and not isinstance(error, ImageError | InvalidInputError):
                     raise  # the model cannot be loaded: no row can run
                 problems[row.number] = _reason(error)
+                if isinstance(error, OutputFullError):
+                    break
     return reports
 
 
@@ -246,32 +249,47 @@ def write_report(
 ) -> int:
     """Write report.jsonl and the contact sheets, print what happened, and return the exit code."""
     lines: list[dict[str, Any]] = [
-        {
-            "row": one.number,
-            **({"error": problems[one.number]} if one.number in problems else reports[one.number]),
-        }
-        for one in manifest.entries
+        {"row": one.number, **_outcome(one.number, reports, problems)} for one in manifest.entries
     ]
     lines += [{"file": name, "left_out": reason} for name, reason in manifest.left_out.items()]
-    text = "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text(output / "report.jsonl", text)
-    done = [row for row in rows if row.number in reports]
-    write_contact_sheets(
-        output,
-        [(row.title, row.images[0] if row.images else None, path) for row in done for path in row.outputs],
-    )
     made = sum(report["made"] for report in reports.values())
+    num_left = len(manifest.entries) - len(reports) - len(problems)
     for number, problem in sorted(problems.items()):
         fail(f"Row {number}: {problem}")
     for name, reason in manifest.left_out.items():
-        note(f"Left out {name}: {reason}.")
-    note(f"{made} made, {len(reports) - made} already there, {len(problems)} failed.")
+        notify(f"Left out {name}: {reason}.")
+    not_run = f", {num_left} not run" if num_left else ""
+    notify(f"{made} made, {len(reports) - made} already there, {len(problems)} failed{not_run}.")
+    done = [row for row in rows if row.number in reports]
+    is_written = _write_summaries(output, lines, done)
+    if num_left or not is_written:
+        notify("What was made is kept. Free space, then run the same command again to continue.")
     if json:
         report = {"made": made, "done": len(reports), "failed": len(problems), "rows": lines}
         print(json_format.dumps(report, ensure_ascii=False))
-    else:
+    elif is_written:
         print(output / "contact.html")
-    return 1 if problems else 0
+    return 1 if problems or num_left or not is_written else 0
+
+
+def _outcome(number: int, reports: dict[int, dict[str, Any]], problems: dict[int, str]) -> dict[str, Any]:
+    """Return what report.jsonl says of a row."""
+    if number in problems:
+        return {"error": problems[number]}
+    return reports.get(number, {"error": "not run: the disk was full"})
+
+
+def _write_summaries(output: Path, lines: list[dict[str, Any]], done: list[Row]) -> bool:
+    """Write report.jsonl and the contact sheets, and return whether there was room for them."""
+    text = "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    pairs = [(row.title, row.images[0] if row.images else None, path) for row in done for path in row.outputs]
+    try:
+        write_text(output / "report.jsonl", text)
+        write_contact_sheets(output, pairs)
+    except OutputFullError as error:
+        fail(str(error))
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

@@ -5,26 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
+from joyimage.cli.surface import GROUPS
+
+_MODEL = Parameter(group=GROUPS["Model"])
+_MEASURED = Parameter(group=Group("What is measured", sort_key=2.5))
+_OUTPUT = Parameter(group=GROUPS["Output"])
 
 
 def bench(
     *,
-    model: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    steps: int = 10,
-    rounds: int = 3,
-    size: int | None = None,
-    layers: int | None = None,
-    counters: bool = True,
-    startup: Annotated[bool, Parameter(negative=[])] = False,
-    page: Annotated[bool, Parameter(negative=[])] = False,
-    server: str | None = None,
-    output: Path = Path("docs/benchmarks"),
-    json: Annotated[bool, Parameter(negative=[])] = False,
+    model: Annotated[str | None, _MODEL] = None,
+    device: Annotated[str | None, _MODEL] = None,
+    dtype: Annotated[str | None, _MODEL] = None,
+    size: Annotated[int | None, _MODEL] = None,
+    layers: Annotated[int | None, _MODEL] = None,
+    steps: Annotated[int, _MEASURED] = 10,
+    rounds: Annotated[int, _MEASURED] = 3,
+    counters: Annotated[bool, _MEASURED] = True,
+    startup: Annotated[bool, _MEASURED, Parameter(negative=[])] = False,
+    page: Annotated[bool, _MEASURED, Parameter(negative=[])] = False,
+    server: Annotated[str | None, _MEASURED] = None,
+    output: Annotated[Path, _OUTPUT] = Path("docs/benchmarks"),
+    json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
     """Compare joyimage with diffusers on the same weights: counts and seconds of one edit.
 
@@ -34,14 +39,14 @@ def bench(
             given.
         device: Where to run, such as "cuda" or "cpu"; default: a GPU if there is one.
         dtype: "float32", "bfloat16" or "float16"; bfloat16 on a GPU, else float32 if not given.
-        steps: Denoising steps.
-        rounds: Times that both are run twice, in the order A B B A.
         size: Side of the image in pixels; default: the model's own.
         layers: Blocks of the transformer; the model's own if not given.
+        steps: Denoising steps.
+        rounds: Times that both are run twice, in the order A B B A.
+        counters: Count operations, traffic, copies and waits at the published sizes.
         startup: Measure the cold start of the command instead, and print it.
         page: Measure the page in headless Chromium instead, and print it beside its bars.
         server: Address of the server whose page is measured; one with the tiny checkpoint is started if not given.
-        counters: Count operations, traffic, copies and waits at the published sizes.
         output: Folder for DEVICE.md, and its JSON and plot.
         json: Print JSON instead of the tables.
     """
@@ -51,14 +56,14 @@ def bench(
     if startup:
         from joyimage.benchmark.startup import measure_startup, to_startup_json, to_startup_table
 
-        results = measure_startup(rounds, note)
+        results = measure_startup(rounds, notify)
         print(dumps(to_startup_json(results)) if json else to_startup_table(results))
         return
 
     if page:
         from joyimage.benchmark.page import measure_page, to_page_table
 
-        measured = measure_page(server, note)
+        measured = measure_page(server, notify)
         print(dumps(measured) if json else to_page_table(measured))
         return
 
@@ -75,7 +80,7 @@ def bench(
         layers=layers,
         counters=counters,
     )
-    report = measure(settings, note)
+    report = measure(settings, notify)
     written = write_report(report, output)
     print(dumps(report) if json else to_summary(report))
-    note(f"Written: {written}")
+    notify(f"Written: {written}")

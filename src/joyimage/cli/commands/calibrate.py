@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
 from joyimage.errors import InvalidInputError
 
 
@@ -59,7 +59,7 @@ def calibrate(
         {"balanced": balanced, "fast": fast},
         num_inference_steps=steps,
         guidance_scale=guidance,
-        announce=note,
+        announce=notify,
     )
     write_presets({name: one.preset for name, one in found.items()}, path)
     for name, one in found.items():
@@ -67,7 +67,7 @@ def calibrate(
             f"{name}: {one.preset}; {one.exact_forwards / one.forwards:.2f} times fewer forwards, lowest PSNR "
             f"{one.lowest_psnr:.1f} dB"
         )
-    note(f"Written: {path}")
+    notify(f"Written: {path}")
 
 
 def _prompts(given: list[str], num_images: int) -> list[str]:

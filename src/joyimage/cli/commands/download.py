@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
 
 
 def download(
@@ -30,7 +30,7 @@ def download(
     """
     from joyimage.pipeline import download as downloading
 
-    paths = downloading.download(what, output, files=file or (), revision=revision, announce=note)
+    paths = downloading.download(what, output, files=file or (), revision=revision, announce=notify)
     variant = downloading.VARIANTS.get(what)
     if variant is not None and not file:
         options = {path.name: path for path in paths}
@@ -40,6 +40,6 @@ def download(
             )
         else:
             given = f"--model {next(path for path in paths if path.name == 'model_index.json').parent}"
-        note(f"Use it with: joyimage edit IMAGE PROMPT -o OUTPUT {given}")
+        notify(f"Use it with: joyimage edit IMAGE PROMPT -o OUTPUT {given}")
     for path in paths:
         print(path)

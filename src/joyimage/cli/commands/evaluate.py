@@ -6,28 +6,33 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
+from joyimage.cli.surface import GROUPS
+
+_MODEL = Parameter(group=GROUPS["Model"])
+_OUTPUT = Parameter(group=GROUPS["Output"])
+_SCENES = Parameter(group=Group("Scenes and sampling", sort_key=10))
 
 
 def tiny(
     *,
-    model: str = "tiny",
-    num: int = 200,
-    seed: int = 0,
-    size: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    batch_size: int = 20,
-    device: str | None = None,
-    transformer: Path | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
-    quantize: str | None = None,
-    offload: str | None = None,
-    lora: list[str] | None = None,
-    json: Annotated[bool, Parameter(negative=[])] = False,
+    model: Annotated[str, _MODEL] = "tiny",
+    num: Annotated[int, _SCENES] = 200,
+    seed: Annotated[int, _SCENES] = 0,
+    size: Annotated[int | None, _SCENES] = None,
+    steps: Annotated[int | None, _SCENES] = None,
+    guidance: Annotated[float | None, _SCENES] = None,
+    batch_size: Annotated[int, _SCENES] = 20,
+    device: Annotated[str | None, _MODEL] = None,
+    transformer: Annotated[Path | None, _MODEL] = None,
+    text_encoder: Annotated[Path | None, _MODEL] = None,
+    vae: Annotated[Path | None, _MODEL] = None,
+    quantize: Annotated[str | None, _MODEL] = None,
+    offload: Annotated[str | None, _MODEL] = None,
+    lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
+    json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
     """Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.
 
@@ -70,7 +75,7 @@ def tiny(
         quantization=quantize,
         offload=offload,
         loras=lora or (),
-        announce=lambda plan: note(str(plan)),
+        announce=lambda plan: notify(str(plan)),
     )
     pipe = loaded.pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])

@@ -8,9 +8,12 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from joyimage.cli.console import EXIT_BUG, note
+from cyclopts import Group, Parameter
+
+from joyimage.cli.console import EXIT_BUG, notify
+from joyimage.cli.surface import GROUPS
 from joyimage.devices import check_device_name
 from joyimage.errors import InvalidInputError
 
@@ -34,41 +37,53 @@ _NEEDED = (
 )
 
 
+def _group(name: str, number: int) -> Parameter:
+    return Parameter(group=Group(name, sort_key=number))
+
+
+_MODEL = Parameter(group=GROUPS["Model"])
+_CLIENTS = _group("Clients", 10)
+_NETWORK = _group("Network", 11)
+_LIMITS = _group("Limits", 12)
+_STORAGE = _group("Records and log", 13)
+_WORKERS = _group("Workers", 14)
+
+
 def serve(
     *,
-    model: str | None = None,
-    model_name: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    data_dir: Path | None = None,
-    database: str | None = None,
-    api_keys_file: Path | None = None,
-    allow_anonymous: bool | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    transformer: Path | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
-    quantize: str | None = None,
-    offload: str | None = None,
-    base_size: int | None = None,
-    replicas: int | None = None,
-    lora: list[str] | None = None,
-    queue_size: int | None = None,
-    client_jobs: int | None = None,
-    max_batch: int | None = None,
-    max_steps: int | None = None,
-    keep_s: float | None = None,
-    image_urls: bool | None = None,
-    model_aliases: str | None = None,
-    allowed_hosts: str | None = None,
-    cors_origins: str | None = None,
-    trusted_proxies: str | None = None,
-    public_url: str | None = None,
-    log_json: bool | None = None,
-    ray: bool = False,
-    ray_address: str | None = None,
-    verbose: bool = False,
+    model: Annotated[str | None, _MODEL] = None,
+    device: Annotated[str | None, _MODEL] = None,
+    dtype: Annotated[str | None, _MODEL] = None,
+    transformer: Annotated[Path | None, _MODEL] = None,
+    text_encoder: Annotated[Path | None, _MODEL] = None,
+    vae: Annotated[Path | None, _MODEL] = None,
+    quantize: Annotated[str | None, _MODEL] = None,
+    offload: Annotated[str | None, _MODEL] = None,
+    base_size: Annotated[int | None, _MODEL] = None,
+    lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
+    model_name: Annotated[str | None, _CLIENTS] = None,
+    model_aliases: Annotated[str | None, _CLIENTS] = None,
+    api_keys_file: Annotated[Path | None, _CLIENTS] = None,
+    allow_anonymous: Annotated[bool | None, _CLIENTS] = None,
+    image_urls: Annotated[bool | None, _CLIENTS] = None,
+    host: Annotated[str | None, _NETWORK] = None,
+    port: Annotated[int | None, _NETWORK] = None,
+    public_url: Annotated[str | None, _NETWORK] = None,
+    allowed_hosts: Annotated[str | None, _NETWORK] = None,
+    cors_origins: Annotated[str | None, _NETWORK] = None,
+    trusted_proxies: Annotated[str | None, _NETWORK] = None,
+    queue_size: Annotated[int | None, _LIMITS] = None,
+    client_jobs: Annotated[int | None, _LIMITS] = None,
+    max_batch: Annotated[int | None, _LIMITS] = None,
+    max_steps: Annotated[int | None, _LIMITS] = None,
+    keep_s: Annotated[float | None, _LIMITS] = None,
+    data_dir: Annotated[Path | None, _STORAGE] = None,
+    database: Annotated[str | None, _STORAGE] = None,
+    log_json: Annotated[bool | None, _STORAGE] = None,
+    verbose: Annotated[bool, _STORAGE] = False,
+    replicas: Annotated[int | None, _WORKERS] = None,
+    ray: Annotated[bool, _WORKERS] = False,
+    ray_address: Annotated[str | None, _WORKERS] = None,
 ) -> None:
     """Serve a checkpoint to OpenAI's clients and to other commands' --server.
 
@@ -76,13 +91,6 @@ def serve(
 
     Args:
         model: Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.
-        model_name: Name of the model for clients. Default: the end of `model`.
-        host: Address to listen on. Default: 127.0.0.1, which only this machine reaches.
-        port: Port to listen on; 0 takes a free one. Default: 8600.
-        data_dir: Folder of records, uploads and results.
-        database: For example postgresql+psycopg://user@host/name. Default: a SQLite file in the data folder.
-        api_keys_file: File with an API key, or NAME:KEY, in each line; read again when it changes.
-        allow_anonymous: Listen on other addresses than loopback without keys.
         device: Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.
         dtype: "bfloat16", "float16" or "float32". Default: float32 on a CPU, else bfloat16.
         transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
@@ -91,24 +99,31 @@ def serve(
         quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
         offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         base_size: Side in pixels of the square size that the trained sizes derive from.
-        replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
+        model_name: Name of the model for clients. Default: the end of `model`.
+        model_aliases: Further names of the model, separated by commas, for example gpt-image-1,dall-e-3.
+        api_keys_file: File with an API key, or NAME:KEY, in each line; read again when it changes.
+        allow_anonymous: Listen on other addresses than loopback without keys.
+        image_urls: Fetch images from public addresses that requests name.
+        host: Address to listen on. Default: 127.0.0.1, which only this machine reaches.
+        port: Port to listen on; 0 takes a free one. Default: 8600.
+        public_url: Address under which clients reach the server, for addresses of results.
+        allowed_hosts: Host names that requests may name, separated by commas. Default: loopback's on loopback,
+            else any.
+        cors_origins: Origins whose pages may call the server, separated by commas.
+        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is trusted.
         queue_size: Most queued jobs. Default: 128.
         client_jobs: Most queued or running jobs of one client. Default: 64.
         max_batch: Most small jobs of equal settings that run together. Default: 4.
         max_steps: Most steps of an edit. Default: 100.
         keep_s: Seconds for which results are stored. Default: 86400.
-        image_urls: Fetch images from public addresses that requests name.
-        model_aliases: Further names of the model, separated by commas, for example gpt-image-1,dall-e-3.
-        allowed_hosts: Host names that requests may name, separated by commas. Default: loopback's on loopback,
-            else any.
-        cors_origins: Origins whose pages may call the server, separated by commas.
-        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is trusted.
-        public_url: Address under which clients reach the server, for addresses of results.
+        data_dir: Folder of records, uploads and results.
+        database: For example postgresql+psycopg://user@host/name. Default: a SQLite file in the data folder.
         log_json: Write the log as one JSON object in each line.
+        verbose: Log every request.
+        replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
         ray: Run the pipelines as replicas on Ray Serve.
         ray_address: Address of a running Ray cluster. Default: Ray is started here, on loopback.
-        verbose: Log every request.
 
     Raises:
         CheckpointError: There is no such model.
@@ -185,7 +200,7 @@ def make_settings(given: dict[str, Any]) -> ServerSettings:
     from joyimage.serving.settings import ServerSettings
 
     if "model" not in given and "JOYIMAGE_MODEL" not in os.environ:
-        note("Looking for an accelerator ...")  # the import of torch takes seconds
+        notify("Looking for an accelerator ...")  # the import of torch takes seconds
         given["model"] = default_model(given.get("device") or os.environ.get("JOYIMAGE_DEVICE"))
     try:
         return ServerSettings(**given)
@@ -220,7 +235,7 @@ def run_server(
         ServerError: The database cannot be opened.
         SystemExit: The device failed; the process has to be started again.
     """
-    note("Starting the server ...")  # the imports alone take seconds
+    notify("Starting the server ...")  # the imports alone take seconds
     if settings.device is not None:
         check_device_name(settings.device)
     import prometheus_client
@@ -251,7 +266,7 @@ def run_server(
     server = HttpServer(app, settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    note(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
+    notify(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
     listening_on(url)
     # uvicorn repeats the signal that stopped it, which would end the process before Ray is stopped.
     is_main = threading.current_thread() is threading.main_thread()

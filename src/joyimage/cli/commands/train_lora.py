@@ -9,39 +9,44 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from joyimage.cli.console import note, warn
+from joyimage.cli.console import notify, warn
+from joyimage.cli.surface import GROUPS
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from joyimage.training.config import TrainingConfig
 
 _MOST_NOTES = 10
+_INPUT = Parameter(group=GROUPS["Input"])
+_MODEL = Parameter(group=GROUPS["Model"])
+_OUTPUT = Parameter(group=GROUPS["Output"])
+_TRAINING = Parameter(group=Group("Training", sort_key=10))
 
 
 def train_lora(
-    source: Path,
+    source: Annotated[Path, _INPUT],
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    model: str | None = None,
-    transformer: Path | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
-    quantize: str | None = None,
-    caption: str | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    gradient_accumulation: int | None = None,
-    learning_rate: float | None = None,
-    rank: int | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    gpus: int = 1,
-    dry_run: bool = False,
-    plan: bool = False,
-    align: bool = False,
-    tensorboard: bool = False,
+    output: Annotated[Path | None, _OUTPUT, Parameter(name=["--output", "-o"])] = None,
+    model: Annotated[str | None, _MODEL] = None,
+    transformer: Annotated[Path | None, _MODEL] = None,
+    text_encoder: Annotated[Path | None, _MODEL] = None,
+    vae: Annotated[Path | None, _MODEL] = None,
+    quantize: Annotated[str | None, _MODEL] = None,
+    caption: Annotated[str | None, _INPUT] = None,
+    steps: Annotated[int | None, _TRAINING] = None,
+    batch_size: Annotated[int | None, _TRAINING] = None,
+    gradient_accumulation: Annotated[int | None, _TRAINING] = None,
+    learning_rate: Annotated[float | None, _TRAINING] = None,
+    rank: Annotated[int | None, _TRAINING] = None,
+    seed: Annotated[int | None, _TRAINING] = None,
+    device: Annotated[str | None, _MODEL] = None,
+    gpus: Annotated[int, _TRAINING] = 1,
+    dry_run: Annotated[bool, _OUTPUT] = False,
+    plan: Annotated[bool, _OUTPUT] = False,
+    align: Annotated[bool, _INPUT] = False,
+    tensorboard: Annotated[bool, _OUTPUT] = False,
 ) -> None:
     """Train a LoRA adapter on pairs of images, or resume an interrupted run.
 
@@ -95,7 +100,7 @@ def train_lora(
             warn(one)
         if len(planned.survey.notes) > _MOST_NOTES:
             warn(f"{len(planned.survey.notes) - _MOST_NOTES} more pairs like these.")
-        note(
+        notify(
             f"{len(planned.survey.training)} pairs to train on, {len(planned.survey.held_out)} held out."
             f" {planned.memory}"
         )
@@ -109,7 +114,9 @@ def train_lora(
     result = lora.train(config)
     if os.environ.get("RANK", "0") != "0":  # of several processes one reports
         return
-    note(f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB.")
+    notify(
+        f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB."
+    )
     sys.stdout.write(f"{result.adapter}\n")
 
 

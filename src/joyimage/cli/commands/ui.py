@@ -7,29 +7,35 @@ import urllib.request
 import webbrowser
 from pathlib import Path
 from threading import Thread
+from typing import Annotated
 from urllib.error import URLError
 
+from cyclopts import Group, Parameter
+
 from joyimage.cli.commands.serve import check_packages, make_settings, parse_loras, run_server
-from joyimage.cli.console import note
+from joyimage.cli.console import notify
+from joyimage.cli.surface import GROUPS
 
 _LOOPBACK = "127.0.0.1"
+_MODEL = Parameter(group=GROUPS["Model"])
+_PAGE = Parameter(group=Group("Page", sort_key=10))
 
 
 def ui(
     *,
-    model: str | None = None,
-    port: int | None = None,
-    data_dir: Path | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    transformer: Path | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
-    quantize: str | None = None,
-    offload: str | None = None,
-    base_size: int | None = None,
-    lora: list[str] | None = None,
-    browser: bool = True,
+    model: Annotated[str | None, _MODEL] = None,
+    port: Annotated[int | None, _PAGE] = None,
+    data_dir: Annotated[Path | None, _PAGE] = None,
+    device: Annotated[str | None, _MODEL] = None,
+    dtype: Annotated[str | None, _MODEL] = None,
+    transformer: Annotated[Path | None, _MODEL] = None,
+    text_encoder: Annotated[Path | None, _MODEL] = None,
+    vae: Annotated[Path | None, _MODEL] = None,
+    quantize: Annotated[str | None, _MODEL] = None,
+    offload: Annotated[str | None, _MODEL] = None,
+    base_size: Annotated[int | None, _MODEL] = None,
+    lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
+    browser: Annotated[bool, _PAGE] = True,
 ) -> None:
     """Start a server on this machine and open its page in the browser.
 
@@ -73,7 +79,7 @@ def ui(
     )
     url = f"http://{_LOOPBACK}:{settings.port}"
     if settings.port and _is_ours(url):
-        note(f"A server of joyimage listens on {url} already; this is its page.")
+        notify(f"A server of joyimage listens on {url} already; this is its page.")
         if browser:
             _open(url)
         return
@@ -87,7 +93,7 @@ def ui(
 def _open(url: str) -> None:
     """Open the page, or say where it is where no browser can be started."""
     if not webbrowser.open(url):
-        note(f"No browser could be opened; open {url} in yours.")
+        notify(f"No browser could be opened; open {url} in yours.")
 
 
 def _is_ours(url: str) -> bool:

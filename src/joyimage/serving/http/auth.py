@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from joyimage.serving.http.query import check_query
 from joyimage.serving.http.service import Service
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def find_context(request: Request) -> RequestContext:
     """Find out whose request it is.
 
     Raises:
+        ApiError: A query parameter is not one of the route's.
         UnauthorizedError: The key is missing or wrong.
         RateLimitError: The client has sent too many requests.
     """
@@ -40,4 +42,5 @@ def find_context(request: Request) -> RequestContext:
     request.state.client = client  # for the log
     service: Service = request.app.state.service
     service.rates.check(client)
+    check_query(request)
     return RequestContext(service=service, client=client, sees_only=client if keys else None)

@@ -3,8 +3,9 @@
 # Annotations are real types here: FastAPI reads them.
 
 import base64
+import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openai import STREAM_HEADERS
 from joyimage.serving.http.openapi import ERRORS, describe_route
+from joyimage.serving.http.query import check_query
 from joyimage.serving.http.service import MEDIA_TYPES, Service
 from joyimage.serving.jobs.events import Event, sse
 from joyimage.serving.jobs.files import RESULTS
@@ -22,11 +24,13 @@ from joyimage.serving.jobs.records import Job
 router = APIRouter(tags=["jobs"])
 _LAST = 999_999  # number of a final event that had to be made up after a restart
 _KEEPALIVE_S = 10.0
+_JOB_ID = re.compile("[0-9a-f]{32}")
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 Known = Annotated[RequestContext, Depends(find_context)]
 Number = Annotated[int, Path(ge=0, le=9999)]
 Expires = Annotated[str, Query(max_length=20)]
 Signature = Annotated[str, Query(max_length=100)]
+_WITHOUT_KEY = Depends(check_query)  # a signed address opens these without one
 
 
 @router.post("/v1/jobs", status_code=202, **describe_route("job"))
@@ -44,18 +48,36 @@ async def list_jobs(
     request: Request,
     context: Known,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    state: Annotated[str | None, Query(pattern="^(queued|running|succeeded|failed|cancelled)$")] = None,
-    after: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None,
+    after: Annotated[str | None, Query(max_length=100)] = None,
 ) -> dict[str, Any]:
-    """List your jobs, newest first."""
+    """List your jobs, newest first; `after` is the last one's id of the page before."""
     service = context.service
 
     def read() -> dict[str, Any]:
+        _check_cursor(context, after)
         jobs = service.store.list(context.sees_only, state=state, limit=limit + 1, after=after)
         records = [service.public(job, str(request.base_url)) for job in jobs[:limit]]
         return {"object": "list", "data": records, "has_more": len(jobs) > limit}
 
     return await service.call(read)
+
+
+def _check_cursor(context: RequestContext, after: str | None) -> None:
+    """Reject a page's start that is not one of the client's jobs: an empty page would look like the last one.
+
+    Raises:
+        ApiError: There is no such job.
+    """
+    store = context.service.store
+    if after is None or (_JOB_ID.fullmatch(after) and store.get(after, context.sees_only) is not None):
+        return
+    raise ApiError(
+        400,
+        f"`after` is {after!r}; expected the id of one of your jobs. Leave it out to begin with the newest.",
+        code="invalid_value",
+        param="after",
+    )
 
 
 @router.get("/v1/jobs/{job_id}", responses=ERRORS)
@@ -103,6 +125,7 @@ async def events(request: Request, job_id: JobId, context: Known) -> Response:
     "/v1/jobs/{job_id}/images/{number}",
     responses={**ERRORS, 200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
     response_class=Response,
+    dependencies=[_WITHOUT_KEY],
 )
 async def image(
     request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
@@ -115,6 +138,7 @@ async def image(
     "/v1/jobs/{job_id}/masks/{number}",
     responses={**ERRORS, 200: {"content": {"image/png": {}}}},
     response_class=Response,
+    dependencies=[_WITHOUT_KEY],
 )
 async def mask(
     request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""
@@ -127,6 +151,7 @@ async def mask(
     "/v1/jobs/{job_id}/inputs/{number}",
     responses={**ERRORS, 200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
     response_class=Response,
+    dependencies=[_WITHOUT_KEY],
 )
 async def input_image(
     request: Request, job_id: JobId, number: Number, expires: Expires = "", signature: Signature = ""

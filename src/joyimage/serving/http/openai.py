@@ -6,9 +6,9 @@ import base64
 import io
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -26,6 +26,8 @@ from joyimage.serving.workers.preparation import encode
 
 router = APIRouter(tags=["images"])
 _EVENTS = {"edit": "image_edit", "generate": "image_generation"}
+# Azure's clients send the date of the interface that they were written for.
+ApiVersion = Annotated[str, Query(alias="api-version", max_length=40)]
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -45,6 +47,7 @@ async def generate(request: Request, context: RequestContext = Depends(find_cont
 async def edit_as_azure(
     name: str,
     request: Request,
+    _: ApiVersion = "",
     context: RequestContext = Depends(find_context),  # noqa: B008
 ) -> Response:
     """Edit images, at the address that Azure's clients use."""
@@ -56,6 +59,7 @@ async def edit_as_azure(
 async def generate_as_azure(
     name: str,
     request: Request,
+    _: ApiVersion = "",
     context: RequestContext = Depends(find_context),  # noqa: B008
 ) -> Response:
     """Make images, at the address that Azure's clients use."""
