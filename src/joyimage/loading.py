@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
+    from joyimage.edits import Defaults
     from joyimage.pipeline.edit import JoyImageEditPipeline
     from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
     from joyimage.pipeline.planned import PlannedLoad
@@ -106,6 +107,24 @@ class Adapter:
                 while block := opened.read(1 << 20):
                     digest.update(block)
         return digest.hexdigest()
+
+
+def adapter_defaults(adapters: Iterable[Adapter], own: Defaults) -> Defaults:
+    """Return what an edit uses where nothing is given: what a turbo adapter sets, or the checkpoint's own.
+
+    Args:
+        adapters: Adapters of the edit, on this machine.
+        own: The checkpoint's own.
+
+    Raises:
+        CheckpointError: An adapter cannot be read.
+        InvalidInputError: Two turbo adapters want to be sampled in different ways.
+    """
+    from joyimage.model.adapters.recipe import only_recipe, read_recipe
+    from joyimage.pipeline.adapters import defaults_of
+
+    recipe = only_recipe(read_recipe(one.path) for one in adapters)
+    return own if recipe is None else defaults_of(recipe)
 
 
 @dataclass(kw_only=True)

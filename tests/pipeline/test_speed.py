@@ -223,7 +223,7 @@ def test_report_when_a_preset_has_run_then_names_it_and_what_it_leaves_out(pipe:
 @pytest.mark.parametrize(
     ("speed", "message"),
     [
-        ("turbo", r"`speed` is \"turbo\", which needs a turbo adapter, and this model has none"),
+        ("turbo", r"`speed` is \"turbo\", which needs a turbo adapter, and none is active"),
         ("quick", r"`speed` is 'quick'; expected one of exact, balanced, fast, turbo"),
     ],
 )

@@ -17,7 +17,7 @@ from joyimage.cli.manifests import read_manifest
 from joyimage.cli.options import RunOptions
 from joyimage.cli.remote import RemoteRunner
 from joyimage.client import Client
-from joyimage.edits import Edit
+from joyimage.edits import Edit, Sampling
 from joyimage.imaging import read_record
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
@@ -118,6 +118,47 @@ def test_adapter_when_the_server_offers_it_then_taken_by_name(
     assert np.array_equal(again, styled)
     assert rejected == 2
     assert "`--lora` is 'other'; the server offers style." in capsys.readouterr().err
+
+
+def test_turbo_adapter_when_the_server_offers_it_then_its_settings_are_the_defaults(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from joyimage.model.adapters.recipe import SamplingRecipe
+
+    pipe = make_runner().pipe
+    adapter = LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False)
+    pipe.transformer.add_adapter(adapter, adapter_name="quick")
+    pipe.transformer.keep_recipe(
+        "quick", SamplingRecipe(num_inference_steps=2, guidance_scale=1.0, shift=2.0)
+    )
+    pipe.transformer.disable_adapters()
+    runner = LocalRunner(pipe, loras=("quick",), preview_px=32)
+    server = LiveServer(make_settings(tmp_path / "data", loras={"quick": tmp_path / "quick"}), runner)
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
+    there = ["--server", server.url, "--seed", "3"]
+    try:
+        entry = Client(server.url).models()[0]
+        for name, arguments in (("plain", []), ("quick", ["--lora", "quick:0.5"])):
+            path = tmp_path / f"{name}.png"
+            assert main(["edit", str(image), "red", "-o", str(path), *there, *arguments]) == 0
+        job = Client(server.url).run(
+            Edit(prompt="red", sampling=Sampling(loras=("quick",))), [Image.open(image)]
+        )
+        rejected = main(["edit", str(image), "red", "-o", "x.png", *there, "--speed", "turbo"])
+    finally:
+        server.close()
+
+    plain, quick = read_record(tmp_path / "plain.png"), read_record(tmp_path / "quick.png")
+    assert plain is not None
+    assert quick is not None
+    assert entry["lora_defaults"] == {
+        "quick": {"num_inference_steps": 2, "guidance_scale": 1.0, "speed": "turbo"}
+    }
+    assert (plain["num_inference_steps"], plain["speed"]) == (entry["default_steps"], "exact")
+    assert (quick["num_inference_steps"], quick["guidance_scale"], quick["speed"]) == (2, 1.0, "turbo")
+    assert (job.steps, job.guidance) == (2, 1.0)
+    assert rejected == 2
 
 
 def test_batch_when_a_server_has_another_file_for_an_adapter_then_its_rows_have_another_key(

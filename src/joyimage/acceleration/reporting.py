@@ -156,7 +156,7 @@ def _parallelism(target: Any, transformer: JoyImageEditTransformer3DModel) -> st
 def _speed(target: Any) -> str | None:
     """Return a pipeline's speed preset as text."""
     name = getattr(target, "speed", None)
-    return None if name is None else f"{name} ({target.speed_presets[name]})"
+    return None if name is None else f"{name} ({target.preset})"
 
 
 def weight_format(part: nn.Module) -> str | None:

@@ -219,6 +219,16 @@ COMMANDS = (
         ),
     ),
     CatalogEntry(
+        name="train turbo",
+        function="train_lora:train_turbo",
+        help="Train a LoRA adapter that makes an edit in few steps without guidance, or resume an interrupted run.",
+        group=_CHECKPOINTS,
+        examples=(
+            "joyimage train turbo pairs -o turbo.safetensors --num-inference-steps 4 --teacher-guidance 4",
+            "joyimage train turbo turbo.toml --dry-run",
+        ),
+    ),
+    CatalogEntry(
         name="eval tiny",
         function="evaluate:tiny",
         help="Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.",

@@ -45,9 +45,10 @@ class RemoteRunner:
         self.device: str = entry["device"]
         self.dtype: str = entry["dtype"]
         self.base_size: int = entry["base_size"]
-        self.defaults = Defaults(
+        self._defaults = Defaults(
             num_inference_steps=entry["default_steps"], guidance_scale=entry["default_guidance"]
         )
+        self._lora_defaults: dict[str, dict[str, Any]] = entry.get("lora_defaults", {})
         self.load_seconds = load_seconds
 
     @classmethod
@@ -105,6 +106,16 @@ class RemoteRunner:
             candidates=job.candidates,
             adapters=adapters,
         )
+
+    def defaults(self, edit: AnyEdit) -> Defaults:
+        """Return what an edit with its adapters uses where nothing is given.
+
+        Raises:
+            InvalidInputError: The server does not offer one of them.
+        """
+        names = [self._find_adapter(text)["name"] for text in edit.given().get("loras", ())]
+        turbo = [self._lora_defaults[name] for name in names if name in self._lora_defaults]
+        return Defaults(**turbo[0]) if turbo else self._defaults
 
     def identify_adapter(self, text: str) -> list[Any]:
         """Return what tells an adapter from others: the content that the server has, and its scale.

@@ -222,7 +222,7 @@ def run_and_write(
     if options.rewrite != "none" and isinstance(edit, (Edit, Generate)):
         edit, asked = rewrite_prompt(edit, options.rewrite, sources, runner.rewrite)
         extra |= asked
-    resolved = edit.resolve(runner.defaults, ImageSize.of(images[0]) if images else None)
+    resolved = edit.resolve(runner.defaults(edit), ImageSize.of(images[0]) if images else None)
     result, seconds = timed(runner, resolved, images, quiet=quiet)
     made_with = {
         **extra,

@@ -61,7 +61,6 @@ class Runner(Protocol):
         device: Where it runs.
         dtype: Its precision.
         base_size: Side of its square size in pixels.
-        defaults: What it uses where nothing is given.
         load_seconds: Time that loading took.
     """
 
@@ -69,8 +68,11 @@ class Runner(Protocol):
     device: str
     dtype: str
     base_size: int
-    defaults: Defaults
     load_seconds: float
+
+    def defaults(self, edit: AnyEdit) -> Defaults:
+        """Return what an edit with its adapters uses where nothing is given."""
+        ...
 
     def run(self, edit: AnyEdit, images: Sequence[Image], *, quiet: bool = False) -> RunResult:
         """Run a resolved edit on images; `quiet` shows no progress bar."""
@@ -153,11 +155,22 @@ class LocalRunner:
         self.device = self.loaded.device
         self.dtype = self.loaded.dtype
         self.base_size: int = config["base_size"]
-        self.defaults = Defaults(
+        self.load_seconds = self.loaded.seconds
+
+    def defaults(self, edit: AnyEdit) -> Defaults:
+        """Return what an edit with its adapters uses where nothing is given.
+
+        Raises:
+            InvalidInputError: Two turbo adapters want to be sampled in different ways.
+        """
+        from joyimage.loading import Adapter, adapter_defaults
+
+        config: Any = self.loaded.pipe.config
+        own = Defaults(
             num_inference_steps=config["default_num_inference_steps"],
             guidance_scale=config["default_guidance_scale"],
         )
-        self.load_seconds = self.loaded.seconds
+        return adapter_defaults([Adapter.parse(text) for text in edit.given().get("loras", ())], own)
 
     def run(self, edit: AnyEdit, images: Sequence[Image], *, quiet: bool = False) -> RunResult:
         """Run a resolved edit on images.

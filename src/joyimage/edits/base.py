@@ -164,6 +164,7 @@ class EditValue(CheckedFields):
             decided |= {
                 "num_inference_steps": defaults.num_inference_steps,
                 "guidance_scale": defaults.guidance_scale,
+                "speed": defaults.speed,
                 "seed": secrets.randbelow(2**31),
                 **SAMPLING_DEFAULTS,
             }

@@ -30,10 +30,12 @@ class Defaults:
     Attributes:
         num_inference_steps: Number of denoising steps.
         guidance_scale: Classifier-free guidance scale.
+        speed: Speed preset: "turbo" with a turbo adapter.
     """
 
     num_inference_steps: int = 40
     guidance_scale: float = 4.0
+    speed: str = "exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,5 +179,5 @@ class Framing(CheckedFields):
     )
 
 
-SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1, "speed": "exact"}
+SAMPLING_DEFAULTS: dict[str, Any] = {"num_images": 1}
 FRAMING_DEFAULTS: dict[str, Any] = {"fit": "crop", "restore": False, "preserve": False}

@@ -22,21 +22,21 @@ def pipeline_editor(
     *,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    speed: str = "exact",
+    speed: str | None = None,
 ) -> Editor:
     """Edit with a pipeline; each case has its own generator, so the batch size does not matter.
 
     Args:
         pipe: The pipeline.
-        num_inference_steps: Denoising steps; None uses the checkpoint's own default.
-        guidance_scale: Guidance scale; None uses the checkpoint's own default.
-        speed: Speed preset.
+        num_inference_steps: Denoising steps; None uses the default of the active turbo adapter or of the checkpoint.
+        guidance_scale: Guidance scale; None uses the default of the adapter or checkpoint.
+        speed: Speed preset; None uses that of the adapter or checkpoint.
 
     Returns:
         The editor.
     """
-    steps = pipe.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
-    scale = pipe.config.default_guidance_scale if guidance_scale is None else guidance_scale
+    given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "speed": speed}
+    given = {name: value for name, value in given.items() if value is not None}
     pipe.set_progress_bar_config(disable=True)
 
     def edit(cases: Sequence[Case]) -> Sequence[Image.Image]:
@@ -46,9 +46,7 @@ def pipeline_editor(
             prompt=[case.prompt for case in cases],
             height=cases[0].size,
             width=cases[0].size,
-            num_inference_steps=steps,
-            guidance_scale=scale,
-            speed=speed,
+            **given,
             generator=[torch.Generator().manual_seed(case.seed) for case in cases],
         ).images
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from diffusers.loaders.lora_base import LoraBaseMixin
 
+from joyimage.acceleration.presets import TURBO
 from joyimage.acceleration.quantization import formats_of
 from joyimage.acceleration.streaming import stream_of
+from joyimage.edits import Defaults
 from joyimage.errors import InvalidInputError
 from joyimage.model.adapters.conversion import layers_in
 from joyimage.model.adapters.layouts import save_adapter
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from joyimage.model.adapters.recipe import SamplingRecipe
+
 _PART = "transformer"
+
+
+def defaults_of(recipe: SamplingRecipe) -> Defaults:
+    """Return what an edit with a turbo adapter uses where nothing is given."""
+    return Defaults(
+        num_inference_steps=recipe.num_inference_steps, guidance_scale=recipe.guidance_scale, speed=TURBO
+    )
 
 
 class AdapterLoadingMixin(LoraBaseMixin):

@@ -15,9 +15,11 @@ from joyimage.acceleration.parallel import GuidanceGroup
 from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.compat.diffusers import reset_step_caches
+from joyimage.edits import Defaults
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.adapters import defaults_of
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
-from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSchedule, DefaultSpeed, DefaultSteps
 from joyimage.pipeline.candidates import Halving
 from joyimage.pipeline.checks import check_call, check_callback, check_parts
 from joyimage.pipeline.conditioning import Conditioning, encode_conditioning
@@ -28,7 +30,7 @@ from joyimage.pipeline.images import (
 from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
 from joyimage.pipeline.parts import PipelineParts
-from joyimage.pipeline.schedule import Scheduler, set_schedule
+from joyimage.pipeline.schedule import TURBO_SCHEDULE, Scheduler, set_schedule, shifted
 from joyimage.pipeline.vae import encode_frame
 from joyimage.types import ImageSize, LatentSize
 
@@ -65,6 +67,22 @@ class JoyImagePipeline(PipelineParts):
     def speed(self) -> str:
         """Speed preset of the running call, or of the last one."""
         return self._speed
+
+    @property
+    def preset(self) -> SpeedPreset:
+        """What the running call leaves out, or the last one."""
+        return self._preset_of(self._speed)
+
+    @property
+    def defaults(self) -> Defaults:
+        """What a call uses where the caller gives nothing: the active turbo adapter's, or the checkpoint's own."""
+        recipe = self.transformer.active_recipe()
+        if recipe is None:
+            return Defaults(
+                num_inference_steps=self.config["default_num_inference_steps"],
+                guidance_scale=self.config["default_guidance_scale"],
+            )
+        return defaults_of(recipe)
 
     @property
     def do_classifier_free_guidance(self) -> bool:
@@ -135,15 +153,25 @@ class JoyImagePipeline(PipelineParts):
             InvalidTypeError: An argument is of a wrong type.
             InvalidInputError: An argument is out of range or does not fit another.
         """
-        if isinstance(sampling.num_inference_steps, DefaultSteps):
-            sampling = replace(sampling, num_inference_steps=self.config["default_num_inference_steps"])
-        if isinstance(sampling.guidance_scale, DefaultGuidance):
-            sampling = replace(sampling, guidance_scale=self.config["default_guidance_scale"])
         check_callback(callback.function, callback.tensor_names, self._callback_tensor_inputs)
         check_parts(self)
+        sampling = self._with_defaults(sampling)
         self._check_speed(sampling.speed)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         return num_prompts, sampling.as_integers()
+
+    def _with_defaults(self, sampling: SamplingInputs) -> SamplingInputs:
+        """Return how to sample, with the defaults of the adapter or checkpoint where the caller gave nothing."""
+        defaults, changes = self.defaults, dict[str, Any]()
+        if isinstance(sampling.num_inference_steps, DefaultSteps):
+            changes["num_inference_steps"] = defaults.num_inference_steps
+        if isinstance(sampling.guidance_scale, DefaultGuidance):
+            changes["guidance_scale"] = defaults.guidance_scale
+        if isinstance(sampling.speed, DefaultSpeed):
+            changes["speed"] = defaults.speed
+        if isinstance(sampling.schedule, DefaultSchedule) and defaults.speed == TURBO:
+            changes["schedule"] = TURBO_SCHEDULE
+        return replace(sampling, **changes)
 
     def parallel(self, num_processes: int) -> None:
         """Share every edit with other processes: each runs one guidance branch of a step.
@@ -171,16 +199,21 @@ class JoyImagePipeline(PipelineParts):
         Raises:
             InvalidInputError: It does not exist, needs an adapter, or meets a step cache of the caller.
         """
-        if name == TURBO and name not in self.speed_presets:
-            raise InvalidInputError(
-                f'`speed` is "{TURBO}", which needs a turbo adapter, and this model has none; expected one of '
-                f"{', '.join(self.speed_presets)}."
-            )
-        if name not in self.speed_presets:
+        if name == TURBO:
+            if self.transformer.active_recipe() is None:
+                raise InvalidInputError(
+                    f'`speed` is "{TURBO}", which needs a turbo adapter, and none is active; load one with '
+                    f"`load_lora_weights`, or choose one of {', '.join(self.speed_presets)}."
+                )
+        elif name not in self.speed_presets:
             raise InvalidInputError(
                 f"`speed` is {name!r}; expected one of {', '.join((*self.speed_presets, TURBO))}."
             )
-        check_preset(self.transformer, name, self.speed_presets[name])
+        check_preset(self.transformer, name, self._preset_of(name))
+
+    def _preset_of(self, name: str) -> SpeedPreset:
+        """Return what a preset leaves out; "turbo" computes all of its few steps."""
+        return SpeedPreset() if name == TURBO else self.speed_presets[name]
 
     def _latent_shape(self, size: ImageSize) -> tuple[int, ...]:
         """Return the shape of one output's latents, `[C, 1, H/8, W/8]`."""
@@ -201,7 +234,11 @@ class JoyImagePipeline(PipelineParts):
         self._speed = sampling.speed
         self._interrupt = False
         try:
-            with reusing_steps(self.transformer, self.speed_presets[sampling.speed]):
+            recipe = self.transformer.active_recipe()
+            with (
+                reusing_steps(self.transformer, self.preset),
+                shifted(cast("Scheduler", self.scheduler), recipe and recipe.shift),
+            ):
                 yield self.compute_device
         finally:
             reset_step_caches(self.transformer)

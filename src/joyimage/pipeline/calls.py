@@ -24,6 +24,18 @@ class DefaultGuidance(float):
     """A guidance scale that the caller did not give: the signature shows it, a call uses the checkpoint's own."""
 
 
+class DefaultSchedule(str):
+    """A list of noise levels that the caller did not ask for; a turbo adapter has its own."""
+
+    __slots__ = ()
+
+
+class DefaultSpeed(str):
+    """A speed preset that the caller did not ask for; a turbo adapter has its own."""
+
+    __slots__ = ()
+
+
 def serialized(method: Method) -> Method:
     """Run a pipeline's method in one thread at a time; a second thread waits.
 

@@ -55,7 +55,7 @@ def denoise(
     timesteps = scheduler.timesteps
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
-    preset = pipe.speed_presets[pipe.speed]
+    preset = pipe.preset
     if pipe.processes is not None:  # what was drawn is that of process 0
         latents = pipe.processes.share(latents)
         references = [
@@ -106,7 +106,7 @@ def _prepare(
 ) -> tuple[_Predictor, bool]:
     """Return what predicts these outputs, and whether both guidance branches share a forward."""
     scheduler, transformer = cast("Scheduler", pipe.scheduler), pipe.transformer
-    if pipe.speed_presets[pipe.speed].reuses_steps:
+    if pipe.preset.reuses_steps:
         references = split_outputs(
             references
         )  # each output decides for itself, so that a batch equals its single runs

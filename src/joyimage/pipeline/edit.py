@@ -14,7 +14,7 @@ from torch import Tensor
 from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
-from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSchedule, DefaultSpeed, DefaultSteps, serialized
 from joyimage.pipeline.candidates import choosing
 from joyimage.pipeline.checks import check_image_count, check_latents
 from joyimage.pipeline.decode import decode_target
@@ -74,7 +74,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         max_sequence_length: int = 4096,
         enable_denormalization: bool = True,
-        schedule: str = "diffusers",
+        schedule: str = DefaultSchedule("diffusers"),
         reference_latents: str = "sample",
         latents_dtype: str | torch.dtype | None = None,
         fit: str = "crop",
@@ -83,7 +83,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         region: Any = None,
         feather: float | None = None,
         close_up: bool = False,
-        speed: str = EXACT,
+        speed: str = DefaultSpeed(EXACT),
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, generate one.
 
@@ -125,7 +125,8 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             close_up: Show the model only the region and what is around it, so that it is edited at full
                 resolution; needs `region` and `restore`.
             speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
-                (docs/speed.md), and "turbo" needs a turbo adapter.
+                (docs/speed.md), and "turbo" needs a turbo adapter. An active one sets the defaults of this argument, of
+                the steps, the guidance scale and the schedule.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.

@@ -14,7 +14,7 @@ from torch import Tensor
 from joyimage.acceleration.presets import EXACT
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.callbacks import StepCallback, StepFunction
-from joyimage.pipeline.calls import DefaultGuidance, DefaultSteps, serialized
+from joyimage.pipeline.calls import DefaultGuidance, DefaultSchedule, DefaultSpeed, DefaultSteps, serialized
 from joyimage.pipeline.candidates import choosing
 from joyimage.pipeline.checks import check_divisible, check_latents
 from joyimage.pipeline.decode import decode_target
@@ -65,10 +65,10 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         max_sequence_length: int = 4096,
         enable_denormalization: bool = True,
-        schedule: str = "diffusers",
+        schedule: str = DefaultSchedule("diffusers"),
         reference_latents: str = "mode",
         latents_dtype: str | torch.dtype | None = None,
-        speed: str = EXACT,
+        speed: str = DefaultSpeed(EXACT),
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Generate an image from `images` as `prompt` says; without images, from the prompt alone.
 
@@ -104,7 +104,8 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             reference_latents: "mode" or "sample" of the VAE's posterior.
             latents_dtype: Precision of latents and guidance between steps; None: that of the embeddings.
             speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
-                (docs/speed.md), and "turbo" needs a turbo adapter.
+                (docs/speed.md), and "turbo" needs a turbo adapter. An active one sets the defaults of this argument, of
+                the steps, the guidance scale and the schedule.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from joyimage.errors import InvalidInputError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     import torch
     from torch import Tensor
 
 SCHEDULES = ("diffusers", "jd")
+TURBO_SCHEDULE = "jd"
+"""Schedule of turbo adapters: none of its steps is nearly empty, as the last one of diffusers' list is."""
 
 
 class Scheduler(Protocol):
@@ -41,6 +46,34 @@ class Scheduler(Protocol):
     ) -> tuple[Tensor, ...]:
         """Return the latents after a step, the only element of a tuple."""
         ...
+
+
+@contextmanager
+def shifted(scheduler: Scheduler, shift: float | None) -> Generator[None]:
+    """Give the noise levels another shift inside the `with`.
+
+    Args:
+        scheduler: The pipeline's scheduler.
+        shift: The shift; None changes nothing.
+
+    Raises:
+        InvalidInputError: The scheduler has no shift that can be set.
+    """
+    own: Any = scheduler
+    before = getattr(own, "shift", None)
+    if shift is None or shift == before:
+        yield
+        return
+    if before is None or not hasattr(own, "set_shift"):
+        raise InvalidInputError(
+            f"The active turbo adapter sets the shift {shift:g}, which `scheduler`, a {type(own).__name__}, does not "
+            "take; expected FlowMatchEulerDiscreteScheduler."
+        )
+    own.set_shift(shift)
+    try:
+        yield
+    finally:
+        own.set_shift(before)
 
 
 def set_schedule(

@@ -23,6 +23,7 @@ from joyimage.training.memory import target_modules
 from joyimage.training.optimizers import make_optimizer
 from joyimage.training.order import draw_batches, sample_generator
 from joyimage.training.state import load_state, save_state
+from joyimage.training.turbo import Distillation, measure_distillation, recipe_for
 from joyimage.training.validation import Sample, make_samples, measure_losses, write_samples
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ class AdapterLoop:
         self._precision = getattr(torch, config.train.precision_on(device.type))
         self._transformer: Any = pipe.transformer
         self._parameters = self._add_adapter()
+        self._distillation: Distillation | None = None
+        if config.turbo is not None:
+            self._distillation = Distillation.of(config, pipe, self._precision)
+            self._transformer.keep_recipe(
+                _ADAPTER, recipe_for(config, pipe)
+            )  # sample edits are made in its steps
         if savings.gradient_checkpointing:
             self._transformer.enable_gradient_checkpointing()
         processes.shard(self._transformer, list(self._parameters.values()))
@@ -174,6 +181,8 @@ class AdapterLoop:
                 "joyimage.num_inference_steps": str(self._pipe.config["default_num_inference_steps"]),
                 "joyimage.guidance_scale": str(self._pipe.config["default_guidance_scale"]),
             }
+            if config.turbo is not None:
+                header |= recipe_for(config, self._pipe).to_header()
             if config.trigger:
                 header["modelspec.trigger_phrase"] = config.trigger
             save_adapter(updates, path, "comfyui", header)
@@ -254,6 +263,8 @@ class AdapterLoop:
 
     def _loss(self, step: int, place: int, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch, all of whose draws follow from seed, step and place."""
+        if self._distillation is not None:
+            return self._distillation_loss(self._distillation, step, place, indices)
         train = self._config.train
         pairs = [self._survey.training[index] for index in indices]
         drops: list[bool] = []
@@ -276,6 +287,33 @@ class AdapterLoop:
             changed_region_weight=train.changed_region_weight,
         )
 
+    def _distillation_loss(
+        self, distillation: Distillation, step: int, place: int, indices: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch of a turbo adapter; all pairs of a batch learn the same step."""
+        seed = self._config.train.seed
+        features = [self._cache.read(self._survey.training[index].key) for index in indices]
+        noise = [
+            torch.randn(one.target.shape, generator=sample_generator(seed, step, place, row))
+            for row, one in enumerate(features)
+        ]
+        learned, from_own = distillation.draw_step(sample_generator(seed, step, place))
+        return distillation.loss(
+            features, torch.stack(noise).to(self._device), learned, starts_from_own=from_own
+        )
+
+    def _measure(self, keys: list[str]) -> dict[str, float]:
+        """Return the losses of held-out pairs."""
+        seed = self._config.train.seed
+        if self._distillation is None:
+            return measure_losses(self._transformer, self._cache, keys, self._device, self._precision, seed)
+        shapes = [self._cache.read(key).target.shape for key in keys]
+        noise = [
+            torch.randn(shape, generator=sample_generator(seed, -1, number)).to(self._device)
+            for number, shape in enumerate(shapes)
+        ]
+        return measure_distillation(self._distillation, self._cache, keys, noise)
+
     def _validate(self, step: int) -> dict[str, float]:
         """Measure held-out pairs and make the sample edits; every process does, one writes."""
         config = self._config
@@ -283,9 +321,7 @@ class AdapterLoop:
         numbers: dict[str, float] = {}
         with self._averaged():
             if keys:
-                numbers |= measure_losses(
-                    self._transformer, self._cache, keys, self._device, self._precision, config.train.seed
-                )
+                numbers |= self._measure(keys)
             if self._samples:
                 images, compared = make_samples(
                     self._pipe, self._cache, self._samples, takes_several=self._takes_several

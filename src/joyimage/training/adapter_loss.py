@@ -107,16 +107,7 @@ def predict_loss(
         changed_region_weight: Extra weight of cells that differ from the last reference.
     """
     noisy = torch.lerp(batch.target, noise, sigma.view(-1, 1, 1, 1, 1))
-    device = batch.target.device
-    with autocast(device, precision):
-        velocity = transformer(
-            hidden_states=[*batch.references, noisy],
-            timestep=1000 * sigma,
-            encoder_hidden_states=batch.prompt.to(precision),
-            encoder_hidden_states_mask=batch.mask,
-            return_dict=False,
-            target_only=True,
-        )[0]
+    velocity = predict_velocity(transformer, batch, noisy, sigma, precision)
     weight = torch.ones_like(batch.target[:, :1, 0])
     if changed_region_weight and batch.references and batch.references[-1].shape == batch.target.shape:
         weight = weigh_changes(
@@ -133,6 +124,29 @@ def predict_loss(
         )
         total = total * levels.mean()  # the weight of a level is not normalized away
     return total, mse
+
+
+def predict_velocity(
+    transformer: Any, batch: Batch, latents: Tensor, sigma: Tensor, precision: torch.dtype
+) -> Tensor:
+    """Return the velocity of the target's rows, `[B, C, 1, H, W]`.
+
+    Args:
+        transformer: The transformer.
+        batch: References and prompts.
+        latents: The noisy target, `[B, C, 1, H, W]`, fp32.
+        sigma: Noise level of each pair, `[B]`, fp32.
+        precision: bfloat16 computes under autocast, float32 as it is.
+    """
+    with autocast(latents.device, precision):
+        return transformer(
+            hidden_states=[*batch.references, latents],
+            timestep=1000 * sigma,
+            encoder_hidden_states=batch.prompt.to(precision),
+            encoder_hidden_states_mask=batch.mask,
+            return_dict=False,
+            target_only=True,
+        )[0]
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> Any:

@@ -112,6 +112,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurboConfig:
+    """What a turbo adapter learns: few steps without guidance that lead where many steps with guidance do.
+
+    Attributes:
+        num_inference_steps: Steps that the adapter is for.
+        teacher_steps: Steps of the model without the adapter that it replaces, a multiple of its own.
+        teacher_guidance: Guidance scale of those steps; the checkpoint's own if None.
+        shift: Shift of the noise levels; the checkpoint's own if None.
+        own_share: Share of the training starts that the adapter's own steps have led to from pure noise; the others
+            lie between noise and an image of the pairs.
+    """
+
+    num_inference_steps: int = 4
+    teacher_steps: int = 16
+    teacher_guidance: float | None = None
+    shift: float | None = None
+    own_share: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
     """How memory is saved.
 
@@ -181,6 +201,7 @@ class TrainingConfig:
         data: Sources of pairs.
         lora: The adapter.
         train: The optimization.
+        turbo: What a turbo adapter learns; None trains an adapter on what the pairs show.
         memory: How memory is saved.
         validate: What is measured.
     """
@@ -197,6 +218,7 @@ class TrainingConfig:
     tensorboard: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    turbo: TurboConfig | None = None
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
 
@@ -370,9 +392,46 @@ def _check(config: TrainingConfig) -> None:
             f"`lora.targets` is {lora.targets!r}; expected {', '.join(TARGETS)}, or a list of layers."
         )
     _check_memory(config)
+    if config.turbo is not None:
+        _check_turbo(config, config.turbo)
     for number, one in enumerate(config.data):
         if (one.pairs is None) == (one.target is None):
             raise InvalidInputError(f"`data[{number}]` needs either `target` (a folder) or `pairs` (a file).")
+
+
+def _check_turbo(config: TrainingConfig, turbo: TurboConfig) -> None:
+    """Reject numbers out of range, and settings that have no effect on a turbo adapter.
+
+    Raises:
+        InvalidInputError: One of them.
+    """
+    for name, value, low, high in (
+        ("num_inference_steps", turbo.num_inference_steps, 1, 100),
+        ("teacher_steps", turbo.teacher_steps, 1, 1000),
+        ("teacher_guidance", 1 if turbo.teacher_guidance is None else turbo.teacher_guidance, 1, 100),
+        ("shift", 1 if turbo.shift is None else turbo.shift, 0.01, 100),
+        ("own_share", turbo.own_share, 0, 1),
+    ):
+        if not low <= value <= high:
+            raise InvalidInputError(f"`turbo.{name}` is {value:g}; expected {low:g} to {high:g}.")
+    if turbo.teacher_steps % turbo.num_inference_steps:
+        raise InvalidInputError(
+            f"`turbo.teacher_steps` is {turbo.teacher_steps}; expected a multiple of `turbo.num_inference_steps`, "
+            f"{turbo.num_inference_steps}."
+        )
+    without_effect = {
+        "train.timesteps": config.train.timesteps != TrainConfig.timesteps,
+        "train.loss_weight": config.train.loss_weight != TrainConfig.loss_weight,
+        "train.changed_region_weight": config.train.changed_region_weight != 0,
+        "data.caption_dropout": any(
+            one.caption_dropout not in {0, DataConfig.caption_dropout} for one in config.data
+        ),
+    }
+    for name, is_given in without_effect.items():
+        if is_given:
+            raise InvalidInputError(
+                f"`{name}` has no effect on a turbo adapter, which learns its own steps; leave it out."
+            )
 
 
 def _check_memory(config: TrainingConfig) -> None:

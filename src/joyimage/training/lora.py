@@ -264,6 +264,8 @@ def _settings_sha256(config: TrainingConfig, planned: TrainingPlan) -> str:
         "sections": [[one.caption_dropout, one.weight] for one in config.data],
         "model": config.model,
     }
+    if config.turbo is not None:
+        what["turbo"] = dataclasses.asdict(config.turbo)
     if planned.base.files.get("transformer"):
         what["transformer"] = sample_file(planned.base.files["transformer"]).hex()
     if planned.memory.savings.quantization:

@@ -1,4 +1,4 @@
-"""`joyimage train lora`: train an adapter on pairs of images."""
+"""`joyimage train lora` and `joyimage train turbo`: train an adapter on pairs of images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,43 +17,23 @@ from joyimage.cli.surface import GROUPS
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from joyimage.training.config import TrainingConfig
+    from joyimage.training.config import TrainingConfig, TurboConfig
 
 _MOST_NOTES = 10
 _INPUT = Parameter(group=GROUPS["Input"])
 _MODEL = Parameter(group=GROUPS["Model"])
 _OUTPUT = Parameter(group=GROUPS["Output"])
 _TRAINING = Parameter(group=Group("Training", sort_key=10))
+_TRAIN_OPTIONS = ("steps", "batch_size", "gradient_accumulation", "learning_rate", "seed")
+_RUN_OPTIONS = ("model", "transformer", "text_encoder", "vae", "device", "output")
 
 
-def train_lora(
-    source: Annotated[Path, _INPUT],
-    *,
-    output: Annotated[Path | None, _OUTPUT, Parameter(name=["--output", "-o"])] = None,
-    model: Annotated[str | None, _MODEL] = None,
-    transformer: Annotated[Path | None, _MODEL] = None,
-    text_encoder: Annotated[Path | None, _MODEL] = None,
-    vae: Annotated[Path | None, _MODEL] = None,
-    quantize: Annotated[str | None, _MODEL] = None,
-    caption: Annotated[str | None, _INPUT] = None,
-    steps: Annotated[int | None, _TRAINING] = None,
-    batch_size: Annotated[int | None, _TRAINING] = None,
-    gradient_accumulation: Annotated[int | None, _TRAINING] = None,
-    learning_rate: Annotated[float | None, _TRAINING] = None,
-    rank: Annotated[int | None, _TRAINING] = None,
-    seed: Annotated[int | None, _TRAINING] = None,
-    device: Annotated[str | None, _MODEL] = None,
-    gpus: Annotated[int, _TRAINING] = 1,
-    dry_run: Annotated[bool, _OUTPUT] = False,
-    plan: Annotated[bool, _OUTPUT] = False,
-    align: Annotated[bool, _INPUT] = False,
-    tensorboard: Annotated[bool, _OUTPUT] = False,
-) -> None:
-    """Train a LoRA adapter on pairs of images, or resume an interrupted run.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Options of every training of an adapter; each one that is given replaces the config's value.
 
-    Args:
-        source: A .toml config; or a folder of pairs: the folders target and control, pairs.jsonl, metadata.csv, or .tar
-            shards.
+    Attributes:
         output: File NAME.safetensors to write, whose run is kept in NAME-run beside it; or the folder of the run.
         model: Checkpoint to train; default: the config's, else the published one on an accelerator and tiny on a CPU.
         transformer: Weight file of the transformer, in any supported format, in place of that of --model.
@@ -74,28 +55,90 @@ def train_lora(
         align: Move targets that are shifted against their references back.
         tensorboard: Write TensorBoard events too.
     """
-    given = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "gradient_accumulation": gradient_accumulation,
-        "learning_rate": learning_rate,
-        "rank": rank,
-        "seed": seed,
-        "model": model,
-        "transformer": transformer,
-        "text_encoder": text_encoder,
-        "vae": vae,
-        "quantization": quantize,
-        "device": device,
-        "output": output,
-        "align": align or None,
-        "tensorboard": tensorboard or None,
+
+    output: Annotated[Path | None, _OUTPUT, Parameter(name=["--output", "-o"])] = None
+    model: Annotated[str | None, _MODEL] = None
+    transformer: Annotated[Path | None, _MODEL] = None
+    text_encoder: Annotated[Path | None, _MODEL] = None
+    vae: Annotated[Path | None, _MODEL] = None
+    quantize: Annotated[str | None, _MODEL] = None
+    caption: Annotated[str | None, _INPUT] = None
+    steps: Annotated[int | None, _TRAINING] = None
+    batch_size: Annotated[int | None, _TRAINING] = None
+    gradient_accumulation: Annotated[int | None, _TRAINING] = None
+    learning_rate: Annotated[float | None, _TRAINING] = None
+    rank: Annotated[int | None, _TRAINING] = None
+    seed: Annotated[int | None, _TRAINING] = None
+    device: Annotated[str | None, _MODEL] = None
+    gpus: Annotated[int, _TRAINING] = 1
+    dry_run: Annotated[bool, _OUTPUT] = False
+    plan: Annotated[bool, _OUTPUT] = False
+    align: Annotated[bool, _INPUT] = False
+    tensorboard: Annotated[bool, _OUTPUT] = False
+
+    def given(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return those of some options that are given."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def train_lora(source: Annotated[Path, _INPUT], *, options: TrainingOptions | None = None) -> None:
+    """Train a LoRA adapter on pairs of images, or resume an interrupted run.
+
+    Args:
+        source: A .toml config; or a folder of pairs: the folders target and control, pairs.jsonl, metadata.csv, or .tar
+            shards.
+        options: Everything else.
+
+    Raises:
+        InvalidInputError: A value is not accepted, or the config is one of a turbo adapter.
+    """
+    options = options or TrainingOptions()
+    config = _read(source, options)
+    if config.turbo is not None:
+        raise InvalidInputError(f"{source} has a section [turbo]; run `joyimage train turbo {source}`.")
+    _run(config, options)
+
+
+def train_turbo(
+    source: Annotated[Path, _INPUT],
+    *,
+    num_inference_steps: Annotated[int | None, _TRAINING] = None,
+    teacher_steps: Annotated[int | None, _TRAINING] = None,
+    teacher_guidance: Annotated[float | None, _TRAINING] = None,
+    shift: Annotated[float | None, _TRAINING] = None,
+    options: TrainingOptions | None = None,
+) -> None:
+    """Train a LoRA adapter that makes an edit in few steps without guidance, or resume an interrupted run.
+
+    Args:
+        source: A .toml config; or a folder of pairs, as in `train lora`. It learns what the model makes of them.
+        num_inference_steps: Steps that the adapter is for; default: the config's, else 4.
+        teacher_steps: Steps of the model that it replaces, a multiple; default: the config's, else 16.
+        teacher_guidance: Guidance scale of those steps; default: the config's, else the checkpoint's own.
+        shift: Shift of the noise levels; default: the config's, else the checkpoint's own.
+        options: Everything else.
+    """
+    from joyimage.training.config import TurboConfig
+
+    options = options or TrainingOptions()
+    given: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "teacher_steps": teacher_steps,
+        "teacher_guidance": teacher_guidance,
+        "shift": shift,
     }
-    config = _read(source, caption, {name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    config = _read(source, options)
+    turbo: TurboConfig = config.turbo or TurboConfig()
+    _run(dataclasses.replace(config, turbo=dataclasses.replace(turbo, **given)), options)
+
+
+def _run(config: TrainingConfig, options: TrainingOptions) -> None:
+    """Plan or train as the options say, and print the file that was written."""
     from joyimage.training import lora
 
-    if dry_run or plan:
-        planned = lora.plan(config, num_processes=gpus)
+    if options.dry_run or options.plan:
+        planned = lora.plan(config, num_processes=options.gpus)
         for one in planned.survey.notes[:_MOST_NOTES]:
             warn(one)
         if len(planned.survey.notes) > _MOST_NOTES:
@@ -104,23 +147,21 @@ def train_lora(
             f"{len(planned.survey.training)} pairs to train on, {len(planned.survey.held_out)} held out."
             f" {planned.memory}"
         )
-        if dry_run:
+        if options.dry_run:
             sys.stdout.write(f"{lora.write_dry_run(config, planned)}\n")
         planned.memory.check()
         return
-    if gpus > 1:
-        _launch(gpus)
+    if options.gpus > 1:
+        _launch(options.gpus)
         return
     result = lora.train(config)
     if os.environ.get("RANK", "0") != "0":  # of several processes one reports
         return
-    notify(
-        f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB."
-    )
+    notify(f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB.")
     sys.stdout.write(f"{result.adapter}\n")
 
 
-def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingConfig:
+def _read(source: Path, options: TrainingOptions) -> TrainingConfig:
     """Return the config that a command line means: the file's, with options in the places of its values.
 
     Raises:
@@ -136,31 +177,31 @@ def _read(source: Path, caption: str | None, given: dict[str, Any]) -> TrainingC
     )
     from joyimage.training.data.sources import section_of_folder
 
-    names = ("steps", "batch_size", "gradient_accumulation", "learning_rate", "seed")
-    train = {name: given.pop(name) for name in names if name in given}
-    lora = {name: given.pop(name) for name in ("rank",) if name in given}
-    memory = {name: given.pop(name) for name in ("quantization",) if name in given}
+    run = options.given(_RUN_OPTIONS)
+    run |= {name: True for name in ("align", "tensorboard") if getattr(options, name)}
+    train, lora = options.given(_TRAIN_OPTIONS), options.given(("rank",))
+    memory: dict[str, Any] = {} if options.quantize is None else {"quantization": options.quantize}
     if source.is_file():
-        if caption is not None:
+        if options.caption is not None:
             raise InvalidInputError(
                 "`--caption` is for a folder of pairs; a config has `caption` in its [[data]]."
             )
         config = read_config(source)
         return dataclasses.replace(
             config,
-            **given,
+            **run,
             train=dataclasses.replace(config.train, **train),
             lora=dataclasses.replace(config.lora, **lora),
             memory=dataclasses.replace(config.memory, **memory),
         )
-    if "output" not in given:
+    if "output" not in run:
         raise InvalidInputError(
             "`--output` is missing; expected the adapter to write, such as sketch.safetensors."
         )
-    given.setdefault("model", default_model(given.get("device")))
+    run.setdefault("model", default_model(options.device))
     return TrainingConfig(
-        **given,
-        data=(section_of_folder(source, caption),),
+        **run,
+        data=(section_of_folder(source, options.caption),),
         train=TrainConfig(**train),
         lora=LoraConfig(**lora),
         memory=MemoryConfig(**memory),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.adapters.files import download_adapter, find_adapter_file, read_adapter
 from joyimage.model.adapters.names import adaptable_layers
+from joyimage.model.adapters.recipe import SamplingRecipe, only_recipe, recipe_of
 from joyimage.model.adapters.strength import Statement, check_config, read_statement, strip_prefix
 from joyimage.model.adapters.updates import LayerUpdate, peft_form, read_updates, rename_lokr
 
@@ -44,6 +45,7 @@ class AdapterMixin(PeftAdapterMixin):
         """
         del prefix
         source = pretrained_model_name_or_path_or_dict
+        recipe: SamplingRecipe | None = None
         if not hotswap:
             kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"))
         if isinstance(source, Mapping):
@@ -62,6 +64,7 @@ class AdapterMixin(PeftAdapterMixin):
             label = f"The adapter {path}"
             tensors, header = read_adapter(path)
             statement = read_statement(path, header)
+            recipe = recipe_of(header, label)
         check_values(tensors, label)
         model = cast("nn.Module", self)
         layers = adaptable_layers(model)
@@ -84,6 +87,40 @@ class AdapterMixin(PeftAdapterMixin):
                 metadata=metadata,
                 **kwargs,
             )
+        self.keep_recipe(kwargs["adapter_name"], recipe)
+
+    def keep_recipe(self, adapter_name: str, recipe: SamplingRecipe | None) -> None:
+        """Remember how an adapter is sampled.
+
+        Args:
+            adapter_name: Name of a loaded adapter.
+            recipe: What it was trained for; None for one that is no turbo adapter.
+        """
+        known: dict[str, SamplingRecipe | None] = getattr(self, "_recipes", {})
+        self._recipes = {**known, adapter_name: recipe}
+
+    def turbo_recipes(self) -> dict[str, SamplingRecipe]:
+        """Return what each loaded turbo adapter was trained for, by its name."""
+        known: dict[str, SamplingRecipe | None] = getattr(self, "_recipes", {})
+        loaded = getattr(self, "peft_config", {})
+        return {name: one for name, one in known.items() if one is not None and name in loaded}
+
+    def active_recipe(self) -> SamplingRecipe | None:
+        """Return what the turbo adapter that acts now was trained for; None without one.
+
+        Raises:
+            InvalidInputError: Two turbo adapters act that want to be sampled in different ways.
+        """
+        known = self.turbo_recipes()
+        if not known:
+            return None
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = (one for one in cast("nn.Module", self).modules() if isinstance(one, BaseTunerLayer))
+        layer = next(layers, None)  # all layers have the same adapters switched on
+        if layer is None or layer.disable_adapters:
+            return None
+        return only_recipe(known.get(name) for name in layer.active_adapters)
 
     def _adapter_name(self, given: str | None) -> str:
         """Return the name of a new adapter.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
+from joyimage.acceleration.presets import TURBO
 from joyimage.edits import Describe, Edit, Generate, Move
 from joyimage.pipeline.buckets import nearest_bucket
 from joyimage.serving.http.errors import ApiError
@@ -71,18 +73,18 @@ def make_task(
     _check_limits(edit, settings)
     size = ImageSize(*images[0].size) if images else None
     if isinstance(edit, Describe):
-        return Task(edit=edit.resolve(info.defaults, size), given=edit.to_dict(), num_inputs=len(images))
+        return Task(edit=edit.resolve(info.defaults(), size), given=edit.to_dict(), num_inputs=len(images))
     _check_framing(body, mask, images, info)
-    _check_speed(edit, info)
-    defaults = info.defaults
-    share = _SHARE_OF_STEPS.get(options.quality or "auto", 1.0)
+    defaults = info.defaults(parse_adapter(text, info.loras)[0] for text in edit.given().get("loras", ()))
+    is_turbo = defaults.speed == TURBO
+    _check_speed(edit, info, has_turbo=is_turbo)
+    # A turbo adapter is trained for its own number of steps; a quality does not change that.
+    share = 1.0 if is_turbo else _SHARE_OF_STEPS.get(options.quality or "auto", 1.0)
     steps = max(1, round(defaults.num_inference_steps * share))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice for people at a prompt, not for servers
         try:
-            resolved = edit.resolve(
-                type(defaults)(num_inference_steps=steps, guidance_scale=defaults.guidance_scale), size
-            )
+            resolved = edit.resolve(replace(defaults, num_inference_steps=steps), size)
             _ = resolved.prompt  # checks the object of a spatial edit
         except OverflowError as error:
             raise ApiError(400, str(error), code="invalid_value") from None
@@ -220,15 +222,15 @@ def _check_limits(edit: AnyEdit, settings: ServerSettings) -> None:
             raise ApiError(404, f"There is no adapter {name[:100]!r} here; offered: {offered}.", param="lora")
 
 
-def _check_speed(edit: AnyEdit, info: ModelInfo) -> None:
+def _check_speed(edit: AnyEdit, info: ModelInfo, *, has_turbo: bool) -> None:
     """Reject a speed preset that the model does not have.
 
     Raises:
         ApiError: It does not.
     """
     speed = edit.given().get("speed")
-    if speed is not None and speed not in info.speeds:
-        needs = " It needs a turbo adapter." if speed == "turbo" else ""
+    if speed is not None and speed not in info.speeds and not (has_turbo and speed == TURBO):
+        needs = " It needs a turbo adapter." if speed == TURBO else ""
         raise ApiError(
             400,
             f"`speed` is {speed!r}; this model has {', '.join(info.speeds)}.{needs}",

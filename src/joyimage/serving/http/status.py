@@ -2,6 +2,7 @@
 
 # Annotations are real types here: FastAPI reads them.
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import anyio
@@ -154,6 +155,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "loras": list(info.loras),
         "speeds": list(info.speeds),
         "lora_sha256": dict(info.lora_sha256),
+        "lora_defaults": {name: asdict(one) for name, one in info.lora_defaults.items()},
         "acceleration": dict(info.acceleration),
         "sizes": [str(size) for size in bucket_sizes(info.base_size)],
     }

@@ -51,6 +51,7 @@ class LocalRunner:
         session_bytes: int = 2**30,
     ) -> None:
         from joyimage import acceleration
+        from joyimage.pipeline.adapters import defaults_of
         from joyimage.serving.workers.preview import Previewer
 
         self.pipe = pipe
@@ -73,6 +74,9 @@ class LocalRunner:
             loras=tuple(loras),
             speeds=tuple(pipe.speed_presets),
             lora_sha256=dict(lora_sha256 or {}),
+            lora_defaults={
+                name: defaults_of(recipe) for name, recipe in pipe.transformer.turbo_recipes().items()
+            },
             acceleration=report.to_dict(),
         )
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from joyimage.edits import Defaults
-from joyimage.errors import JoyImageError
+from joyimage.errors import InvalidInputError, JoyImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -43,6 +43,7 @@ class ModelInfo:
         loras: Names of the adapters it has.
         speeds: Names of the speed presets it has.
         lora_sha256: Hash of each adapter's content by its name.
+        lora_defaults: What each turbo adapter sets, by its name, where an edit gives nothing.
         acceleration: What runs in an edit and what does not; see `joyimage.acceleration.Report`.
     """
 
@@ -55,12 +56,25 @@ class ModelInfo:
     loras: tuple[str, ...] = ()
     speeds: tuple[str, ...] = ("exact",)
     lora_sha256: Mapping[str, str] = field(default_factory=dict)
+    lora_defaults: Mapping[str, Defaults] = field(default_factory=dict)
     acceleration: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def defaults(self) -> Defaults:
-        """What the checkpoint uses where an edit gives nothing."""
-        return Defaults(num_inference_steps=self.steps, guidance_scale=self.guidance)
+    def defaults(self, loras: Iterable[str] = ()) -> Defaults:
+        """Return what is used where an edit gives nothing.
+
+        Args:
+            loras: Names of the adapters of the edit; those that the model does not have count for nothing.
+
+        Raises:
+            InvalidInputError: Two turbo adapters want to be sampled in different ways.
+        """
+        found = {self.lora_defaults[name] for name in loras if name in self.lora_defaults}
+        if len(found) > 1:
+            raise InvalidInputError(
+                "`loras` names two turbo adapters with different settings; use one of them."
+            )
+        own = Defaults(num_inference_steps=self.steps, guidance_scale=self.guidance)
+        return found.pop() if found else own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,10 @@ export class Settings {
     /** @type {Kind} */
     this.kind = "edit";
     this.framing = structuredClone(FRAMING);
-    byId("settings", HTMLElement).addEventListener("input", () => {
+    /** The defaults that the fields show. @type {{steps?: number, guidance?: number}} */
+    this.shown = {};
+    byId("settings", HTMLElement).addEventListener("input", (event) => {
+      if (event.target === this.lora) this.showDefaults();
       this.remember();
       this.summarize();
       changed();
@@ -52,7 +55,6 @@ export class Settings {
   /** Take over what the server says of its models and of the fields of edits. @param {Model[]} models @param {Schemas} schemas */
   setModels(models, schemas) {
     const model = models[0];
-    const usual = this.known;
     this.known = model;
     this.more.setSchemas(withSpeeds(schemas, model.speeds), this.kind);
     fill(this.model, models.map(({ id }) => id));
@@ -61,17 +63,32 @@ export class Settings {
     byId("lora-setting", HTMLElement).hidden = !model.loras?.length;
     this.n.max = String(model.limits.max_outputs);
     this.steps.max = String(model.limits.max_steps);
-    if (model.default_steps !== undefined) {
-      // Another checkpoint has other defaults; only what was chosen by hand stays.
-      if (isUsual(this.steps, usual?.default_steps)) this.steps.value = String(model.default_steps);
-      if (isUsual(this.guidance, usual?.default_guidance)) this.guidance.value = String(model.default_guidance);
-      tell(
-        byId("defaults-hint", HTMLElement),
-        `The checkpoint's own: ${model.default_steps} steps, guidance ${model.default_guidance}. More steps: finer, and slower. ` +
-          "More guidance: closer to the words; 1 and below switch it off, which takes half the time.",
-      );
-    }
+    this.showDefaults();
     this.summarize();
+  }
+
+  /** What is used where nothing is given: what the chosen adapter sets, or the checkpoint's own. @returns {{steps?: number, guidance?: number}} */
+  get usual() {
+    const turbo = this.known?.lora_defaults?.[this.lora.value];
+    if (turbo) return { steps: turbo.num_inference_steps, guidance: turbo.guidance_scale };
+    return { steps: this.known?.default_steps, guidance: this.known?.default_guidance };
+  }
+
+  /** Another checkpoint or adapter has other defaults; only what was chosen by hand stays. */
+  showDefaults() {
+    const { steps, guidance } = this.usual;
+    if (steps === undefined) return;
+    if (isUsual(this.steps, this.shown.steps)) this.steps.value = String(steps);
+    if (isUsual(this.guidance, this.shown.guidance)) this.guidance.value = String(guidance);
+    this.shown = { steps, guidance };
+    const isTurbo = this.known?.lora_defaults?.[this.lora.value] !== undefined;
+    tell(
+      byId("defaults-hint", HTMLElement),
+      isTurbo
+        ? `The turbo adapter was trained for ${steps} ${steps === 1 ? "step" : "steps"}, guidance ${guidance}.`
+        : `The checkpoint's own: ${steps} steps, guidance ${guidance}. More steps: finer, and slower. ` +
+            "More guidance: closer to the words; 1 and below switch it off, which takes half the time.",
+    );
   }
 
   /** Show what a kind of edit uses. @param {Kind} kind */
@@ -103,8 +120,9 @@ export class Settings {
     this.negative.value = "";
     this.lora.value = "";
     this.more.reset();
-    this.steps.value = String(this.known?.default_steps ?? "");
-    this.guidance.value = String(this.known?.default_guidance ?? "");
+    this.steps.value = "";
+    this.guidance.value = "";
+    this.showDefaults();
     byId("wording", HTMLSelectElement).value = "documented";
     this.framing = structuredClone(FRAMING);
     this.setKind(this.kind);
@@ -125,10 +143,9 @@ export class Settings {
     return null;
   }
 
-  /** Put the checkpoint's defaults where nothing was chosen. */
+  /** Put the defaults where nothing was chosen. */
   fillDefaults() {
-    if (this.steps.value === "") this.steps.value = String(this.known?.default_steps ?? "");
-    if (this.guidance.value === "") this.guidance.value = String(this.known?.default_guidance ?? "");
+    this.showDefaults();
   }
 
   /** Return how the whole of an image goes in: nothing is left out of the edit. @param {{width: number, height: number} | null} image */
@@ -163,8 +180,8 @@ export class Settings {
     set("seed", this.seed.value);
     set("num_candidates", this.candidates.value);
     set("size", this.size.value);
-    set("num_inference_steps", this.steps.value, this.known?.default_steps);
-    set("guidance_scale", this.guidance.value, this.known?.default_guidance);
+    set("num_inference_steps", this.steps.value, this.usual.steps);
+    set("guidance_scale", this.guidance.value, this.usual.guidance);
     set("negative_prompt", this.negative.value.trim());
     set("loras", this.lora.value);
     if (this.model.selectedIndex > 0) set("model", this.model.value);
@@ -177,10 +194,10 @@ export class Settings {
     return { ...fields, ...this.more.read(this.kind) };
   }
 
-  /** Return what a reload has to know of a field: nothing where it is the checkpoint's default. @param {HTMLInputElement} input */
+  /** Return what a reload has to know of a field: nothing where it is a default. @param {HTMLInputElement} input */
   keep(input) {
-    if (input === this.steps && isUsual(input, this.known?.default_steps)) return "";
-    return input === this.guidance && isUsual(input, this.known?.default_guidance) ? "" : input.value;
+    if (input === this.steps && isUsual(input, this.usual.steps)) return "";
+    return input === this.guidance && isUsual(input, this.usual.guidance) ? "" : input.value;
   }
 
   summarize() {

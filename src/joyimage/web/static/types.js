@@ -85,6 +85,7 @@
  * @property {number} [default_guidance]
  * @property {boolean} [takes_several_images]
  * @property {string[]} [loras]
+ * @property {Record<string, {num_inference_steps: number, guidance_scale: number}>} [lora_defaults] What turbo adapters set. Missing from older servers.
  * @property {string[]} [speeds] Missing from older servers.
  * @property {string[]} [sizes]
  *
