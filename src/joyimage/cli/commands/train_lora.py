@@ -157,7 +157,9 @@ def _run(config: TrainingConfig, options: TrainingOptions) -> None:
     result = lora.train(config)
     if os.environ.get("RANK", "0") != "0":  # of several processes one reports
         return
-    notify(f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB.")
+    notify(
+        f"{result.steps} steps in {result.seconds:.0f} s; encoded pairs {result.cache_bytes / 1e6:.1f} MB."
+    )
     sys.stdout.write(f"{result.adapter}\n")
 
 
