@@ -178,6 +178,16 @@ def test_score_when_the_view_is_right_but_rough_then_is_done_and_not_strict():
     assert not result.strict
 
 
+@pytest.mark.parametrize("task", ["rotate", "camera"])
+def test_score_when_the_view_is_right_but_soft_then_sharpness_tells(task):
+    case = generate(task, 0)
+    soft = case.target_image.filter(ImageFilter.GaussianBlur(1))
+
+    assert present(score(case, case.target_image).sharpness) == 1
+    assert present(score(case, soft).sharpness) < 0.6
+    assert score(case, soft).done
+
+
 def test_nearest_shape_when_moved_and_scaled_a_little_then_names_the_shape():
     item = present(generate("remove", 0).subject)
     for shape in ("circle", "square", "triangle", "star", "heart", "cross"):

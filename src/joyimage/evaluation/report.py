@@ -21,6 +21,7 @@ _HEADER: tuple[str, ...] = (
     "view",
     "PSNR",
     "background",
+    "sharpness",
     "VAE round trip",
     "copied input",
 )
@@ -79,6 +80,7 @@ def to_table(result: Comparison, suite: Suite[CaseT]) -> str:
                 share(row.view_right),
                 f"{row.psnr:.1f}",
                 f"{row.background_psnr:.1f}",
+                "-" if row.sharpness is None else f"{row.sharpness:.2f}".removeprefix("0"),
                 f"{share(best.strict)} ({best.psnr:.1f})",
                 f"{share(least.done)} ({least.psnr:.1f})",
             ]
@@ -109,6 +111,7 @@ def _notes(result: Comparison, suite: Suite[CaseT], num: int) -> list[str]:
         f" {result.model.seconds_per_edit:.2f} s per edit in batches;"
         f" at .90 the 95 % interval is ± {margin:.2f}.",
         "done: the requested change happened; strict: and nothing else changed. PSNR and background in dB.",
+        "Sharpness: gradient energy as a share of the target's, of tasks that change the view.",
         "VAE round trip: strict (PSNR) of the true result encoded and decoded by the VAE, the upper bound.",
         "Copied input: done (PSNR) of the untouched source, the lower bound.",
         f"{HELD_OUT}: {suite.held_out_description}, all tasks together.",

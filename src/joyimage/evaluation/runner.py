@@ -34,6 +34,7 @@ class TaskResult:
         view_right: Share of cases whose nearest rendered view or pose is the requested one.
         psnr: Mean of the whole image against the target, dB.
         background_psnr: Mean outside every object's old and new place, dB.
+        sharpness: Mean gradient energy as a share of the target's.
     """
 
     n: int
@@ -44,6 +45,7 @@ class TaskResult:
     view_right: float | None
     psnr: float
     background_psnr: float
+    sharpness: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,4 +126,5 @@ def _summarize(scores: Sequence[Score]) -> TaskResult:
         view_right=mean([item.view_right for item in scores]),
         psnr=float(np.mean([item.psnr for item in scores])),
         background_psnr=float(np.mean([item.background_psnr for item in scores])),
+        sharpness=mean([item.sharpness for item in scores]),
     )

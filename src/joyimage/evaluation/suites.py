@@ -62,6 +62,8 @@ class Score:
         view_right: Whether the nearest rendered view or pose is the requested one; None for other tasks.
         view_error_degrees: Angle between the nearest and the requested view of a rotation; None for other
             tasks.
+        sharpness: Gradient energy of the image as a share of the target's: below 1 edges are softer than they should
+            be. None for tasks that don't change the view.
         faults: What went wrong, in a few words each.
     """
 
@@ -73,6 +75,7 @@ class Score:
     red_gone: bool | None = None
     view_right: bool | None = None
     view_error_degrees: int | None = None
+    sharpness: float | None = None
     faults: tuple[str, ...] = field(default=())
 
 

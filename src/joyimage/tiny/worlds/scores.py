@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from joyimage.errors import InvalidInputError
-from joyimage.evaluation.metrics import intersection_over_union, psnr
+from joyimage.evaluation.metrics import intersection_over_union, psnr, sharpness
 from joyimage.evaluation.suites import Score
 from joyimage.tiny.worlds import drawing
 from joyimage.tiny.worlds.drawing import COLORS, SHAPES, Mask, PixelBox, Pixels, Rgb
@@ -246,6 +246,7 @@ def _spatial_score(
         background_psnr=psnr(pixels, case.target, _outside([union], case.size)),
         view_right=view_right,
         view_error_degrees=view_error_degrees,
+        sharpness=sharpness(pixels, case.target),
         faults=tuple(faults),
     )
 
