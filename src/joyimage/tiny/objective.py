@@ -49,7 +49,7 @@ class EditorData:
         tokens: Token ids of each pair's whole conversation.
         empty_tokens: Token ids of a conversation with an empty prompt, with an image and without.
         members: Indices of the pairs of each task.
-        group_shares: Relative probability of each group.
+        weights: Relative probability of each task.
         prefix_tokens: Tokens at the start that the pipeline drops.
         pad_token: Token id of the padding.
     """
@@ -61,7 +61,7 @@ class EditorData:
     tokens: list[Tensor]
     empty_tokens: tuple[Tensor, Tensor]
     members: dict[str, Tensor]
-    group_shares: Tensor
+    weights: dict[str, float]
     prefix_tokens: int
     pad_token: int
 
@@ -104,7 +104,13 @@ def encode_pairs(
     }
 
 
-def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs, device: str) -> EditorData:
+def prepare(
+    latents: dict[str, Tensor],
+    tokenizer: Qwen2Tokenizer,
+    pairs: Pairs,
+    device: str,
+    weights: dict[str, float] = TASK_WEIGHTS,
+) -> EditorData:
     """Tokenize all prompts and put everything on the device.
 
     Args:
@@ -112,6 +118,7 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
         tokenizer: Tokenizer of the checkpoint.
         pairs: Rendered pairs.
         device: Device of the data.
+        weights: Relative probability of each task.
 
     Returns:
         The data that `loss` draws from.
@@ -132,7 +139,7 @@ def prepare(latents: dict[str, Tensor], tokenizer: Qwen2Tokenizer, pairs: Pairs,
             name: torch.tensor([i for i, task in enumerate(pairs.tasks) if TASKS[task] == name])
             for name in TASKS
         },
-        group_shares=torch.tensor([sum(TASK_WEIGHTS[task] for task in group) for group in GROUPS]),
+        weights=weights,
         prefix_tokens=len(tokenizer(SYSTEM_TURN).input_ids) + 1,
         pad_token=int(str(tokenizer.pad_token_id)),
     )
@@ -162,8 +169,9 @@ def loss(
     Returns:
         The loss, and the group's mean squared error for the log.
     """
-    group = int(torch.multinomial(data.group_shares, 1))
-    weights = torch.tensor([TASK_WEIGHTS[task] for task in GROUPS[group]])
+    shares = torch.tensor([sum(data.weights[task] for task in group) for group in GROUPS])
+    group = int(torch.multinomial(shares, 1))
+    weights = torch.tensor([data.weights[task] for task in GROUPS[group]])
     tasks = torch.multinomial(weights, batch_size, replacement=True).tolist()
     pools = [data.members[GROUPS[group][task]] for task in tasks]
     chosen = torch.stack([pool[torch.randint(len(pool), ())] for pool in pools]).to(data.pixels.device)

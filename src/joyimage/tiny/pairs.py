@@ -29,6 +29,11 @@ TASK_WEIGHTS = {
     "camera": 2.5,
     "text-to-image": 3.0,
 }
+# Shares of the samples where training goes on from a checkpoint that does the first five tasks: what is still weak.
+CONTINUED_WEIGHTS = {
+    **{"add": 0.5, "remove": 0.5, "recolor": 0.75, "replace": 0.75, "move": 1.5},
+    **{"rotate": 3.0, "camera": 3.0, "text-to-image": 5.0},
+}
 # Share of the removals, replacements and moves whose prompt names the object without its color. A scene never has two
 # objects of one shape, so the shape alone says which one is meant.
 SHORT_NAMES = 0.4

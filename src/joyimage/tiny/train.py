@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from joyimage.tiny.language import (
 )
 from joyimage.tiny.objective import encode_pairs, prepare
 from joyimage.tiny.objective import loss as editor_loss
-from joyimage.tiny.pairs import Pairs, render_pairs
+from joyimage.tiny.pairs import CONTINUED_WEIGHTS, TASK_WEIGHTS, Pairs, render_pairs
 from joyimage.tiny.reading import (
     ReadingBatch,
     aim_at_pairs,
@@ -59,7 +59,7 @@ EDIT_BATCH = 24
 READ_MUON_RATE, READ_ADAM_RATE = 0.01, 1.5e-3
 # A model that reads single images learns to compare two, and is asked about single ones so that it does not forget.
 COMPARE_MUON_RATE, COMPARE_ADAM_RATE = 0.008, 1e-3
-_READ_BATCH, _COMPARE_BATCH = ReadingBatch(10, 6), ReadingBatch(3, 10)
+_READ_BATCH, _COMPARE_BATCH = ReadingBatch(10, 6), ReadingBatch(6, 10)
 _STATISTICS_SCENES = 512
 _CONTINUED_FROM_SEED = 100_000  # runs from random weights never had so many scenes of one task
 # Prompts whose states reading must not move, of scenes that the edit stage has not seen.
@@ -96,8 +96,9 @@ def train_tiny(
         device: Device to train on, "cpu" or "cuda".
         output_path: Folder of the checkpoint; None uses `checkpoint` in `run_path`.
         start: Checkpoint whose weights training continues from, on scenes that it has not seen and at half the peak
-            rates; its VAE stays. With the stage "read" its edits stay as they are, up to what reading moves. None
-            trains all parts from random weights.
+            rates. With the stage "vae" only the decoder trains, so that latents stay what the transformer knows;
+            with "edit" only the transformer, if the text encoder has learned to read; with "read" its edits stay as
+            they are, up to what reading moves. None trains all parts from random weights.
         progress: Whether to show progress bars.
 
     Returns:
@@ -119,13 +120,11 @@ def train_tiny(
     for name, number in numbers.items():
         if number < 1:
             raise InvalidInputError(f"`{name}` is {number}; expected 1 or more.")
-    if stage == "vae" and start is not None:
-        raise InvalidInputError(
-            "`stage` is 'vae', and the VAE of `start` stays as it is; leave one of them out."
-        )
     run_path.mkdir(parents=True, exist_ok=True)
     if stage in {"vae", "all"} and start is None:
         _train_vae(run_path, vae_steps, seed, device, progress)
+    if stage == "vae" and start is not None:
+        _train_decoder(run_path, start, vae_steps, num_pairs, seed, device, progress)
     if stage in {"edit", "all"}:
         parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
         _train_editor(run_path, parts, edit_steps, num_pairs, seed, device, progress)
@@ -149,6 +148,7 @@ class _Parts:
         tokenizer: Tokenizer of the text encoder.
         first_seed: Seed of the first scene of each task.
         rate: Factor on the peak learning rates.
+        weights: Relative probability of each task.
     """
 
     vae: Any
@@ -157,6 +157,7 @@ class _Parts:
     tokenizer: Qwen2Tokenizer
     first_seed: int = 0
     rate: float = 1.0
+    weights: dict[str, float] = field(default_factory=lambda: TASK_WEIGHTS)
 
 
 def _new_parts(run_path: Path, seed: int) -> _Parts:
@@ -182,6 +183,7 @@ def _parts_of(checkpoint: str) -> _Parts:
         tokenizer=pipe.tokenizer,
         first_seed=_CONTINUED_FROM_SEED,
         rate=0.5,
+        weights=CONTINUED_WEIGHTS,
     )
 
 
@@ -206,6 +208,25 @@ def _train_vae(run_path: Path, steps: int, seed: int, device: str, progress: boo
     (run_path / "latents.json").write_text(json.dumps(statistics), encoding="utf-8")
 
 
+def _train_decoder(
+    run_path: Path, start: str, steps: int, num_pairs: int, seed: int, device: str, progress: bool
+) -> None:
+    pairs = render_pairs(run_path, num_pairs, first_seed=_CONTINUED_FROM_SEED, progress=progress)
+    vae: Any = _parts_of(start).vae.float().to(device)
+    tiny_vae.trainable_decoder(vae)
+    weights = torch.tensor([CONTINUED_WEIGHTS[TASKS[task]] for task in pairs.tasks])
+    weights /= torch.bincount(torch.from_numpy(pairs.tasks).long())[pairs.tasks]
+
+    def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.multinomial(weights, VAE_BATCH).numpy()
+        pixels = torch.from_numpy(pairs.targets[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with fast_autocast(torch.device(device)):
+            return tiny_vae.decoder_loss(vae, pixels.to(device))
+
+    settings = StageSettings(name="vae", steps=steps, muon_lr=0.01, adam_lr=1e-3, seed=seed)
+    run_stage(run_path, settings, {"vae": vae}, compute_loss, progress=progress)
+
+
 def _scene_pixels(numbers: range) -> Tensor:
     """Return alternating sources and targets of all tasks' scenes, `[N, 3, H, W]` in [-1, 1]."""
     images = []
@@ -228,7 +249,7 @@ def _train_editor(
 ) -> None:
     pairs = render_pairs(run_path, num_pairs, first_seed=parts.first_seed, progress=progress)
     latents = _encode_once(run_path, parts.vae.to(device), pairs, device, progress)
-    data = prepare(latents, parts.tokenizer, pairs, device)
+    data = prepare(latents, parts.tokenizer, pairs, device, parts.weights)
     text_encoder, transformer = parts.text_encoder.to(device), parts.transformer.to(device)
 
     def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
@@ -237,7 +258,12 @@ def _train_editor(
     settings = StageSettings(
         name="edit", steps=steps, muon_lr=0.012 * parts.rate, adam_lr=1.5e-3 * parts.rate, seed=seed + 1
     )
-    modules = {"transformer": transformer, "text_encoder": text_encoder}
+    modules: dict[str, nn.Module] = {"transformer": transformer}
+    if is_grown(text_encoder):
+        # Its answers are made of the same states as its prompts.
+        text_encoder.eval().requires_grad_(False)
+    else:
+        modules["text_encoder"] = text_encoder
     run_stage(run_path, settings, modules, compute_loss, progress=progress)
 
 
@@ -260,15 +286,20 @@ def _encode_once(
 
 
 def _edited_parts(run_path: Path, seed: int, start: str | None) -> _Parts:
-    """Return the parts as the edit stage of the run left them, or those of `start` where it has none.
+    """Return the parts as the stages of the run left them, or those of `start` where it has none.
 
     Raises:
         CheckpointError: There is neither an edit stage nor a checkpoint to start from.
     """
     parts = _new_parts(run_path, seed) if start is None else _parts_of(start)
+    if start is not None and (run_path / "vae.safetensors").exists():
+        parts.vae.load_state_dict(averaged_weights(run_path, "vae", "vae"))
     if start is None or (run_path / "edit.safetensors").exists():
-        parts.text_encoder.load_state_dict(averaged_weights(run_path, "edit", "text_encoder"), strict=False)
         parts.transformer.load_state_dict(averaged_weights(run_path, "edit", "transformer"))
+        if start is None or not is_grown(parts.text_encoder):
+            parts.text_encoder.load_state_dict(
+                averaged_weights(run_path, "edit", "text_encoder"), strict=False
+            )
     return parts
 
 

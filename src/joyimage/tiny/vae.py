@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Small: the latents are standardized afterwards, so the prior's shape matters little.
 KL_WEIGHT = 1e-6
+EDGE_WEIGHT = 0.5
+_QUIETED = 20.0
 
 
 def encode_moments(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +52,28 @@ def loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float
     return total, {"psnr": float(10 * torch.log10(4 / squared.detach()))}
 
 
+def decoder_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Reconstruct from latents with some noise; differences between neighbors count, too, which keeps edges sharp.
+
+    Args:
+        vae: In training, from `trainable_decoder`.
+        pixels: `[B, 3, H, W]` in [-1, 1].
+
+    Returns:
+        The loss, and PSNR in dB for the log.
+    """
+    with torch.no_grad():
+        mean, log_variance = encode_moments(vae, pixels)
+        # An editor's latents are less exact than an encoder's: up to the noise that the first training had.
+        amount = _QUIETED * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
+        latents = mean + amount * torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    difference = decode(vae, latents) - pixels
+    squared = difference.square().mean()
+    edges = sum(difference.diff(dim=axis).abs().mean() for axis in (-2, -1))
+    total = difference.abs().mean() + 2 * squared + EDGE_WEIGHT * edges
+    return total, {"psnr": float(10 * torch.log10(4 / squared.detach()))}
+
+
 @torch.no_grad()
 def measure_latents(vae: AutoencoderKLWan, pixels: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
     """Give mean and standard deviation per channel of the latents of `pixels` `[B, 3, H, W]`."""
@@ -65,7 +89,7 @@ def quiet_posterior(vae: AutoencoderKLWan) -> None:
     reference behind it: it is as large as the latents themselves in the channels that say least.
     """
     bias: Any = vae.quant_conv.bias
-    bias[vae.config["z_dim"] :] -= 2 * math.log(20)
+    bias[vae.config["z_dim"] :] -= 2 * math.log(_QUIETED)
 
 
 def trainable(vae: AutoencoderKLWan) -> nn.Module:
@@ -74,3 +98,11 @@ def trainable(vae: AutoencoderKLWan) -> nn.Module:
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("time_conv" not in name)
     return vae
+
+
+def trainable_decoder(vae: AutoencoderKLWan) -> nn.Module:
+    """Prepare only the decoder for training: what the encoder makes of an image stays."""
+    trainable(vae)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    return vae.train()

@@ -32,7 +32,8 @@ def tiny(
         seed: Seed of weights, noise and batches.
         device: Device to train on; default: an accelerator if there is one.
         output: Folder of the checkpoint; default: RUN/checkpoint.
-        start: Checkpoint to continue from, on new scenes and at half the peak rates; its VAE stays.
+        start: Checkpoint to continue from, on new scenes and at half the peak rates; of its VAE only the decoder
+            trains, with --stage vae.
     """
     import torch
 
