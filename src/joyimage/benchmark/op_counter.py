@@ -199,11 +199,11 @@ class _Operators(TorchDispatchMode):
                 if not is_device(result):
                     self._pretending[result] = True
         open_regions = self._counter.open()
-        if packet in flop_registry or packet in _MATMULS:
-            flops = _flops(packet, args, kwargs, out)
+        if has_flops(packet):
+            flops = count_flops(packet, args, kwargs, out)
             for counts in open_regions:
                 counts.flops += flops
-        elif any(map(is_device, results)) and not _is_free(func, packet):
+        elif any(map(is_device, results)) and not moves_nothing(func, packet):
             reads = given[1:] if packet in _OVERWRITING else given
             moved = num_bytes(tensor for tensor in reads if tensor is not kwargs.get("out")) + num_bytes(
                 results
@@ -351,7 +351,13 @@ def _places(indices: Any) -> list[Any]:
     return replaced
 
 
-def _flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
+def has_flops(packet: Any) -> bool:
+    """Tell whether `count_flops` knows an operator."""
+    return packet in flop_registry or packet in _MATMULS
+
+
+def count_flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
+    """Return the operations of a matmul, a convolution or attention; a multiplication and an addition count as two."""
     if packet in _MATMULS:
         rows, weight = args[1], args[2]
         return 2 * rows.shape[0] * rows.shape[1] * weight.shape[1]
@@ -359,6 +365,6 @@ def _flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
     return flop_registry[packet](*args, **settings, out_val=out)
 
 
-def _is_free(func: Any, packet: Any) -> bool:
+def moves_nothing(func: Any, packet: Any) -> bool:
     """Return whether an operator moves no data: a view, or memory without values."""
     return func.is_view or packet.__name__ in _FREE

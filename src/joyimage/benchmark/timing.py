@@ -99,12 +99,33 @@ def run(pipe: Any, edit: Edit) -> Run:
     Returns:
         Seconds by stage and the result.
     """
-    device = edit.latents.device
+    torch.manual_seed(edit.seed)  # diffusers draws the posterior from the global generator
+    return run_call(
+        pipe,
+        edit.latents.device,
+        image=edit.image,
+        prompt=edit.prompt,
+        num_inference_steps=edit.steps,
+        guidance_scale=edit.guidance_scale,
+        latents=edit.latents.clone(),
+    )
+
+
+def run_call(pipe: Any, device: torch.device, **call: Any) -> Run:
+    """Run a call of a pipeline once.
+
+    Args:
+        pipe: Ours or diffusers'.
+        device: Device of the pipeline.
+        **call: Its arguments, without `output_type`.
+
+    Returns:
+        Seconds by stage and the result.
+    """
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-    torch.manual_seed(edit.seed)  # diffusers draws the posterior from the global generator
     marks: list[tuple[str, Any]] = []
 
     def mark(stage: str) -> None:
@@ -112,14 +133,7 @@ def run(pipe: Any, edit: Edit) -> Run:
             marks.append((stage, _now(is_cuda=is_cuda)))
 
     with watch(pipe, mark):
-        image = pipe(
-            image=edit.image,
-            prompt=edit.prompt,
-            num_inference_steps=edit.steps,
-            guidance_scale=edit.guidance_scale,
-            latents=edit.latents.clone(),
-            output_type="np",
-        ).images
+        image = pipe(**call, output_type="np").images
         marks.append((WHOLE, _now(is_cuda=is_cuda)))
     if is_cuda:
         torch.cuda.synchronize(device)

@@ -116,7 +116,7 @@ def load_runner(options: RunOptions) -> Runner:
     from joyimage.loading import default_model, load_pipeline
 
     with collection_paused():
-        _hide_loading_bars()
+        hide_loading_bars()
         device = choose_device(options.device)
         # With a transformer's file alone, the published model's configs in this package are the base.
         model = options.model or (None if options.transformer else default_model(device))
@@ -338,7 +338,7 @@ def identify_adapter(text: str) -> list[Any]:
     return [adapter.sha256(), adapter.scale]
 
 
-def _hide_loading_bars() -> None:
+def hide_loading_bars() -> None:
     """Hide the libraries' bars: what takes time is the loop, which has its own."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

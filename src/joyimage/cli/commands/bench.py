@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS
+from joyimage.errors import InvalidInputError
 
 _MODEL = Parameter(group=GROUPS["Model"])
 _MEASURED = Parameter(group=Group("What is measured", sort_key=2.5))
@@ -28,6 +29,10 @@ def bench(
     startup: Annotated[bool, _MEASURED, Parameter(negative=[])] = False,
     page: Annotated[bool, _MEASURED, Parameter(negative=[])] = False,
     server: Annotated[str | None, _MEASURED] = None,
+    a: Annotated[str | None, _MEASURED] = None,
+    b: Annotated[str | None, _MEASURED] = None,
+    image: Annotated[Path | None, _MEASURED] = None,
+    prompt: Annotated[str | None, _MEASURED] = None,
     output: Annotated[Path, _OUTPUT] = Path("docs/benchmarks"),
     json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
@@ -47,6 +52,11 @@ def bench(
         startup: Measure the cold start of the command instead, and print it.
         page: Measure the page in headless Chromium instead, and print it beside its bars.
         server: Address of the server whose page is measured; one with the tiny checkpoint is started if not given.
+        a: Compare two settings of joyimage instead: the first one, such as "steps=16 guidance=3". Names are those of an
+            edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload and lora.
+        b: The second one, such as "steps=16 guidance=3 speed=balanced".
+        image: Image that --a and --b edit; a drawn one if not given.
+        prompt: Prompt for --image.
         output: Folder for DEVICE.md, and its JSON and plot.
         json: Print JSON instead of the tables.
     """
@@ -67,6 +77,13 @@ def bench(
         print(dumps(measured) if json else to_page_table(measured))
         return
 
+    if a is not None or b is not None:
+        report = _compare(a or "", b or "", image, prompt, (model, device, dtype), rounds)
+        from joyimage.benchmark.comparing import to_comparison
+
+        print(dumps(report) if json else to_comparison(report))
+        return
+
     from joyimage.benchmark.measure import Settings, measure
     from joyimage.benchmark.report import to_summary, write_report
 
@@ -84,3 +101,36 @@ def bench(
     written = write_report(report, output)
     print(dumps(report) if json else to_summary(report))
     notify(f"Written: {written}")
+
+
+def _compare(
+    a: str,
+    b: str,
+    image: Path | None,
+    prompt: str | None,
+    where: tuple[str | None, str | None, str | None],
+    rounds: int,
+) -> dict[str, Any]:
+    """Compare two settings on a model, device and dtype.
+
+    Raises:
+        ImageError: The image cannot be read.
+        InvalidInputError: A setting is not accepted, or an image has no prompt.
+    """
+    from joyimage.benchmark.comparing import ComparedEdit, Side, compare_settings
+    from joyimage.cli.runners import hide_loading_bars
+    from joyimage.imaging import read_image
+
+    sides = (Side.parse("--a", a), Side.parse("--b", b))
+    if (image is None) != (prompt is None):
+        raise InvalidInputError("`--image` and `--prompt` belong together; give both or neither.")
+    edit = (
+        None
+        if image is None or prompt is None
+        else ComparedEdit(image=read_image(image).image, prompt=prompt)
+    )
+    model, device, dtype = where
+    hide_loading_bars()
+    return compare_settings(
+        sides, model=model, device=device, dtype=dtype, edit=edit, rounds=rounds, announce=notify
+    )
