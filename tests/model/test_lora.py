@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from joyimage.errors import CheckpointError
 from joyimage.model.adapters.names import TARGET_MODULES, adaptable_layers
@@ -204,11 +204,20 @@ def test_load_when_nothing_is_for_the_transformer_then_error() -> None:
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all, but a text"])
-def test_load_when_file_is_no_safetensors_then_error_names_the_file(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "empty"),
+        (b"not a checkpoint at all, but a text", "not a file of weights"),
+        (save({"a.lora_A.weight": torch.zeros(2, 2)})[:-1], "damaged or was cut short"),
+    ],
+)
+def test_load_when_file_is_no_safetensors_then_error_names_file_and_kind(
+    content: bytes, kind: str, tmp_path: Path
+) -> None:
     (tmp_path / "broken.safetensors").write_bytes(content)
 
-    with pytest.raises(CheckpointError, match=r"broken\.safetensors"):
+    with pytest.raises(CheckpointError, match=rf"broken\.safetensors is {kind}"):
         random_models.make_transformer().load_lora_adapter(tmp_path / "broken.safetensors")
 
 

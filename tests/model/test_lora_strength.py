@@ -170,6 +170,10 @@ def test_case_when_its_config_is_read_then_twice_its_matrices() -> None:
         ({"r": RANK + 1}, "rank 4"),
         ({"lora_alpha": "many"}, "lora_alpha"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"rank_pattern": [1]}, "rank_pattern"),
+        ({"alpha_pattern": "x"}, "alpha_pattern"),
+        ({"use_rslora": "yes"}, "use_rslora"),
     ],
 )
 def test_config_when_it_cannot_be_honored_then_named_with_the_file(
@@ -193,6 +197,24 @@ def test_config_when_it_is_no_object_then_one_sentence(tmp_path: Path, text: str
 
     with pytest.raises(CheckpointError, match=r"adapter_config\.json"):
         load(folder)
+
+
+def test_config_when_an_editor_put_a_byte_order_mark_first_then_read(tmp_path: Path) -> None:
+    folder = write_peft(tmp_path / "a", make_adapter(LAYERS))
+    config = folder / "adapter_config.json"
+    config.write_text("\ufeff" + config.read_text("utf-8"), "utf-8")
+
+    assert load(folder).peft_config
+
+
+@pytest.mark.parametrize("alpha", ["nan", "inf", "1e999", "x"])
+def test_header_when_its_alpha_is_no_finite_number_then_named_with_the_file(
+    tmp_path: Path, alpha: str
+) -> None:
+    save_file(make_adapter(LAYERS), tmp_path / "a.safetensors", {"ss_network_alpha": alpha})
+
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors has the `ss_network_alpha` '{alpha}'"):
+        load(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

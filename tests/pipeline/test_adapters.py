@@ -107,10 +107,37 @@ def test_save_lora_weights_when_loaded_again_then_the_same_output(pipe: Any, tmp
         (lambda pipe: pipe.delete_adapters("three"), "no adapter 'three'"),
         (lambda pipe: pipe.set_adapters(["one"], [1.0, 2.0]), "2 numbers for 1 adapters"),
         (lambda pipe: pipe.load_lora_weights(strong(0), adapter_name="one"), "loaded already"),
+        (lambda pipe: pipe.load_lora_weights(strong(0), adapter_name=5), "`adapter_name` is 5"),
+        (lambda pipe: pipe.load_lora_weights(strong(0), adapter_name="x", hotswap=True), "are loaded: one"),
+        (lambda pipe: pipe.load_lora_weights(strong(0), metadata=5), "`metadata` is 5"),
+        (
+            lambda pipe: pipe.load_lora_weights("a.safetensors", metadata={"r": 2}),
+            "file states its own strength",
+        ),
+        (lambda pipe: pipe.load_lora_weights(None), "The adapter is None; expected a file"),
+        (lambda pipe: pipe.load_lora_weights(" "), "The adapter is ' '; expected a file"),
+        (lambda pipe: pipe.load_lora_weights({"a": np.zeros(2)}), "ndarray under the key 'a'"),
+        (lambda pipe: pipe.load_lora_weights(".", weight_name=5), "`weight_name` is 5"),
+        (lambda pipe: pipe.set_adapters(5), "`adapter_names` is 5"),
+        (lambda pipe: pipe.set_adapters("one", "1"), "`adapter_weights` is '1'"),
+        (lambda pipe: pipe.set_adapters("one", float("nan")), "`adapter_weights` is nan"),
+        (lambda pipe: pipe.set_adapters("one", {"double_blocks": float("inf")}), "`adapter_weights` is inf"),
+        (lambda pipe: pipe.fuse_lora(lora_scale=float("nan")), "`lora_scale` is nan"),
+        (lambda pipe: pipe.fuse_lora(adapter_names=["three"]), "no adapter 'three'"),
+        (lambda pipe: pipe.fuse_lora(components=["vae"]), "`components` is ..vae"),
+        (lambda pipe: pipe.delete_adapters(None), "`adapter_names` is None"),
     ],
 )
-def test_adapters_when_names_do_not_fit_then_one_sentence(pipe: Any, call: Any, words: str) -> None:
+def test_adapters_when_arguments_do_not_fit_then_one_sentence_and_nothing_changes(
+    pipe: Any, call: Any, words: str
+) -> None:
     pipe.load_lora_weights(strong(0), adapter_name="one")
+    weights = {name: value.clone() for name, value in pipe.transformer.state_dict().items()}
 
     with pytest.raises(InvalidInputError, match=words):
         call(pipe)
+
+    assert pipe.get_list_adapters() == {"transformer": ["one"]}
+    assert pipe.get_active_adapters() == ["one"]
+    after = pipe.transformer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in weights.items())

@@ -21,6 +21,7 @@ from joyimage.pipeline.images import (
     to_images,
     to_pixels,
 )
+from joyimage.pipeline.region import region_mask
 from joyimage.spatial.frame import Placement
 from joyimage.tiny.examples import load_example
 from joyimage.types import ImageSize
@@ -359,6 +360,23 @@ def test_region_when_given_then_nothing_changes_outside(
     assert (np.asarray(mask)[inside] == 255).any()
     assert changed[inside].mean() > 0.4
     assert np.asarray(mask)[inside].min() < 255  # seamless
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        np.array([24.0, 24, 72, 72]),
+        torch.tensor([0.25, 0.25, 0.75, 0.75]),
+        torch.nn.functional.pad(torch.ones(48, 48), (24, 24, 24, 24)),
+        Image.fromarray(np.pad(np.ones((48, 48), np.float32), 24)),
+        Image.fromarray(np.pad(np.full((48, 48), 65535, np.uint16), 24)),
+    ],
+    ids=["array-box", "tensor-box", "tensor-mask", "float-image", "16-bit-image"],
+)
+def test_region_when_of_any_kind_then_the_same_mask(region: Any) -> None:
+    expected = region_mask((24, 24, 72, 72), ImageSize(96, 96))
+
+    assert np.array_equal(np.asarray(region_mask(region, ImageSize(96, 96))), np.asarray(expected))
 
 
 def test_region_when_a_mask_with_grays_then_taken_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,23 @@ def test_to_images_when_batch_then_each(batch: Any) -> None:
         assert np.array_equal(np.asarray(image), PIXELS)
 
 
+def _cut_short() -> Image.Image:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(file, "PNG")
+    return Image.open(io.BytesIO(file.getvalue()[:6000]))
+
+
+def _closed() -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.close()
+    return image
+
+
 @pytest.mark.parametrize(
     ("given_image", "error"),
     [
+        pytest.param(_cut_short(), ValueError, id="cut short, not yet decoded"),
+        pytest.param(_closed(), ValueError, id="closed"),
         pytest.param("image.png", TypeError, id="path"),
         pytest.param(3, TypeError, id="number"),
         pytest.param([], ValueError, id="empty list"),

@@ -62,6 +62,22 @@ def test_noise_when_a_generator_is_given_then_its_first_draw(reference_latents: 
         assert torch.equal(target, expected)
 
 
+@pytest.mark.parametrize(
+    ("returned", "error", "words"),
+    [
+        (5, TypeError, "5; expected a dict"),
+        ({"latents": None}, TypeError, "`latents` of type NoneType"),
+        ({"latents": torch.zeros(1)}, ValueError, r"`latents` of shape \[1\]; expected \[1, 2, 16"),
+    ],
+    ids=["number", "none", "shape"],
+)
+def test_callback_when_it_returns_something_else_then_rejected_by_name(
+    returned: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=f"`callback_on_step_end` returned {words}"):
+        forwards_of(make_pipe(), image=SQUARE, callback_on_step_end=lambda *_: returned)
+
+
 @pytest.mark.parametrize(("guidance_scale", "rows"), [(0.0, 1), (1.0, 1), (1.01, 2)])
 def test_guidance_when_at_most_1_then_no_negative_rows(guidance_scale: float, rows: int) -> None:
     forwards = forwards_of(make_pipe(), image=SQUARE, guidance_scale=guidance_scale)

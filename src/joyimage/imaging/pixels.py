@@ -62,8 +62,15 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
         name: What messages call it.
 
     Raises:
-        InvalidInputError: The image is empty, or its numbers are in no known range.
+        InvalidInputError: The image is empty, cannot be decoded, or its numbers are in no known range.
     """
+    try:
+        image.load()
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file makes them stumble over
+        reason = str(error).strip() or type(error).__name__
+        raise InvalidInputError(
+            f"`{name}` can't be decoded ({reason}); expected an open image of an undamaged file."
+        ) from None
     if min(image.size) < 1:
         raise InvalidInputError(f"`{name}` has {image.width}x{image.height} pixels; expected at least one.")
     image = to_8_bit(upright(image), name)

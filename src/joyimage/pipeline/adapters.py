@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,7 @@ from joyimage.acceleration.presets import TURBO
 from joyimage.acceleration.quantization import formats_of
 from joyimage.acceleration.streaming import stream_of
 from joyimage.edits import Defaults
-from joyimage.errors import InvalidInputError
+from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.model.adapters.conversion import layers_in
 from joyimage.model.adapters.layouts import save_adapter
 from joyimage.model.adapters.mixin import check_values
@@ -89,11 +90,12 @@ class AdapterLoadingMixin(LoraBaseMixin):
         Raises:
             InvalidInputError: There is no adapter of that name, or names and weights differ in number.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        self._check_names(names)
+        names = self._check_names(adapter_names)
         weights: list[Any] = (
             list(adapter_weights) if isinstance(adapter_weights, list) else [adapter_weights] * len(names)
         )
+        for weight in weights:
+            _check_weight("adapter_weights", weight)
         if len(weights) != len(names):
             raise InvalidInputError(
                 f"`adapter_weights` holds {len(weights)} numbers for {len(names)} adapters; expected one each."
@@ -109,8 +111,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
         Raises:
             InvalidInputError: There is no adapter of that name.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        self._check_names(names)
+        names = self._check_names(adapter_names)
         if set(names) == set(self.get_list_adapters().get(_PART, ())):
             self.unload_lora_weights()
             return
@@ -134,9 +135,15 @@ class AdapterLoadingMixin(LoraBaseMixin):
             **kwargs: As in diffusers.
 
         Raises:
-            InvalidInputError: The weights are quantized or streamed, so there is nothing to add to.
+            InvalidInputError: The weights are quantized or streamed, so there is nothing to add to; or an argument is
+                not accepted. The weights are unchanged.
         """
         _check_can_fuse(self.transformer)
+        _check_weight("lora_scale", lora_scale)
+        if components is not None and list(components) != [_PART]:
+            raise InvalidInputError(f"`components` is {components!r}; expected ['{_PART}'], or None.")
+        if adapter_names is not None:
+            adapter_names = self._check_names(adapter_names)
         cast("Any", super()).fuse_lora(
             components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs
         )
@@ -183,18 +190,43 @@ class AdapterLoadingMixin(LoraBaseMixin):
         updates = read_updates(transformer_lora_layers, layers_in(transformer_lora_layers), statement)
         save_adapter(updates, Path(save_directory) / weight_name, "diffusers")
 
-    def _check_names(self, names: Sequence[str]) -> None:
-        """Check that adapters exist.
+    def _check_names(self, given: Sequence[str] | str) -> list[str]:
+        """Return the names of adapters that exist.
 
         Raises:
-            InvalidInputError: One does not.
+            InvalidTypeError: They are not names.
+            InvalidInputError: One does not exist.
         """
+        if not isinstance(given, (str, list, tuple, set)):
+            raise InvalidTypeError(f"`adapter_names` is {given!r}; expected a name or a list of names.")
+        names = [given] if isinstance(given, str) else list(given)
         loaded = self.get_list_adapters().get(_PART, [])
         for name in names:
             if name not in loaded:
                 raise InvalidInputError(
                     f"There is no adapter {name!r}; loaded: {', '.join(loaded) or 'none'}."
                 )
+        return names
+
+
+def _check_weight(argument: str, weight: object) -> None:
+    """Check a factor on an update: one that is not finite would stay in the weights once it is fused.
+
+    Raises:
+        InvalidInputError: It is not a finite number, nor a dict of these per block.
+    """
+    values = list(cast("Mapping[str, object]", weight).values()) if isinstance(weight, dict) else None
+    if values is not None:
+        for value in values:
+            for one in cast("list[object]", value) if isinstance(value, list) else [value]:
+                _check_weight(argument, one)
+        return
+    try:
+        is_number = weight is None or (not isinstance(weight, str) and math.isfinite(cast("float", weight)))
+    except (TypeError, ValueError, OverflowError):
+        is_number = False
+    if not is_number:
+        raise InvalidInputError(f"`{argument}` is {weight!r}; expected a finite number.")
 
 
 def _check_can_fuse(transformer: Any) -> None:

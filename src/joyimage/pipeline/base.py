@@ -158,7 +158,7 @@ class JoyImagePipeline(PipelineParts):
         sampling = self._with_defaults(sampling)
         self._check_speed(sampling.speed)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
-        return num_prompts, sampling.as_integers()
+        return num_prompts, sampling.as_plain_numbers()
 
     def _with_defaults(self, sampling: SamplingInputs) -> SamplingInputs:
         """Return how to sample, with the defaults of the adapter or checkpoint where the caller gave nothing."""
@@ -205,7 +205,7 @@ class JoyImagePipeline(PipelineParts):
                     f'`speed` is "{TURBO}", which needs a turbo adapter, and none is active; load one with '
                     f"`load_lora_weights`, or choose one of {', '.join(self.speed_presets)}."
                 )
-        elif name not in self.speed_presets:
+        elif not isinstance(cast("object", name), str) or name not in self.speed_presets:
             raise InvalidInputError(
                 f"`speed` is {name!r}; expected one of {', '.join((*self.speed_presets, TURBO))}."
             )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
 
-from joyimage.errors import InvalidInputError
+from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.pipeline.conditioning import Conditioning, TextStates
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 StepFunction: TypeAlias = Callable[..., dict[str, Any]]
 
@@ -40,18 +38,26 @@ class StepCallback:
     restore: Callable[[Tensor], Tensor] = _unchanged
 
     @classmethod
-    def of(
-        cls, function: StepFunction | PipelineCallback | None, tensor_names: list[str] | None
-    ) -> StepCallback:
+    def of(cls, function: StepFunction | PipelineCallback | None, tensor_names: Any) -> StepCallback:
         """Return the callback of a call.
 
         Args:
             function: The call's `callback_on_step_end`; diffusers' callback objects name their tensors themselves.
             tensor_names: The call's `callback_on_step_end_tensor_inputs`; None or empty: the latents.
+
+        Raises:
+            InvalidTypeError: The names are not a list.
         """
         if isinstance(function, (PipelineCallback, MultiPipelineCallbacks)):
             tensor_names = function.tensor_inputs
-        return cls(function=function, tensor_names=tuple(tensor_names or ("latents",)))
+        if not isinstance(tensor_names, (list, tuple, set, type(None))):
+            raise InvalidTypeError(
+                f"`callback_on_step_end_tensor_inputs` is {tensor_names!r}; expected a list of names, such as "
+                "['latents']."
+            )
+        return cls(
+            function=function, tensor_names=tuple(cast("list[str] | None", tensor_names) or ("latents",))
+        )
 
     def run(
         self, pipe: Any, step: int, timestep: Tensor, latents: Tensor, conditioning: Conditioning
@@ -69,7 +75,9 @@ class StepCallback:
             The latents and the conditioning of the next step.
 
         Raises:
-            InvalidInputError: The function returned embeddings for another number of outputs.
+            InvalidTypeError: The function returned something else than a dict of tensors.
+            InvalidInputError: The function returned embeddings for another number of outputs, or latents of another
+                shape.
         """
         if self.function is None:
             return latents, conditioning
@@ -79,9 +87,16 @@ class StepCallback:
             "prompt_embeds": conditioning.cond.states,
             "negative_prompt_embeds": None if uncond is None else uncond.states,
         }
-        changed = self.function(pipe, step, timestep, {name: tensors[name] for name in self.tensor_names})
-        changed = changed or {}
+        changed: Any = self.function(
+            pipe, step, timestep, {name: tensors[name] for name in self.tensor_names}
+        )
+        if not isinstance(changed, (Mapping, type(None))):
+            raise InvalidTypeError(
+                f"`callback_on_step_end` returned {changed!r}; expected a dict of tensors, or None."
+            )
+        changed = cast("Mapping[str, Any]", changed or {})
         if "latents" in changed:
+            _check_latents(changed["latents"], self.show(latents))
             latents = self.restore(changed["latents"])
         if "prompt_embeds" in changed:
             cond = _replace("prompt_embeds", conditioning.cond, changed["prompt_embeds"])
@@ -91,6 +106,20 @@ class StepCallback:
             uncond = None if states is None else _replace("negative_prompt_embeds", uncond, states)
             conditioning = replace(conditioning, uncond=uncond)
         return latents, conditioning
+
+
+def _check_latents(changed: object, shown: Tensor) -> None:
+    """Check latents that a function returned against those that it was shown.
+
+    Raises:
+        InvalidTypeError: They are not a tensor.
+        InvalidInputError: They have another shape.
+    """
+    message = "`callback_on_step_end` returned `latents` "
+    if not isinstance(changed, Tensor):
+        raise InvalidTypeError(f"{message}of type {type(changed).__name__}; expected a torch tensor.")
+    if changed.shape != shown.shape:
+        raise InvalidInputError(f"{message}of shape {list(changed.shape)}; expected {list(shown.shape)}.")
 
 
 def _replace(name: str, text: TextStates | None, states: Tensor) -> TextStates:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from joyimage.errors import InvalidInputError, InvalidTypeError
@@ -14,8 +16,6 @@ from joyimage.pipeline.latents import resolve_dtype
 from joyimage.pipeline.schedule import SCHEDULES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
@@ -54,20 +54,22 @@ def check_call(
     if sampling.sigmas is not None:
         _check_levels("sigmas", sampling.sigmas, largest=1)
     _check_number("guidance_scale", sampling.guidance_scale)
-    _check_number("max_sequence_length", sampling.max_sequence_length)
+    if not _is_whole(sampling.max_sequence_length):
+        raise InvalidInputError(
+            f"`max_sequence_length` is {sampling.max_sequence_length!r}; expected a whole number of tokens."
+        )
+    is_normalized = cast("object", sampling.enable_denormalization)
+    if not isinstance(is_normalized, (bool, np.bool_)):
+        raise InvalidInputError(f"`enable_denormalization` is {is_normalized!r}; expected True or False.")
     num_outputs = num_prompts * int(sampling.num_images_per_prompt)
     _check_generator(sampling.generator)
     if isinstance(sampling.generator, list) and len(sampling.generator) != num_outputs:
         raise InvalidInputError(
             f"`generator` is a list of {len(sampling.generator)}; expected {num_outputs}, one per output."
         )
-    for name, value, allowed in (
-        ("output_type", sampling.output_type, OUTPUT_TYPES),
-        ("schedule", sampling.schedule, SCHEDULES),
-        ("reference_latents", sampling.reference_latents, ("sample", "mode")),
-    ):
-        if value not in allowed:
-            raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
+    _check_choice("output_type", sampling.output_type, OUTPUT_TYPES)
+    _check_choice("schedule", sampling.schedule, tuple(SCHEDULES))
+    _check_choice("reference_latents", sampling.reference_latents, ("sample", "mode"))
     resolve_dtype(sampling.latents_dtype, torch.float32)
     return num_prompts
 
@@ -88,13 +90,12 @@ def check_latents(latents: Tensor | object | None, shape: tuple[int, ...]) -> No
     """Check the shape and the values of given noise.
 
     Raises:
-        InvalidTypeError: It is not a tensor.
+        InvalidTypeError: It is not a tensor of floating-point numbers.
         InvalidInputError: It has another shape than `shape`, or a value is not finite.
     """
     if latents is None:
         return
-    if not isinstance(latents, torch.Tensor):
-        raise InvalidTypeError(f"`latents` is of type {type(latents).__name__}; expected a torch tensor.")
+    latents = _check_tensor("latents", latents)
     if tuple(latents.shape) != shape:
         raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
     _check_finite("latents", latents)
@@ -197,7 +198,7 @@ def _check_prompts(prompts: PromptInputs, text_dim: int) -> int:
     return num_prompts
 
 
-def _check_prompt(name: str, prompt: Any, embeds: Tensor | None, mask: Tensor | None, text_dim: int) -> int:
+def _check_prompt(name: str, prompt: Any, embeds: object, mask: Any, text_dim: int) -> int:
     """Check the prompts of one guidance branch and return their number.
 
     Raises:
@@ -209,12 +210,14 @@ def _check_prompt(name: str, prompt: Any, embeds: Tensor | None, mask: Tensor | 
         came = "neither" if prompt is None else "both"
         raise InvalidInputError(f"`{name}` and `{embeds_name}`: {came} given; expected exactly one of them.")
     if embeds is not None:
+        embeds = _check_tensor(embeds_name, embeds)
         if embeds.ndim != 3 or embeds.shape[-1] != text_dim:
             raise InvalidInputError(
                 f"`{embeds_name}` has shape {list(embeds.shape)}; expected [prompts, tokens, {text_dim}]."
             )
-        if mask is None or tuple(mask.shape) != tuple(embeds.shape[:2]):
-            came = "nothing" if mask is None else f"shape {list(mask.shape)}"
+        if not isinstance(mask, torch.Tensor) or tuple(mask.shape) != tuple(embeds.shape[:2]):
+            is_tensor = isinstance(mask, torch.Tensor)
+            came = f"shape {list(mask.shape)}" if is_tensor else "nothing" if mask is None else repr(mask)
             raise InvalidInputError(
                 f"`{embeds_name}_mask` goes with `{embeds_name}`: "
                 f"expected {list(embeds.shape[:2])}, got {came}."
@@ -264,6 +267,16 @@ def _is_whole(number: Any) -> bool:
     )
 
 
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Check that an argument is one of several words.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidInputError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}.")
+
+
 def _check_number(name: str, value: Any) -> None:
     """Check that an argument is a finite number, numpy's and tensors of one value included.
 
@@ -285,7 +298,7 @@ def _read_numbers(name: str, values: Any, expected: str = "a list of numbers") -
     try:
         is_rejected = isinstance(values, str) or any(isinstance(value, str) for value in values)
         numbers_ = [] if is_rejected else [float(value) for value in values]
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         is_rejected, numbers_ = True, []
     if is_rejected:
         shown = values[0] if expected != "a list of numbers" else values
@@ -293,12 +306,16 @@ def _read_numbers(name: str, values: Any, expected: str = "a list of numbers") -
     return numbers_
 
 
-def _check_levels(name: str, values: Sequence[float], largest: float) -> None:
+def _check_levels(name: str, values: Any, largest: float) -> None:
     """Check custom noise levels or timesteps.
 
     Raises:
+        InvalidTypeError: They are not a list of numbers.
         InvalidInputError: There is none, one is out of range, or they rise.
     """
+    is_list = isinstance(values, (Sequence, np.ndarray, torch.Tensor))
+    if not is_list or getattr(cast("object", values), "ndim", 1) != 1:
+        raise InvalidTypeError(f"`{name}` is {values!r}; expected a list of numbers.")
     levels = _read_numbers(name, values)
     if not levels:
         raise InvalidInputError(f"`{name}` is empty; expected one value per step.")
@@ -318,13 +335,34 @@ def _check_generator(generator: Any) -> None:
     Raises:
         InvalidTypeError: It is neither torch's generator nor a list of these.
     """
+    if generator is None:
+        return
     every = cast("list[object]", generator) if isinstance(generator, list) else [generator]
     for one in every:
-        if one is not None and not isinstance(one, torch.Generator):
+        if not isinstance(one, torch.Generator):
             raise InvalidTypeError(
                 f"`generator` is {generator!r}; expected a torch.Generator or a list of these, for example "
                 "torch.Generator().manual_seed(42)."
             )
+
+
+def _check_tensor(name: str, value: object) -> Tensor:
+    """Return an argument that holds floating-point numbers which can be read.
+
+    Raises:
+        InvalidTypeError: It is something else.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise InvalidTypeError(f"`{name}` is of type {type(value).__name__}; expected a torch tensor.")
+    if value.is_meta or value.layout != torch.strided or not value.is_floating_point():
+        kind = (
+            f"{str(value.layout).removeprefix('torch.')} tensor of {str(value.dtype).removeprefix('torch.')}"
+        )
+        where = " on the meta device" if value.is_meta else ""
+        raise InvalidTypeError(
+            f"`{name}` is a {kind}{where}; expected a dense tensor of floating-point numbers."
+        )
+    return value
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from PIL import Image, ImageChops
 
 from joyimage.errors import InvalidInputError
@@ -89,7 +91,7 @@ class Framing:
         if self.fit not in FITS:
             raise InvalidInputError(f"`fit` is {self.fit!r}; expected one of {', '.join(FITS)}.")
         for name in ("restore", "preserve", "close_up"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise InvalidInputError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
         self._check_close_up()
         if self.is_plain and self.fit == "crop":
@@ -108,7 +110,9 @@ class Framing:
         Raises:
             InvalidInputError: One of them.
         """
-        if self.feather is not None and not self.feather >= 0:
+        if self.feather is not None and (
+            not isinstance(self.feather, numbers.Real) or not self.feather >= 0  # NaN as well
+        ):
             raise InvalidInputError(f"`feather` is {self.feather!r}; expected 0 or more pixels.")
         if self.region is None and (self.feather is not None or self.close_up):
             name = "close_up" if self.close_up else "feather"

@@ -131,6 +131,10 @@ def to_images(image: Any, name: str = "image") -> list[Image.Image]:
     if isinstance(image, Image.Image):
         return [to_rgb(image, name)]
     if isinstance(image, torch.Tensor):
+        if image.is_meta or image.layout != torch.strided or image.is_quantized:
+            raise InvalidInputError(
+                f"`{name}` is a meta, sparse or quantized tensor; expected a dense one in memory."
+            )
         tensor = image.detach().cpu()
         array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         if array.ndim not in {3, 4}:
@@ -140,7 +144,7 @@ def to_images(image: Any, name: str = "image") -> list[Image.Image]:
         return to_images(np.moveaxis(array, -3, -1), name)
     if isinstance(image, np.ndarray):
         array = cast("NDArray[Any]", image)
-        if array.ndim == 4:
+        if array.ndim == 4 and len(array):  # none would make an image from the prompt alone
             return [rgb for one in array for rgb in to_images(one, name)]
         return [_from_array(array, name)]
     raise InvalidTypeError(
@@ -232,7 +236,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
             f"`{name}` is an array of shape {list(array.shape)}; expected [H, W], [H, W, C] or [B, H, W, C] "
             "with 1, 3 or 4 channels."
         )
-    if array.dtype == np.uint16:
+    if np.issubdtype(array.dtype, np.uint16):  # in either byte order
         array = (array / 257).round().astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:

@@ -65,12 +65,14 @@ class SamplingInputs:
             return None
         return ImageSize(self.width, self.height)
 
-    def as_integers(self) -> SamplingInputs:
-        """Return the same arguments with checked whole numbers, such as 20.0 or numpy's, as Python's integers."""
+    def as_plain_numbers(self) -> SamplingInputs:
+        """Return the same arguments with checked numbers, such as 20.0 or numpy's, as Python's own."""
         return replace(
             self,
             height=None if self.height is None else int(self.height),
             width=None if self.width is None else int(self.width),
             num_inference_steps=int(self.num_inference_steps),
             num_images_per_prompt=int(self.num_images_per_prompt),
+            max_sequence_length=int(self.max_sequence_length),
+            guidance_scale=float(self.guidance_scale),
         )

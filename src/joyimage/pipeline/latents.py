@@ -135,9 +135,10 @@ def resolve_dtype(dtype: str | torch.dtype | None, default: torch.dtype) -> torc
     if dtype is None:
         return default
     resolved: Any = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+    is_usable = isinstance(resolved, torch.dtype) and resolved.is_floating_point
+    if not is_usable or torch.finfo(resolved).bits < 16:  # nothing is computed in fp8
         raise InvalidInputError(
-            f"`latents_dtype` is {dtype!r}; expected a floating dtype, such as 'float32'."
+            f"`latents_dtype` is {dtype!r}; expected a floating dtype of 16 bits or more, such as 'float32'."
         )
     return resolved
 

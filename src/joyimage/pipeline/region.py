@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 from PIL import Image, ImageChops, ImageFilter
 
 from joyimage.errors import InvalidInputError
+from joyimage.imaging.pixels import to_8_bit
 from joyimage.spatial.box import resolve_box
 from joyimage.types import ImageSize
 
@@ -29,15 +31,20 @@ def region_mask(region: Any, size: ImageSize) -> Image.Image:
     """Return a region as a mask of an image's size, 255 inside.
 
     Args:
-        region: A box (left, top, right, bottom) in pixels or fractions, or a mask: PIL image or array `[H, W]`.
+        region: A box (left, top, right, bottom) in pixels or fractions, or a mask: PIL image, array or tensor
+            `[H, W]`.
         size: Size of the image.
 
     Raises:
         InvalidInputError: The region is neither a box nor a mask of that size.
     """
+    if isinstance(region, torch.Tensor):
+        region = region.detach().cpu().numpy()
+    if isinstance(region, np.ndarray) and region.ndim == 1:
+        region = cast("NDArray[Any]", region).tolist()  # a box, as detectors return it
     if isinstance(region, (Image.Image, np.ndarray)):
         mask = (
-            region
+            to_8_bit(region, "region")
             if isinstance(region, Image.Image)
             else Image.fromarray(_to_bytes(cast("NDArray[Any]", region)))
         )
@@ -117,8 +124,12 @@ def _to_bytes(mask: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an array `[H, W]` as 8-bit; other types are 255 where they exceed 0.5.
 
     Raises:
-        InvalidInputError: The array is not two-dimensional.
+        InvalidInputError: The array is not two-dimensional, or holds no finite numbers.
     """
     if mask.ndim != 2:
         raise InvalidInputError(f"`region` is an array of shape {list(mask.shape)}; expected [H, W].")
+    if mask.dtype.kind not in "buif" or not np.isfinite(mask).all():
+        raise InvalidInputError(
+            f"`region` is an array of {mask.dtype} with values that are no finite numbers; expected a mask."
+        )
     return mask if mask.dtype == np.uint8 else ((np.asarray(mask) > 0.5) * 255).astype(np.uint8)

@@ -32,6 +32,10 @@ def find_adapter_file(path: Path, weight_name: str | None = None) -> Path:
     """
     if path.is_file():
         return path
+    if not path.is_dir():
+        raise CheckpointError(
+            f"The adapter {path} is neither a file nor a folder; expected one with weights."
+        )
     if weight_name is not None:
         return path / weight_name
     candidates = sorted(path.glob("*.safetensors"))
@@ -64,7 +68,13 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             adapter: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             header: dict[str, str] = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        kind = describe_file(path) if path.is_file() else "missing"
+        if path.is_file() and "safetensors" in (kind := describe_file(path)):
+            raise CheckpointError(
+                f"The adapter {path} is damaged or was cut short: download or save it again ({error})."
+            ) from error
+        kind = (
+            "missing" if not path.is_file() else "empty" if not path.stat().st_size else describe_file(path)
+        )
         raise CheckpointError(
             f"The adapter {path} is {kind}; expected a safetensors file: {error}."
         ) from error

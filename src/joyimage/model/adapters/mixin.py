@@ -9,7 +9,7 @@ from typing import Any, cast
 from diffusers.loaders.peft import PeftAdapterMixin
 from torch import Tensor, nn
 
-from joyimage.errors import CheckpointError, InvalidInputError
+from joyimage.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from joyimage.model.adapters.files import download_adapter, find_adapter_file, read_adapter
 from joyimage.model.adapters.names import adaptable_layers
 from joyimage.model.adapters.recipe import SamplingRecipe, only_recipe, recipe_of
@@ -41,13 +41,14 @@ class AdapterMixin(PeftAdapterMixin):
         Raises:
             CheckpointError: The file cannot be read, a key names no layer of this model, a matrix does not fit, or the
                 strength is stated in two ways.
-            InvalidInputError: `adapter_name` holds a dot.
+            InvalidInputError: `adapter_name` holds a dot, or is not there to be replaced.
+            InvalidTypeError: The adapter, or the name of its file, is of a type that is not accepted.
         """
         del prefix
         source = pretrained_model_name_or_path_or_dict
         recipe: SamplingRecipe | None = None
-        if not hotswap:
-            kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"))
+        kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"), is_replaced=hotswap)
+        _check_source(source, kwargs)
         if isinstance(source, Mapping):
             tensors, label = dict(source), "The adapter"
             config = kwargs.pop("metadata", None)
@@ -122,15 +123,23 @@ class AdapterMixin(PeftAdapterMixin):
             return None
         return only_recipe(known.get(name) for name in layer.active_adapters)
 
-    def _adapter_name(self, given: str | None) -> str:
-        """Return the name of a new adapter.
+    def _adapter_name(self, given: Any, *, is_replaced: bool) -> str:
+        """Return the name of a new adapter, or of the one whose weights are replaced.
 
         Raises:
-            InvalidInputError: The name holds a dot, which torch does not accept in names of modules, or is taken.
+            InvalidInputError: The name holds a dot, which torch does not accept in names of modules, or is taken; or
+                there is no adapter to replace.
         """
         taken = set(getattr(self, "peft_config", {}))
+        if is_replaced:
+            if given not in taken:
+                raise InvalidInputError(
+                    f"`adapter_name` is {given!r}; expected the adapter to replace, of those that are loaded: "
+                    f"{', '.join(sorted(taken)) or 'none'}."
+                )
+            return given
         if given is not None:
-            if "." in given or not given:
+            if not isinstance(given, str) or "." in given or not given:
                 raise InvalidInputError(
                     f"`adapter_name` is {given!r}; expected a name without dots, such as 'style'."
                 )
@@ -142,6 +151,34 @@ class AdapterMixin(PeftAdapterMixin):
             return given
         names = itertools.chain(["default"], (f"default_{number}" for number in itertools.count(1)))
         return next(name for name in names if name not in taken)
+
+
+def _check_source(source: object, options: Mapping[str, Any]) -> None:
+    """Reject an adapter, or the name of its file, that is of another type than is read.
+
+    Raises:
+        InvalidTypeError: One of them.
+    """
+    if isinstance(source, Mapping):
+        for key, value in cast("Mapping[object, object]", source).items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise InvalidTypeError(
+                    f"The adapter has {type(value).__name__} under the key {key!r}; expected tensors by name."
+                )
+        metadata = options.get("metadata")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidTypeError(f"`metadata` is {metadata!r}; expected the adapter's LoRA config, a dict.")
+    elif not isinstance(source, (str, Path)) or not str(source).strip():
+        raise InvalidTypeError(
+            f"The adapter is {source!r}; expected a file, a folder with one, a dict of tensors, or a hub id."
+        )
+    elif options.get("metadata") is not None:
+        raise InvalidTypeError(
+            "`metadata` goes with an adapter that is a dict of tensors; a file states its own strength. Leave it out."
+        )
+    weight_name = options.get("weight_name")
+    if weight_name is not None and not isinstance(weight_name, str):
+        raise InvalidTypeError(f"`weight_name` is {weight_name!r}; expected the name of a file.")
 
 
 def check_values(tensors: Mapping[str, Tensor], label: str) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from joyimage.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 CONFIG_FILE = "adapter_config.json"
+_LARGEST = sys.float_info.max  # JSON has integers beyond it
 HEADER_CONFIG = "lora_adapter_metadata"  # diffusers writes the LoraConfig under this key of a file's header
 # Settings of peft that change what an adapter does, with the values that this loader can honor.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -72,9 +74,11 @@ def read_statement(path: Path, header: Mapping[str, str]) -> Statement:
     try:
         network_alpha = None if alpha in {None, "", "None"} else float(str(alpha))
     except ValueError:
+        network_alpha = math.nan
+    if network_alpha is not None and not math.isfinite(network_alpha):
         raise CheckpointError(
             f"{path} has the `ss_network_alpha` {alpha!r} in its header; expected a number."
-        ) from None
+        )
     if config is not None:
         check_config(config, source)
     return Statement(config=config, source=source, network_alpha=network_alpha)
@@ -99,6 +103,13 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
                 f"{source} has `{name}` {value!r}, which is not supported for adapters of this model; merge the "
                 "adapter into the weights with the program that made it, or train it without."
             )
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(name), (Mapping, type(None))):
+            raise CheckpointError(
+                f"{source} has `{name}` {config[name]!r}; expected an object of numbers by layer."
+            )
+    if not isinstance(config.get("use_rslora"), (bool, type(None))):
+        raise CheckpointError(f"{source} has `use_rslora` {config['use_rslora']!r}; expected true or false.")
 
 
 def find_alphas(
@@ -149,7 +160,8 @@ def _alpha_of(layer: str, rank: int, statement: Statement, names: tuple[str, ...
     alpha = _match(config.get("alpha_pattern"), names, config.get("lora_alpha", stated_rank))
     numbers = {"r": stated_rank, "lora_alpha": alpha}
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not abs(value) < math.inf or abs(value) > _LARGEST:  # NaN as well
             raise CheckpointError(f"{statement.source} has `{name}` {value!r}; expected a number.")
     if stated_rank != rank:
         raise CheckpointError(
@@ -182,7 +194,7 @@ def _numbers(config: Mapping[str, Any]) -> list[Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # an editor on Windows may have put a mark first
     except (OSError, UnicodeError) as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from None
 
