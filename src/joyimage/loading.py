@@ -215,7 +215,8 @@ def load_pipeline(
         text_encoder: Weight file of the text encoder, in place of that of `model`.
         vae: Weight file of the VAE, in place of that of `model`.
         device: Such as "cuda", "cuda:1", "xpu", "mps" or "cpu"; the best one of this machine if None.
-        dtype: "float32", "float16" or "bfloat16"; float32 on the CPU and bfloat16 elsewhere if None.
+        dtype: "float32", "float16", "bfloat16" or "auto", which measures what a CPU computes faster; float32 on the CPU
+            and bfloat16 elsewhere if None.
         base_size: Side in pixels of the square bucket that all buckets derive from; the checkpoint's own if
             None.
         loras: Adapters, as paths, "PATH:SCALE" or `Adapter`. All are active after loading.

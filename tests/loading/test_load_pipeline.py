@@ -239,6 +239,26 @@ def test_dtype_when_the_cpu_takes_long_in_it_then_warned_with_the_measured_facto
     assert all(f"In {dtype}, this processor takes 60 times as long" in text for text in warned)
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, "bfloat16"), (0.9, "float32"), (200.0, "float32")])
+def test_dtype_when_auto_then_what_the_cpu_was_measured_to_compute_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, expected: str
+) -> None:
+    devices.fastest_dtype.cache_clear()
+    monkeypatch.setattr(devices, "_seconds_of_block", lambda name: 1.0 if name == "float32" else seconds)
+
+    chosen = choose_dtype("auto", "cpu")
+    devices.fastest_dtype.cache_clear()
+
+    assert chosen == expected
+    assert choose_dtype("auto", "cuda:0") == "bfloat16"
+    with pytest.raises(InvalidInputError, match="expected float32, float16, bfloat16, auto"):
+        choose_dtype("int3", "cpu")
+
+
+def test_block_when_measured_then_takes_time_in_every_precision() -> None:
+    assert all(devices._seconds_of_block(dtype) > 0 for dtype in ("float32", "bfloat16"))
+
+
 @needs_cpu_only
 def test_default_model_when_there_is_no_accelerator_then_tiny() -> None:
     assert choose_device() == "cpu"

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from joyimage.cli.surface import GROUPS
-from joyimage.devices import DTYPES, check_device_name
+from joyimage.devices import DTYPE_CHOICES, check_device_name
 from joyimage.errors import InvalidInputError
 from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
@@ -111,9 +111,9 @@ class RunOptions:
     dtype: Annotated[
         str | None,
         Parameter(
-            help="Precision. Default: float32 on a CPU, else bfloat16.",
+            help="Precision; auto measures which one is faster on this CPU. Default: float32 on a CPU, else bfloat16.",
             group=GROUPS["Model"],
-            metavar="|".join(DTYPES),
+            metavar="|".join(DTYPE_CHOICES),
         ),
     ] = None
     base_size: Annotated[
@@ -195,7 +195,11 @@ class RunOptions:
         """
         if self.model is not None and not self.model.strip():
             raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
-        for name, values in (("dtype", DTYPES), ("offload", OFFLOAD_CHOICES), ("quantize", QUANTIZATIONS)):
+        for name, values in (
+            ("dtype", DTYPE_CHOICES),
+            ("offload", OFFLOAD_CHOICES),
+            ("quantize", QUANTIZATIONS),
+        ):
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")

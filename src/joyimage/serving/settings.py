@@ -42,7 +42,7 @@ class ServerSettings(BaseSettings):
         model_aliases: Further names that clients may use for it, such as "gpt-image-1".
         loras: Adapters that clients may ask for: name and file.
         device: Such as "cuda" or "cpu"; what is there if None.
-        dtype: "bfloat16", "float16" or "float32"; what suits the device if None.
+        dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU); what suits the device if None.
         base_size: Side of the square size; the checkpoint's own if None.
         replicas: Pipelines; more than one share the devices of a kind in turn.
         host: Address to listen on.

@@ -92,7 +92,7 @@ def serve(
     Args:
         model: Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.
         device: Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.
-        dtype: "bfloat16", "float16" or "float32". Default: float32 on a CPU, else bfloat16.
+        dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU). Default: float32 on a CPU, else bfloat16.
         transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
         text_encoder: Weight file of the text encoder.
         vae: Weight file of the VAE.

@@ -46,7 +46,7 @@ def ui(
         port: Port to listen on; 8600 if not given, 0 for a free one.
         data_dir: Folder of records, images and results.
         device: Such as "cuda" or "cpu".
-        dtype: "bfloat16", "float16" or "float32".
+        dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU).
         transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
         text_encoder: Weight file of the text encoder.
         vae: Weight file of the VAE.
