@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scripts.proof.plan import Settings, prove
+from scripts.proof.plan import CHECKPOINTS, ENGINES, Settings, prove
 from scripts.proof.report import write_report
 
 LIMITS_GB = {"cpu": [8.0], "cuda": [8.0, 12.0, 16.0, 24.0, 80.0]}
@@ -26,6 +26,14 @@ def main() -> None:
     parser.add_argument("--limits", type=float, nargs="+", help="memory of each edit in GB")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its default")
     parser.add_argument("--timeout", type=float, default=60, help="minutes of each edit")
+    parser.add_argument(
+        "--checkpoints",
+        nargs="+",
+        choices=CHECKPOINTS,
+        default=CHECKPOINTS,
+        help="what is edited from, in order",
+    )
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     arguments = parser.parse_args()
     kind = arguments.device.partition(":")[0]
     results = prove(
@@ -35,6 +43,8 @@ def main() -> None:
             limits_bytes=tuple(round(gb * 1e9) for gb in arguments.limits or LIMITS_GB[kind]),
             threads=arguments.threads,
             timeout_s=60 * arguments.timeout,
+            checkpoints=tuple(arguments.checkpoints),
+            engines=tuple(arguments.engines),
         )
     )
     print(write_report(results, arguments.output / f"full-size-{kind}"))

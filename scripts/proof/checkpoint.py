@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import zlib
@@ -13,6 +14,7 @@ import torch
 
 from joyimage.benchmark.models import draw_weight
 from joyimage.imaging.atomic import write_text, write_whole
+from joyimage.model.checkpoint.files import WeightFile
 from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.checkpoint.parts import PARTS
 from joyimage.pipeline.components import PUBLISHED_FOLDER, STEMS, build_empty_part
@@ -28,6 +30,9 @@ SHARD_BYTES = 5 * 10**9
 """Largest weight file, as in the published checkpoint."""
 
 STD = 0.02
+
+_BLOCK_NUMBER = re.compile(r"\b(double_blocks|language_model\.layers)\.\d+\.")
+"""Where a name has the number of a block: all blocks get the weights of the first one, as drawing takes longest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +145,51 @@ def _write_shard(file: IO[bytes], shapes: dict[str, tuple[int, ...]]) -> None:
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
     file.write(struct.pack("<Q", len(text)) + text)
+    block: dict[str, Tensor] = {}
     for name, shape in shapes.items():
-        file.write(_draw(name, shape).view(torch.uint8).numpy().data)
+        first = _BLOCK_NUMBER.sub(r"\1.0.", name)
+        values = block.get(first)
+        if values is None:
+            values = _draw(first, shape)
+        if _BLOCK_NUMBER.search(name):
+            block[first] = values
+        file.write(values.view(torch.uint8).numpy().data)
+
+
+def repeat_block(source: Path, output: Path, count: int) -> None:
+    """Write a file whose blocks all have the weights of the first one.
+
+    Args:
+        source: A safetensors file with one block.
+        output: File to write.
+        count: Number of blocks.
+    """
+    small = WeightFile(source)
+    names = {
+        name: [_BLOCK_NUMBER.sub(rf"\g<1>.{number}.", name) for number in range(count)]
+        if _BLOCK_NUMBER.search(name)
+        else [name]
+        for name in small.tensors
+    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, copies in names.items():
+        entry = small.tensors[name]
+        for copy in copies:
+            end = place + entry.num_bytes
+            header[copy] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [place, end]}
+            place = end
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, copies in names.items():
+            data = small.read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for _ in copies:
+                file.write(data)
+
+    write_whole(output, write)
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> Tensor:

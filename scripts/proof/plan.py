@@ -17,12 +17,15 @@ import torch
 
 from joyimage.benchmark.measure import describe_device
 from joyimage.imaging.atomic import write_text
+from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.checkpoint.parts import PARTS
 from joyimage.pipeline.quantizing import quantize_file
-from scripts.proof.checkpoint import Shapes, write_checkpoint
+from scripts.proof.checkpoint import Shapes, repeat_block, write_checkpoint
 from scripts.proof.measured import drop_cache, run_edit
 from scripts.proof.memory_group import NoMemoryGroupError
 
+CHECKPOINTS = ("folder", "files", "smaller")
+ENGINES = ("joyimage", "diffusers")
 PACKAGES = ("joyimage", "torch", "diffusers", "transformers")
 _DISK_TEST_BYTES = 4 * 10**9
 
@@ -39,6 +42,9 @@ class Settings:
         timeout_s: Seconds after which an edit is ended.
         shapes: Shapes of the model.
         sizes: Blocks and text layers of the smaller models, by which prediction and equality are checked.
+        checkpoints: What is edited from, one after the other: "folder" (bf16), "files" (int8_convrot), and
+            "smaller" models.
+        engines: Programs that edit from the folder.
     """
 
     folder: Path
@@ -48,6 +54,8 @@ class Settings:
     timeout_s: float = 3600
     shapes: Shapes = field(default_factory=Shapes)
     sizes: tuple[tuple[int, int], ...] = ((2, 2), (4, 4), (8, 4))
+    checkpoints: tuple[str, ...] = CHECKPOINTS
+    engines: tuple[str, ...] = ENGINES
 
 
 def prove(settings: Settings) -> dict[str, Any]:
@@ -61,9 +69,9 @@ def prove(settings: Settings) -> dict[str, Any]:
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
     record = _Record(settings)
-    _prove_folder(record)
-    _prove_files(record)
-    _prove_smaller_models(record)
+    run = {"folder": _prove_folder, "files": _prove_files, "smaller": _prove_smaller_models}
+    for checkpoint in settings.checkpoints:
+        run[checkpoint](record)
     return record.results
 
 
@@ -147,55 +155,60 @@ def _prove_folder(record: _Record) -> None:
     runs = [
         (f"{engine}-bf16-{_gb(limit)}", engine, limit)
         for limit in record.settings.limits_bytes
-        for engine in ("joyimage", "diffusers")
+        for engine in record.settings.engines
     ]
     if record.lacks(*(name for name, _, _ in runs)):
         write_checkpoint(folder, record.settings.shapes)
         record.results["machine"]["disk_mb_per_s"] = _measure_disk(folder)
         for name, engine, limit in runs:
             record.run(name, limit, model=folder, engine=engine)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prove_files(record: _Record) -> None:
-    """Edit from single files in int8_convrot, quantized from the published layout."""
+    """Edit from single files in int8_convrot."""
     names = {f"joyimage-int8_convrot-{_gb(limit)}": limit for limit in record.settings.limits_bytes}
     folder = record.settings.folder / "int8_convrot"
     if record.lacks(*names):
-        files = write_files(folder, record.settings.folder / "bf16", record.settings.shapes)
+        files = write_files(folder, record.settings.shapes)
         if record.settings.shapes != Shapes():  # the published configs ship with joyimage
             files["model"] = folder / "configs"
-            write_checkpoint(files["model"], record.settings.shapes, parts=())
         for name, limit in names.items():
             record.run(name, limit, **files)
-    for path in (folder, record.settings.folder / "bf16"):
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_files(folder: Path, source: Path, shapes: Shapes) -> dict[str, Path]:
+def write_files(folder: Path, shapes: Shapes) -> dict[str, Path]:
     """Write one file per part, transformer and text encoder in int8_convrot.
 
     Args:
         folder: Folder to write.
-        source: Checkpoint that the parts are quantized from; each is written where it is missing, and is on the disk
-            for that time only.
         shapes: Shapes of the model.
 
     Returns:
         Part → file.
     """
     files = {part: folder / f"{part}.safetensors" for part in PARTS}
+    write_checkpoint(folder / "configs", shapes, parts=())
+    counts = {
+        "transformer": read_json(folder / "configs/transformer/config.json")["num_layers"],
+        "text_encoder": read_json(folder / "configs/text_encoder/config.json")["text_config"][
+            "num_hidden_layers"
+        ],
+    }
     for part, file in files.items():
-        if not file.exists():
-            for other in PARTS:
-                if other != part:
-                    shutil.rmtree(source / other, ignore_errors=True)
-            write_checkpoint(source, shapes, parts=(part,))
-            file.parent.mkdir(exist_ok=True)
-            if part == "vae":
-                (source / part / "diffusion_pytorch_model.safetensors").rename(file)
-            else:
-                quantize_file(source, file, format="int8_convrot", part=part)
-    shutil.rmtree(source, ignore_errors=True)
+        if file.exists():
+            continue
+        source, quantized = folder / "one-block", folder / f"one-block-{part}.safetensors"
+        write_checkpoint(source, shapes.with_layers(1, 1), parts=(part,))
+        if part == "vae":
+            (source / part / "diffusion_pytorch_model.safetensors").rename(file)
+        else:
+            if not quantized.exists():
+                quantize_file(source, quantized, format="int8_convrot", part=part)
+            repeat_block(quantized, file, counts[part])
+            quantized.unlink()
+        shutil.rmtree(source)
     return files
 
 

@@ -69,12 +69,12 @@ def render(results: dict[str, Any]) -> str:
 
 
 _EXPLANATION = """\
-The weights are random, drawn from normal(0, 0.02); the shapes, files and layout are the published ones. Each step runs
-both guidance branches. The peak of the control group counts the page cache of the weight files, which the kernel gives
-back when memory is short: it grows to the limit whatever is needed. RSS counts the pages of mapped weight files that
-are in use, anonymous memory what cannot be given back. Read is what the process had the disk read, from a cold cache.
-Load is the mean number of running processes in the minute before the edit began and before it ended: beside other work
-an edit takes longer."""
+The weights are random, drawn from normal(0, 0.02), the same for all blocks; the shapes, files and layout are the
+published ones. Each step runs both guidance branches. The peak of the control group counts the page cache of the
+weight files, which the kernel gives back when memory is short: it grows to the limit whatever is needed. RSS counts the
+pages of mapped weight files that are in use, anonymous memory what cannot be given back. Read is what the process had
+the disk read, from a cold cache. Load is the mean number of running processes in the minute before the edit began and
+before it ended: beside other work an edit takes longer."""
 
 _SMALLER_EXPLANATION = """\
 The published width with fewer blocks and text layers, without a limit. Measured is the peak RSS on the CPU, the peak of

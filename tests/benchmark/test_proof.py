@@ -6,9 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from joyimage.model.checkpoint.headers import read_json
+from joyimage.pipeline.components import build_empty_part, open_part
 from scripts.proof import memory_group, plan
 from scripts.proof.checkpoint import Shapes, write_checkpoint
 from scripts.proof.edit import main as run_in_process
@@ -62,7 +64,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         found = prove(Settings(folder=folder, shapes=TINY, sizes=((1, 2),)))
         patch.setattr(plan, "run_edit", lambda *_, **__: pytest.fail("run again"))
         assert prove(Settings(folder=folder, shapes=TINY, sizes=((1, 2),)))["edits"] == found["edits"]
-    assert not [*folder.glob("**/*.safetensors")]
+    assert not [*folder.glob("**/*.safetensors")]  # each checkpoint is deleted after its edits
     return found
 
 
@@ -121,6 +123,26 @@ def test_checkpoint_when_split_then_holds_the_same_weights(tmp_path: Path) -> No
         for name, shard in index.items():
             with safe_open(split / "transformer" / shard, "pt") as part:
                 assert part.get_tensor(name).equal(file.get_tensor(name))
+
+
+def test_files_when_written_then_one_per_part_with_all_blocks_quantized(tmp_path: Path) -> None:
+    files = plan.write_files(tmp_path, TINY)
+
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "configs") == [
+        "text_encoder.safetensors",
+        "transformer.safetensors",
+        "vae.safetensors",
+    ]
+    with safe_open(files["transformer"], "pt") as file:
+        first, second = (
+            file.get_tensor(f"model.diffusion_model.double_blocks.{number}.attn.img_attn_qkv.weight")
+            for number in range(2)
+        )
+    assert first.dtype == torch.int8
+    assert first.equal(second)
+    assert set(open_part(files["text_encoder"], "text_encoder").weights) == set(
+        build_empty_part(tmp_path / "configs/text_encoder", "text_encoder").state_dict()
+    )
 
 
 def test_log_when_the_process_was_ended_then_its_figures_up_to_then(tmp_path: Path) -> None:
