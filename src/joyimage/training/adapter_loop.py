@@ -27,7 +27,7 @@ from joyimage.training.turbo import Distillation, measure_distillation, recipe_f
 from joyimage.training.validation import Sample, make_samples, measure_losses, write_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from joyimage.training.config import TrainingConfig
@@ -54,7 +54,7 @@ class AdapterLoop:
         device: Device of this process.
         savings: How memory is kept low.
         takes_several: Whether the checkpoint is an Edit-Plus.
-        settings_sha256: Hash of everything that the numbers depend on.
+        settings: Everything that the numbers depend on, by name.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class AdapterLoop:
         device: torch.device,
         savings: Savings,
         takes_several: bool,
-        settings_sha256: str,
+        settings: Mapping[str, Any],
     ) -> None:
         self._config = config
         self._pipe = pipe
@@ -80,7 +80,7 @@ class AdapterLoop:
         self._device = device
         self._savings = savings
         self._takes_several = takes_several
-        self._settings_sha256 = settings_sha256
+        self._settings = settings
         self._precision = getattr(torch, config.train.precision_on(device.type))
         self._transformer: Any = pipe.transformer
         self._parameters = self._add_adapter()
@@ -113,7 +113,7 @@ class AdapterLoop:
             Steps done in all, and the numbers of the last validation.
 
         Raises:
-            CheckpointError: The saved state belongs to other settings.
+            CheckpointError: The saved state is damaged.
             InvalidResultError: A gradient is not finite.
         """
         train = self._config.train
@@ -121,7 +121,7 @@ class AdapterLoop:
         weights = {name: parameter.data for name, parameter in self._parameters.items()}
         step = 0
         if state_path.is_file():
-            step = load_state(state_path, self._settings_sha256, weights, self._average, self._optimizer)
+            step = load_state(state_path, weights, self._average, self._optimizer)
         log = _Log(self._config.run_path / "log.jsonl", step, writer, is_on=self._processes.is_main)
         batches = self._draw_batches(max(train.steps, step))
         validation: dict[str, float] = {}
@@ -147,7 +147,7 @@ class AdapterLoop:
                     save_state(
                         state_path,
                         step,
-                        self._settings_sha256,
+                        self._settings,
                         weights,
                         self._average,
                         self._optimizer,

@@ -24,7 +24,7 @@ from joyimage.training.memory import MemoryPlan, plan_memory
 from joyimage.training.optimizers import check_optimizer
 from joyimage.training.processes import Processes
 from joyimage.training.sheet import write_sheet
-from joyimage.training.state import read_savings
+from joyimage.training.state import read_saved_run
 from joyimage.training.survey import Survey, check_disk, survey_pairs
 from joyimage.training.validation import Sample
 
@@ -66,6 +66,8 @@ class TrainingPlan:
         cache: Where encoded pairs are kept.
         survey: All pairs.
         memory: Predicted memory.
+        settings: Everything that the run's numbers depend on, as JSON values by name; a longer run continues a
+            shorter one.
         device: Device of the run.
         samples: Edits that validations make.
     """
@@ -74,6 +76,7 @@ class TrainingPlan:
     cache: FeatureCache
     survey: Survey
     memory: MemoryPlan
+    settings: dict[str, Any]
     device: str
     samples: list[Sample]
 
@@ -87,7 +90,7 @@ def plan(config: TrainingConfig, *, num_processes: int = 1, progress: bool = Tru
         progress: Whether to show a progress bar.
 
     Raises:
-        CheckpointError: There is no such checkpoint.
+        CheckpointError: There is no such checkpoint, or the run was begun with other settings.
         DeviceError: There is no such device.
         InvalidInputError: Pairs are incomplete, or a package is missing.
         OutOfMemoryError: The text encoder fits in no way.
@@ -100,19 +103,24 @@ def plan(config: TrainingConfig, *, num_processes: int = 1, progress: bool = Tru
     encoders = identify_encoders(base.folder, base.files)
     cache = FeatureCache(config.run_path / "cache", encoders, _encoder_dtype(config, device))
     survey = survey_pairs(config, base.checkpoint, cache, progress=progress)
+    saved = read_saved_run(config.run_path / STATE_FILE)
     memory = plan_memory(
         config,
         base,
         survey.largest,
         device,
         num_processes=num_processes,
-        previous=read_savings(config.run_path / STATE_FILE),
+        previous=None if saved is None else saved.savings,
     )
+    settings = _settings(config, base, survey, device, memory.savings.quantization)
+    if saved is not None:
+        saved.check(settings)
     return TrainingPlan(
         base=base,
         cache=cache,
         survey=survey,
         memory=memory,
+        settings=settings,
         device=device,
         samples=_choose_samples(config, base.checkpoint, cache, survey),
     )
@@ -185,7 +193,7 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
         device=device,
         savings=savings,
         takes_several=planned.base.checkpoint.takes_several,
-        settings_sha256=_settings_sha256(config, planned),
+        settings=planned.settings,
     )
     writer = _summary_writer(config.run_path) if config.tensorboard and processes.is_main else None
     steps, validation = loop.run(progress=progress, writer=writer)
@@ -251,26 +259,33 @@ def _choose_samples(
     return samples
 
 
-def _settings_sha256(config: TrainingConfig, planned: TrainingPlan) -> str:
-    """Return the hash of everything that the numbers of a run depend on; longer runs continue shorter ones."""
+def _settings(
+    config: TrainingConfig, base: BaseModel, survey: Survey, device: str, quantization: str | None
+) -> dict[str, Any]:
+    """Return everything that the numbers of a run depend on, by the names in the config."""
     train_settings = dataclasses.asdict(config.train)
-    train_settings["dtype"] = config.train.precision_on(planned.device)
+    train_settings["dtype"] = config.train.precision_on(device)
     for name in ("steps", "save_every"):
         train_settings.pop(name)
-    what = {
-        "train": train_settings,
-        "lora": dataclasses.asdict(config.lora),
-        "data": [[one.key, one.example.source] for one in planned.survey.training],
-        "sections": [[one.caption_dropout, one.weight] for one in config.data],
+    keys = json.dumps([[one.key, one.example.source] for one in survey.training])
+    what: dict[str, Any] = {
         "model": config.model,
+        **{f"train.{name}": value for name, value in train_settings.items()},
+        **{f"lora.{name}": value for name, value in dataclasses.asdict(config.lora).items()},
+        "data": f"{len(survey.training)} pairs of content {hashlib.sha256(keys.encode()).hexdigest()[:12]}",
     }
     if config.turbo is not None:
-        what["turbo"] = dataclasses.asdict(config.turbo)
-    if planned.base.files.get("transformer"):
-        what["transformer"] = sample_file(planned.base.files["transformer"]).hex()
-    if planned.memory.savings.quantization:
-        what["quantization"] = planned.memory.savings.quantization
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        what |= {f"turbo.{name}": value for name, value in dataclasses.asdict(config.turbo).items()}
+    for number, one in enumerate(config.data):
+        what |= {
+            f"data[{number}].caption_dropout": one.caption_dropout,
+            f"data[{number}].weight": one.weight,
+        }
+    if base.files.get("transformer"):
+        what["transformer"] = f"content {sample_file(base.files['transformer']).hex()[:12]}"
+    if quantization:
+        what["memory.quantization"] = quantization
+    return what
 
 
 def _encoder_dtype(config: TrainingConfig, device: str) -> str:

@@ -160,18 +160,26 @@ def plan_memory(
         largest: Width and height of each image of the largest pair.
         device: Device of the run.
         num_processes: Processes that share the frozen base.
-        previous: Savings of the run that this one resumes, which it keeps; None for a new run.
+        previous: Savings of the run that this one resumes, which it keeps unless the config has others; None for a
+            new run.
 
     Returns:
         The plan; if none fits, the smallest.
 
     Raises:
-        InvalidInputError: `lora.targets` names a layer that does not exist.
+        InvalidInputError: `lora.targets` names a layer that does not exist, or `memory.offload` does not go with
+            the number of processes, or with the run that is resumed.
         OutOfMemoryError: The text encoder fits in no way.
     """
+    offload = config.memory.offload
+    if offload not in {None, "none"} and num_processes > 1:
+        raise InvalidInputError(
+            f"`memory.offload` is {offload!r} with {num_processes} processes, which share the blocks already; leave it"
+            " out."
+        )
     sizes = _Sizes(config, base, largest, device, num_processes)
     if previous is not None:
-        return sizes.plan(Savings(**previous))
+        return sizes.plan(_resumed(config, previous))
     plans: list[MemoryPlan] = []
     for savings in _candidates(config, base, device, num_processes):
         plans.append(sizes.plan(savings))
@@ -182,22 +190,40 @@ def plan_memory(
     return min(plans, key=lambda plan: plan.peak)
 
 
+def _resumed(config: TrainingConfig, previous: Mapping[str, Any]) -> Savings:
+    """Return the savings of a resumed run: its own, but for what the config asks for now.
+
+    Raises:
+        InvalidInputError: `memory.offload` does not go with the run's base.
+    """
+    memory = config.memory
+    savings = Savings(**previous)
+    if memory.quantization is not None:
+        savings = replace(savings, quantization=memory.quantization)
+    if memory.gradient_checkpointing is not None:
+        savings = replace(savings, gradient_checkpointing=memory.gradient_checkpointing)
+    if memory.offload is None:
+        return savings
+    if memory.offload == "disk" and savings.quantization not in {None, "none"}:
+        raise InvalidInputError(
+            f"`memory.offload` is 'disk', and the run that is resumed quantizes its base to {savings.quantization}"
+            " while loading, which cannot be streamed from disk; leave `memory.offload` out."
+        )
+    is_streamed = memory.offload != "none"  # streamed blocks are recomputed in the backward pass
+    return replace(
+        savings,
+        offload=memory.offload,
+        gradient_checkpointing=savings.gradient_checkpointing or is_streamed,
+    )
+
+
 def _candidates(
     config: TrainingConfig, base: BaseModel, device: str, num_processes: int
 ) -> Iterator[Savings]:
-    """Yield what the config leaves open, the fastest and most exact first.
-
-    Raises:
-        InvalidInputError: `memory.offload` does not go with several processes.
-    """
+    """Yield what the config leaves open, the fastest and most exact first."""
     memory = config.memory
     file = base.files.get("transformer")
     can_stream = num_processes == 1  # shards of several processes leave no whole blocks
-    if memory.offload not in {None, "none"} and not can_stream:
-        raise InvalidInputError(
-            f"`memory.offload` is {memory.offload!r} with {num_processes} processes, which share the blocks already;"
-            " leave it out."
-        )
     ways: list[tuple[str | None, str]] = [(None, "none")]
     if memory.quantization is not None or memory.offload is not None:
         ways = [(memory.quantization, memory.offload or "none")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def save_state(
     path: Path,
     step: int,
-    settings: str,
+    settings: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
@@ -34,7 +35,7 @@ def save_state(
     Args:
         path: The file.
         step: Steps done.
-        settings: Hash of everything that the run's numbers depend on.
+        settings: Everything that the run's numbers depend on, as JSON values by name.
         weights: The adapter's trained weights by name.
         average: Their average by name; empty without.
         optimizer: The optimizer.
@@ -49,7 +50,7 @@ def save_state(
     content |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
     header = {
         "step": str(step),
-        "settings": settings,
+        "settings": json.dumps(settings, sort_keys=True),
         "optimizer": json.dumps(others, sort_keys=True),
         "savings": json.dumps(savings, sort_keys=True),
     }
@@ -59,8 +60,45 @@ def save_state(
     write_whole(path, lambda file: file.write(file_content))
 
 
-def read_savings(path: Path) -> dict[str, Any] | None:
-    """Return how the run that saved a state keeps memory low; None where there is no such state.
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What a state says of the run that saved it.
+
+    Attributes:
+        path: The file.
+        settings: Everything that its numbers depend on, as JSON values by name.
+        savings: How it keeps memory low, as in `Savings.to_dict`.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    savings: dict[str, Any]
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Reject to resume the run with other settings.
+
+        Args:
+            settings: Those of the run that resumes it.
+
+        Raises:
+            CheckpointError: A setting differs; the message names each with both values.
+        """
+        present: dict[str, Any] = json.loads(json.dumps(settings))
+        names = sorted(present.keys() | self.settings.keys())
+        differing = [
+            f"`{name}` was {_shown(self.settings.get(name))} and is {_shown(present.get(name))}"
+            for name in names
+            if self.settings.get(name) != present.get(name)
+        ]
+        if differing:
+            raise CheckpointError(
+                f"{self.path} was saved by another run: {', '.join(differing)}. Resume it with the settings and data"
+                f" that it began with; or, to start anew, delete {self.path.parent} or choose another output."
+            )
+
+
+def read_saved_run(path: Path) -> SavedRun | None:
+    """Return what a state says of the run that saved it; None where there is no state.
 
     Args:
         path: The file, which may be missing.
@@ -73,38 +111,30 @@ def read_savings(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            return json.loads(header["savings"]) if "savings" in header else None
-    except (SafetensorError, OSError, ValueError) as error:
+        return SavedRun(
+            path=path, settings=json.loads(header["settings"]), savings=json.loads(header["savings"])
+        )
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Delete it to start anew.") from None
 
 
 def load_state(
-    path: Path,
-    settings: str,
-    weights: Mapping[str, Tensor],
-    average: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    path: Path, weights: Mapping[str, Tensor], average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
     """Put a saved state in place, and return the number of steps done.
 
     Args:
-        path: The file.
-        settings: Hash of everything that the run's numbers depend on.
+        path: The file, of a run with the same settings.
         weights: The adapter's trained weights, which are overwritten.
         average: Their average, which is overwritten; empty without.
         optimizer: The optimizer, whose state is replaced.
 
     Raises:
-        CheckpointError: The file is damaged, or belongs to other settings or other data.
+        CheckpointError: The file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-            if header.get("settings") != settings:
-                raise CheckpointError(
-                    f"{path} was saved by a run with other settings or other data. To start anew, delete {path.parent}"
-                    " or choose another output."
-                )
             for prefix, tensors in (("weight", weights), ("average", average)):
                 for name, tensor in tensors.items():
                     tensor.copy_(file.get_tensor(f"{prefix}.{name}"))
@@ -118,3 +148,7 @@ def load_state(
     others: Any = json.loads(header["optimizer"])
     restore_optimizer(optimizer, stored, others)
     return int(header["step"])
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
