@@ -1,8 +1,8 @@
 """Print how well the tiny model edits in each quantized format: `python -m scripts.quantization_table`.
 
 One row per format: share of edits that are done, and the mean PSNR between its images and those of the model in
-full precision, for the same scenes, prompts and noise. int8, fp8 and nf4 are quantized while loading; Q4_0 is read from
-GGUF files that the `gguf` package writes (which has no K-quants to write).
+full precision, for the same scenes, prompts and noise. int8, fp8 and nf4 are quantized while loading; the others are
+read from files that `joyimage quantize` writes.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
-import torch
 
+from joyimage.acceleration.quantization import QUANTIZATIONS
 from joyimage.evaluation.editors import pipeline_editor
 from joyimage.evaluation.metrics import psnr
 from joyimage.evaluation.runner import evaluate
 from joyimage.loading import load_pipeline
-from joyimage.model.checkpoint.parts import is_quantizable
-from joyimage.pipeline.components import open_part
+from joyimage.pipeline.quantizing import quantize_file
 from joyimage.tiny import weights_folder
 from joyimage.tiny.suite import DrawnScenes
 
@@ -34,10 +32,13 @@ FORMATS = {
     "float32": None,
     "int8_convrot": "int8",
     "fp8": "fp8",
+    "mxfp8": "mxfp8",
     "nf4": "nf4",
-    "GGUF Q4_0, transformer only": "Q4_0 transformer",
-    "GGUF Q4_0": "Q4_0",
+    "nvfp4": "nvfp4",
+    "GGUF Q8_0": "gguf-q8_0",
+    "GGUF Q4_0": "gguf-q4_0",
 }
+"""Name in the table → format of `load`."""
 
 
 def main() -> None:
@@ -66,38 +67,17 @@ def main() -> None:
         print(f"| {name} | {done[name]:.3f} | {change:+.3f} | {decibels:.1f} dB |", flush=True)
 
 
-def load(quantization: str | None) -> Any:
-    """Return the tiny model in a format of `FORMATS`."""
-    if quantization is None or not quantization.startswith("Q4_0"):
-        return load_pipeline("tiny", device="cpu", quantization=quantization).pipe
+def load(format: str | None) -> Any:
+    """Return the tiny model in a format: quantized while loading, or read from files where loading does not do it."""
+    if format is None or format in QUANTIZATIONS:
+        return load_pipeline("tiny", device="cpu", quantization=format).pipe
     with tempfile.TemporaryDirectory() as folder:
-        transformer = write_q4_0("transformer", Path(folder) / "transformer.gguf")
-        text_encoder = None
-        if quantization == "Q4_0":
-            text_encoder = write_q4_0("text_encoder", Path(folder) / "text_encoder.gguf")
-        return load_pipeline("tiny", device="cpu", transformer=transformer, text_encoder=text_encoder).pipe
-
-
-def write_q4_0(part: str, path: Path) -> Path:
-    """Write a part of the tiny model as a GGUF: Q4_0 where other formats quantize too, fp32 elsewhere."""
-    source = open_part(weights_folder() / part, part)
-    writer = gguf.GGUFWriter(path, "joyimage")
-    for name in source.weights:
-        encoded = source.read(name)
-        values = encoded.decode(torch.float32).reshape(encoded.shape)
-        if values.ndim > 4:  # GGUF has four dimensions at most
-            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(values.shape))
-            values = values.flatten(1)
-        stored, kind = values.numpy(), None
-        if is_quantizable(part, name, encoded.shape) and values.shape[-1] % 32 == 0:
-            kind = gguf.GGMLQuantizationType.Q4_0
-            stored = gguf.quants.quantize(stored, kind)
-        writer.add_tensor(name, stored, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+        suffix = ".gguf" if format.startswith("gguf") else ".safetensors"
+        files: dict[str, Any] = {
+            part: quantize_file(weights_folder(), Path(folder) / f"{part}{suffix}", format=format, part=part)
+            for part in ("transformer", "text_encoder")
+        }
+        return load_pipeline("tiny", device="cpu", **files).pipe
 
 
 def recorded(edit: Callable, images: list[Image]) -> Callable:

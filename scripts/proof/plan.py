@@ -132,7 +132,7 @@ def _prove_smaller_models(record: _Record) -> None:
             if (num_blocks, num_text_layers) == record.settings.sizes[0]
             else ("bfloat16",)
         )
-        names = {
+        names: dict[str, dict[str, Any]] = {
             f"{num_blocks}-blocks-{num_text_layers}-layers-{dtype}-{offload}": {
                 "dtype": dtype,
                 "offload": offload,

@@ -224,8 +224,8 @@ def load_pipeline(
             "block" streams blocks from host memory, "disk" from the weight files. None or "auto" chooses the
             fastest plan that fits the free memory, and tries the next one if memory runs out while loading.
         quantization: "int8", "fp8" or "nf4" quantizes the transformer's blocks and the text encoder's
-            language layers where the files hold them in full precision; "none" decodes quantized files; None
-            keeps the format of the files.
+            language layers where the files hold them in full precision ("nf4" keeps the sensitive ones of the
+            text encoder in int8); "none" decodes quantized files; None keeps the format of the files.
         replica: Number of the replica that the pipeline is for; see `choose_device`.
         announce: Called with the memory plan before weights are read, and with each later one; a small model has
             none unless memory runs out.

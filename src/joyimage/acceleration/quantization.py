@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from joyimage.compat.torch import float8_matmul, int8_matmul, own_buffers, own_parameters
 from joyimage.errors import InvalidInputError
 from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
-from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, Nf4
-from joyimage.model.checkpoint.encodings.float8 import Float8
-from joyimage.model.checkpoint.encodings.int8 import Int8, convrot, rotate
+from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, NV_BLOCK, Nf4, Nvfp4
+from joyimage.model.checkpoint.encodings.float8 import MX_BLOCK, Float8, MicroscalingFloat8
+from joyimage.model.checkpoint.encodings.int8 import INT8_BLOCK, Int8, convrot, rotate
 from joyimage.model.checkpoint.grouping import name_parts
-from joyimage.model.checkpoint.parts import is_quantizable
+from joyimage.model.checkpoint.parts import is_quantizable, is_sensitive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("int8", "fp8", "nf4")
 """Formats that weights can be quantized to while they are loaded."""
+
+FOUR_BIT_FORMATS = ("nf4", "nvfp4", "gguf-q4_0")
+"""Formats in which sensitive weights take eight bits."""
 
 MATMULS = ("decode", "int8", "fp8")
 """How a quantized layer multiplies: with decoded weights, or with inputs quantized to the weights' type."""
@@ -159,20 +162,46 @@ class _DecodedLinear(torch.autograd.Function):
         return grad @ ctx.layer.encoded.decode(grad.dtype), None
 
 
-def quantized(weight: Tensor, quantization: str) -> EncodedWeight:
+def format_for(quantization: str, part: str, name: str, shape: tuple[int, ...]) -> str | None:
+    """Return the format that a quantization stores a weight in, or None where the weight stays as it is.
+
+    Args:
+        quantization: A format of this module or of GGUF.
+        part: "transformer", "text_encoder" or "vae".
+        name: Our name of the weight.
+        shape: Shape of the values.
+    """
+    if not is_quantizable(part, name, shape):
+        return None
+    if quantization in FOUR_BIT_FORMATS and is_sensitive(part, name):
+        return "gguf-q8_0" if quantization.startswith("gguf") else "int8"
+    return quantization
+
+
+def quantized(weight: Tensor, format: str) -> EncodedWeight:
     """Quantize a matrix; one that is not a whole number of blocks of the format stays as it is.
 
     Args:
         weight: [N, K].
-        quantization: One of `QUANTIZATIONS`.
+        format: One of `QUANTIZATIONS`, "int8_blockwise", "mxfp8" or "nvfp4".
     """
-    shape = tuple(weight.shape)
-    if quantization == "nf4" and weight.numel() % NF4_BLOCK:
+    shape = (weight.shape[0], weight.shape[1])
+    per_block, num_values = {
+        "nf4": (NF4_BLOCK, weight.numel()),
+        "mxfp8": (MX_BLOCK, shape[1]),
+        "nvfp4": (NV_BLOCK, shape[1]),
+    }.get(format, (1, 1))
+    if num_values % per_block:
         return EncodedWeight(Plain(), {WEIGHT: weight}, shape)
-    if quantization == "nf4":
-        encoding, parts = Nf4.encode(weight)
+    if format in {"nf4", "nvfp4"}:
+        encoding, parts = Nf4.encode(weight) if format == "nf4" else Nvfp4.encode(weight)
         return EncodedWeight(encoding, parts, shape)
-    encoder = convrot(shape[1]) if quantization == "int8" else Float8()
+    encoder = {
+        "int8": convrot(shape[1]),
+        "int8_blockwise": Int8(block_size=INT8_BLOCK),
+        "fp8": Float8(),
+        "mxfp8": MicroscalingFloat8(),
+    }[format]
     return EncodedWeight(encoder, encoder.encode(weight), shape)
 
 
@@ -210,9 +239,9 @@ def fill(
         encoded = source.read(name)
         place = torch.device("meta") if name in left_out else device
         is_linear = type(module) is nn.Linear and leaf == "weight"
-        is_plain = encoded.encoding.name == "plain" and is_quantizable(source.part, name, encoded.shape)
-        if quantization in QUANTIZATIONS and is_linear and is_plain:
-            encoded = quantized(encoded.decode(torch.float32), quantization)
+        if quantization in QUANTIZATIONS and is_linear and encoded.encoding.name == "plain":
+            chosen = format_for(quantization, source.part, name, encoded.shape)
+            encoded = encoded if chosen is None else quantized(encoded.decode(torch.float32), chosen)
         if is_linear and quantization != "none" and encoded.encoding.name != "plain":
             _replace(model, path, encoded.to(place), choose_matmul(encoded, device))
             continue

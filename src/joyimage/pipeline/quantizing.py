@@ -15,15 +15,15 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
-from joyimage.acceleration.quantization import quantized
+from joyimage.acceleration.quantization import format_for, quantized
 from joyimage.errors import InvalidInputError
 from joyimage.imaging.atomic import clear_partial, write_whole
 from joyimage.model.checkpoint.encodings.base import WEIGHT
-from joyimage.model.checkpoint.encodings.ggml import encode_q8_0
+from joyimage.model.checkpoint.encodings.ggml import encode_q4_0, encode_q8_0
 from joyimage.model.checkpoint.files import WeightFile
 from joyimage.model.checkpoint.gguf import MAGIC
 from joyimage.model.checkpoint.grouping import name_parts
-from joyimage.model.checkpoint.parts import PARTS, is_quantizable
+from joyimage.model.checkpoint.parts import PARTS
 from joyimage.model.file_kind import part_of_file
 from joyimage.pipeline.components import open_part
 from joyimage.pipeline.repacking import PRECISIONS
@@ -36,16 +36,25 @@ if TYPE_CHECKING:
 
     from joyimage.model.checkpoint.source import WeightSource
 
-FORMATS = ("int8_convrot", "fp8", "nf4", "gguf-q8_0")
-"""Quantized formats that can be written."""
+FORMATS = (
+    "int8_convrot",
+    "int8_blockwise",
+    "fp8",
+    "mxfp8",
+    "nvfp4",
+    "nf4",
+    "gguf-q8_0",
+    "gguf-q4_0",
+)
+"""Quantized formats that can be written; those of four bits keep sensitive weights in eight."""
 
-_NAMES = {"int8_convrot": "int8", "fp8": "fp8", "nf4": "nf4"}
 _PREFIX = {"transformer": "model.diffusion_model.", "text_encoder": "", "vae": ""}
 """What ComfyUI's files have before the names of a part's weights."""
 
 _ALIGNMENT = 32
-_GGUF_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30, torch.uint8: 8}
-"""Stored dtype → GGUF type number; bytes are blocks of Q8_0."""
+_GGUF_BLOCK = 32
+_GGUF_TYPES = {"F32": 0, "F16": 1, "BF16": 30, "Q4_0": 2, "Q8_0": 8}
+"""Type of a tensor → its number in a GGUF."""
 
 
 def quantize_file(
@@ -176,16 +185,14 @@ def _tensors(source: WeightSource, name: str, format: str) -> dict[str, Tensor]:
     is_plain = encoded.encoding.name == "plain"
     values = encoded.parts[WEIGHT] if is_plain else encoded.decode(torch.bfloat16)
     values = values.reshape(encoded.shape)
-    is_quantized = is_quantizable(source.part, name, encoded.shape)
-    if format == "gguf-q8_0":
-        if is_quantized and values.shape[-1] % 32 == 0:
-            return {name: encode_q8_0(values)}
+    chosen = format_for(format.replace("int8_convrot", "int8"), source.part, name, encoded.shape)
+    if format.startswith("gguf"):
+        if chosen is not None and values.shape[-1] % _GGUF_BLOCK == 0:
+            return {name: encode_q4_0(values) if chosen == "gguf-q4_0" else encode_q8_0(values)}
         # llama.cpp's rule: one-dimensional weights stay in fp32.
         return {name: values.float() if values.ndim == 1 else values}
     output_name = _PREFIX[source.part] + name
-    if not is_quantized:
-        return {output_name: values}
-    return name_parts(output_name, quantized(values, _NAMES[format]))
+    return {output_name: values} if chosen is None else name_parts(output_name, quantized(values, chosen))
 
 
 def _join_safetensors(file: IO[bytes], paths: list[Path]) -> None:
@@ -217,17 +224,18 @@ def _join_gguf(file: IO[bytes], source: WeightSource, paths: list[Path]) -> None
     place = 0
     for path in paths:
         for name, entry in WeightFile(path).tensors.items():
-            dtype = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16}.get(
-                entry.dtype, torch.bfloat16
-            )
             shape = source.weights[name].shape
+            kind = entry.dtype
+            if kind == "U8":  # blocks, which their sizes tell apart
+                per_block = entry.num_bytes * _GGUF_BLOCK // torch.Size(shape).numel()
+                kind = {18: "Q4_0", 34: "Q8_0"}[per_block]
             if len(shape) > 4:
                 sizes = b"".join(map(_int, shape))
                 array = _int(4) + struct.pack("<Q", len(shape)) + sizes
                 settings.append(_setting(f"comfy.gguf.orig_shape.{name}", 9, array))
                 shape = (shape[0], torch.Size(shape[1:]).numel())
             dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-            infos.append(_text(name) + dims + struct.pack("<IQ", _GGUF_TYPES[dtype], place))
+            infos.append(_text(name) + dims + struct.pack("<IQ", _GGUF_TYPES[kind], place))
             place += -(-entry.num_bytes // _ALIGNMENT) * _ALIGNMENT
     file.write(MAGIC + struct.pack("<IQQ", 3, len(infos), len(settings)) + b"".join(settings + infos))
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))

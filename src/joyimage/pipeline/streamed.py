@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from joyimage.acceleration.plans import BYTES_PER_WEIGHT, DECODING_BYTES, PartSize, PipelineSize
-from joyimage.acceleration.quantization import QUANTIZATIONS, choose_matmuls, stored_tensors
+from joyimage.acceleration.quantization import QUANTIZATIONS, choose_matmuls, format_for, stored_tensors
 from joyimage.acceleration.sources import DiskSource, HostSource
 from joyimage.acceleration.streaming import (
     BlockStream,
@@ -17,7 +17,7 @@ from joyimage.acceleration.streaming import (
     streamed_tensors,
 )
 from joyimage.model.checkpoint.headers import read_json
-from joyimage.model.checkpoint.parts import PARTS, is_quantizable
+from joyimage.model.checkpoint.parts import PARTS
 from joyimage.pipeline.components import build_component, build_empty_part, open_part
 from joyimage.pipeline.settings import CheckpointSettings
 
@@ -173,8 +173,11 @@ def _measure_part(
         if weight is not None and weight.encoding.name != "plain":
             if name in linear and quantization != "none":
                 sizes[name] = weight.num_bytes
-        elif quantization in QUANTIZATIONS and is_quantizable(part, name, tuple(parameter.shape)):
-            sizes[name] = round(parameter.numel() * BYTES_PER_WEIGHT[quantization])
+        elif quantization in QUANTIZATIONS:
+            chosen = format_for(quantization, part, name, tuple(parameter.shape))
+            sizes[name] = round(
+                sizes[name] if chosen is None else parameter.numel() * BYTES_PER_WEIGHT[chosen]
+            )
         if sizes[name] < parameter.numel() * dtype.itemsize:
             decoded = max(decoded, parameter.numel() * (DECODING_BYTES + dtype.itemsize))
     if part not in STREAMED:

@@ -46,8 +46,8 @@ def convert(
         plus: The checkpoint takes several references (Edit-Plus).
         allow_pickle: Read .pt and .pth files too, as tensors only.
         max_shard_size: Largest weight file of a folder, such as 5GB or 500MB.
-        format: "bf16", "fp16" or "fp32"; for a file also "int8_convrot", "fp8", "nf4" or "gguf-q8_0". An original
-            checkpoint keeps its precision.
+        format: "bf16", "fp16" or "fp32"; for a file also each format of `joyimage quantize`. An original checkpoint
+            keeps its precision.
         part: Part of a folder to write as a file: "transformer", "text_encoder" or "vae". Default: transformer.
     """
     # Imported here, so that `joyimage --help` needs no torch.

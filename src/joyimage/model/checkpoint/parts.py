@@ -81,6 +81,19 @@ def is_quantizable(part: str, name: str, shape: tuple[int, ...]) -> bool:
     return part in layers and name.startswith(layers[part]) and len(shape) == 2 and name.endswith(".weight")
 
 
+def is_sensitive(part: str, name: str) -> bool:
+    """Return whether four bits are too few for a weight that is quantizable: eight-bit formats take it.
+
+    In the language layers the errors of values and of the MLP's output go straight into the stream that the next
+    layer reads. The other matrices, and the transformer's, bear four bits: see docs/how-to/published-model.md.
+
+    Args:
+        part: One of `PARTS`.
+        name: Our name of the weight.
+    """
+    return part == "text_encoder" and name.endswith((".v_proj.weight", ".down_proj.weight"))
+
+
 def _from_bundle(names: list[str], part: str) -> list[str]:
     """Return the names of one part of a file with several parts, or all names of a file with one."""
     bundled = [prefix for prefixes in _BUNDLE_PREFIXES.values() for prefix in prefixes]

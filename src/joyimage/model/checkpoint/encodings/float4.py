@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from joyimage.model.checkpoint.encodings.base import WEIGHT
-from joyimage.model.checkpoint.encodings.float8 import untile
+from joyimage.model.checkpoint.encodings.float8 import tile, untile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from joyimage.model.checkpoint.encodings.base import Shape
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-_NV_BLOCK = 16
+_E2M1_LARGEST = 6.0
+# Where the nearest number changes. Halfway lies what has an even code, so each second border is moved down by a step.
+_E2M1_BORDERS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+
+NV_BLOCK = 16
+"""Number of inputs that share a scale in nvfp4."""
 
 NF4_STATE = ".quant_state.bitsandbytes__nf4"
 """Suffix of the tensor with the settings of an nf4 weight, as bitsandbytes writes them."""
@@ -87,7 +92,7 @@ class Nvfp4:
         stored = parts[WEIGHT]  # [N, K / 2]
         codes = unpack_nibbles(stored, high_first=self.comfy)
         table = torch.tensor(_E2M1, dtype=dtype, device=stored.device)
-        values = torch.unflatten(table[codes.int()], 1, (-1, _NV_BLOCK))  # [N, K / 16, 16]
+        values = torch.unflatten(table[codes.int()], 1, (-1, NV_BLOCK))  # [N, K / 16, 16]
         scale = parts["_scale"]
         if self.comfy:
             scale = untile(scale, values.shape[0], values.shape[1])
@@ -96,6 +101,30 @@ class Nvfp4:
         if ".pre_quant_scale" in parts:  # what the layer's inputs are multiplied with
             matrix = matrix * parts[".pre_quant_scale"].to(dtype).reshape(1, -1)
         return matrix
+
+    @classmethod
+    def encode(cls, weight: Tensor) -> tuple[Nvfp4, dict[str, Tensor]]:
+        """Return the encoding of ComfyUI and the tensors that store a matrix.
+
+        Args:
+            weight: Matrix [N, K]; K is a multiple of 16.
+        """
+        largest = torch.finfo(torch.float8_e4m3fn).max
+        blocks = torch.unflatten(weight.float(), 1, (-1, NV_BLOCK))  # [N, K / 16, 16]
+        whole = (weight.float().abs().amax() / (largest * _E2M1_LARGEST)).clamp_min(1e-30)  # []
+        peak = blocks.abs().amax(dim=2) / _E2M1_LARGEST
+        scale = (peak / whole).clamp(max=largest).to(torch.float8_e4m3fn)  # [N, K / 16]
+        divisor = (whole * scale.float()).unsqueeze(-1)
+        scaled = torch.where(divisor == 0, 0.0, blocks / divisor)
+        borders = torch.tensor(_E2M1_BORDERS)
+        borders[1::2] = borders[1::2].nextafter(torch.zeros(3))
+        codes = torch.bucketize(scaled.abs(), borders.to(scaled.device)) | (torch.signbit(scaled).long() << 3)
+        high, low = codes.to(torch.uint8).reshape(weight.shape[0], -1, 2).unbind(2)
+        return cls(comfy=True), {
+            WEIGHT: (high << 4) | low,
+            "_scale": tile(scale.view(torch.uint8)).view(torch.float8_e4m3fn),
+            "_scale_2": whole,
+        }
 
     def marker(self) -> dict[str, Any] | None:
         """Return the content of `.comfy_quant`, which only ComfyUI's layout has."""

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from joyimage.model.checkpoint.encodings.base import Shape
 
-_MX_BLOCK = 32
+MX_BLOCK = 32
+"""Number of inputs that share a scale in mxfp8."""
+
 _FP32_MANTISSA_BITS = 23
+_EXPONENT_BIAS = 127
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,28 @@ class MicroscalingFloat8:
         """Return the values in `dtype`; they are computed in fp32."""
         stored = parts[WEIGHT]
         num_rows, num_columns = stored.shape
-        exponents = untile(parts["_scale"].view(torch.uint8), num_rows, num_columns // _MX_BLOCK)
+        exponents = untile(parts["_scale"].view(torch.uint8), num_rows, num_columns // MX_BLOCK)
         # The exponent of an fp32 number has the same bias, and 0 marks a block of zeros.
         scale = (exponents.int() << _FP32_MANTISSA_BITS).view(torch.float32)  # [N, K / 32]
-        values = torch.unflatten(stored.float(), 1, (-1, _MX_BLOCK)) * scale.unsqueeze(-1)
+        values = torch.unflatten(stored.float(), 1, (-1, MX_BLOCK)) * scale.unsqueeze(-1)
         return values.flatten(1).to(dtype)
+
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the tensors that store a matrix.
+
+        Args:
+            weight: Matrix [N, K]; K is a multiple of 32.
+        """
+        largest = torch.finfo(torch.float8_e4m3fn).max
+        blocks = torch.unflatten(weight.float(), 1, (-1, MX_BLOCK))  # [N, K / 32, 32]
+        peak = blocks.abs().amax(dim=2)
+        # The power of two is rounded up, so that the largest value of a block fits.
+        exponents = torch.log2((peak / largest).clamp_min(2.0**-_EXPONENT_BIAS)).ceil().int() + _EXPONENT_BIAS
+        exponents = torch.where(peak == 0, 0, exponents)
+        scale = (exponents << _FP32_MANTISSA_BITS).view(torch.float32).unsqueeze(-1)
+        scaled = torch.where(scale == 0, 0.0, blocks / scale).clamp_(-largest, largest)
+        stored = scaled.flatten(1).to(torch.float8_e4m3fn)
+        return {WEIGHT: stored, "_scale": tile(exponents.to(torch.uint8))}
 
     def marker(self) -> dict[str, Any]:
         """Return the content of `.comfy_quant`."""
@@ -111,3 +131,17 @@ def untile(tiled: Tensor, num_rows: int, num_columns: int) -> Tensor:
     tiles = tiled.reshape(row_tiles, column_tiles, 32, 4, 4)
     # [row tile, quarter, row in quarter, column tile, column]
     return tiles.permute(0, 3, 2, 1, 4).reshape(row_tiles * 128, column_tiles * 4)[:num_rows, :num_columns]
+
+
+def tile(scale: Tensor) -> Tensor:
+    """Return scales in tiles of 128 x 4, padded with zeros to whole tiles: the inverse of `untile`.
+
+    Args:
+        scale: One scale per row and block of columns.
+    """
+    num_rows, num_columns = scale.shape
+    row_tiles, column_tiles = -(-num_rows // 128), -(-num_columns // 4)
+    padded = scale.new_zeros(row_tiles * 128, column_tiles * 4)
+    padded[:num_rows, :num_columns] = scale
+    tiles = padded.reshape(row_tiles, 4, 32, column_tiles, 4).permute(0, 3, 2, 1, 4)
+    return tiles.reshape(row_tiles * 128, column_tiles * 4)

@@ -71,6 +71,22 @@ def encode_q8_0(weight: Tensor) -> Tensor:
     return stored.reshape(*weight.shape[:-1], -1)
 
 
+def encode_q4_0(weight: Tensor) -> Tensor:
+    """Return the bytes `[..., K / 32 * 18]` that store values `[..., K]` as Q4_0.
+
+    Args:
+        weight: Values; K is a multiple of 32.
+    """
+    blocks = weight.float().reshape(-1, 32)
+    place = blocks.abs().argmax(dim=1, keepdim=True)
+    scale = blocks.gather(1, place) / -8  # [B, 1]: the largest value becomes -8, whichever its sign
+    scaled = blocks * torch.where(scale == 0, 0.0, 1 / scale)
+    codes = (scaled + 8.5).to(torch.uint8).clamp_(0, 15)
+    packed = codes[:, :16] | (codes[:, 16:] << 4)
+    stored = torch.cat([scale.half().view(torch.uint8), packed], dim=1)
+    return stored.reshape(*weight.shape[:-1], -1)
+
+
 def _half(blocks: Tensor, start: int) -> Tensor:
     """Return the fp16 number at a place in each block, `[B, 1]` in fp32."""
     return blocks[:, start : start + 2].contiguous().view(torch.float16).float()

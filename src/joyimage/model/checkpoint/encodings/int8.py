@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from joyimage.model.checkpoint.encodings.base import WEIGHT, spread
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from joyimage.model.checkpoint.encodings.base import Shape
+
+INT8_BLOCK = 128
+"""Side of the blocks in int8_blockwise files that joyimage writes."""
 
 _GROUP_SIZES = (256, 64)
 _LARGEST = 127
@@ -56,7 +60,7 @@ class Int8:
         return values.to(dtype)
 
     def encode(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the tensors that store a matrix, with one scale per row.
+        """Return the tensors that store a matrix, with one scale per row, or per block.
 
         Args:
             weight: Matrix [N, K].
@@ -64,8 +68,17 @@ class Int8:
         values = weight.float()
         if self.rotation is not None:
             values = rotate(values, self.rotation)
-        scale = (values.abs().amax(dim=1, keepdim=True) / _LARGEST).clamp_min(1e-30)  # [N, 1]
-        stored = (values / scale).round_().clamp_(-_LARGEST - 1, _LARGEST).to(torch.int8)
+        if self.block_size is None:
+            peak = values.abs().amax(dim=1, keepdim=True)  # [N, 1]
+        else:
+            whole = [-size % self.block_size for size in reversed(values.shape)]
+            padded = nn.functional.pad(values.abs(), (0, whole[0], 0, whole[1]))
+            side = self.block_size
+            tiles = padded.reshape(padded.shape[0] // side, side, padded.shape[1] // side, side)
+            peak = tiles.amax(dim=(1, 3))  # one per block
+        scale = (peak / _LARGEST).clamp_min(1e-30)
+        factor = spread(scale, tuple(values.shape), self.block_size)
+        stored = (values / factor).round_().clamp_(-_LARGEST - 1, _LARGEST).to(torch.int8)
         return {WEIGHT: stored, "_scale": scale}
 
     def marker(self) -> dict[str, Any]:
