@@ -49,6 +49,24 @@ def test_pipeline_when_built_from_components_with_a_setting_then_that_one_counts
     assert own_settings(JoyImageEditPipeline(**pipe.components)) == OWN
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"base_size": 5}, ValueError, "5"),
+        ({"transformer": "folder"}, TypeError, "`transformer` is of type str"),
+        ({"vae": torch.nn.Linear(1, 1)}, TypeError, "`vae` is of type Linear"),
+    ],
+    ids=["base-size", "path", "other-network"],
+)
+def test_pipeline_when_a_part_or_setting_cannot_work_then_rejected_when_built(
+    changes: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    pipe = random_models.make_pipeline()
+
+    with pytest.raises(error, match=words):
+        JoyImageEditPipeline(**{**pipe.components, **changes})
+
+
 def test_pipeline_when_built_from_components_then_edits_as_the_first(checkpoint: Path) -> None:
     def edit(pipe: Any) -> Any:
         return pipe(

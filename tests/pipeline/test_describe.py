@@ -63,6 +63,9 @@ def test_describe_when_question_holds_control_tokens_then_read_as_text(pipe: Any
     ("arguments", "words"),
     [
         ({"question": " "}, "`question`"),
+        ({"question": 5}, "`question` is 5"),
+        ({"max_new_tokens": 1.5}, "`max_new_tokens` is 1.5"),
+        ({"max_new_tokens": "9"}, "`max_new_tokens` is '9'"),
         ({"max_new_tokens": 0}, "`max_new_tokens`"),
         ({"image": "a.png"}, "`image`"),
     ],

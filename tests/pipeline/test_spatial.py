@@ -92,6 +92,9 @@ def test_plus_when_called_then_the_image_is_its_only_reference() -> None:
     [
         ("move", (IMAGE, "car", (20, 30, 160, 90)), "inside the image"),
         ("move", (IMAGE, "", (20, 30, 60, 90)), "`object`"),
+        ("move", (IMAGE, None, (20, 30, 60, 90)), "`object` is None"),
+        ("rotate", (IMAGE, 5, "left"), "`object` is 5"),
+        ("judge", (IMAGE, IMAGE, None), "`instruction` is None"),
         ("move", ([IMAGE] * 2, "car", (20, 30, 60, 90)), "2 images"),
         ("rotate", (IMAGE, "car", "upper"), "`view`"),
         ("camera", (IMAGE, float("nan")), "`yaw`"),
@@ -113,6 +116,11 @@ def test_spatial_edit_when_an_argument_is_wrong_then_rejected(
 def test_spatial_edit_when_one_side_is_given_then_rejected(pipe: Any, name: str) -> None:
     with pytest.raises(ValueError, match="`height` and `width` go together"):
         pipe.rotate(IMAGE, "car", "left", **{name: 96})
+
+
+def test_spatial_edit_when_a_prompt_is_given_too_then_rejected_by_name(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="`prompt` can't be given here"):
+        pipe.rotate(IMAGE, "car", "left", prompt="x")
 
 
 def test_prompt_style_when_given_by_its_old_name_then_used_with_a_warning(pipe: Any) -> None:

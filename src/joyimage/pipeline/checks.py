@@ -121,6 +121,29 @@ def check_size(height: int | None, width: int | None) -> None:
             raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
 
 
+def check_text(name: str, value: object, expected: str) -> None:
+    """Check that an argument is text with something in it.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        InvalidInputError: It is empty.
+    """
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"`{name}` is {value!r}; expected {expected}, as a string.")
+    if not value.strip():
+        raise InvalidInputError(f"`{name}` is empty; expected {expected}.")
+
+
+def check_count(name: str, value: object) -> None:
+    """Check that an argument is a whole number of at least 1.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
+    if not _is_whole(value) or cast("float", value) < 1:
+        raise InvalidInputError(f"`{name}` is {value!r}; expected 1 or more.")
+
+
 def check_divisible(size: ImageSize, divisor: int) -> None:
     """Check that patches cover the output.
 

@@ -11,6 +11,7 @@ import torch
 
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.answers import has_language
+from joyimage.pipeline.checks import check_count, check_text
 from joyimage.pipeline.images import to_images
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.qwen3_vl import count_tokens, prepare_images
@@ -25,21 +26,19 @@ def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_toke
     """Answer a question about images; see `PipelineParts.describe`.
 
     Raises:
-        InvalidTypeError: An image is of a type that is not accepted.
+        InvalidTypeError: An image is of a type that is not accepted, or the question is not text.
         InvalidInputError: The question is empty, `max_new_tokens` is not positive, or the text encoder of the
             checkpoint never learned to answer.
     """
     text_encoder: Any = pipe.text_encoder
     tokenizer: Any = pipe.tokenizer
-    if not question.strip():
-        raise InvalidInputError("`question` is empty; expected a question about the image.")
+    check_text("question", question, "a question about the image")
     if not has_language(pipe):
         raise InvalidInputError(
             f"{pipe.config.get('_name_or_path') or 'This checkpoint'} has no language: its text encoder never "
             "learned to answer. Describing and local rewriting need another checkpoint, such as the published one."
         )
-    if max_new_tokens < 1:
-        raise InvalidInputError(f"`max_new_tokens` is {max_new_tokens}; expected 1 or more.")
+    check_count("max_new_tokens", max_new_tokens)
     images = to_images(image)
     device = pipe.compute_device
     vision = prepare_images(text_encoder, pipe.processor, images, device)

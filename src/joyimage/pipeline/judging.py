@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.answers import ImageReader
+from joyimage.pipeline.checks import check_text
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import to_images
 from joyimage.pipeline.plans import plan_move, plan_prompt
@@ -39,8 +40,7 @@ def judge_images(
         InvalidTypeError: An image is of a type that is not accepted.
         InvalidInputError: The instruction is empty, a box fits on no image, or there are several images.
     """
-    if not instruction.strip():
-        raise InvalidInputError("`instruction` is empty; expected what was asked for.")
+    check_text("instruction", instruction, "what was asked for")
     result = _one("after", after)
     reader = ImageReader(pipe)
     if before is None:

@@ -15,9 +15,10 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.acceleration.settings import accelerate_new
 from joyimage.devices import available_devices
-from joyimage.errors import DeviceError, InvalidInputError
+from joyimage.errors import DeviceError, InvalidInputError, InvalidTypeError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.adapters import AdapterLoadingMixin
+from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.pipeline.calls import serialized
 from joyimage.pipeline.conditioning import repeat_per_output
 from joyimage.pipeline.describe import QUESTION, answer_question
@@ -66,6 +67,9 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
         default_guidance_scale: float | None = None,
     ) -> None:
         super().__init__()
+        _check_networks(vae=vae, text_encoder=text_encoder, transformer=transformer)
+        if base_size is not None:
+            bucket_sizes(base_size)
         untyped: Any = self  # diffusers' methods have no types
         untyped.register_modules(
             scheduler=scheduler,
@@ -276,6 +280,26 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
             placeholders=placeholders,
             cache=self._feature_cache,
         )
+
+
+def _check_networks(**networks: Any) -> None:
+    """Check that parts of a new pipeline can be its networks; None leaves one out.
+
+    Raises:
+        InvalidTypeError: One is something else, such as a path.
+    """
+    for name, network in networks.items():
+        if network is None or isinstance(network, torch.nn.Module):
+            is_fitting = (
+                name != "vae" or network is None or "scale_factor_spatial" in getattr(network, "config", ())
+            )
+        else:
+            is_fitting = False
+        if not is_fitting:
+            raise InvalidTypeError(
+                f"`{name}` is of type {type(network).__name__}; expected the {name} of a JoyImage checkpoint. "
+                f"`from_pretrained` takes paths, also as `{name}=`."
+            )
 
 
 def _check_template(given: str, expected: str) -> None:

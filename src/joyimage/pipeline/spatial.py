@@ -220,6 +220,12 @@ class SpatialEditingPipeline(JoyImagePipeline):
             raise InvalidInputError(
                 "`return_dict` is False; expected True: a tuple has no place for the checks."
             )
+        for name in ("prompt", "image", "images"):
+            if name in call:
+                raise InvalidInputError(
+                    f"`{name}` can't be given here: a spatial edit makes its own prompt from its arguments, and takes "
+                    "one image. Leave it out, or call the pipeline itself."
+                )
         choice = take_choice(call)
         if choice.is_needed:
             return self._choose_spatially(choice, plan, call)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from joyimage.errors import InvalidInputError
+from joyimage.errors import InvalidInputError, InvalidTypeError
 
 STYLES = ("documented", "benchmark")
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """Return the name of an object without surrounding whitespace.
 
     Raises:
+        InvalidTypeError: The name is not text.
         InvalidInputError: The name is empty, consists of an article only, or contains a line break.
     """
+    if not isinstance(name, str):
+        raise InvalidTypeError(
+            f"`object` is {name!r}; expected the name of an object, for example 'blue car'."
+        )
     stripped = name.strip()
     if not without_article(stripped) or "\n" in stripped:
         raise InvalidInputError(
