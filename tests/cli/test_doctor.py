@@ -87,6 +87,33 @@ def test_advice_when_memory_differs_then_what_fits(
     assert said_use.endswith(use)
 
 
+@pytest.mark.parametrize(
+    ("device_gb", "memory_gb", "words"),
+    [
+        (80, 256, None),  # nothing is faster than all parts on the device
+        (48, 128, "With --quantize int8: Memory plan 'none'"),
+        (24, 128, "With --quantize int8: Memory plan 'model'"),
+        (24, 16, "With --quantize nf4: Memory plan 'none'"),
+        (8, 64, None),  # blocks are streamed, quantized or not
+    ],
+)
+def test_advice_when_a_quantized_model_has_a_faster_plan_then_it_says_so(
+    device_gb: float, memory_gb: float, words: str | None
+) -> None:
+    said, _ = advise("cuda", device_gb, memory_gb)
+
+    assert ("--quantize" in said) == (words is not None)
+    assert words is None or words in said
+
+
+def test_advice_when_the_processor_has_no_bf16_instructions_then_it_says_how_slow_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_fast in (True, False):
+        monkeypatch.setattr("joyimage.compat.torch.has_fast_bf16", lambda _, is_fast=is_fast: is_fast)
+        assert ("very slowly" in advise("cpu", 0, 64)[0]) != is_fast
+
+
 def test_doctor_when_json_then_sizes_are_numbers(joyimage: Joyimage) -> None:
     found = json.loads(joyimage("doctor", "--json").out)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json as json_format
 import os
 import platform
@@ -10,11 +12,14 @@ import sys
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
 from joyimage.devices import available_devices
 from joyimage.errors import JoyImageError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from joyimage.acceleration.plans import Machine, MemoryPlan, PipelineSize
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "pillow", "numpy")
 _EDIT = "joyimage edit IMAGE PROMPT -o OUTPUT"
@@ -75,22 +80,50 @@ def advise(device: str, device_gb: float, memory_gb: float) -> tuple[str, str]:
     import torch
 
     from joyimage.acceleration.plans import Machine, choose_plan
-    from joyimage.pipeline.components import PUBLISHED_FOLDER
-    from joyimage.pipeline.streamed import measure
+    from joyimage.compat.torch import has_fast_bf16
 
     machine = Machine(device=device, device_bytes=round(device_gb * 1e9), host_bytes=round(memory_gb * 1e9))
     try:
-        plan = choose_plan(measure(PUBLISHED_FOLDER, torch.bfloat16), machine)
+        plan = choose_plan(_published_size(None), machine)
     except OutOfMemoryError as error:
         return f"The tiny model. The published one: {error}", f"{_EDIT} --model tiny"
     if device == "cpu":
+        is_fast = has_fast_bf16(torch.device("cpu"))
+        how = "" if is_fast else ", very slowly: this processor has no bfloat16 instructions"
         return (
             "The tiny model. An edit by the published one takes 16,000 TFLOP, which is hours on a CPU. It would"
-            f" run with --dtype bfloat16. {plan}",
+            f" run with --dtype bfloat16{how}. {plan}",
             f"{_EDIT} --model tiny",
         )
     option = "" if plan.offload == "none" else f" --offload {plan.offload}"
-    return f"The published model. {plan}", f"{_EDIT}{option}"
+    return f"The published model. {plan}{_quantized_advice(machine, plan)}", f"{_EDIT}{option}"
+
+
+@functools.cache
+def _published_size(quantization: str | None) -> PipelineSize:
+    """Return what decides how much memory the published model takes in bfloat16, quantized or not."""
+    import torch
+
+    from joyimage.pipeline.components import PUBLISHED_FOLDER
+    from joyimage.pipeline.streamed import measure
+
+    return measure(PUBLISHED_FOLDER, torch.bfloat16, quantization=quantization)
+
+
+def _quantized_advice(machine: Machine, plan: MemoryPlan) -> str:
+    """Return what a quantized model would gain on a machine: a faster plan; nothing where there is none."""
+    from joyimage.acceleration.plans import OFFLOADS, choose_plan
+
+    faster = OFFLOADS[: OFFLOADS.index(plan.offload)]
+    if not faster:
+        return ""
+    for quantization in ("int8", "nf4"):
+        try:
+            found = choose_plan(_published_size(quantization), machine, faster[:2])
+        except OutOfMemoryError:
+            continue
+        return f" With --quantize {quantization}: {dataclasses.replace(found, reason='')}"
+    return ""
 
 
 def _accelerator() -> tuple[str, str, float, float]:
