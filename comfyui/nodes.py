@@ -101,7 +101,7 @@ class JoyImageRotate(io.ComfyNode):
             node_id="JoyImageRotate",
             display_name="Joy Rotate",
             category=CATEGORY,
-            description="Turn an object to one of eight views: writes the prompt for Joy Edit.",
+            description="Rotate an object to one of eight views: writes the prompt for Joy Edit.",
             inputs=[
                 io.String.Input("object", default="car", tooltip=help_of("rotate", "object")),
                 io.Combo.Input(
@@ -129,7 +129,7 @@ class JoyImageCamera(io.ComfyNode):
             node_id="JoyImageCamera",
             display_name="Joy Camera",
             category=CATEGORY,
-            description="Move the camera around what is in the middle: writes the prompt for Joy Edit.",
+            description="Move the camera around the center of the scene: writes the prompt for Joy Edit.",
             inputs=[
                 io.Float.Input("yaw", min=-360.0, max=360.0, tooltip=help_of("camera", "yaw"), **angle),
                 io.Float.Input("pitch", min=-89.0, max=89.0, tooltip=help_of("camera", "pitch"), **angle),
@@ -161,7 +161,7 @@ class JoyImageFrame(io.ComfyNode):
             node_id="JoyImageFrame",
             display_name="Joy Frame",
             category=CATEGORY,
-            description="Bring an image to a size that the model was trained at. Joy Unframe brings the result back.",
+            description="Resize an image to a size that the model was trained on. Joy Unframe maps the result back.",
             inputs=[
                 io.Image.Input("image"),
                 io.Combo.Input("fit", options=FITS, default="pad", tooltip=help_of("edit", "fit")),
@@ -171,10 +171,10 @@ class JoyImageFrame(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=32,
-                    tooltip="Side of the square that the model was trained at: 1024 for the published model, 96 for "
+                    tooltip="Side of the square that the model was trained on: 1024 for the published model, 96 for "
                     "the embedded one.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Only this area may change."),
+                io.Mask.Input("mask", optional=True, tooltip="Only this area can change."),
             ],
             outputs=[
                 io.Image.Output("framed", display_name="image"),
@@ -207,7 +207,7 @@ class JoyImageUnframe(io.ComfyNode):
             node_id="JoyImageUnframe",
             display_name="Joy Unframe",
             category=CATEGORY,
-            description="Map a result back onto the image that Joy Frame got, at its own size.",
+            description="Map a result back onto the original image, at its original size.",
             inputs=[
                 io.Image.Input("image"),
                 Frame.Input("frame"),
@@ -215,7 +215,9 @@ class JoyImageUnframe(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output("restored", display_name="image"),
-                io.Mask.Output("changed", display_name="mask", tooltip="Where the image is the result's."),
+                io.Mask.Output(
+                    "changed", display_name="mask", tooltip="The area that comes from the result."
+                ),
             ],
         )
 
@@ -230,7 +232,7 @@ class JoyImageUnframe(io.ComfyNode):
         whole = Framing(fit=framing.fit, restore=True, preserve=preserve, region=framing.region)
         results = to_pil(image)
         if len(results) % len(framed):
-            raise ValueError(f"{len(results)} results don't belong to {len(framed)} framed images.")
+            raise ValueError(f"{len(results)} results do not match {len(framed)} framed images.")
         if results[0].size != framed[0].image.size:
             raise ValueError(
                 f"The result has {results[0].size} pixels; expected {framed[0].image.size}, as framed."
@@ -251,7 +253,7 @@ class JoyImageCheck(io.ComfyNode):
             node_id="JoyImageCheck",
             display_name="Joy Check",
             category=CATEGORY,
-            description="Measure from the pixels what an edit did. Whether it was done is known for moves only.",
+            description="Measure what an edit did, from the pixels. Only moves get a verdict.",
             inputs=[
                 io.Image.Input("before"),
                 io.Image.Input("after"),
@@ -263,7 +265,9 @@ class JoyImageCheck(io.ComfyNode):
                 io.String.Output(
                     "verdict", display_name="verdict", tooltip='"done", "failed" or "not judged".'
                 ),
-                io.Float.Output("changed", display_name="changed", tooltip="Share of the image, 0 to 1."),
+                io.Float.Output(
+                    "changed", display_name="changed", tooltip="Fraction of the image that changed, 0 to 1."
+                ),
             ],
         )
 
@@ -284,7 +288,7 @@ class JoyImageEdit(io.ComfyNode):
             node_id="JoyImageEdit",
             display_name="Joy Edit",
             category=CATEGORY,
-            description="Edit an image by a prompt: with a pipeline in ComfyUI's process, or on a joyimage server.",
+            description="Edit an image as a prompt says: with a model in ComfyUI's process, or on a joyimage server.",
             inputs=[
                 io.Image.Input("image"),
                 io.String.Input("prompt", multiline=True, tooltip=help_of("edit", "prompt")),
@@ -292,29 +296,27 @@ class JoyImageEdit(io.ComfyNode):
                 io.String.Input(
                     "model",
                     default="jdopensource/JoyAI-Image-Edit-Diffusers",
-                    tooltip="Folder, hub id or weight file of a checkpoint, or tiny. Without a server.",
+                    tooltip="Folder, hub id or weight file of a checkpoint, or tiny. Not used with a server.",
                 ),
                 io.String.Input(
                     "server",
                     default="",
                     tooltip="Address of a joyimage server, such as http://127.0.0.1:8600.",
                 ),
-                io.Int.Input(
-                    "steps", default=0, min=0, max=1000, tooltip="0: as many as suit the checkpoint."
-                ),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0 uses the checkpoint's default."),
                 io.Float.Input(
                     "guidance",
                     default=0.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="0: what suits the checkpoint.",
+                    tooltip="0 uses the checkpoint's default.",
                 ),
                 io.String.Input("negative_prompt", default="", tooltip=help_of("edit", "negative_prompt")),
                 io.Combo.Input("fit", options=FITS, tooltip=help_of("edit", "fit")),
                 io.Boolean.Input("restore", default=False, tooltip=help_of("edit", "restore")),
                 io.Boolean.Input("preserve", default=False, tooltip=help_of("edit", "preserve")),
-                io.Mask.Input("mask", optional=True, tooltip="Only this area may change."),
+                io.Mask.Input("mask", optional=True, tooltip="Only this area can change."),
             ],
             outputs=[io.Image.Output("edited", display_name="image")],
         )
