@@ -26,7 +26,7 @@ def test_free_words_when_they_ask_for_a_camera_move_then_said_before_it_runs(
     visitor.page.fill("#prompt-edit", "show it from the left")
     expect(advice).to_contain_text("Runs as: move the camera: yaw -90°")
     visitor.page.fill("#prompt-edit", "put the cup on the left shelf")
-    expect(advice).to_contain_text("Choose Move, above, and draw the box")
+    expect(advice).to_contain_text("Choose Move above and draw a box")
     visitor.page.fill("#prompt-edit", "Make the left car red.")
     expect(advice).to_be_hidden()
 

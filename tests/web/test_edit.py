@@ -153,7 +153,7 @@ def test_run_when_cancelled_then_it_stops_at_a_step_and_says_so(
 
     visitor.page.click("#cancel")
 
-    expect(visitor.see("[data-notice=run]")).to_contain_text("Cancelled")
+    expect(visitor.see("[data-notice=run]")).to_contain_text("Canceled")
     visitor.wait_until_idle()
     assert server.jobs()[0]["state"] == "cancelled"
     expect(visitor.page.locator("#picture-name")).to_contain_text("shapes.png")
@@ -384,7 +384,7 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
     assert whole is not None
 
     visitor.choose_view("difference")
-    expect(page.locator("#picture-name")).to_have_text(re.compile(r"^[\d.]+ % of the pixels differ$"))
+    expect(page.locator("#picture-name")).to_have_text(re.compile(r"^[\d.]+% of the pixels differ$"))
     lit = page.evaluate(
         """() => {
             const canvas = document.querySelector("#image-difference");
@@ -403,7 +403,7 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
         "() => [...document.querySelectorAll('.world')].map((world) => world.getAttribute('style'))"
     )
     assert worlds[0] == worlds[1]
-    assert page.locator("#zoom-value").text_content() != "101 %"
+    assert page.locator("#zoom-value").text_content() != "101%"
     page.click("#zoom-fit")
     fitted = page.locator("#zoom-value").text_content()
     page.locator("#panes").focus()
@@ -460,7 +460,7 @@ def test_words_when_alone_then_a_picture_that_can_be_edited(visit: Callable[...,
     page = visitor.page
     visitor.choose_mode("generate")
     page.click("#run")
-    expect(visitor.see("#run-problem")).to_have_text("Say what it should show.")
+    expect(visitor.see("#run-problem")).to_have_text("Describe what it should show.")
     page.fill("#prompt-generate", "A red heart on a white background.")
     page.keyboard.press("Control+Enter")
 
@@ -651,7 +651,7 @@ def test_jobs_when_listed_then_states_and_a_result_to_open(
     expect(rows.nth(0).locator(".state")).to_have_text("running")
     expect(rows.nth(0)).to_contain_text("of 100")
     rows.nth(0).locator("button").click()
-    expect(rows.nth(0).locator(".state")).to_have_text("cancelled", timeout=PATIENCE_MS)
+    expect(rows.nth(0).locator(".state")).to_have_text("canceled", timeout=PATIENCE_MS)
     page.select_option("#jobs-state", "succeeded")
     expect(rows.nth(0).locator(".state")).to_have_text("done")
     expect(rows.nth(0).locator("img")).to_be_visible()
@@ -664,7 +664,7 @@ def test_jobs_when_listed_then_states_and_a_result_to_open(
     page.click("#jobs-open")
     delete = rows.nth(0).get_by_role("button", name="Delete")
     delete.click()
-    expect(delete).to_have_text("Really delete?")
+    expect(delete).to_have_text("Confirm delete")
     delete.click()
     expect(rows.nth(0).get_by_role("button")).to_have_count(0)
     assert httpx2.get(done["images"][0]).status_code == 410
@@ -761,7 +761,7 @@ def test_settings_when_opened_then_defaults_of_the_checkpoint_and_limits_in_word
     visitor.choose_example("shapes")
     visitor.set("steps", 101)
     page.click("#run")
-    expect(visitor.see("#run-problem")).to_have_text("Steps has to be a whole number from 1 to 100.")
+    expect(visitor.see("#run-problem")).to_have_text("Steps must be a whole number from 1 to 100.")
     expect(page.locator("#steps")).to_be_focused()
     visitor.set("steps", 2)
     visitor.set("negative", "blur")
@@ -808,11 +808,11 @@ def test_words_when_they_are_those_of_a_spatial_edit_then_advice(visit: Callable
     advice = visitor.page.locator("#edit-advice")
 
     visitor.page.fill("#prompt-edit", "Rotate the car to show the left side view.")
-    expect(advice).to_contain_text("These are the words of a rotation")
+    expect(advice).to_contain_text("This is the prompt of a rotation")
     visitor.page.fill("#prompt-edit", "Rotate the car to show the upper side view.")
     expect(advice).to_contain_text("asks for the view 'upper'")
     visitor.page.fill("#prompt-edit", "Move the car into the red box.")
-    expect(advice).to_contain_text("Move, above, writes them for you.")
+    expect(advice).to_contain_text("Choose Move above to have the prompt written for you.")
     visitor.page.fill("#prompt-edit", "Make it a side of bacon.")
     expect(advice).to_be_hidden()
 

@@ -15,6 +15,7 @@ from tests.web.parts import EXAMPLES, PATIENCE_MS, Server, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from playwright.sync_api import BrowserContext
 
@@ -49,19 +50,23 @@ def _png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("notes.txt", b"dear diary", "notes.txt is no picture that can be read; PNG, JPEG and WebP can."),
+        (
+            "notes.txt",
+            b"dear diary",
+            "notes.txt is not a picture that can be read. Use a PNG, JPEG or WebP file.",
+        ),
         ("empty.png", b"", "empty.png is empty; choose another file."),
         (
             "broken.png",
             (EXAMPLES / "car.png").read_bytes()[:300],
-            "broken.png is no picture that can be read",
+            "broken.png is not a picture that can be read",
         ),
         (
             "photo.heic",
             b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic",
             "photo.heic is not an image file that is accepted",  # in the server's words
         ),
-        ("huge.png", _png(9000, 8000), "pixels; this server takes up to 64 million."),
+        ("huge.png", _png(9000, 8000), "pixels; this server accepts up to 64 million."),
     ],
 )
 def test_file_when_wrong_then_a_sentence_and_the_old_picture_stays(
@@ -117,7 +122,7 @@ def test_file_when_too_large_then_a_sentence_before_it_is_sent(
 
     visitor.choose_file({"name": "noise.png", "mimeType": "image/png", "buffer": noise.getvalue()})
 
-    expect(visitor.see("[data-notice=picture]")).to_contain_text("this server takes pictures up to 0.04 MB")
+    expect(visitor.see("[data-notice=picture]")).to_contain_text("this server accepts pictures up to 0.04 MB")
 
 
 def test_server_when_it_dies_during_a_run_and_comes_back_then_the_run_ends_well(
@@ -132,7 +137,7 @@ def test_server_when_it_dies_during_a_run_and_comes_back_then_the_run_ends_well(
     expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
 
     strict.kill()
-    expect(visitor.see("[data-notice=gone]")).to_contain_text("The server doesn't answer")
+    expect(visitor.see("[data-notice=gone]")).to_contain_text("The server is not responding")
     strict.start()
 
     visitor.see("#result")
@@ -208,7 +213,7 @@ def test_run_when_something_is_missing_then_a_sentence_and_the_cursor_where_it_b
     expect(page.locator("#choose")).to_be_focused()
     visitor.choose_file(EXAMPLES / "shapes.png")
     page.click("#run")
-    expect(problem).to_have_text("Say what should change.")
+    expect(problem).to_have_text("Describe what should change.")
     expect(page.locator("#prompt-edit")).to_be_focused()
     visitor.choose_mode("move")
     page.click("#run")
@@ -249,7 +254,7 @@ def test_run_when_cancelled_while_the_server_is_gone_then_free_at_once(
 
     visitor.page.click("#cancel")
 
-    expect(visitor.see("[data-notice=run]")).to_contain_text("couldn't be told to stop")
+    expect(visitor.see("[data-notice=run]")).to_contain_text("could not be reached to stop")
     expect(visitor.page.locator("#run")).to_be_enabled()
 
 
@@ -260,7 +265,7 @@ def test_key_when_rejected_to_give_then_a_sentence_and_a_way_back(
     visitor.see("#key-dialog")
 
     visitor.page.keyboard.press("Escape")
-    visitor.see("[data-notice=key]").get_by_role("button", name="Give the key").click()
+    visitor.see("[data-notice=key]").get_by_role("button", name="Enter the key").click()
     _give_key(visitor)
 
     expect(visitor.page.locator("#model-chip")).to_contain_text("tiny")
@@ -308,4 +313,29 @@ def test_example_when_the_server_is_gone_then_a_sentence(
 
     visitor.page.click('[data-example="car"]')
 
-    expect(visitor.see("[data-notice=picture]")).to_contain_text("doesn't answer")
+    expect(visitor.see("[data-notice=picture]")).to_contain_text("not responding")
+
+
+@pytest.mark.parametrize("kind", ["animated", "one pixel", "panorama", "cmyk"])
+def test_file_when_unusual_then_it_can_be_edited_and_what_is_left_out_is_said(
+    visit: Callable[..., Visitor], tmp_path: Path, kind: str
+) -> None:
+    picture = Image.open(EXAMPLES / "shapes.png").convert("RGB")
+    name = {"animated": "a.webp", "one pixel": "a.png", "panorama": "a.jpg", "cmyk": "a.jpg"}[kind]
+    size = {"animated": (200, 200), "one pixel": (1, 1), "panorama": (12_000, 60), "cmyk": (96, 96)}[kind]
+    given = picture.resize(size)
+    if kind == "animated":
+        given.save(tmp_path / name, save_all=True, append_images=[given.rotate(90)], duration=200)
+    else:
+        given.convert("CMYK" if kind == "cmyk" else "RGB").save(tmp_path / name)
+    visitor = visit()
+    visitor.expect_model()
+
+    visitor.choose_file(tmp_path / name)
+    visitor.expect_name(name)
+    visitor.page.fill("#prompt-edit", "Recolor the heart orange.")
+    visitor.run()
+
+    assert visitor.download(tmp_path / "edited.png").size == size
+    frames = visitor.page.locator("[data-notice=frames]")
+    expect(frames).to_have_count(1 if kind == "animated" else 0)

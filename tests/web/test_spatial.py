@@ -58,7 +58,7 @@ def test_object_when_clicked_and_dragged_then_its_pixels_follow_and_it_arrives(
     visitor.choose_example("shapes")
     visitor.choose_mode("move")
     page.mouse.click(*visitor.place(0.05, 0.05))
-    expect(page.locator("#box-advice")).to_contain_text("No object stands out here")
+    expect(page.locator("#box-advice")).to_contain_text("No distinct object was found here")
 
     page.mouse.click(*visitor.place(395 / 768, 145 / 768))
     expect(visitor.see(".box")).to_be_focused()
@@ -323,14 +323,14 @@ def test_camera_when_free_or_mixed_or_nothing_then_advice(visit: Callable[..., V
     advice = visitor.page.locator("#camera-advice")
 
     visitor.page.fill("#yaw", "30")
-    assert "off the trained angles" in (advice.text_content() or "")
+    assert "other angles may be less accurate" in (advice.text_content() or "")
     visitor.page.fill("#yaw", "90")
     assert advice.is_hidden()
     visitor.page.select_option("#zoom", "in")
-    assert "one at a time" in (advice.text_content() or "")
+    assert "not both at once" in (advice.text_content() or "")
     visitor.page.select_option("#zoom", "unchanged")
     visitor.page.fill("#yaw", "0")
-    assert "leaves the camera where it is" in (advice.text_content() or "")
+    assert "does not move the camera" in (advice.text_content() or "")
 
 
 def test_camera_when_angles_are_typed_then_kept_to_the_trained_ones_or_a_sentence(
@@ -348,18 +348,18 @@ def test_camera_when_angles_are_typed_then_kept_to_the_trained_ones_or_a_sentenc
     page.fill("#yaw", "400")
     page.fill("#pitch", "7")
     page.click("#run")
-    expect(problem).to_have_text("Yaw has to be a number from -360 to 360 degrees.")
+    expect(problem).to_have_text("Yaw must be a number from -360 to 360 degrees.")
     expect(page.locator("#yaw")).to_be_focused()
     page.fill("#yaw", "")
     page.click("#run")
-    expect(problem).to_have_text("Yaw has to be a number from -360 to 360 degrees.")
+    expect(problem).to_have_text("Yaw must be a number from -360 to 360 degrees.")
     page.fill("#yaw", "22.5")
     page.locator("#pitch").focus()
     assert page.input_value("#yaw") == "23"  # what is sent is what is seen
     page.fill("#yaw", "0")
     page.fill("#pitch", "0")
     page.click("#run")
-    expect(problem).to_contain_text("leaves the camera where it is")
+    expect(problem).to_contain_text("does not move the camera")
     expect(page.locator("#progress")).to_be_hidden()
 
 

@@ -29,7 +29,7 @@ export class ServerError extends Error {
 /** There is no answer at all. */
 export class GoneError extends Error {
   constructor() {
-    super("The server doesn't answer.");
+    super("The server is not responding.");
   }
 }
 

@@ -9,6 +9,7 @@ import { findObject } from "./ghost.js";
 import { drawStrokes } from "./mask.js";
 import { state } from "./store.js";
 
+/** @import { Actions } from "./actions.js" */
 /** @import { Opening } from "./opening.js" */
 /** @import { RegionTool } from "./regiontool.js" */
 /** @import { Spatial } from "./spatial.js" */
@@ -29,7 +30,7 @@ const LASSO = /** @type {[number, number][]} */ ([[300, 280], [500, 300], [500, 
  * @property {Spatial} spatial
  * @property {Stage} stage
  * @property {RegionTool} region
- * @property {() => Promise<void>} onRun
+ * @property {Actions} actions
  */
 
 /** Measure, and show what was measured. @param {Parts} parts */
@@ -73,7 +74,7 @@ function measureLoading() {
 async function measureFirstEdit(parts) {
   const started = performance.now();
   await parts.opening.openExample("shapes");
-  await parts.onRun();
+  await parts.actions.onRun();
   const id = state.value.project?.id;
   if (!parts.workspace.result) throw new Error("The example was not edited.");
   if (id) await parts.workspace.deleteProject(id);
@@ -141,7 +142,7 @@ async function measureLasso(parts) {
   region.set(JSON.stringify({ strokes: [{ kind: "lasso", points: LASSO }], protects: false }), "inside");
   byId("prompt-edit", HTMLTextAreaElement).value = "Recolor the circle green.";
   const started = performance.now();
-  await parts.onRun();
+  await parts.actions.onRun();
   const seconds = (performance.now() - started) / 1000;
   const { result, input } = workspace;
   if (!result || !input) return null;

@@ -147,7 +147,7 @@ export class BoxEditor {
     const [left, top, right, bottom] = this.box;
     const share = Math.min((right - left) / this.size.width, (bottom - top) / this.size.height);
     if (share >= SMALLEST_SHARE) return null;
-    return "The box is very small. The model was hardly trained on such boxes, and the move may fail.";
+    return "The box is very small. The model saw few such boxes in training, and the move may fail.";
   }
 
   render() {

@@ -27,7 +27,7 @@ export class Compass {
     ring.append(middle);
     byId("compass", HTMLElement).append(
       ring,
-      make("p", { class: "hint" }, "“front” faces you, “left” points to the picture's left edge. Camera and background stay."),
+      make("p", { class: "hint" }, "“Front” faces you; “left” faces the left edge of the picture. The camera and the background stay the same."),
     );
     this.set(this.view);
   }

@@ -28,7 +28,7 @@ export function listenToFiles(take) {
     canvas.classList.remove("dragged");
     const [file] = event.dataTransfer?.files ?? [];
     if (file) take(file);
-    else notify("picture", "What was dropped is no file; drop a picture's file.");
+    else notify("picture", "This is not a file. Drop a picture file.");
   });
   addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];

@@ -59,7 +59,7 @@ export function findIdeas(kind, example, isTiny) {
  */
 export function showIdeas(kind, example, isTiny, taken) {
   // Flat shapes have no other side.
-  const flat = isTiny && example === "shapes" ? "The tiny model turns solid things. With this picture, try Edit or Move; for this, open the example" : null;
+  const flat = isTiny && example === "shapes" ? "The tiny model rotates and orbits solid objects only. Try Edit or Move on this picture, or open the example" : null;
   tell(byId("rotate-hint", HTMLElement), flat && `${flat} Car.`);
   tell(byId("camera-hint", HTMLElement), flat && `${flat} Turntable.`);
   if (kind !== "edit" && kind !== "generate" && kind !== "describe") return;
@@ -73,7 +73,7 @@ export function showIdeas(kind, example, isTiny, taken) {
     ...findIdeas(kind, example, isTiny).map((idea) => make("button", { type: "button", class: "idea", click: () => take(idea) }, idea)),
   );
   const other = { shapes: null, car: "Rotate", turntable: "Camera" }[example ?? "shapes"];
-  const solid = other && `The tiny model edits flat shapes by words. With this picture, try ${other}.`;
+  const solid = other && `The tiny model's prompts work on flat shapes. With this picture, try ${other}.`;
   tell(byId("edit-hint", HTMLElement), isTiny ? solid : null);
   tell(byId("describe-hint", HTMLElement), isTiny ? "The tiny model answers short questions about drawn scenes, not about photographs." : null);
 }

@@ -9,8 +9,8 @@ import { sentence } from "./run.js";
 const EVERY_MS = 2000;
 const PAGE = 20;
 const KINDS = { edit: "Edit", move: "Move", rotate: "Rotate", camera: "Camera", generate: "Create", describe: "Ask" };
-const NAMELESS = { edit: "An edit", move: "A move", rotate: "A rotation", camera: "A camera move", generate: "A picture from words", describe: "A question" };
-const STATES = { queued: "waiting", running: "running", succeeded: "done", failed: "failed", cancelled: "cancelled" };
+const NAMELESS = { edit: "An edit", move: "A move", rotate: "A rotation", camera: "A camera move", generate: "A created picture", describe: "A question" };
+const STATES = { queued: "queued", running: "running", succeeded: "done", failed: "failed", cancelled: "canceled" };
 
 export class Jobs {
   /** @param {(job: Job) => void} open Show a job's results. */
@@ -46,7 +46,7 @@ export class Jobs {
       const { data, has_more } = await listJobs({ state: this.state.value, limit: Math.min(200, this.num) });
       this.more.hidden = !has_more || this.num >= 200;
       empty.hidden = data.length > 0;
-      empty.textContent = "None yet.";
+      empty.textContent = this.state.value ? "No jobs in this state." : "No jobs yet.";
       this.render(data);
     } catch (error) {
       empty.hidden = false;
@@ -92,7 +92,7 @@ export class Jobs {
   makeDelete(job, words) {
     const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete: ${words}` }, "Delete");
     remove.addEventListener("click", () => {
-      if (remove.textContent === "Delete") return tell(remove, "Really delete?");
+      if (remove.textContent === "Delete") return tell(remove, "Confirm delete");
       void this.cancel(job).then(() => this.list.querySelector("button")?.focus());
     });
     remove.addEventListener("blur", () => tell(remove, "Delete"));
@@ -104,9 +104,9 @@ export class Jobs {
     const parts = [KINDS[job.kind], toTime(job.created_at)];
     if (job.started_at && job.finished_at) parts.push(`${(job.finished_at - job.started_at).toFixed(1)} s`);
     if (job.progress) parts.push(`step ${job.progress.step} of ${job.progress.steps}`);
-    if (job.state === "queued") parts.push(job.position ? `${job.position} before it` : "next in line");
+    if (job.state === "queued") parts.push(job.position ? `${job.position} ahead of it` : "next in line");
     if (job.images.length > 1) parts.push(`${job.images.length} results`);
-    if (job.restarted) parts.push("run again after the server died");
+    if (job.restarted) parts.push("rerun after a server restart");
     if (job.error) parts.push(job.error.message);
     return parts.join(" · ");
   }
@@ -117,7 +117,7 @@ export class Jobs {
       if (!this.thumbnails.has(job.id)) this.thumbnails.set(job.id, URL.createObjectURL(await getImage(job.id, 0)));
       place.replaceChildren(make("img", { src: this.thumbnails.get(job.id) ?? "", alt: "", loading: "lazy" }));
     } catch {
-      place.textContent = "gone"; // results expire before their records do
+      place.textContent = "expired"; // results expire before their records do
     }
   }
 

@@ -7,13 +7,13 @@ import { notify, withdraw } from "./notices.js";
 export function askForKey(isWrong) {
   const dialog = byId("key-dialog", HTMLDialogElement);
   const input = byId("key-input", HTMLInputElement);
-  tell(byId("key-reason", HTMLElement), isWrong ? "The key that was given is wrong. Whoever runs the server can give you another." : "Whoever runs it can give you one.");
+  tell(byId("key-reason", HTMLElement), isWrong ? "This key is wrong. Ask the person who runs this server for another." : "Ask the person who runs this server for one.");
   input.value = "";
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.onclose = () => {
-      const action = { label: "Give the key", run: () => dialog.showModal() };
-      if (!input.value.trim()) notify("key", "Without a key this server does nothing.", { action });
+      const action = { label: "Enter the key", run: () => dialog.showModal() };
+      if (!input.value.trim()) notify("key", "This server works only with an API key.", { action });
     };
     byId("key-form", HTMLFormElement).onsubmit = (event) => {
       event.preventDefault();

@@ -8,7 +8,7 @@ const FIRST_FIELDS = { edit: "prompt-edit", generate: "prompt-generate", describ
 const RUN_LABELS = {
   edit: "Edit the picture",
   move: "Move the object",
-  rotate: "Turn the object",
+  rotate: "Rotate the object",
   camera: "Move the camera",
   generate: "Create a picture",
   describe: "Ask",
@@ -43,7 +43,7 @@ export function showMode(takesSeveral) {
   // Such a checkpoint takes the pictures of an edit in as they are.
   for (const id of takesSeveral && mode === "edit" ? ["framing-in", "framing-out"] : []) byId(id, HTMLElement).hidden = true;
   byId("region-use", HTMLElement).hidden = takesSeveral;
-  byId("size", HTMLSelectElement).options[0].text = mode === "generate" ? "The checkpoint's square" : "As the picture";
+  byId("size", HTMLSelectElement).options[0].text = mode === "generate" ? "The model's square" : "Same as the picture";
   tell(byId("run", HTMLElement), RUN_LABELS[mode]);
   tell(byId("run-problem", HTMLElement), null);
 }

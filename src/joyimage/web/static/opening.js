@@ -1,5 +1,6 @@
 /** Open an image: a file, or one of the examples. Each starts a project; the one before is kept. */
 
+import { HEAD_BYTES, isAnimated } from "./animated.js";
 import { getExample } from "./api.js";
 import { byId, choose, tell } from "./dom.js";
 import { askForFile, listenToFiles } from "./files.js";
@@ -64,14 +65,22 @@ export class Opening {
       this.on.opened();
       this.workspace.commit();
       focusFirst();
+      await this.adviseOnFrames(file, name);
       if (!left || left.attempts.length < 2) return withdraw("project");
       const action = { label: `Back to ${left.name}`, run: () => this.on.goTo(left.attempts.at(-1)?.id ?? ROOT, left.id) };
-      notify("project", `${left.name} and its edits are kept under Projects.`, { kind: "news", action });
+      notify("project", `${left.name} and its edits are saved under Projects.`, { kind: "news", action });
     } catch (error) {
       notify("picture", sentence(error));
     } finally {
       withdraw("reading");
     }
+  }
+
+  /** Say of an animation what becomes of it. @param {Blob} file @param {string} name */
+  async adviseOnFrames(file, name) {
+    const head = new Uint8Array(await file.slice(0, HEAD_BYTES).arrayBuffer());
+    if (!isAnimated(head)) return withdraw("frames");
+    notify("frames", `${name} is animated. Only its first frame is edited.`, { kind: "news" });
   }
 
   /** @param {Example} name */

@@ -68,11 +68,11 @@ export class Orbit {
     for (const [input, name] of /** @type {[HTMLInputElement, string][]} */ ([[this.yaw, "Yaw"], [this.pitch, "Pitch"]])) {
       const value = Number(input.value);
       if (input.value !== "" && value >= Number(input.min) && value <= Number(input.max)) continue;
-      return { sentence: `${name} has to be a number from ${input.min} to ${input.max} degrees.`, focus: input };
+      return { sentence: `${name} must be a number from ${input.min} to ${input.max} degrees.`, focus: input };
     }
     const [yaw, pitch] = this.angles;
     if (yaw !== 0 || pitch !== 0 || this.zoom.value !== "unchanged") return null;
-    return { sentence: "This leaves the camera where it is. Turn it, or choose a zoom.", focus: this.yaw };
+    return { sentence: "This does not move the camera. Change an angle or choose a zoom.", focus: this.yaw };
   }
 
   /** Bring typed angles to those that were trained, where these are kept to, else to whole degrees. */
@@ -136,12 +136,12 @@ export class Orbit {
     this.drawOverview(yaw, pitch, end);
     drawSight(this.now, { ...START, distance: SEEN_FROM });
     drawSight(this.then, { ...end, distance: SEEN_FROM * zoom });
-    this.sphere.setAttribute("aria-label", `Camera's orbit: yaw ${yaw}°, pitch ${pitch}°. Arrow keys turn it.`);
+    this.sphere.setAttribute("aria-label", `Camera orbit: yaw ${yaw}°, pitch ${pitch}°. Arrow keys turn it.`);
     const advice = byId("camera-advice", HTMLElement);
     const isMixed = this.zoom.value !== "unchanged" && (yaw !== 0 || pitch !== 0);
-    if (yaw === 0 && pitch === 0 && this.zoom.value === "unchanged") tell(advice, "This leaves the camera where it is.");
-    else if (!isTrained(yaw, pitch)) tell(advice, "This is off the trained angles (yaw in steps of 45°, pitch in steps of 15°); the result may be less exact.");
-    else if (isMixed) tell(advice, "Turning and zooming were trained one at a time; two edits after each other may come out better.");
+    if (yaw === 0 && pitch === 0 && this.zoom.value === "unchanged") tell(advice, "This does not move the camera.");
+    else if (!isTrained(yaw, pitch)) tell(advice, "The model was trained on yaw in steps of 45° and pitch in steps of 15°; other angles may be less accurate.");
+    else if (isMixed) tell(advice, "The model was trained to turn or to zoom, not both at once; two edits, one after the other, may work better.");
     else tell(advice, null);
   }
 

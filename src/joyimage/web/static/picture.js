@@ -25,7 +25,7 @@ const UNSEEN = 8;
 export async function readPicture(file, name, limits) {
   if (limits && file.size > limits.max_image_bytes) {
     throw new Error(
-      `${name} has ${inMegabytes(file.size)}; this server takes pictures up to ${inMegabytes(limits.max_image_bytes)}.`,
+      `${name} has ${inMegabytes(file.size)}; this server accepts pictures up to ${inMegabytes(limits.max_image_bytes)}.`,
     );
   }
   try {
@@ -57,7 +57,7 @@ async function readFile(file, name, limits) {
     const { width, height } = await measure(file, name, url);
     if (limits && width * height > limits.max_image_pixels) {
       const most = Math.round(limits.max_image_pixels / 1e6);
-      throw new Error(`${name} has ${width} × ${height} pixels; this server takes up to ${most} million.`);
+      throw new Error(`${name} has ${width} × ${height} pixels; this server accepts up to ${most} million.`);
     }
   } finally {
     URL.revokeObjectURL(url);
@@ -192,7 +192,7 @@ async function decode(file, name) {
 /** @param {Blob} file @param {string} name */
 function unreadable(file, name) {
   if (!file.size) return new UnreadableError(`${name} is empty; choose another file.`);
-  return new UnreadableError(`${name} is no picture that can be read; PNG, JPEG and WebP can.`);
+  return new UnreadableError(`${name} is not a picture that can be read. Use a PNG, JPEG or WebP file.`);
 }
 
 /** Tell a file's type by its first bytes: names lie. @param {Blob} file */
@@ -226,7 +226,7 @@ function makeCanvas(width, height) {
 /** @param {HTMLCanvasElement} canvas @returns {CanvasRenderingContext2D} */
 function context(canvas) {
   const found = canvas.getContext("2d", { willReadFrequently: true });
-  if (!found) throw new Error("This browser has no memory left for a picture of this size.");
+  if (!found) throw new Error("This browser has too little memory for a picture of this size.");
   found.imageSmoothingQuality = "high";
   return found;
 }
@@ -236,7 +236,7 @@ function toBlob(canvas, type) {
   return new Promise((resolve, reject) => {
     canvas.toBlob((blob) => {
       if (blob) resolve(blob);
-      else reject(new Error("This browser has no memory left for a picture of this size."));
+      else reject(new Error("This browser has too little memory for a picture of this size."));
     }, type);
   });
 }

@@ -80,7 +80,7 @@ export class Places {
       if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found), this.controls.readJob(found));
       if (currentMode() === "generate" && job.kind !== "generate") choose("mode", "edit");
       await this.goTo(job.id, id);
-      if (!this.workspace.input && job.kind !== "generate") notify("job", "The server no longer has what went into this job.", { kind: "news" });
+      if (!this.workspace.input && job.kind !== "generate") notify("job", "The server no longer has this job's input image.", { kind: "news" });
     } catch (error) {
       notify("job", sentence(error));
     }
@@ -93,6 +93,6 @@ export class Places {
     this.controls.settings.summarize();
     this.setBase("original"); // the same seed gives the same result for the same image only
     this.workspace.commit();
-    notify("seed", `The next run takes seed ${seed} again, and the same image. Empty the field for new ones.`, { kind: "news" });
+    notify("seed", `The next run uses seed ${seed} and the same image again. Clear the Seed field for random seeds.`, { kind: "news" });
   }
 }

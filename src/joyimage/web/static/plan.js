@@ -149,7 +149,7 @@ export function startOf(project, plan, key) {
 /** Say what a step does, in a few words. @param {Request} request */
 export function nameStep({ kind, fields }) {
   if (kind === "move") return `Move ${fields.object}`;
-  if (kind === "rotate") return `Turn ${fields.object} to ${fields.view}`;
+  if (kind === "rotate") return `Rotate ${fields.object}: ${fields.view}`;
   if (kind === "camera") return `Camera ${fields.yaw}°, ${fields.pitch}°${fields.zoom && fields.zoom !== "unchanged" ? `, zoom ${fields.zoom}` : ""}`;
   return fields.prompt ?? fields.question ?? "Describe the picture";
 }

@@ -14,7 +14,7 @@ import { stepForm } from "./workspace.js";
 /** @import { Pending } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
-const STATES = { open: "", waiting: "waits", running: "is running", done: "done" };
+const STATES = { open: "", waiting: "waiting", running: "running", done: "done" };
 const WIDE = "(min-width: 900px)";
 
 export class PlanPanel {
@@ -117,7 +117,7 @@ export class PlanPanel {
     const buttons = [
       ...(made && progress === "done" ? [button("Redo from here", "↻", () => this.run(n))] : []),
       button("Change", "✎", () => this.change(step), this.changed === step.key),
-      ...(n ? [button("Earlier", "↑", () => this.set(withMoved(plan, step.key, -1)))] : []),
+      ...(n ? [button("Move up", "↑", () => this.set(withMoved(plan, step.key, -1)))] : []),
       button("Remove", "✕", () => this.set(withoutStep(plan, step.key))),
     ];
     return make("li", { "data-progress": progress }, shown, make("p", { title: words }, words, ...(state_ ? [make("span", { class: "hint" }, ` · ${state_}`)] : [])), ...buttons);

@@ -44,7 +44,7 @@ export class Projects {
     const bytes = projects.reduce((sum, one) => sum + one.bytes, 0);
     tell(
       byId("projects-size", HTMLElement),
-      projects.length ? `${inMegabytes(bytes)} in this browser. Nothing here leaves it, and nothing is removed unless you delete it.` : "None yet. Each image that you open starts one.",
+      projects.length ? `${inMegabytes(bytes)} stored in this browser. Projects stay until you delete them.` : "No projects yet. Each picture you open starts one.",
     );
     byId("projects-list", HTMLElement).replaceChildren(...projects.map((project) => this.makeRow(project)));
   }
@@ -57,12 +57,12 @@ export class Projects {
     const about = [`${edits} ${edits === 1 ? "edit" : "edits"}`, inMegabytes(project.bytes), new Date(project.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })];
     const words = make("div", { class: "job-words" }, make("p", {}, project.name), make("p", { class: "hint" }, about.join(" · ")));
     const isOpen = project.id === state.value.project?.id;
-    const open = make("button", { type: "button", "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "On the stage" : "Open");
+    const open = make("button", { type: "button", "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "Open now" : "Open");
     const zipped = make("button", { type: "button", "aria-label": `Export ${project.name}`, click: () => void this.export(project) }, "Export");
     const layers = make("button", { type: "button", "aria-label": `Export the layers of ${project.name}`, click: () => void this.exportLayers(project) }, "Layers");
     const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete ${project.name}` }, "Delete");
     remove.addEventListener("click", () => {
-      if (remove.textContent === "Delete") return tell(remove, "Really delete?");
+      if (remove.textContent === "Delete") return tell(remove, "Confirm delete");
       void this.workspace.deleteProject(project.id).then(() => (this.on.opened(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
     });
     remove.addEventListener("blur", () => tell(remove, "Delete"));

@@ -8,6 +8,7 @@ import { findWording, word } from "./words.js";
 
 const CHECK_AFTER_MS = 250;
 const NAMES = { move: "a move", rotate: "a rotation", camera: "a camera move" };
+const MODES = { move: "Move", rotate: "Rotate", camera: "Camera" };
 
 /** Say of words for a free edit that they are, or nearly are, those of a spatial one. */
 export function adviseOnFreeWords() {
@@ -21,7 +22,7 @@ export function adviseOnFreeWords() {
     if (!text.value.trim()) return tell(place, null);
     const timer = setTimeout(() => {
       parsePrompt(text.value, signal).then(
-        ({ edit, problem, intent }) => tell(place, (intent && (intent.kind !== "move" || !problem) ? understood(intent) : null) ?? pointOut(problem) ?? (edit && `These are the words of ${NAMES[edit.kind]}; choose it above, and it is checked too.`)),
+        ({ edit, problem, intent }) => tell(place, (intent && (intent.kind !== "move" || !problem) ? understood(intent) : null) ?? pointOut(problem) ?? (edit && `This is the prompt of ${NAMES[edit.kind]}. Choose ${MODES[edit.kind]} above to have the result checked too.`)),
         () => tell(place, null), // advice only: whoever runs the edit is told what is wrong
       );
     }, CHECK_AFTER_MS);
@@ -91,12 +92,12 @@ export class Prompt {
     if (signal.aborted) return;
     if (parsed.problem) return this.setProblem(parsed.problem);
     if (!parsed.edit) {
-      return this.setProblem(`These words are no longer ${NAMES[own.kind]} as it was trained.`);
+      return this.setProblem(`This no longer matches the trained prompt of ${NAMES[own.kind]}.`);
     }
     const found = findWording(/** @type {SpatialEdit} */ (parsed.edit), text);
-    if (!found) return this.setProblem("These words mix the two wordings that were trained; use one of them.");
+    if (!found) return this.setProblem("This mixes the two trained prompt styles; use one of them.");
     if (found.edit.kind !== own.kind) {
-      return this.setProblem(`These words are ${NAMES[found.edit.kind]}; choose it above.`);
+      return this.setProblem(`This is the prompt of ${NAMES[found.edit.kind]}; choose ${MODES[found.edit.kind]} above.`);
     }
     this.setProblem(null);
     this.apply(found.edit, found.wording);
@@ -115,15 +116,15 @@ export class Prompt {
 /** Say what free words will run as. @param {import("./types.js").Intent} intent */
 function understood({ kind, shown }) {
   return kind === "move"
-    ? `Understood as: ${shown}. Choose Move, above, and draw the box; without one this runs as written.`
-    : `Runs as: ${shown}. To run it as written, set Intent to literal under More.`;
+    ? `Understood as: ${shown}. Choose Move above and draw a box; without one, the text runs as written.`
+    : `Runs as: ${shown}. To run the text as written, set Intent to literal under Settings, Advanced.`;
 }
 
 /** Say with a problem of free words where the page writes such words itself. @param {string | null} problem */
 function pointOut(problem) {
   const kinds = /** @type {(keyof typeof NAMES)[]} */ (Object.keys(NAMES));
   const kind = kinds.find((one) => problem?.includes(`looks like ${NAMES[one]} but`));
-  return problem && `${plain(problem)}${kind ? ` ${kind[0].toUpperCase()}${kind.slice(1)}, above, writes them for you.` : ""}`;
+  return problem && `${plain(problem)}${kind ? ` Choose ${MODES[kind]} above to have the prompt written for you.` : ""}`;
 }
 
 /** Say it to those who see no field called `prompt`. @param {string | null} problem */

@@ -121,11 +121,13 @@ export function writeCommands(results, schemas, language, server, hasKey, names)
 function writeShell(kind, schema, fields, files, server, hasKey) {
   const words = files.slice(0, 1).map(quotePath);
   const options = files.slice(1).map((file) => `--ref=${quote(file)}`);
+  let isByName = false;
   for (const [name, text] of fields) {
     const property = schema.properties[name];
     const flag = property["x-flag"] ?? null;
-    // A word that begins with a dash would be read as an option.
-    if (flag === null && !text.startsWith("-")) words.push(quote(text));
+    // A word that begins with a dash would be read as an option; what comes after one that is given by name is too.
+    isByName ||= flag === null && text.startsWith("-");
+    if (flag === null && !isByName) words.push(quote(text));
     else if (flag === null) options.push(`--${name}=${quote(text)}`);
     else if (property.type === "boolean") options.push(text === "true" ? flag : `--no-${flag.slice(2)}`);
     else if (property.items?.type === "string") for (const one of asValue(text, property)) options.push(`${flag}=${quote(one)}`);

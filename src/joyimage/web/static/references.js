@@ -24,7 +24,7 @@ export class References {
     const { references } = this.workspace;
     const most = this.limits()?.max_images ?? USUAL_MOST;
     try {
-      if (references.length + 1 >= most) throw new Error(`This server takes ${most} pictures at most.`);
+      if (references.length + 1 >= most) throw new Error(`This server accepts at most ${most} pictures.`);
       const picture = await readPicture(file, file.name, this.limits());
       this.workspace.pictures.set(picture.id, picture);
       this.workspace.setReferences([...references.map(({ id }) => id), picture.id]);

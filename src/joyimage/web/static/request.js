@@ -26,9 +26,9 @@ const SPATIAL = ["move", "rotate", "camera"];
 export function findProblem({ kind, form, box, pictures, problem, mask, isMasked }) {
   const isEmpty = (/** @type {string} */ id) => !String(form[id] ?? "").trim();
   if (!pictures.length && kind !== "generate") return { sentence: "Choose a picture first.", focus: "choose" };
-  if (kind === "edit" && isEmpty("prompt-edit")) return { sentence: "Say what should change.", focus: "prompt-edit" };
+  if (kind === "edit" && isEmpty("prompt-edit")) return { sentence: "Describe what should change.", focus: "prompt-edit" };
   if (kind === "edit" && isMasked && !mask) return { sentence: "Mark the area on the picture first.", focus: "brush-width" };
-  if (kind === "generate" && isEmpty("prompt-generate")) return { sentence: "Say what it should show.", focus: "prompt-generate" };
+  if (kind === "generate" && isEmpty("prompt-generate")) return { sentence: "Describe what it should show.", focus: "prompt-generate" };
   if ((kind === "move" || kind === "rotate") && isEmpty("object")) return { sentence: "Name the object.", focus: "object" };
   if (kind === "move" && !box) return findBoxProblem(form);
   return problem;

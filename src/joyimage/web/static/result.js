@@ -34,6 +34,7 @@ export class Result {
       this.writeCommands();
       byId("copy-dialog", HTMLDialogElement).showModal();
     });
+    new ResizeObserver(() => this.showCurrent()).observe(byId("strip-items", HTMLElement));
     byId("pin", HTMLElement).addEventListener("click", () => this.pin());
     byId("sheet", HTMLElement).addEventListener("click", () => void this.saveSet(contactSheet, "sheet.png"));
     byId("turn", HTMLElement).addEventListener("click", () => void this.saveSet(animation, "turntable.webp"));
@@ -63,7 +64,7 @@ export class Result {
     const isPinned = pinned === place;
     byId("pin", HTMLElement).setAttribute("aria-pressed", String(isPinned));
     const name = project && pinned && findAttempt(project, pinned) ? nameOf(project, pinned) : null;
-    tell(byId("pin", HTMLElement), isPinned ? "Others are compared with this" : name ? `Compared with ${name}` : "Compare others with this");
+    tell(byId("pin", HTMLElement), isPinned ? "Pinned for comparison" : name ? `Comparing with ${name}` : "Pin for comparison");
     for (const id of ["sheet", "turn", "turn-gif"]) byId(id, HTMLElement).hidden = turntable(project, place).length === 0;
   }
 
@@ -101,7 +102,7 @@ export class Result {
     const took = job.started_at && job.finished_at ? `${(job.finished_at - job.started_at).toFixed(1)} s` : "";
     const facts = [`${job.width} × ${job.height}`, `seed ${(job.seed ?? 0) + selected}`, `${job.steps} ${job.steps === 1 ? "step" : "steps"}`, took];
     if (job.candidates) facts.push(`best of ${job.candidates.length}`);
-    if (job.memory) facts.push(`made with ${job.memory}, as memory ran out`);
+    if (job.memory) facts.push(`made with ${job.memory} because memory ran out`);
     place.replaceChildren(
       ...(checked ? [make("strong", {}, checked)] : []),
       make("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
@@ -160,9 +161,17 @@ export class Result {
       }),
     );
     if (focused) items.querySelector(/** @type {`button`} */ (`button[data-attempt="${CSS.escape(focused)}"]`))?.focus();
+    this.showCurrent();
+  }
+
+  /** Scroll the strip to the attempt that is shown. */
+  showCurrent() {
+    const items = byId("strip-items", HTMLElement);
     const current = items.querySelector("[aria-current]")?.parentElement;
+    if (!current) return;
+    const start = current.offsetLeft - items.offsetLeft;
     // Not scrollIntoView: that would scroll the page too.
-    if (current) items.scrollLeft = Math.min(current.offsetLeft - items.offsetLeft, Math.max(items.scrollLeft, current.offsetLeft - items.offsetLeft + current.offsetWidth - items.clientWidth));
+    items.scrollLeft = Math.min(start, Math.max(items.scrollLeft, start + current.offsetWidth - items.clientWidth));
   }
 
   /** Return the record of an attempt's result. @param {Attempt} attempt @param {number} selected */

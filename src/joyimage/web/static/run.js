@@ -94,7 +94,7 @@ export class Run {
     } catch (error) {
       if (error instanceof GoneError) {
         // Who cancels does not wait for a server that may never come back.
-        notify("run", "The server couldn't be told to stop. If it comes back, it may finish the run; see Jobs.");
+        notify("run", "The server could not be reached to stop this run. If it comes back, it may finish the run; see Jobs.");
         this.controller.abort();
         return;
       }
@@ -138,7 +138,7 @@ export class Run {
       clearInterval(poll);
       await this.finish(job, pending, signal);
     } catch (error) {
-      this.outcome = signal.aborted ? "Cancelled." : sentence(error);
+      this.outcome = signal.aborted ? "Canceled." : sentence(error);
       if (signal.aborted) announce(this.outcome);
       else notify("run", this.outcome);
     } finally {
@@ -146,7 +146,7 @@ export class Run {
       // Only now: until its results are stored, a reload takes the run up again.
       const { queue } = state.value;
       const left = this.isMade ? queue.filter((one) => one !== pending) : withoutRun(queue, pending.key);
-      if (left.length < queue.length - 1) notify("plan", "The steps after this one were not run. Redo the plan from here once it is as you want it.", { kind: "news" });
+      if (left.length < queue.length - 1) notify("plan", "The steps after this one were not run. Once this one is right, redo the plan from here.", { kind: "news" });
       update({ queue: left });
       byId("progress", HTMLElement).hidden = true;
       tellFinished(this.outcome);
@@ -159,14 +159,14 @@ export class Run {
   /** @param {Job} job @param {Pending} pending @param {AbortSignal} signal */
   async finish(job, pending, signal) {
     if (job.state === "cancelled") {
-      this.outcome = "Cancelled. Your picture is as it was.";
+      this.outcome = "Canceled. Your picture is unchanged.";
       notify("run", this.outcome, { kind: "news" });
     } else if (job.state === "failed") {
       this.outcome = job.error?.message ?? "The run failed without a reason.";
       notify("run", this.outcome);
     } else if (job.kind === "describe") {
       this.on.answered(pending, job);
-      this.outcome = "The answer is there.";
+      this.outcome = "The answer is ready.";
       announce(this.outcome);
     } else {
       const results = await insist(
@@ -180,7 +180,7 @@ export class Run {
       update({ queue: handedOn(state.value.queue, pending, { attempt: job.id, picture: picture.id, size: picture }) });
       this.on.done(pending, results);
       this.outcome = ["Done.", job.verdicts?.[0]?.summary ?? job.checks?.[0]?.summary].filter(Boolean).join(" ");
-      announce(`${this.outcome} The result is beside the controls.`);
+      announce(`${this.outcome} The result is next to the controls.`);
     }
   }
 
@@ -190,7 +190,7 @@ export class Run {
     if (event.state !== "running" || byId("cancel", HTMLButtonElement).disabled) return;
     const { step = 0, steps = 0 } = event;
     if (!steps) {
-      this.say("Reading picture and words…", null);
+      this.say("Reading the picture and the prompt…", null);
       return;
     }
     // The first step tells nothing: what comes before it takes its own time.
@@ -215,15 +215,15 @@ export class Run {
       const job = await getJob(id);
       if (!this.stepsSeen.at) this.sayPosition(job);
     } catch (error) {
-      if (error instanceof GoneError && !byId("cancel", HTMLButtonElement).disabled) this.say("The server doesn't answer; waiting for it…", null);
+      if (error instanceof GoneError && !byId("cancel", HTMLButtonElement).disabled) this.say("The server is not responding; waiting for it…", null);
     }
   }
 
   /** @param {Job} job */
   sayPosition(job) {
     if (byId("cancel", HTMLButtonElement).disabled) return;
-    if (job.state === "queued") this.say(job.position ? `Waiting: ${job.position} before you` : "Next in line…", null);
-    else if (job.state === "running" && !job.progress) this.say("Reading picture and words…", null);
+    if (job.state === "queued") this.say(job.position ? `Queued: ${job.position} ahead of you` : "Next in line…", null);
+    else if (job.state === "running" && !job.progress) this.say("Reading the picture and the prompt…", null);
   }
 
   /** @param {string} words @param {number | null} share Null where it isn't known. */
@@ -284,7 +284,7 @@ function pictureName(workspace, pending) {
 /** Put any failure into a sentence. @param {unknown} error @returns {string} */
 export function sentence(error) {
   if (error instanceof ServerError && error.code === "not_found") return "The server no longer knows this job; run it again.";
-  return error instanceof Error && error.message ? error.message : "Something failed without saying why.";
+  return error instanceof Error && error.message ? error.message : "Something failed for an unknown reason.";
 }
 
 /** @param {number} ms */

@@ -65,7 +65,7 @@ export class Server {
         this.known(models, this.schemas);
       }
       const { id, device } = this.model;
-      tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `${id} is being loaded…`);
+      tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `Loading ${id}…`);
       byId("drop-model", HTMLElement).hidden = !this.isTiny;
       byId("try", HTMLElement).hidden = !(this.isTiny && health.is_ready);
       if (health.is_ready) this.tellReady();
@@ -80,8 +80,8 @@ export class Server {
   onReach(isThere) {
     if (isThere) return withdraw("gone");
     this.isModelOld = true;
-    tell(byId("model-chip", HTMLElement), "No answer");
-    notify("gone", "The server doesn't answer. This page waits for it, and nothing that you see here is lost.");
+    tell(byId("model-chip", HTMLElement), "Not connected");
+    notify("gone", "The server is not responding. This page keeps trying, and nothing here is lost.");
   }
 
   /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */

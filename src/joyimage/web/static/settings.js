@@ -2,8 +2,11 @@
 
 import { byId, tell } from "./dom.js";
 import { Fields } from "./fields.js";
+import { describeFrame, frameOf, nearestSize } from "./framing.js";
 
-/** @import { Kind, Model, Schemas } from "./types.js" */
+/** @import { Fit } from "./framing.js" */
+/** @import { Size } from "./geometry.js" */
+/** @import { Kind, Model, Picture, Schemas } from "./types.js" */
 
 /**
  * How a picture comes back, by kind of edit: a move and a rotation leave the rest alone, an edit may mean all of
@@ -86,8 +89,8 @@ export class Settings {
       byId("defaults-hint", HTMLElement),
       isTurbo
         ? `The turbo adapter was trained for ${steps} ${steps === 1 ? "step" : "steps"}, guidance ${guidance}.`
-        : `The checkpoint's own: ${steps} steps, guidance ${guidance}. More steps: finer, and slower. ` +
-            "More guidance: closer to the words; 1 and below switch it off, which takes half the time.",
+        : `The model's defaults: ${steps} steps, guidance ${guidance}. More steps give finer results and take longer. ` +
+            "Higher guidance follows the prompt more closely; 1 or less turns it off and halves the time.",
     );
   }
 
@@ -138,7 +141,7 @@ export class Settings {
       if (!(rangeUnderflow || rangeOverflow || badInput) && isWhole) continue;
       const range = input.max ? `from ${input.min} to ${input.max}` : `of ${input.min} or more`;
       const kind = input === this.guidance ? "a number" : "a whole number";
-      return { focus: input, sentence: `${name} has to be ${kind} ${range}.` };
+      return { focus: input, sentence: `${name} must be ${kind} ${range}.` };
     }
     return null;
   }
@@ -161,12 +164,38 @@ export class Settings {
     return ratio >= Math.min(...trained) && ratio <= Math.max(...trained) ? "exact" : "pad";
   }
 
-  /** Say of a camera move what becomes of a large image. @param {{width: number, height: number} | null} image */
+  /** Show what the settings mean for the image that the next run starts from. @param {Picture | null} image */
+  render(image) {
+    this.renderSizeHint(image);
+    this.renderFraming(image);
+  }
+
+  /** Say of a camera move what becomes of a large image. @param {Size | null} image */
   renderSizeHint(image) {
     const base = this.known?.base_size ?? Infinity;
     const isLarger = image !== null && !this.restore.checked && image.width * image.height > 1.1 * base ** 2;
     const size = `about ${base} × ${base} pixels`;
-    tell(byId("camera-size", HTMLElement), isLarger ? `The result has the model's size, ${size}. For your picture's own, tick it in Settings; it is enlarged then.` : null);
+    tell(byId("camera-size", HTMLElement), isLarger ? `The result has the model's size, ${size}. To enlarge it to your picture's size, check “Restore the original size” in Settings.` : null);
+  }
+
+  /** Show on the image itself what the model sees of it. @param {Picture | null} image */
+  renderFraming(image) {
+    const figure = byId("framing-figure", HTMLElement);
+    figure.hidden = !image || !this.known?.sizes?.length;
+    if (!image || figure.hidden) return;
+    const fit = /** @type {Fit} */ (this.fit.value || this.wholeFit(image));
+    const target = this.size.value ? asSize(this.size.value) : fit === "exact" ? null : nearestSize(image, (this.known?.sizes ?? []).map(asSize));
+    const frame = frameOf(image, fit, target);
+    const [left, top] = [Math.min(0, frame.left), Math.min(0, frame.top)];
+    const all = { width: Math.max(image.width, frame.width), height: Math.max(image.height, frame.height) };
+    const stage = byId("framing-stage", HTMLElement);
+    stage.style.aspectRatio = String(all.width / all.height);
+    stage.style.setProperty("--ratio", String(all.width / all.height));
+    const picture = byId("framing-image", HTMLImageElement);
+    if (picture.src !== image.thumbnail) picture.src = image.thumbnail;
+    place(picture, { left: -left, top: -top, width: image.width, height: image.height }, all);
+    place(byId("framing-frame", HTMLElement), { ...frame, left: frame.left - left, top: frame.top - top }, all);
+    tell(byId("framing-hint", HTMLElement), describeFrame(image, fit, target, this.restore.checked));
   }
 
   /** Return the fields of a request that differ from the defaults. @param {{width: number, height: number} | null} image What the run starts from. @returns {Record<string, string>} */
@@ -209,6 +238,20 @@ export class Settings {
     ];
     tell(byId("settings-summary", HTMLElement), parts.filter(Boolean).join(" · "));
   }
+}
+
+/** @param {string} size As the server writes it, such as 1024x768. @returns {Size} */
+function asSize(size) {
+  const [width, height] = size.split("x").map(Number);
+  return { width, height };
+}
+
+/** Put an element somewhere in another one. @param {HTMLElement} element @param {Size & {left: number, top: number}} at @param {Size} all Of the other one. */
+function place({ style }, { left, top, width, height }, all) {
+  style.left = `${(100 * left) / all.width}%`;
+  style.top = `${(100 * top) / all.height}%`;
+  style.width = `${(100 * width) / all.width}%`;
+  style.height = `${(100 * height) / all.height}%`;
 }
 
 /** Tell whether a number is a default, or none. @param {HTMLInputElement} input @param {number | undefined} usual */

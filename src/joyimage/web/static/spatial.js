@@ -117,7 +117,7 @@ export class Spatial {
   async pick(place) {
     const found = await this.find(place);
     if (!found || !this.on.isDrawing()) {
-      return tell(byId("box-advice", HTMLElement), "No object stands out here. Click on another place of it, or draw a box where it should go.");
+      return tell(byId("box-advice", HTMLElement), "No distinct object was found here. Click another part of it, or draw a box where it should go.");
     }
     this.box.take(found.box, found.ghost, found.outline);
   }

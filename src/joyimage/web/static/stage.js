@@ -71,7 +71,7 @@ export class Stage {
       // As large as the picture itself, so that the zoom says the same all along.
       const scale = (this.workspace.source?.width ?? image.naturalWidth) / image.naturalWidth;
       const size = { width: scale * image.naturalWidth, height: scale * image.naturalHeight };
-      this.viewer.show(address, null, size, "The picture as it forms");
+      this.viewer.show(address, null, size, "Preview of the picture");
     });
   }
 
@@ -152,8 +152,8 @@ export class Stage {
     byId("choose", HTMLElement).hidden = isCreating;
     byId("examples", HTMLElement).hidden = isCreating;
     for (const id of ["drop-model", "try"]) byId(id, HTMLElement).classList.toggle("aside", isCreating);
-    tell(byId("drop-title", HTMLElement), isCreating ? "From words alone" : "Start with a picture");
-    tell(byId("drop-hint", HTMLElement), isCreating ? "Say what it should show, or take an idea." : "Drop one here, paste it, or choose a file.");
+    tell(byId("drop-title", HTMLElement), isCreating ? "Start with a prompt" : "Start with a picture");
+    tell(byId("drop-hint", HTMLElement), isCreating ? "Describe what the picture should show, or pick an idea." : "Drop one here, paste it, or choose a file.");
   }
 
   /** @param {Picture} picture @param {string} label */
@@ -186,7 +186,7 @@ export class Stage {
     this.isNew = false;
     if (this.view === "difference") {
       const changed = await this.viewer.drawDifference();
-      tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)} % of the pixels differ`);
+      tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)}% of the pixels differ`);
     }
   }
 

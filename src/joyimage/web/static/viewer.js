@@ -100,7 +100,7 @@ export class Viewer {
       const top = pane.clientHeight / 2 - this.center.y * height;
       world.style.transform = `translate(${left}px, ${top}px)`;
       world.classList.toggle("pixels", scale >= 6);
-      tell(byId("zoom-value", HTMLElement), `${Math.round(100 * scale)} %`);
+      tell(byId("zoom-value", HTMLElement), `${Math.round(100 * scale)}%`);
     }
     this.placeHandle();
   }
@@ -144,7 +144,7 @@ export class Viewer {
   setShare(percent) {
     this.share = clamp(percent, 0, 100);
     this.handle.setAttribute("aria-valuenow", String(Math.round(this.share)));
-    this.handle.setAttribute("aria-valuetext", `${Math.round(this.share)} % before, the rest after`);
+    this.handle.setAttribute("aria-valuetext", `${Math.round(this.share)}% before, the rest after`);
     this.placeHandle();
   }
 

@@ -268,5 +268,5 @@ async function warnOfSize() {
 }
 
 function notifyFull() {
-  notify("storage", "This browser has no room left, so a reload would lose the newest images here. Download them, or delete a project under Projects.");
+  notify("storage", "This browser's storage is full, and a reload would lose the newest images. Download them, or delete a project under Projects.");
 }
