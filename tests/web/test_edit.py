@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext
+    from playwright.sync_api import BrowserContext, Route
 
     from tests.web.parts import Server
 
@@ -89,6 +89,25 @@ def test_photo_when_heic_or_tiff_then_the_server_reads_it_and_it_can_be_worked_o
             }"""
         )
         assert np.abs(np.array(center[:3]) - np.asarray(picture)[243, 308]).max() < 12
+
+
+def test_photo_when_it_takes_long_to_read_then_that_is_said_until_it_is_there(
+    visit: Callable[..., Visitor],
+) -> None:
+    file = io.BytesIO()
+    Image.open(EXAMPLES / "shapes.png").convert("RGB").save(file, "TIFF")
+    visitor = visit()
+    visitor.expect_model()
+    held: list[Route] = []
+    visitor.page.route("**/v1/images/convert", held.append)
+
+    visitor.choose_file({"name": "scan.tif", "mimeType": "", "buffer": file.getvalue()})
+
+    reading = visitor.see("[data-notice=reading]")
+    expect(reading).to_contain_text("Reading scan.tif")
+    held[0].continue_()
+    visitor.expect_name("scan.tif")
+    expect(reading).to_have_count(0)
 
 
 def test_edit_when_run_then_steps_preview_time_and_a_result_that_does_it(
@@ -229,6 +248,17 @@ def test_results_when_edited_further_then_a_tree_in_which_nothing_is_lost(
     prompts = [job["prompt"] for job in server.jobs()[:3]]
     assert prompts == ["Remove the star.", "Recolor the circle green.", "Recolor the heart orange."]
 
+    page.set_viewport_size({"width": 240, "height": 700})  # the one that is shown stays in sight
+    page.wait_for_function(
+        """() => {
+            const strip = document.querySelector("#strip-items").getBoundingClientRect();
+            const current = document.querySelector("#strip-items [aria-current]").getBoundingClientRect();
+            return strip.width < 240 && current.left >= strip.left - 1 && current.right <= strip.right + 1;
+        }""",
+        timeout=PATIENCE_MS,
+        polling=100,
+    )
+    page.set_viewport_size({"width": 1440, "height": 900})
     items.nth(1).click()
     expect(page.locator("#prompt-edit")).to_have_value("Recolor the heart orange.")
     page.click("#undo")
@@ -394,6 +424,11 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
     )
     assert lit[0] > 100  # the heart
     assert lit[1] < 30  # the background
+
+    visitor.choose_view("difference")
+    visitor.choose_view("slider")  # before the difference has been drawn
+    page.wait_for_timeout(500)
+    visitor.expect_name("-edit-")
 
     visitor.choose_view("sides")
     page.mouse.move(whole["x"] + 0.25 * whole["width"], whole["y"] + 200)
@@ -652,6 +687,7 @@ def test_jobs_when_listed_then_states_and_a_result_to_open(
     expect(rows.nth(0)).to_contain_text("of 100")
     rows.nth(0).locator("button").click()
     expect(rows.nth(0).locator(".state")).to_have_text("canceled", timeout=PATIENCE_MS)
+    assert "An edit" not in (rows.nth(0).text_content() or "")  # but what it was asked for
     page.select_option("#jobs-state", "succeeded")
     expect(rows.nth(0).locator(".state")).to_have_text("done")
     expect(rows.nth(0).locator("img")).to_be_visible()

@@ -138,6 +138,7 @@ def test_server_when_it_dies_during_a_run_and_comes_back_then_the_run_ends_well(
 
     strict.kill()
     expect(visitor.see("[data-notice=gone]")).to_contain_text("The server is not responding")
+    expect(visitor.see("#progress-text")).to_contain_text("not responding")  # no step stays that is none
     strict.start()
 
     visitor.see("#result")
@@ -334,8 +335,10 @@ def test_file_when_unusual_then_it_can_be_edited_and_what_is_left_out_is_said(
     visitor.choose_file(tmp_path / name)
     visitor.expect_name(name)
     visitor.page.fill("#prompt-edit", "Recolor the heart orange.")
+    visitor.set("steps", 1)
     visitor.run()
 
     assert visitor.download(tmp_path / "edited.png").size == size
+    expect(visitor.page.locator("#verdict")).to_contain_text("1 step ")
     frames = visitor.page.locator("[data-notice=frames]")
     expect(frames).to_have_count(1 if kind == "animated" else 0)

@@ -75,7 +75,7 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
         page.click("#settings > summary")
         page.click(".advanced > summary >> visible=true")
         page.fill("#seed", "7")
-        page.locator("#negative").scroll_into_view_if_needed()
+        page.locator("#settings").evaluate("(settings) => settings.scrollIntoView()")
 
     def result() -> None:
         page.click("#cancel")
@@ -141,11 +141,14 @@ def _steps(visitor: Visitor) -> list[tuple[str, Callable[[], None]]]:
     def ask() -> None:
         visitor.choose_mode("describe")
         page.fill("#question", "What color is the heart?")
+        page.click("#run")
+        visitor.see("#answer-text")
 
     def rotate() -> None:
         visitor.choose_mode("rotate")
         visitor.choose_file(EXAMPLES / "car.png")
         expect(page.locator("#picture-name")).to_contain_text("car.png")
+        page.click("[data-notice=project] [aria-label=Dismiss]")
         page.fill("#object", "car")
 
     def camera() -> None:

@@ -293,7 +293,8 @@ def test_rotation_when_view_is_chosen_by_keyboard_then_the_model_is_told_so(
     visitor.run()
 
     assert server.jobs()[0]["prompt"] == prompt
-    assert visitor.see("#verdict strong").text_content() is not None
+    assert "not judged" in (visitor.see("#verdict strong").text_content() or "")
+    expect(visitor.page.locator("#verdict")).to_have_class("verdict")  # green is for what was verified
 
 
 def test_camera_when_sphere_is_dragged_then_angles_snap_and_the_model_is_told_so(

@@ -2,6 +2,7 @@
 
 import { cancelJob, getImage, isFinished, listJobs } from "./api.js";
 import { byId, make, tell } from "./dom.js";
+import { nameStep } from "./plan.js";
 import { sentence } from "./run.js";
 
 /** @import { Job } from "./types.js" */
@@ -73,8 +74,7 @@ export class Jobs {
 
   /** @param {Job} job */
   makeRow(job) {
-    const question = job.edit?.question;
-    const words = job.prompt?.split("\n").slice(0, 2).join(" ") ?? (typeof question === "string" ? question : job.text || NAMELESS[job.kind]);
+    const words = wordsOf(job);
     const row = make("li", { class: "job" });
     const picture = make("span", { class: "job-picture" });
     if (job.images.length) void this.addThumbnail(job, picture);
@@ -130,6 +130,13 @@ export class Jobs {
       byId("jobs-empty", HTMLElement).textContent = sentence(error);
     }
   }
+}
+
+/** Say what a job was asked for: one that was canceled early has no prompt yet. @param {Job} job */
+function wordsOf({ kind, prompt, edit, text }) {
+  if (prompt !== null) return prompt.split("\n").slice(0, 2).join(" ");
+  if (!edit || (kind === "describe" && !edit.question)) return text || NAMELESS[kind];
+  return nameStep({ kind, fields: /** @type {Record<string, string>} */ (edit), pictures: [] });
 }
 
 /** Write the time of day, with the date where it wasn't today. @param {number} seconds */

@@ -44,6 +44,7 @@ export function showMode(takesSeveral) {
   for (const id of takesSeveral && mode === "edit" ? ["framing-in", "framing-out"] : []) byId(id, HTMLElement).hidden = true;
   byId("region-use", HTMLElement).hidden = takesSeveral;
   byId("size", HTMLSelectElement).options[0].text = mode === "generate" ? "The model's square" : "Same as the picture";
+  tell(byId("base-legend", HTMLElement), mode === "describe" ? "Ask about" : "Continue from");
   tell(byId("run", HTMLElement), RUN_LABELS[mode]);
   tell(byId("run-problem", HTMLElement), null);
 }

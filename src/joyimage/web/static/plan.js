@@ -150,6 +150,6 @@ export function startOf(project, plan, key) {
 export function nameStep({ kind, fields }) {
   if (kind === "move") return `Move ${fields.object}`;
   if (kind === "rotate") return `Rotate ${fields.object}: ${fields.view}`;
-  if (kind === "camera") return `Camera ${fields.yaw}°, ${fields.pitch}°${fields.zoom && fields.zoom !== "unchanged" ? `, zoom ${fields.zoom}` : ""}`;
+  if (kind === "camera") return `Camera ${fields.yaw ?? 0}°, ${fields.pitch ?? 0}°${fields.zoom && fields.zoom !== "unchanged" ? `, zoom ${fields.zoom}` : ""}`;
   return fields.prompt ?? fields.question ?? "Describe the picture";
 }

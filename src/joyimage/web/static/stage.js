@@ -186,6 +186,7 @@ export class Stage {
     this.isNew = false;
     if (this.view === "difference") {
       const changed = await this.viewer.drawDifference();
+      if (this.view !== "difference" || this.workspace.result !== result) return; // something else is shown by now
       tell(byId("picture-name", HTMLElement), `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)}% of the pixels differ`);
     }
   }
