@@ -99,7 +99,7 @@ def test_photo_when_it_takes_long_to_read_then_that_is_said_until_it_is_there(
     visitor = visit()
     visitor.expect_model()
     held: list[Route] = []
-    visitor.page.route("**/v1/images/convert", held.append)
+    visitor.page.route("**/v1/images/convert", lambda route: held.append(route))
 
     visitor.choose_file({"name": "scan.tif", "mimeType": "", "buffer": file.getvalue()})
 
