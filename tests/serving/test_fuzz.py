@@ -134,6 +134,9 @@ def test_uploads_when_broken_in_500_ways_then_never_an_error(small: LiveServer) 
         b'{"a":' * 50_000,
         b'{"prompt": NaN}',
         b'{"prompt": "\\ud800"}',
+        b'{"prompt": "x", "\\ud800": 1}',
+        b'{"prompt": "x", "fit": "\\ud800"}',
+        b'{"prompt": "x", "model": "\\ud800"}',
         b'{"prompt": "\\u0000", "steps": 1}',
         b'{"prompt": "x", "guidance": 1e999}',
         b'{"prompt": "x", "n": 1e30}',
@@ -149,6 +152,18 @@ def test_json_when_strange_then_a_sentence(small: LiveServer, body: bytes) -> No
             answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
             assert answer.status_code < 500, (path, answer.text)
             json.loads(answer.content)
+
+
+@pytest.mark.parametrize("field", ["partial_images", "output_compression", "n"])
+@pytest.mark.parametrize("value", [True, False])
+def test_json_when_a_number_is_true_or_false_then_rejected_by_name(
+    small: LiveServer, field: str, value: bool
+) -> None:
+    with small.client() as client:
+        answer = client.post("/v1/images/generations", json={"prompt": "x", field: value})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
 
 
 @pytest.mark.parametrize(

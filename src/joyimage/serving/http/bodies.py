@@ -25,8 +25,19 @@ def _without_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _without_truth(value: Any) -> Any:
+    """Reject true and false, which count as 1 and 0 in Python.
+
+    Raises:
+        ValueError: The value is one of them; pydantic makes a message of it.
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number")
+    return value
+
+
 Blank = BeforeValidator(_without_blank)
-OptionalInt = Annotated[int | None, Blank]
+OptionalInt = Annotated[int | None, Blank, BeforeValidator(_without_truth)]
 OptionalStr = Annotated[str | None, Blank]
 _IGNORED = "Accepted for OpenAI's clients; has no effect."
 

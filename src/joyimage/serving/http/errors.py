@@ -96,7 +96,8 @@ class ApiError(JoyImageError):
     def body(self) -> dict[str, Any]:
         """The answer's JSON."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        # A request's own text is quoted, and may hold half of a surrogate pair, which UTF-8 cannot express.
+        return {"error": {name: value and _printable(value) for name, value in error.items()}}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -105,6 +106,10 @@ class ApiError(JoyImageError):
         if self.retry_after_s is None:
             return {"x-should-retry": "false"} if self.status >= 500 else {}
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_api_error(error: BaseException) -> ApiError:
