@@ -29,7 +29,7 @@ TASK_WEIGHTS = {
     "camera": 2.5,
     "text-to-image": 3.0,
 }
-# Shares of the samples where training goes on from a checkpoint that does the first five tasks: what is still weak.
+# Shares of the samples where training continues from a checkpoint that does the first five tasks: what is still weak.
 CONTINUED_WEIGHTS = {
     **{"add": 0.5, "remove": 0.5, "recolor": 0.75, "replace": 0.75, "move": 1.5},
     **{"rotate": 3.0, "camera": 3.0, "text-to-image": 5.0},

@@ -19,7 +19,8 @@ def check_query(request: Request) -> None:
     Raises:
         ApiError: A parameter is unknown, or given twice.
     """
-    accepted = [field.alias for field in request.scope["route"].dependant.query_params]
+    route = request.scope["route"]
+    accepted = [field.alias for field in route.dependant.query_params]  # codespell:ignore dependant
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         shown = name[:_LONGEST_SHOWN]
         if name not in accepted:

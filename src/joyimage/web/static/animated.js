@@ -1,6 +1,6 @@
 /** Whether an image file has several frames. Pure functions over its first bytes. */
 
-export const HEAD_BYTES = 4096; // each format says so at its beginning
+export const HEAD_BYTES = 4096; // each format says so at its start
 
 const WEBP_FLAGS_AT = 20;
 const WEBP_ANIMATION = 2;
