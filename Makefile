@@ -5,7 +5,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: check-page page-screenshots demo bench-training proof-full test test-gpu test-load mutants gallery example-images docs wheel-test install install-test clean
+.PHONY: check-page page-screenshots demo bench-training proof-full test test-gpu test-gpu-kernels test-gpu-bench test-gpu-presets test-gpu-quantized test-load mutants gallery example-images docs wheel-test install install-test clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,9 +42,25 @@ mutants: .venv/.installed-test
 	$(BIN)/python -m scripts.mutants
 
 # What only a GPU can show: kernels as compiled, captured graphs, bf16. Then the full-size benchmark, in docs/benchmarks.
-test-gpu: .venv/.installed-test
+# Each part runs alone. None has run on a GPU yet.
+test-gpu: test-gpu-kernels test-gpu-bench test-gpu-presets test-gpu-quantized
+
+test-gpu-kernels: .venv/.installed-test
 	$(BIN)/python -m pytest tests -m gpu -p no:randomly
+
+test-gpu-bench: .venv/.installed-test
 	$(BIN)/joyimage bench --model full --device cuda
+
+# The presets at the published size (random weights: seconds and forwards count, not the PSNR).
+test-gpu-presets: .venv/.installed-test
+	$(BIN)/joyimage bench --model full --device cuda --rounds 1 --a "steps=20" --b "steps=20 speed=balanced"
+	$(BIN)/joyimage bench --model full --device cuda --rounds 1 --a "steps=20" --b "steps=20 speed=fast"
+
+# A quantized plan against the plain one: of the embedded checkpoint, or of QUANTIZED=FOLDER.
+QUANTIZED = tiny
+test-gpu-quantized: .venv/.installed-test
+	$(BIN)/joyimage bench --model $(QUANTIZED) --device cuda --a "steps=16 guidance=3" --b "steps=16 guidance=3 quantize=int8"
+	$(BIN)/joyimage bench --model $(QUANTIZED) --device cuda --a "steps=16 guidance=3" --b "steps=16 guidance=3 quantize=fp8"
 
 # What training takes with each memory preset: the published sizes on a GPU (50 GB of disk and of host memory), a small
 # model on the CPU. Options with TRAINING="--ways 24 16".

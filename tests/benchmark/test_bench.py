@@ -174,6 +174,19 @@ def test_page_when_other_baselines_ran_or_failed_then_each_has_a_row(report: dic
     assert f"| {baseline.BASELINES['cudnn']} | doesn't run here: RuntimeError: no such kernel |" in page
 
 
+def test_page_when_the_published_size_was_measured_then_beside_anothers_published_seconds(
+    report: dict[str, Any],
+) -> None:
+    page = to_markdown([{**report, "floor_s": 1.0}])
+
+    seconds = report["seconds"]["joyimage"]
+    step = seconds["denoising"]["median"] / report["steps"]
+    whole = seconds[WHOLE]["median"] + (40 - report["steps"]) * step
+    assert f"| one step | 0.673 | {step:.3f} |" in page
+    assert f"| whole edit of 40 steps | 27.690 | {whole:.3f} |" in page
+    assert "SGLang" not in to_markdown([report])
+
+
 @pytest.mark.parametrize(
     ("name", "slug"),
     [

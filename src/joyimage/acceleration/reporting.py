@@ -148,9 +148,8 @@ def attention_backend_name(transformer: JoyImageEditTransformer3DModel) -> str:
 
 def _parallelism(target: Any, transformer: JoyImageEditTransformer3DModel) -> str | None:
     """Return how processes share an edit."""
-    if getattr(target, "processes", None) is not None:
-        return f"guidance {NUM_BRANCHES}"
-    return parallelism_of(transformer)
+    names = [] if getattr(target, "processes", None) is None else [f"guidance {NUM_BRANCHES}"]
+    return ", ".join([*names, *filter(None, [parallelism_of(transformer)])]) or None
 
 
 def _speed(target: Any) -> str | None:

@@ -14,7 +14,11 @@ from diffusers.hooks._helpers import (
     TransformerBlockRegistry,
 )
 from diffusers.models import modeling_utils
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models._modeling_parallel import (
+    ContextParallelConfig,
+    ContextParallelInput,
+    ContextParallelOutput,
+)
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ __all__ = [
     "TransformerBlockRegistry",
     "attention_backend",
     "causal_padding",
+    "divide_tokens",
     "hook_registry",
     "is_parallel",
     "keep_attention_settings",
@@ -92,6 +97,25 @@ def hook_registry(module: Any) -> HookRegistry | None:
 def is_parallel(model: Any) -> bool:
     """Tell whether `enable_parallelism` is active on a model."""
     return model._parallel_config is not None
+
+
+def divide_tokens(model: Any, *, num_branches: int, num_parts: int) -> None:
+    """Let processes divide the tokens of a model's forwards, those of each guidance branch among themselves.
+
+    Args:
+        model: The transformer.
+        num_branches: Groups of processes, which follow each other in rank; they share nothing here.
+        num_parts: Processes of a group.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(
+        model.device.type, (num_branches, 1, num_parts), mesh_dim_names=("guidance", "ring", "ulysses")
+    )
+    # Texts and images of any length: parts may differ by a token.
+    model.enable_parallelism(
+        config=ContextParallelConfig(ulysses_degree=num_parts, ulysses_anything=True, mesh=mesh)
+    )
 
 
 def parallelism_of(model: Any) -> str | None:

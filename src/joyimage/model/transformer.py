@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from torch import Tensor, nn
 
-from joyimage.compat.diffusers import ContextParallelInput, ContextParallelOutput
+from joyimage.compat.diffusers import ContextParallelInput, ContextParallelOutput, is_parallel
 from joyimage.errors import InvalidInputError
 from joyimage.model import packing
 from joyimage.model.adapters.mixin import AdapterMixin
@@ -232,11 +232,13 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                 )
 
         # 4. Tokens become items again.
-        if target_only:
-            grids = grids[:1]
-            img = img[:, : math.prod(grids[0])]
-        tokens = self.proj_out(self.norm_out(img))  # [B, L_img, patch * C]
-        parts = tokens.split([math.prod(grid) for grid in grids], dim=1)
+        grids = grids[:1] if target_only else grids
+        sizes = [math.prod(grid) for grid in grids]
+        if not is_parallel(self):  # where devices divide the tokens, the head puts them together
+            img = img[:, : sum(sizes)]
+        parts = self.proj_out(self.norm_out(img))[:, : sum(sizes)].split(
+            sizes, dim=1
+        )  # [B, L, patch * C] each
         velocities = [
             packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)
         ]

@@ -15,6 +15,7 @@ from joyimage.acceleration.parallel import GuidanceGroup
 from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.compat.diffusers import reset_step_caches
+from joyimage.compat.torch import without_compiler
 from joyimage.edits import Defaults
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.adapters import defaults_of
@@ -174,19 +175,25 @@ class JoyImagePipeline(PipelineParts):
         return replace(sampling, **changes)
 
     def parallel(self, num_processes: int) -> None:
-        """Share every edit with other processes: each runs one guidance branch of a step.
+        """Share every edit with other processes: each runs one guidance branch of a step, or a part of its tokens.
 
         All processes load the same pipeline and make the same calls; all of them return the images. Draws, latents,
         guidance scale and interruption are those of process 0. A process that ends, ends the others within 10 s.
 
         Args:
-            num_processes: 2, which `torchrun --nproc-per-node 2` has started and `torch.distributed` has connected;
-                1 ends the sharing.
+            num_processes: 2, 4 or 8, which `torchrun --nproc-per-node` has started and `torch.distributed` has
+                connected. From 4 on, a branch's tokens are divided, which stays until the pipeline is loaded again.
+                1 ends the sharing of 2.
 
         Raises:
-            InvalidInputError: Another number of processes is connected.
+            InvalidInputError: Another number of processes is connected, or the model cannot be divided so.
         """
-        self.processes = None if num_processes == 1 else GuidanceGroup.join(num_processes)
+        if num_processes != 1:
+            self.processes = GuidanceGroup.join(num_processes, without_compiler(self.transformer))
+        elif self.processes is not None and self.processes.num_parts > 1:
+            raise InvalidInputError("`num_processes` is 1, but tokens are divided; load the pipeline again.")
+        else:
+            self.processes = None
 
     def follow(self, processes: GuidanceGroup, like: Tensor) -> None:
         """Take over from process 0 whether the loop ends, and the guidance scale."""
@@ -210,6 +217,11 @@ class JoyImagePipeline(PipelineParts):
                 f"`speed` is {name!r}; expected one of {', '.join((*self.speed_presets, TURBO))}."
             )
         check_preset(self.transformer, name, self._preset_of(name))
+        if self._preset_of(name).reuses_steps and self.processes is not None and self.processes.num_parts > 1:
+            raise InvalidInputError(
+                f'`speed` is "{name}", which reuses steps; where processes divide the tokens of an edit, each would'
+                ' decide for itself. Leave `speed` at "exact", or use 2 processes.'
+            )
 
     def _preset_of(self, name: str) -> SpeedPreset:
         """Return what a preset leaves out; "turbo" computes all of its few steps."""
