@@ -236,9 +236,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         sizes = [math.prod(grid) for grid in grids]
         if not is_parallel(self):  # where devices divide the tokens, the head puts them together
             img = img[:, : sum(sizes)]
-        parts = self.proj_out(self.norm_out(img))[:, : sum(sizes)].split(
-            sizes, dim=1
-        )  # [B, L, patch * C] each
+        parts = self.proj_out(self.norm_out(img))[:, : sum(sizes)].split(sizes, dim=1)  # [B, L, patch * C]
         velocities = [
             packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)
         ]
