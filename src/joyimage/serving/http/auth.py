@@ -42,5 +42,6 @@ def find_context(request: Request) -> RequestContext:
     request.state.client = client  # for the log
     service: Service = request.app.state.service
     service.rates.check(client)
-    check_query(request)
+    if request.url.path != "/metrics":
+        check_query(request)
     return RequestContext(service=service, client=client, sees_only=client if keys else None)

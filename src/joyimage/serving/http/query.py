@@ -1,4 +1,7 @@
-"""What stands behind "?" in an address: only names that the route reads, each once, with a value it accepts."""
+"""What stands behind "?" in an address: only names that the route reads, each once, with a value it accepts.
+
+Probes and metrics are left out: load balancers and scrapers add parameters of their own.
+"""
 
 # Annotations are real types here: FastAPI reads them.
 

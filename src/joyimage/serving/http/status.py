@@ -16,7 +16,6 @@ from joyimage.serving.http.admission import check_model
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openapi import ERRORS
-from joyimage.serving.http.query import check_query
 from joyimage.serving.http.service import Service
 
 router = APIRouter(tags=["status"])
@@ -33,7 +32,6 @@ _LIMITS = (
     "max_prompt_chars",
 )
 Known = Annotated[RequestContext, Depends(find_context)]
-_WITHOUT_KEY = Depends(check_query)  # the other routes check it once they know the client
 
 
 @router.get("/v1/models", responses=ERRORS)
@@ -51,7 +49,7 @@ def model(name: str, context: Known) -> dict[str, Any]:
     return _model(context.service, name)
 
 
-@router.get("/healthz", dependencies=[_WITHOUT_KEY])
+@router.get("/healthz")
 async def health(request: Request) -> dict[str, Any]:
     """Report that the process is alive, and what a page has to know before it may ask for more."""
     dispatcher = request.app.state.service.dispatcher
@@ -65,7 +63,7 @@ async def health(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/livez", responses={503: ERRORS[503]}, dependencies=[_WITHOUT_KEY])
+@router.get("/livez", responses={503: ERRORS[503]})
 async def live(request: Request) -> dict[str, Any]:
     """Report whether the process works; where it does not, only a restart helps.
 
@@ -79,7 +77,7 @@ async def live(request: Request) -> dict[str, Any]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses={503: ERRORS[503]}, dependencies=[_WITHOUT_KEY])
+@router.get("/readyz", responses={503: ERRORS[503]})
 async def ready(request: Request) -> Response:
     """Report whether jobs can be run.
 
