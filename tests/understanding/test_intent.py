@@ -95,6 +95,12 @@ class Choices:
         self.answer, self.probability, self.reads_any_text = answer, probability, reads_any_text
         self.asked: list[str] = []
 
+    def compares(self, images: Any) -> bool:
+        raise AssertionError
+
+    def own_words(self, name: str) -> str:
+        return name
+
     def yes(self, images: Any, asked: Any) -> list[float]:
         raise AssertionError
 

@@ -18,6 +18,7 @@ from joyimage.tiny.worlds.scenes import generate, render_objects
 from joyimage.understanding import questions
 from joyimage.understanding.judge import Reader, check_present, is_absent, judge_edit
 from tests import random_models
+from tests.optional import present
 from tests.understanding.published import make_published_pipeline
 
 ONE, OTHER = random_models.make_image(0, 64, 64), random_models.make_image(1, 64, 96)
@@ -161,6 +162,12 @@ class Answers:
         self.given = given
         self.seen: list[list[Image.Image]] = []
 
+    def compares(self, images: Any) -> bool:
+        return True
+
+    def own_words(self, name: str) -> str:
+        return name
+
     def yes(self, images: Any, asked: Any) -> list[float]:
         self.seen.append(list(images))
         return [next(value for word, value in self.given.items() if word in question) for question in asked]
@@ -201,7 +208,7 @@ def test_judge_when_a_move_then_the_model_sees_the_box_as_the_editor_did_and_on_
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    """The embedded model, which reads single images and cannot compare two."""
+    """A model that reads single images and was not trained to compare two."""
     loaded = load_pipeline("tiny", device="cpu", dtype="float32").pipe
     loaded.text_encoder.config.judges_edits = False
     loaded.set_progress_bar_config(disable=True)
@@ -247,6 +254,73 @@ def test_edit_when_no_question_about_one_image_tells_then_not_judged(tiny: Any) 
     verdict = tiny.judge(before, after, "Make it look like winter.")
 
     assert verdict.summary.startswith("Not judged: the checkpoint cannot compare two images")
+
+
+@pytest.fixture(scope="module")
+def comparing() -> Any:
+    """The embedded model as it is shipped."""
+    loaded = load_pipeline("tiny", device="cpu", dtype="float32").pipe
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.mark.parametrize("task", ["add", "remove", "recolor", "replace", "rotate", "camera"])
+def test_edit_when_judged_by_the_embedded_model_then_done_and_kept_are_told(
+    comparing: Any, task: str
+) -> None:
+    done, kept = 0, []
+    for seed in range(920_003, 920_007):
+        case, rng = generate(task, seed), np.random.default_rng(seed)
+        wrong = next(one for one in (wrong_outcome(case, rng) for _ in range(40)) if not one.done)
+
+        right, failed = (
+            comparing.judge(case.source_image, image, case.prompt)
+            for image in (case.target_image, wrong.image)
+        )
+
+        done += right.done > 0.5 > failed.done
+        kept += [(failed.kept > 0.5) == wrong.kept] if wrong.kept is not None else []
+        kept.append(right.kept > 0.5)
+    assert done >= 3
+    assert sum(kept) >= 0.8 * len(kept)
+
+
+def test_edit_when_images_are_not_square_then_judged_by_the_result_alone(comparing: Any) -> None:
+    case = generate("recolor", 920_003)
+    before, after = (
+        Image.fromarray(np.pad(image, ((0, 0), (16, 16), (0, 0)), mode="edge"))
+        for image in (present(case.source), case.target)
+    )
+
+    right = comparing.judge(before, after, case.prompt)
+    nothing = comparing.judge(before, Image.fromarray(np.asarray(before) ^ 1), case.prompt)
+
+    assert right.done > 2 * nothing.done
+    assert right.kept is None
+    assert right.basis == ("whether it sees the black cross",)
+
+
+def test_edit_when_the_embedded_model_sees_a_photograph_then_not_judged(comparing: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    before, after = map(Image.fromarray, noise)
+
+    assert not comparing.judge(before, after, "Make it look like winter.").is_judged
+    assert not is_absent(ImageReader(comparing), before, "elephant")
+
+
+def test_object_when_a_drawn_scene_has_none_then_the_embedded_model_says_so(comparing: Any) -> None:
+    reader = ImageReader(comparing)
+    for seed in range(920_003, 920_009):
+        case = generate("move", seed)
+        image = present(case.source_image)
+
+        assert not is_absent(reader, image, present(case.subject).name)
+        name = present(case.subject).name
+        assert not any(is_absent(reader, image, word) for word in (name.title(), name.upper(), f" {name}  "))
+        assert not is_absent(reader, image, f'the "{name}" thing'), (
+            "a name that is partly unknown says nothing"
+        )
+        assert is_absent(reader, image, "elephant")
 
 
 def bytes_of(image: Image.Image) -> bytes:

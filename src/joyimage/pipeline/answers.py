@@ -7,6 +7,7 @@ Dimension key: L tokens, D text width, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from joyimage.pipeline.images import ModelImage
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.qwen3_vl import count_tokens
 from joyimage.pipeline.text_encoder import ConversationReader
+from joyimage.spatial.prompts import without_article
 from joyimage.understanding.questions import NO, YES
 
 if TYPE_CHECKING:
@@ -51,10 +53,37 @@ class ImageReader:
         """Whether it learned to answer questions about an edit, from two images."""
         return self.has_language and getattr(self._pipe.text_encoder.config, "judges_edits", True)
 
+    def compares(self, images: Sequence[Image]) -> bool:
+        """Tell whether it may be asked about these two images.
+
+        The embedded model looks at the same place of the other image a fixed number of tokens away, in squares. It
+        judged .99 of edits of squares right, .68 of the same scenes padded to 4:3, and .86 squeezed into a square.
+        """
+        tokens = getattr(self._pipe.text_encoder.config, "compared_tokens", None)
+        fits = tokens is None or set(count_tokens(self._pipe.processor, images)) == {tokens}
+        return self.compares_images and fits
+
     @property
     def reads_any_text(self) -> bool:
         """Whether questions may be in any words: the embedded model, which has a setting, knows its own alone."""
         return not hasattr(self._pipe.text_encoder.config, "has_language")
+
+    def own_words(self, name: str) -> str | None:
+        """Return the name of an object as it may be asked about; None where the answer would say nothing.
+
+        The embedded model was trained on names in lower case. A name with words that it does not know beside others,
+        such as "heart-shaped thing", is to it another object than the heart, and as absent as an elephant.
+        """
+        if self.reads_any_text:
+            return name
+        tokenizer: Any = self._pipe.tokenizer
+        words = re.findall(r"[^\W\d_]+", without_article(name.strip()).lower())
+        # Each word of its training is one token, and so is any letter.
+        known = [
+            len(word) > 1 and len(tokenizer(f" {word}", add_special_tokens=False).input_ids) == 1
+            for word in words
+        ]
+        return " ".join(words) if words and (all(known) or not any(known)) else None
 
     @torch.no_grad()
     def yes(self, images: Sequence[Image], asked: Sequence[str]) -> list[float]:

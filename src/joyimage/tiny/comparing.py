@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
-from joyimage.tiny.checkpoint import EDIT_TEXT_LAYERS
+from joyimage.tiny.checkpoint import EDIT_TEXT_LAYERS, SIZE
+from joyimage.training.text_states import MERGE_SIZE, PATCH_SIZE_PX
 
 COMPARING_LAYER = EDIT_TEXT_LAYERS
 """Number of the layer that compares, among the text layers."""
 _READING_TEXT_LAYERS = 6  # without it
 _MATCHING_HEADS = 3
+_TOKENS = (SIZE // (PATCH_SIZE_PX * MERGE_SIZE)) ** 2  # of an image, for which the heads are aimed
 # How sharply a head looks at one place, and how much each axis of the position (image, row, column) counts.
 _SHARPNESS = 4.0
 _AXIS_SHARES = (0.15, 0.25, 0.6)
@@ -46,6 +48,7 @@ def add_comparing_layer(
     """
     config: Any = copy.deepcopy(text_encoder.config)
     config.text_config.num_hidden_layers += 1
+    config.update({"judges_edits": True, "compared_tokens": _TOKENS})
     grown: Any = Qwen3VLForConditionalGeneration(config).float()
     grown.load_state_dict(_renumbered(text_encoder.state_dict()), strict=False)
     layer = grown.model.language_model.layers[COMPARING_LAYER]

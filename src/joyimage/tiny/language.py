@@ -122,7 +122,7 @@ def grow_text_encoder(
     config.text_config.vocab_size = (len(tokenizer) + 7) // 8 * 8
     config.vision_config.depth = VISION_LAYERS
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
-    # What it says about edits, from two images, is not reliable yet: see the model card.
+    # It compares two images only with the layer that `add_comparing_layer` adds.
     config.update({"has_language": True, "language_scope": "drawn scenes", "judges_edits": False})
     grown: Any = Qwen3VLForConditionalGeneration(config).float()
     state = {name: tensor.float() for name, tensor in text_encoder.state_dict().items()}

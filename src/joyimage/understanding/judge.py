@@ -48,9 +48,17 @@ class Reader(Protocol):
         """Whether it may be asked about two images, what an edit did."""
         ...
 
+    def compares(self, images: Sequence[Image]) -> bool:
+        """Tell whether it may be asked about these two, which may have a shape that it does not compare."""
+        ...
+
     @property
     def reads_any_text(self) -> bool:
         """Whether it may be asked questions that it was not trained on."""
+        ...
+
+    def own_words(self, name: str) -> str | None:
+        """Return the name of an object as it may be asked about; None where the answer would say nothing."""
         ...
 
     def yes(self, images: Sequence[Image], asked: Sequence[str]) -> list[float]:
@@ -170,8 +178,10 @@ def judge_edit(
     checks = check_edit(before, after, box, template.object if isinstance(template, ObjectMove) else None)
     if checks.changed == 0:
         return Verdict(done=0.0, kept=1.0, basis=("no pixel changed",), checks=checks)
-    if not reader.compares_images:
+    if not reader.compares([before, after]):
         return _judge_without_comparing(reader, after, instruction, template, checks)
+    if not _is_readable(reader, after):
+        return _by_pixels(checks, _NOT_DRAWN)
     done_question = questions.edit_is_done(instruction)
     kept_question = questions.rest_is_unchanged(instruction)
     seen = before if box is None else draw_red_box(before, box)
@@ -209,9 +219,10 @@ def is_absent(reader: Reader, image: Image, name: str) -> bool:
         image: RGB image.
         name: Name of the object, such as "blue car".
     """
-    if not reader.compares_images:  # one that reads drawn scenes alone misses objects that it has no word for
+    asked = reader.own_words(name)
+    if asked is None or not reader.compares_images or not _is_readable(reader, image):
         return False
-    (present,) = reader.yes([image], [questions.object_is_present(name)])
+    (present,) = reader.yes([image], [questions.object_is_present(asked)])
     return present < ABSENT
 
 
@@ -279,7 +290,7 @@ def _ask_claims(
     reader: Reader, image: Image, claims: Sequence[Claim], *, with_places: bool = True
 ) -> dict[str, float]:
     """Return how likely each claim is true of an image, by the question that was asked about it."""
-    asked = [questions.object_is_present(claim.name) for claim in claims]
+    asked = [questions.object_is_present(reader.own_words(claim.name) or claim.name) for claim in claims]
     found = reader.yes([image], asked)
     answers = {
         question: present if claim.is_there else 1 - present
