@@ -102,9 +102,21 @@ def test_training_when_the_embedded_model_goes_on_then_latents_and_answers_stay(
         return {name for name in old if not torch.equal(old[name], new[name])}
 
     assert not changed("text_encoder")
+    assert not any("_name_or_path" in file.read_text() for file in path.glob("checkpoint/*/config.json"))
     assert {name.split(".")[0] for name in changed("vae")} <= {"decoder", "post_quant_conv"}
     assert changed("vae")
     assert changed("transformer")
+
+
+def test_decoder_loss_when_edges_are_soft_then_their_contrast_tells() -> None:
+    sharp = torch.from_numpy(generate("add", 1).target).permute(2, 0, 1)[None].float() / 127.5 - 1
+    soft = torch.nn.functional.avg_pool2d(sharp, 3, stride=1, padding=1, count_include_pad=False)
+
+    contrasts = [tiny_vae._contrast(image) for image in (sharp, soft)]
+
+    assert contrasts[0].shape == (1, 3, 24, 24)
+    assert float(contrasts[1].mean()) < 0.8 * float(contrasts[0].mean())
+    assert float(tiny_vae._contrast(torch.zeros_like(sharp)).max()) == pytest.approx(0.01)
 
 
 def test_pairs_when_rendered_then_every_task_and_the_same_again(tmp_path: Path) -> None:

@@ -234,6 +234,15 @@ def export(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial)
+    for part in ("transformer", "vae"):
+        _forget_origin(partial / part / "config.json")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def _forget_origin(path: Path) -> None:
+    """Take the folder that a part was loaded from out of its configuration: it means nothing on another machine."""
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
