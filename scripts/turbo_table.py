@@ -7,7 +7,6 @@ measures them. Run it again to resume.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,41 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from joyimage.evaluation.editors import pipeline_editor
 from joyimage.evaluation.runner import evaluate
 from joyimage.loading import load_pipeline
 from joyimage.tiny.suite import DrawnScenes
-from joyimage.tiny.worlds.scenes import TASKS, generate
 from joyimage.training import train
 from joyimage.training.config import config_from_dict
+from scripts.scene_pairs import write_scenes
 
 FIRST_SEED = 600_000
 """Scenes that neither the checkpoint nor the evaluation has seen."""
-
-
-def write_scenes(folder: Path, num_per_task: int) -> Path:
-    """Draw scenes of every task with their results, as pairs.jsonl; the drawn results are not what is learned.
-
-    Args:
-        folder: Folder to write.
-        num_per_task: Scenes per task.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
-    for task in TASKS:
-        # Few steps cost images from text alone the most, and these cost the least to learn: they have no reference.
-        for number in range(num_per_task * (4 if task == "text-to-image" else 1)):
-            case = generate(task, FIRST_SEED + number)
-            row = {"target": f"{task}-{number}-after.png", "prompt": case.prompt}
-            Image.fromarray(case.target).save(folder / row["target"])
-            if case.source is not None:
-                row["image"] = f"{task}-{number}-before.png"
-                Image.fromarray(case.source).save(folder / row["image"])
-            rows.append(row)
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return folder / "pairs.jsonl"
 
 
 def train_adapter(
@@ -68,7 +43,8 @@ def train_adapter(
     """
     table = run / "scenes" / "pairs.jsonl"
     if not table.exists():
-        write_scenes(table.parent, pairs)
+        # Few steps cost images from text alone the most, and these cost the least to learn: they have no reference.
+        write_scenes(table.parent, pairs, first_seed=FIRST_SEED, drawings_share=4)
     config = config_from_dict(
         {
             "model": model,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from joyimage.tiny.worlds.scenes import TASKS, generate
+from joyimage.tiny.worlds.scenes import generate
 from joyimage.training.config import config_from_dict
+from scripts.scene_pairs import write_scenes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,16 +92,5 @@ def make_config(folder: Path, output: Path, **sections: Any) -> TrainingConfig:
 
 def write_other_tasks(folder: Path, num_per_task: int) -> Path:
     """Write pairs of everything that the tiny model can do already, as pairs.jsonl."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, str]] = []
-    for task in TASKS:
-        for number in range(num_per_task):
-            case = generate(task, FIRST_OTHER_SEED + number)
-            row = {"target": f"{task}-{number}-after.png", "prompt": case.prompt}
-            Image.fromarray(case.target).save(folder / row["target"])
-            if case.source is not None:
-                row["image"] = f"{task}-{number}-before.png"
-                Image.fromarray(case.source).save(folder / row["image"])
-            rows.append(row)
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    write_scenes(folder, num_per_task, first_seed=FIRST_OTHER_SEED)
     return folder
