@@ -294,6 +294,26 @@ def test_restored_photo_when_written_then_keeps_resolution_and_date(
         assert 0x0112 not in exif
 
 
+def test_output_when_bmp_then_says_that_it_holds_no_record(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
+) -> None:
+    made = joyimage("edit", image_path, PROMPT, "-o", tmp_path / "out.bmp", *FAST)
+    again = joyimage("edit", image_path, "--like", tmp_path / "out.bmp", "-o", tmp_path / "again.png")
+
+    assert made.code == 0
+    assert made.err.count("BMP holds no record") == 1
+    assert again.code == 2
+    assert "BMP files hold no record." in again.err
+
+
+def test_image_when_its_name_is_typed_with_other_accents_then_found(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path
+) -> None:
+    image_path.rename(tmp_path / "Ku\u0308che.png")
+
+    assert joyimage("edit", tmp_path / "K\u00fcche.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
+
+
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.avif", "out.tiff"])
 def test_like_when_the_record_is_in_another_format_then_the_same_edit(
     joyimage: Joyimage, image_path: Path, tmp_path: Path, name: str

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from tests import random_models
 
@@ -90,8 +91,19 @@ def test_image_when_it_is_an_address_then_says_to_download_it(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["edit", "", "x", "-o", "out.png"], "is a directory"),
-        (["edit", "image.png", "x", "-o", ""], "is a folder; name a file"),
+        (["edit", "", "x", "-o", "out.png"], "`IMAGE` is empty"),
+        (["edit", "image.png", "x", "-o", ""], "`-o` is empty"),
+        (["edit", "image.png", "x", "-o", "out.png", "--ref", ""], "`--ref` is empty"),
+        (["edit", "image.png", "x", "-o", "out.png", "--vae", ""], "`--vae` is empty"),
+        (["batch", "", "x", "-o", "out"], "`SOURCE` is empty"),
+        (["batch", "image.png", "x", "-o", "-"], "`-o` is -, a standard stream"),
+        (["examples", ""], "`FOLDER` is empty"),
+        (["examples", "-"], "`FOLDER` is -, a standard stream"),
+        (["convert", "lora", "a.safetensors", "-"], "`OUTPUT` is -, a standard stream"),
+        (["edit", "file:///a.png", "x", "-o", "out.png"], "file:///a.png can't be read"),
+        (["edit", "nan.tif", "x", "-o", "out.png"], "nan.tif holds the value nan"),
+        (["edit", "image.png", "x", "-o", "image-1.png", "--region", "image-1.png"], "is the input file"),
+        (["edit", "-", "--like", "-", "-o", "out.png"], "`-` is given for more than one image"),
         (["edit", "image.png", "x", "-o", "image.png/out.png"], "image.png is a file, not a folder"),
         (["edit", "image.png", "x", "-o", "image.png/sub/out.png"], "can't be written"),
         (["edit", "image.png/in.png", "x", "-o", "out.png"], "not a directory"),
@@ -119,6 +131,8 @@ def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
     monkeypatch.chdir(image_path.parent)
     Path("loop.png").symlink_to("loop.png")
     Path("image-1.png").write_bytes(image_path.read_bytes())
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save("nan.tif")
+    before = sorted(image_path.parent.iterdir())
 
     outcome = joyimage(*arguments)
 
@@ -126,6 +140,7 @@ def test_path_when_it_leads_nowhere_then_one_line_before_the_model_is_loaded(
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
     assert "Loading" not in outcome.err
+    assert sorted(image_path.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image"])
@@ -140,6 +155,26 @@ def test_standard_input_when_closed_empty_or_no_image_then_named_in_one_line(
     assert outcome.code == 2
     assert outcome.err.startswith("Standard input is ")
     assert outcome.err.count("\n") == 1
+
+
+def test_standard_input_when_it_is_an_output_then_its_record_is_read(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recorded(tmp_path / "made.jpg")
+
+    def give_input() -> None:
+        content = (tmp_path / "made.jpg").read_bytes()
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+    give_input()
+    shown = joyimage("info", "-", "--json")
+    give_input()
+    command = ("edit", image_path, "--like", "-", "--model", "tiny", "--steps", 1, "-o", tmp_path / "out.png")
+    repeated = joyimage(*command)
+
+    assert json.loads(shown.out)["prompt"] == "Füge ein 赤い Herz hinzu"
+    assert repeated.code == 0, repeated.err
+    assert json.loads(joyimage("info", tmp_path / "out.png", "--json").out)["prompt"].endswith("Herz hinzu")
 
 
 RECORDS: list[object] = [

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from joyimage.cli.commands.batch import check_rows
 from joyimage.cli.manifests import read_manifest
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import CommandResult
 
     Joyimage = Callable[..., CommandResult]
+_COMPOSED, _DECOMPOSED = "K\u00fcche \u00e9.png", "Ku\u0308che e\u0301.png"
 
 
 @pytest.fixture
@@ -110,12 +114,66 @@ def test_csv_when_a_value_is_missing_in_any_spelling_then_not_given(
     assert [one.edit.given() for one in rows] == [{"prompt": "x"}, {"prompt": "y"}]
 
 
+@pytest.mark.parametrize(("named", "there"), [(_COMPOSED, _DECOMPOSED), (_DECOMPOSED, _COMPOSED)])
+def test_table_when_it_encodes_accents_in_another_way_than_the_file_then_the_file_is_found(
+    folder: Path, named: str, there: str
+) -> None:
+    (folder / "a.png").rename(folder / there)
+
+    rows, problems = read_text(folder, "rows.csv", f"image,prompt\n{named},x\n")
+
+    assert problems == {}
+    assert [row.images for row in rows] == [(folder / there,)]
+
+
+def test_row_when_it_names_a_mask_or_an_adapter_then_found_beside_the_table_and_its_content_counts(
+    folder: Path,
+) -> None:
+    layer = "double_blocks.0.attn.img_attn_qkv"
+    factors = {f"{layer}.lora_A.weight": torch.zeros(1, 8), f"{layer}.lora_B.weight": torch.zeros(24, 1)}
+    save_file(factors, folder / "style.safetensors")
+    row = {"image": "a.png", "prompt": "x", "region": "b.png", "loras": ["style.safetensors:0.5"]}
+    text = json.dumps(row)
+
+    rows, problems = read_text(folder, "rows.jsonl", text)
+    assert problems == {}
+    (first,) = rows
+    key = first.key(first.read())
+    Image.new("L", (32, 32), 255).save(folder / "b.png")
+    changed = first.key(first.read())
+
+    assert first.edit.given()["region"] == str(folder / "b.png")
+    assert first.edit.given()["loras"] == (str(folder / "style.safetensors:0.5"),)
+    assert key != changed
+    assert first.key(first.read()) == changed
+
+
+def test_row_when_its_mask_is_an_output_then_reported(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "b.png").rename(folder / "out" / "a.png")
+
+    rows, problems = read_text(
+        folder, "rows.jsonl", '{"image": "a.png", "prompt": "x", "region": "out/a.png"}'
+    )
+
+    assert rows == []
+    assert "out/a.png is an input image; name another folder" in problems[1]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_when_it_holds_one_object_then_one_row(folder: Path, name: str) -> None:
+    rows, problems = read_text(folder, name, '\n{"image": "a.png",\n "prompt": "x"}\n')
+
+    assert problems == {}
+    assert [row.number for row in rows] == [2]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("rows.csv", "image,prompt,Prompt\na.png,x,y\n", "the column `prompt` twice"),
         ("rows.csv", 'image,prompt\na.png,"x\nb.png,y\n', "line 3 is not CSV"),
-        ("rows.json", '{"image": "a.png"}', "expected a JSON array"),
+        ("rows.json", '"a.png"', "expected a JSON array"),
         ("rows.jsonl", '[{"image": "a.png"}, 5x]', "not JSON: .* character 23"),
         ("rows.csv", "My photos,,\n,,\nimage,prompt,seed\na.png,x,1\n", "first row is 'My photos"),
         ("rows.csv", "a.png,Remove the heart.\nb.png,y\n", "names no field"),

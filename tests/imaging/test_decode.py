@@ -55,6 +55,29 @@ def wide_profile() -> bytes:
     return bytes(content)
 
 
+def linear_gray_profile() -> bytes:
+    """A gray profile in which half of the largest value is half of the light."""
+    curve = b"curv" + bytes(8)  # no entries: the identity
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 176, len(curve))
+    body = tags + white + curve
+    header = struct.pack(
+        ">I4sI4s4s4s12x4s28x", 128 + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
+    )
+    return header + white[8:] + bytes(128 - len(header) - 12) + body
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_profile_when_gray_and_linear_then_half_the_light_is_188(kind: str, depth: int) -> None:
+    array = np.full((4, 4), 128, np.uint8) if depth == 8 else np.full((4, 4), 128 * 257, np.uint16)
+
+    decoded = decode(file_of(Image.fromarray(array), kind, icc_profile=linear_gray_profile()), "a")
+
+    assert decoded.notes == ()
+    assert to_rgb(decoded.image).getpixel((0, 0)) == pytest.approx((188, 188, 188), abs=1)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_profile_when_wider_than_srgb_then_colors_are_converted(kind: str) -> None:
     options: dict[str, Any] = (
@@ -185,7 +208,9 @@ def test_samples_when_not_finite_or_out_of_range_then_rejected_with_the_value(va
     array[0, 0] = value
 
     with pytest.raises(InvalidInputError, match="`photo` holds the value"):
-        to_rgb(decode(file_of(Image.fromarray(array), "TIFF"), "a").image, "photo")
+        to_rgb(Image.fromarray(array), "photo")
+    with pytest.raises(ImageError, match=r"^photo\.tif holds the value"):
+        decode(file_of(Image.fromarray(array), "TIFF"), "photo.tif")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +280,26 @@ def test_metadata_when_there_then_resolution_and_date_are_known() -> None:
 
     assert decoded.dpi == (300, 300)
     assert decoded.date == "2026:01:31 12:00:00"
+
+
+@pytest.mark.parametrize("is_stated", [False, True])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "camera"])
+def test_resolution_when_the_file_states_none_then_none_is_made_up(kind: str, is_stated: bool) -> None:
+    details = Image.Exif()
+    details[0x010F] = "Maker"
+    if is_stated:
+        details[0x011A], details[0x0128] = 300, 2
+    options: dict[str, Any] = {"dpi": (300, 300)} if is_stated else {}
+    image = Image.new("RGB", (8, 8))
+    if kind == "camera":  # EXIF alone, without the header of JFIF
+        content = file_of(image, "JPEG", exif=details)
+        content = content[:2] + content[4 + int.from_bytes(content[4:6], "big") :]
+    else:
+        content = file_of(image, kind, **options, **({"exif": details} if kind == "JPEG" else {}))
+
+    found = decode(content, "a").dpi
+
+    assert found == (pytest.approx((300, 300), abs=0.01) if is_stated else None)
 
 
 def test_heic_when_the_package_is_there_then_read_and_when_not_then_named(

@@ -41,6 +41,7 @@ def pipe() -> Any:
         ({"height": 768}, ValueError, ["`height`", "`width`", "768", "None"]),
         ({"width": 768}, ValueError, ["`height`", "`width`", "768", "None"]),
         ({"height": 0, "width": 64}, ValueError, ["`height`", "0"]),
+        ({"height": 1_600_000, "width": 64}, ValueError, ["`height`", "1600000", "at most 16384"]),
         ({"latents": torch.zeros(1, 16, 8, 8)}, ValueError, ["`latents`", "[1, 16, 8, 8]", "[1, 1, 16, 1,"]),
         ({"negative_prompt": ["a", "b"]}, ValueError, ["`negative_prompt`", "2", "1 prompts"]),
         ({"negative_prompt": 3}, TypeError, ["`negative_prompt`", "3"]),

@@ -30,11 +30,11 @@ def read_json(text: str, source: Path) -> list[Entry]:
         if start != "[":
             return _read_lines(text)
         raise InvalidInputError(f"`SOURCE` is {source}; it is not JSON: {_explain(error)}.") from None
-    if source.suffix.lower() != ".json":
-        if isinstance(rows, dict):  # the only row, maybe on several lines
-            return [_checked(1 + text[: text.index("{")].count("\n"), rows)]
-        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-            return _read_lines(text)
+    if isinstance(rows, dict):  # the only row, maybe on several lines
+        return [_checked(1 + text[: text.index("{")].count("\n"), rows)]
+    is_array = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if source.suffix.lower() != ".json" and not is_array:
+        return _read_lines(text)
     if not isinstance(rows, list):
         raise InvalidInputError(f"`SOURCE` is {source}; expected a JSON array with one object per row.")
     return [_checked(number, row) for number, row in enumerate(rows, start=1)]

@@ -15,6 +15,7 @@ from joyimage import __version__
 from joyimage.cli.catalog import COMMANDS, GROUPS
 from joyimage.cli.completion import make_installer
 from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, notify, plain_warnings
+from joyimage.cli.path_arguments import check_paths
 from joyimage.cli.usage import usage_message
 from joyimage.compat.deferred_imports import defer_optional_imports
 from joyimage.devices import as_out_of_memory
@@ -28,6 +29,7 @@ app = App(
     help_epilogue="`joyimage COMMAND --help` shows a command's options with examples. Documentation: "
     "docs/index.md. Add `--debug` to any command to see the traceback of an error.",
     suppress_keyboard_interrupt=False,
+    config=check_paths,
     group_commands=Group("Other", sort_key=len(GROUPS)),
     # "[default: False]" says nothing to a user.
     default_parameter=Parameter(

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from joyimage.cli.run import check_edit, check_image, output_paths
+from joyimage.cli.run import check_edit, check_image, masks_of, output_paths
 from joyimage.cli.runners import identify_adapter
-from joyimage.cli.sources import Source, address_problem
+from joyimage.cli.sources import Source, address_problem, find_spelling
 from joyimage.edits import KINDS, Describe, Edit, FieldError
 from joyimage.errors import ImageError, InvalidInputError
+from joyimage.loading import Adapter
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Row:
             _identify_folder(self.options.model),
             [identify(text) for text in self.edit.given().get("loras", ())],
         ]
+        what += [hashlib.sha256(path.read_bytes()).hexdigest() for path in masks_of(self.edit)]
         return hashlib.sha256(json_format.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
@@ -124,7 +126,8 @@ def read_row(
     fields = dict(entry.fields)
     own = {name: fields.pop(name) for name in OWN_FIELDS if name in fields}
     edit = _read_edit(own.get("kind"), fields, is_text=entry.is_text)
-    edit = edit.filled_from(common)
+    folder = source if source.is_dir() else source.parent
+    edit = _find_files(edit, folder).filled_from(common)
     try:
         edit.check_complete()
     except FieldError as error:
@@ -132,7 +135,6 @@ def read_row(
             raise InvalidInputError(f"its {error}") from None
         raise InvalidInputError(f"it lacks the field `{error.name}`; expected {error.expected}.") from None
     check_edit(edit, options)
-    folder = source if source.is_dir() else source.parent
     images = [_find_image(folder, one) for one in _image_names(own, is_text=entry.is_text)]
     if images and not edit.needs_image:
         raise InvalidInputError(f"it has the field `image`; a row of kind {edit.kind} takes none.")
@@ -232,10 +234,29 @@ def _find_image(folder: Path, name: str) -> Path:
         path = folder / name
         os.fsencode(path)
         if "\\" in name and not path.exists():
-            return folder / PureWindowsPath(name).as_posix()
+            path = folder / PureWindowsPath(name).as_posix()
     except ValueError:
         raise ImageError(f"{name!r} can't be read: that is not the name of a file.") from None
-    return path
+    return find_spelling(path)
+
+
+def _find_files(edit: AnyEdit, folder: Path) -> AnyEdit:
+    """Return the edit of a row with its mask and adapters found as its images are: in the folder of the table."""
+    found: dict[str, Any] = {}
+    for path in masks_of(edit):
+        found["region"] = _beside(folder, str(path), path)
+    loras = edit.given().get("loras", ())
+    if loras:
+        found["loras"] = [_beside(folder, text, Adapter.parse(text).path) for text in loras]
+    return edit.replace(**found) if found else edit
+
+
+def _beside(folder: Path, text: str, path: Path) -> str:
+    """Return a text that starts with a path, with the folder before it where another file lies there."""
+    there = folder / path
+    if not there.exists() or (path.exists() and path.samefile(there)):
+        return text
+    return str(folder / text)
 
 
 def _check_exists(image: Path) -> None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage import __version__
 from joyimage.cli.console import notify, warn
+from joyimage.cli.path_arguments import STANDARD_STREAM
 from joyimage.cli.runners import load_runner, timed
 from joyimage.cli.scope import scope_warning
-from joyimage.cli.sources import STANDARD_STREAM, Source
+from joyimage.cli.sources import Source, read_made
 from joyimage.cli.surface import describe_error
 from joyimage.cli.understood import understood
 from joyimage.edits import Defaults, Edit, FieldError, Generate, Record
 from joyimage.errors import ImageError, InvalidInputError
-from joyimage.imaging import check_output, encode, read_mask, read_record, write_image
+from joyimage.imaging import check_output, encode, read_mask, write_image
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def run_command(
 
     options = options or RunOptions()
     sha256 = None
+    if [*images, like].count(STANDARD_STREAM) > 1:
+        raise InvalidInputError("`-` is given for more than one image; standard input holds one.")
     if like is not None:
         edit, options, sha256 = fill_from_record(like, edit, options)
     options.check()
@@ -76,10 +79,11 @@ def run_command(
     if len(images) == 1:
         edit = understood(edit)
     check_edit(edit, options)
-    if images.count(STANDARD_STREAM) > 1:
-        raise InvalidInputError("`-` is given for more than one image; standard input holds one.")
+    inputs = [*images, *masks_of(edit)]
     for path in output_paths(output, edit.given().get("num_images", 1)):
-        check_output_path(path, images, is_overwritten=options.overwrite)
+        check_output_path(path, inputs, is_overwritten=options.overwrite)
+    if options.metadata and output.suffix.lower() == ".bmp":
+        warn("BMP holds no record of the edit, so that `--like` can't repeat it; PNG, JPEG and WebP do.")
     sources = [Source.read(path) for path in images]
     if sources:
         size = ImageSize.of(sources[0].image)
@@ -122,17 +126,17 @@ def check_edit(edit: AnyEdit, options: RunOptions) -> None:
             f"`--rewrite` has no effect on `joyimage {edit.kind}`, whose prompt is a trained template; leave "
             "it out."
         )
-    given = edit.given()
-    region = given.get("region")
-    if isinstance(region, str) and not Path(region).is_file():
+    for path in masks_of(edit):
+        if path.is_file():
+            continue
         raise InvalidInputError(
-            f"`--region` is {region!r}; expected four numbers such as 120,80,360,300, or the file of a mask."
+            f"`--region` is {str(path)!r}; expected four numbers such as 120,80,360,300, or the file of a mask."
         )
     if options.server is not None:
         return
     from joyimage.loading import Adapter
 
-    for text in given.get("loras", ()):
+    for text in edit.given().get("loras", ()):
         adapter = Adapter.parse(text)
         if not adapter.path.exists():
             raise InvalidInputError(f"`--lora` is {text!r}; there is no such file or folder.")
@@ -164,11 +168,8 @@ def fill_from_record(
     Raises:
         ImageError: The file holds no record of an edit of this kind.
     """
-    data = read_record(like)
-    if data is None:
-        raise ImageError(f"{like} holds no record of an edit by joyimage.")
     try:
-        record = Record.from_dict(data)
+        record = Record.from_dict(read_made(like))
     except InvalidInputError as error:
         raise ImageError(f"The record in {like} can't be read: {error}") from None
     if record.edit.kind != edit.kind:
@@ -277,9 +278,14 @@ def check_image(edit: AnyEdit, size: ImageSize) -> None:
         InvalidInputError: Something does not fit.
     """
     edit.resolve(Defaults(), size)
+    for path in masks_of(edit):
+        read_mask(path, size.pil)
+
+
+def masks_of(edit: AnyEdit) -> list[Path]:
+    """Return the file of the mask that limits an edit, if there is one."""
     region = edit.given().get("region")
-    if isinstance(region, str):
-        read_mask(Path(region), size.pil)
+    return [Path(region)] if isinstance(region, str) else []
 
 
 def rewrite_prompt(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joyimage.cli.console import warn
+from joyimage.cli.path_arguments import STANDARD_STREAM
 from joyimage.errors import ImageError
-from joyimage.imaging import decode
+from joyimage.imaging import decode, read_record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from joyimage.imaging import DecodedImage
 
-STANDARD_STREAM = Path("-")
+_NAME_OF_STREAM = "Standard input"
 _ADDRESS = re.compile(r"(https?|file|s3|gs):(?=/)", re.IGNORECASE)
 
 
@@ -52,7 +55,8 @@ class Source:
         """
         if (problem := address_problem(str(path))) is not None:
             raise ImageError(problem)
-        name = "Standard input" if path == STANDARD_STREAM else str(path)
+        path = find_spelling(path)
+        name = _NAME_OF_STREAM if path == STANDARD_STREAM else str(path)
         try:
             content = _read_stream() if path == STANDARD_STREAM else path.read_bytes()
         except OSError as error:
@@ -67,8 +71,38 @@ def address_problem(name: str) -> str | None:
     """Return what is wrong with an address in place of an image file; None for any other name."""
     if (found := _ADDRESS.match(name)) is None:
         return None
-    shown = f"{found[0]}//{name[found.end() :].lstrip('/')}"  # a path has lost one of its slashes
+    # A path has lost one of its slashes; that of a file has three.
+    slashes = "///" if found[1].lower() == "file" else "//"
+    shown = f"{found[0]}{slashes}{name[found.end() :].lstrip('/')}"
     return f"{shown} can't be read: it is an address; expected a file. Download it first."
+
+
+def find_spelling(path: Path) -> Path:
+    """Return a path, or the file of the same name whose accents are encoded in another way.
+
+    A Mac writes an accent as a character of its own (NFD), other systems and keyboards do not (NFC).
+    """
+    if not os.path.lexists(path):
+        for form in ("NFC", "NFD"):
+            spelled = Path(unicodedata.normalize(form, str(path)))
+            if os.path.lexists(spelled):
+                return spelled
+    return path
+
+
+def read_made(path: Path) -> dict[str, Any]:
+    """Return the record of the edit that made an image; "-" reads the image from standard input.
+
+    Raises:
+        ImageError: The file cannot be read, or holds no record.
+    """
+    is_stream = path == STANDARD_STREAM
+    name = Path(_NAME_OF_STREAM) if is_stream else path
+    record = read_record(name, _read_stream() if is_stream else None)
+    if not record:
+        hint = " BMP files hold no record." if path.suffix.lower() == ".bmp" else ""
+        raise ImageError(f"{name} holds no record of an edit by joyimage.{hint}")
+    return record
 
 
 def _read_stream() -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from joyimage.errors import ImageError, ImageTooLargeError, InvalidInputError, UnknownFormatError
 from joyimage.imaging.headers import is_heif, read_size
 from joyimage.imaging.kinds import check_raw, describe_content, readable_formats
-from joyimage.imaging.pixels import srgb, to_mask, upright
+from joyimage.imaging.pixels import srgb, to_8_bit, to_mask, upright
 from joyimage.imaging.png import strip_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A marker of a segment: in coded data 0xFF is followed by 0x00 or by the number of a restart.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_X_RESOLUTION = 282
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
 
 
@@ -52,7 +53,7 @@ class DecodedImage:
     """An image that was read.
 
     Attributes:
-        image: The image, upright and in sRGB, in its own mode.
+        image: The image, upright, in sRGB, with samples of at most 8 bits, otherwise in its own mode.
         sha256: Hash of the file's content.
         format: Pillow's name of the file's format.
         notes: What a user should know: an unusable color profile, an animation of which one frame is used.
@@ -183,7 +184,7 @@ def _open(
     Raises:
         UnknownFormatError: The content is of none of the formats.
         ImageTooLargeError: The image is too large.
-        ImageError: The content is damaged.
+        ImageError: The content is damaged, or its samples are in no known range.
     """
     try:
         with warnings.catch_warnings():
@@ -195,9 +196,12 @@ def _open(
                 frames = getattr(opened, "n_frames", 1)
                 opened.load()
                 metadata = _read_metadata(opened)
-                return srgb(upright(opened)), frames, opened.format or "", metadata
+                image = to_8_bit(upright(opened), name)
+                return srgb(image), frames, opened.format or "", metadata
     except ImageError:
         raise
+    except InvalidInputError as error:  # the samples are in no known range
+        raise ImageError(str(error).replace(f"`{name}`", name, 1)) from None
     except Image.DecompressionBombError:
         raise ImageTooLargeError(
             f"{name} is too large; at most {limits.max_pixels:,} pixels are read."
@@ -304,7 +308,7 @@ def _read_metadata(image: Image.Image) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         horizontal, vertical = (float(number) for number in image.info.get("dpi", ()))
-        if 0 < horizontal < 1e5 and 0 < vertical < 1e5:
+        if _states_resolution(image) and 0 < horizontal < 1e5 and 0 < vertical < 1e5:
             found["dpi"] = (horizontal, vertical)
     except Exception:  # noqa: BLE001 - damaged metadata is none
         pass
@@ -316,3 +320,12 @@ def _read_metadata(image: Image.Image) -> dict[str, Any]:
     except Exception:  # noqa: BLE001 - damaged metadata is none
         pass
     return found
+
+
+def _states_resolution(image: Image.Image) -> bool:
+    """Return whether a file states a resolution; where a TIFF or a JPEG states none, Pillow makes one up."""
+    if image.format == "TIFF":
+        return _X_RESOLUTION in getattr(image, "tag_v2", {})
+    if image.format in {"JPEG", "MPO"}:
+        return image.info.get("jfif_unit") in {1, 2} or _X_RESOLUTION in image.getexif()
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,12 @@ _ASCII = b"ASCII\0\0\0"
 _MOST_EXIF_BYTES = 65_000  # of a JPEG's segment, with a margin
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path, content: bytes | None = None) -> dict[str, Any] | None:
     """Return the record of an edit in an image file; None where there is none. No pixel is decoded.
+
+    Args:
+        path: The file.
+        content: What it holds, if it was read already; then the path is only its name in messages.
 
     Raises:
         ImageError: The file is not an image, or what is recorded is not a JSON object.
@@ -30,7 +35,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 text = image.info.get(RECORD_KEY) or _read_comment(image)
                 if text is None and image.format == "PNG":
                     image.load()  # other programs write text behind the pixels

@@ -93,13 +93,14 @@ def to_8_bit(image: Image.Image, name: str = "image") -> Image.Image:
         return image
     import numpy as np
 
-    values = np.asarray(image, dtype=np.float64)
     if image.mode.startswith("I;16"):
-        gray = _gray(values / 257, image)
+        values = np.asarray(image, dtype=np.uint32)
+        gray = _gray((values + 128) // 257, image)
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):  # the one gray that a PNG declares transparent
             gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype("uint8")))
         return gray
+    values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
         shown = values[~np.isfinite(values) | (values < 0) | (values > 65535)][0]
         raise InvalidInputError(

@@ -26,6 +26,9 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MAX_COUNT = 1000
 """Most steps and most images of one call: as many steps as the model has timesteps."""
 
+MAX_SIDE = 16_384
+"""Longest side of a requested size in pixels, as for `--size`."""
+
 
 def check_call(
     prompts: PromptInputs, sampling: SamplingInputs, *, text_dim: int, num_train_timesteps: int = 1000
@@ -109,7 +112,7 @@ def check_size(height: int | None, width: int | None) -> None:
         width: Requested width in pixels, or None.
 
     Raises:
-        InvalidInputError: Only one side is given, or a side is not a positive whole number.
+        InvalidInputError: Only one side is given, or a side is not a positive whole number, or too large.
     """
     if (height is None) != (width is None):
         raise InvalidInputError(
@@ -117,8 +120,10 @@ def check_size(height: int | None, width: int | None) -> None:
             "Give both, or neither to follow the image."
         )
     for name, number in (("height", height), ("width", width)):
-        if number is not None and (not _is_whole(number) or number < 1):
-            raise InvalidInputError(f"`{name}` is {number!r}; expected a positive number of pixels.")
+        if number is not None and not (_is_whole(number) and 1 <= number <= MAX_SIDE):
+            raise InvalidInputError(
+                f"`{name}` is {number!r}; expected a positive number of pixels, at most {MAX_SIDE}."
+            )
 
 
 def check_text(name: str, value: object, expected: str) -> None:

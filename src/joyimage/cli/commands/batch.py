@@ -18,7 +18,7 @@ from joyimage.cli.contact import write_contact_sheets
 from joyimage.cli.manifests import Manifest, read_manifest
 from joyimage.cli.options import BatchOptions, RunOptions
 from joyimage.cli.rows import Row, read_row
-from joyimage.cli.run import run_and_write
+from joyimage.cli.run import masks_of, run_and_write
 from joyimage.cli.runners import load_runner
 from joyimage.cli.scope import scope_warning
 from joyimage.cli.surface import GROUPS, edit_command
@@ -141,7 +141,7 @@ def check_rows(
         else:
             rows.append(row)
             taken.update(row.outputs)
-    inputs = {_identify(path) for row in rows for path in row.images}
+    inputs = {_identify(path) for row in rows for path in (*row.images, *masks_of(row.edit))}
     for row in rows:
         for path in row.outputs:
             if path.exists() and _identify(path) in inputs:

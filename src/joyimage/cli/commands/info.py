@@ -8,24 +8,20 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from joyimage.errors import ImageError
-from joyimage.imaging import read_record
+from joyimage.cli.sources import read_made
 
 
 def info(image: Path, *, json: Annotated[bool, Parameter(negative=[])] = False) -> None:
     """Show the edit that is recorded in an image.
 
     Args:
-        image: Image that joyimage wrote: PNG, JPEG, WebP, AVIF or TIFF.
+        image: Image that joyimage wrote: PNG, JPEG, WebP, AVIF or TIFF; - reads from standard input.
         json: Print it as JSON.
 
     Raises:
         ImageError: The file cannot be read, or no edit is recorded in it.
     """
-    record = read_record(image)
-    if not record:
-        hint = " BMP files hold no record." if image.suffix.lower() == ".bmp" else ""
-        raise ImageError(f"{image} holds no record of an edit by joyimage.{hint}")
+    record = read_made(image)
     if json:
         print(json_format.dumps(record, ensure_ascii=False))
         return
