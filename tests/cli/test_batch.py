@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import errno
+import html
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 from PIL import Image
@@ -71,6 +74,22 @@ def test_folder_when_run_then_every_image_and_contact_sheets(
     assert [line["made"] for line in lines] == [True] * 3
     assert left_out == {"file": "notes.txt", "left_out": "no image file by its suffix"}
     assert "notes.txt" in outcome.err
+
+
+def test_folder_when_names_hold_bytes_and_signs_of_addresses_then_report_and_links_name_the_files(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    names = [b"caf\xe9.png", b"50%20off#1?.png", b"<b>&'.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        random_models.make_image(0, 64, 64).save(tmp_path / "in" / os.fsdecode(name))
+
+    outcome = joyimage("batch", tmp_path / "in", PROMPT, "-o", tmp_path / "out", *FAST)
+
+    assert outcome.code == 0, outcome.err
+    assert {os.fsencode(Path(line["output"]).name) for line in report_of(tmp_path / "out")} == set(names)
+    links = re.findall('href="([^"]*)"', (tmp_path / "out" / "contact.html").read_text())
+    assert {unquote_to_bytes(urlsplit(html.unescape(link)).path) for link in links} == set(names)
 
 
 def test_batch_when_run_again_then_nothing_is_made_twice(

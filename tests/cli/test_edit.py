@@ -125,11 +125,11 @@ def test_edit_when_several_then_numbered_and_each_is_its_own_seed(
     joyimage: Joyimage, image_path: Path, tmp_path: Path
 ) -> None:
     common = ("edit", image_path, PROMPT, *FAST)
-    outcome = joyimage(*common, "-o", tmp_path / "out.png", "--num", 2, "--seed", 5, "--json")
+    outcome = joyimage(*common, "-o", tmp_path / "out.png", "--num", 2, "--seed", 5)
     joyimage(*common, "-o", tmp_path / "single.png", "--seed", 6)
 
-    report = json.loads(outcome.out)
-    assert report["outputs"] == [str(tmp_path / f"out-{number}.png") for number in (1, 2)]
+    assert outcome.err.endswith(" of loading, seeds 5 to 6.\n")
+    assert outcome.out.splitlines() == [str(tmp_path / f"out-{number}.png") for number in (1, 2)]
     second = np.asarray(Image.open(tmp_path / "out-2.png")).astype(int)
     single = np.asarray(Image.open(tmp_path / "single.png")).astype(int)
     assert np.abs(second - single).max() <= 2

@@ -28,14 +28,14 @@ ROW = {"image": "a.png", "prompt": "Recolor the heart orange.", "seed": "3"}
 def rows_of(source: Path, folder: Path, common: Edit | None = None) -> list[Row | str]:
     """Every row of a source, or what is wrong with it."""
     rows: list[Row | str] = []
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for entry in read_manifest(source).entries:
         try:
             row = read_row(entry, source, folder / "out", common or Edit(), RunOptions(), taken)
         except (InvalidInputError, ImageError) as error:
             rows.append(f"{entry.number}: {error}")
         else:
-            taken.update(row.outputs)
+            taken.update(row.claims)
             rows.append(row)
     return rows
 

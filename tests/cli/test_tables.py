@@ -160,6 +160,27 @@ def test_row_when_its_mask_is_an_output_then_reported(folder: Path) -> None:
     assert "out/a.png is an input image; name another folder" in problems[1]
 
 
+def test_outputs_when_names_differ_in_case_or_accents_alone_then_each_has_its_own_file(folder: Path) -> None:
+    """On a Mac and on Windows A.png and a.png are one file: the second result would replace the first."""
+    for place, name in (("x", "A.png"), ("y", "\u00e9.png"), ("z", "e\u0301.png")):
+        (folder / place).mkdir()
+        os.link(folder / "b.png", folder / place / name)
+    names = ["a.png", "x/A.png", "y/\u00e9.png", "z/e\u0301.png"]
+    text = "\n".join(json.dumps({"image": name, "prompt": "x"}) for name in names)
+
+    rows, problems = read_text(folder, "rows.jsonl", text)
+    _, given = read_text(
+        folder,
+        "rows.csv",
+        "image,prompt,output\na.png,x,R.png\nb.png,x,r.png\n",
+    )
+
+    assert problems == {}
+    assert len({name for row in rows for name in row.claims}) == 4
+    assert [row.output.name for row in rows][::2] == ["a.png", "\u00e9.png"]
+    assert "its `output` is 'r.png', which an earlier row uses." in given[3]
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_json_when_it_holds_one_object_then_one_row(folder: Path, name: str) -> None:
     rows, problems = read_text(folder, name, '\n{"image": "a.png",\n "prompt": "x"}\n')

@@ -6,7 +6,9 @@ import base64
 import html
 import io
 import math
+import os
 from typing import IO, TYPE_CHECKING
+from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
@@ -49,7 +51,7 @@ def write_contact_sheets(folder: Path, edits: Sequence[Pair]) -> None:
         file.write(f"{head}<style>{_STYLE}</style><main>".encode())
         for number, edit in enumerate(edits):
             thumbnails = [None if path is None else _thumbnail(path) for path in edit[1:]]
-            file.write(_figure(edit, thumbnails).encode())
+            file.write(_figure(edit, thumbnails).encode(errors="replace"))
             if number < _MOST_ON_PNG:
                 _draw_pair(sheet, number, edit[0], thumbnails)
         file.write(b"</main></html>\n")
@@ -63,12 +65,14 @@ def write_contact_sheets(folder: Path, edits: Sequence[Pair]) -> None:
 def _figure(edit: Pair, thumbnails: list[Image.Image | None]) -> str:
     prompt, _, path = edit
     text, name = html.escape(prompt, quote=True), html.escape(path.name)
+    # A name may hold what addresses read otherwise (%, #, ?), or bytes that are no text.
+    address = quote(os.fsencode(path.name))
     images = "".join(
         f'<img alt="{label}: {text}" src="data:image/jpeg;base64,{_encode(thumbnail)}">'
         for label, thumbnail in zip(("before", "after"), thumbnails, strict=True)
         if thumbnail is not None
     )
-    return f'<figure>{images}<figcaption><a href="{name}">{name}</a>\n{text}</figcaption></figure>'
+    return f'<figure>{images}<figcaption><a href="{address}">{name}</a>\n{text}</figcaption></figure>'
 
 
 def _thumbnail(path: Path) -> Image.Image | None:

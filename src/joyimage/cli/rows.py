@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as json_format
 import os
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,11 @@ class Row:
         """Every file that the row writes."""
         return output_paths(self.output, self.edit.given().get("num_images", 1))
 
+    @property
+    def claims(self) -> set[str]:
+        """What no other row may write: A.png and a.png are one file on a Mac and on Windows."""
+        return {unicodedata.normalize("NFC", str(path)).casefold() for path in self.outputs}
+
     def read(self) -> list[Source]:
         """Read the images, and check the edit against the first one.
 
@@ -102,7 +108,7 @@ class Row:
 
 
 def read_row(
-    entry: Entry, source: Path, output: Path, common: Edit, options: RunOptions, taken: set[Path]
+    entry: Entry, source: Path, output: Path, common: Edit, options: RunOptions, taken: set[str]
 ) -> Row:
     """Check one row.
 
@@ -112,7 +118,7 @@ def read_row(
         output: Folder for the results.
         common: Prompt and settings of the command, for what the row does not give.
         options: Options of the command.
-        taken: Files that earlier rows write.
+        taken: The `claims` of earlier rows.
 
     Returns:
         The row. Its images exist, but are not read yet.
@@ -149,11 +155,11 @@ def read_row(
         output=output / _output_name(own.get("output"), images, edit),
         options=options,
     )
-    if taken.intersection(row.outputs):
+    if taken.intersection(row.claims):
         if "output" in own:
             raise InvalidInputError(f"its `output` is {own['output']!r}, which an earlier row uses.")
         row = replace(row, output=row.output.with_stem(f"{row.output.stem}-{_identify_edit(edit)}"))
-        if taken.intersection(row.outputs):
+        if taken.intersection(row.claims):
             raise InvalidInputError("an earlier row asks for the same edit of the same image.")
     return row
 

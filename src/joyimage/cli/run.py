@@ -345,7 +345,6 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
     edited_at = "" if size == worked else f"edited at {worked}"
     details = ", ".join(part for part in (edited_at, nearest) if part)
     shown = f"{size} pixels ({details})" if details else f"{size} pixels"
-    notify(
-        f"{shown} in {report['seconds']:.1f} s after {report['load_seconds']:.1f} s of loading, "
-        f"seed {report['seed']}."
-    )
+    last_seed = report["seed"] + len(report["outputs"]) - 1
+    seeds = f"seed {last_seed}" if last_seed == report["seed"] else f"seeds {report['seed']} to {last_seed}"
+    notify(f"{shown} in {report['seconds']:.1f} s after {report['load_seconds']:.1f} s of loading, {seeds}.")

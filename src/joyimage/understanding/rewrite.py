@@ -77,7 +77,7 @@ def _check_writes(pipe: Any) -> None:
     if scope is not None:
         name = pipe.config.get("_name_or_path") or "this checkpoint"
         raise InvalidInputError(
-            f"`how` is 'local', but {name} has no language for prompts: it answers questions about {scope} only. "
+            f"{name} has no language for prompts: it answers questions about {scope} only. "
             "Rewriting needs another checkpoint, such as the published one, or the URL of an endpoint."
         )
 

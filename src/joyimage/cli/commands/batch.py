@@ -132,7 +132,7 @@ def check_rows(
 ) -> list[Row]:
     """Return the rows that can run; what is wrong with the others is put into `problems` by row number."""
     rows: list[Row] = []
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for entry in manifest.entries:
         try:
             row = read_row(entry, source, output, common, options, taken)
@@ -140,7 +140,7 @@ def check_rows(
             problems[entry.number] = _reason(error)
         else:
             rows.append(row)
-            taken.update(row.outputs)
+            taken.update(row.claims)
     inputs = {_identify(path) for row in rows for path in (*row.images, *masks_of(row.edit))}
     for row in rows:
         for path in row.outputs:
@@ -282,6 +282,8 @@ def _outcome(number: int, reports: dict[int, dict[str, Any]], problems: dict[int
 def _write_summaries(output: Path, lines: list[dict[str, Any]], done: list[Row]) -> bool:
     """Write report.jsonl and the contact sheets, and return whether there was room for them."""
     text = "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    # Bytes of a file's name that are no text become JSON escapes, which read as the same name.
+    text = text.encode(errors="backslashreplace").decode()
     pairs = [(row.title, row.images[0] if row.images else None, path) for row in done for path in row.outputs]
     try:
         write_text(output / "report.jsonl", text)
