@@ -55,24 +55,43 @@ def wide_profile() -> bytes:
     return bytes(content)
 
 
-def linear_gray_profile() -> bytes:
-    """A gray profile in which half of the largest value is half of the light."""
+def linear_profile(space: bytes) -> bytes:
+    """A profile for gray or RGB in which half of the largest value is half of the light."""
     curve = b"curv" + bytes(8)  # no entries: the identity
-    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
-    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, len(white), b"kTRC", 176, len(curve))
-    body = tags + white + curve
+    points = {b"wtpt": (0.9642, 1.0, 0.8249)}
+    if space == b"RGB ":
+        points |= {
+            b"rXYZ": (0.4361, 0.2225, 0.0139),
+            b"gXYZ": (0.3851, 0.7169, 0.0971),
+            b"bXYZ": (0.1431, 0.0606, 0.7141),
+        }
+    tags = {
+        name: b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(65536 * one) for one in point))
+        for name, point in points.items()
+    }
+    tags |= dict.fromkeys([b"kTRC"] if space == b"GRAY" else [b"rTRC", b"gTRC", b"bTRC"], curve)
+    offset = 128 + 4 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, offset + len(data), len(content))
+        data += content
+    body = table + data
     header = struct.pack(
-        ">I4sI4s4s4s12x4s28x", 128 + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
+        ">I4sI4s4s4s12x4s28x", 128 + len(body), b"lcms", 0x02400000, b"mntr", space, b"XYZ ", b"acsp"
     )
-    return header + white[8:] + bytes(128 - len(header) - 12) + body
+    return (header + tags[b"wtpt"][8:]).ljust(128, b"\0") + body
 
 
-@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("space", [b"GRAY", b"RGB "])
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_profile_when_gray_and_linear_then_half_the_light_is_188(kind: str, depth: int) -> None:
-    array = np.full((4, 4), 128, np.uint8) if depth == 8 else np.full((4, 4), 128 * 257, np.uint16)
+def test_profile_when_gray_and_linear_then_half_the_light_is_188(kind: str, mode: str, space: bytes) -> None:
+    """Programs keep a profile of color when they save the grays of a color image."""
+    image = Image.new("L", (4, 4), 128).convert("LA" if mode == "LA" else "L")
+    if mode == "I;16":
+        image = Image.fromarray(np.full((4, 4), 128 * 257, np.uint16))
 
-    decoded = decode(file_of(Image.fromarray(array), kind, icc_profile=linear_gray_profile()), "a")
+    decoded = decode(file_of(image, kind, icc_profile=linear_profile(space)), "a")
 
     assert decoded.notes == ()
     assert to_rgb(decoded.image).getpixel((0, 0)) == pytest.approx((188, 188, 188), abs=1)

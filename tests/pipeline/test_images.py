@@ -132,6 +132,11 @@ def test_to_images_when_it_is_none_then_rejected_by_name(given_image: Any, error
         to_images(given_image)
 
 
+def test_to_images_when_the_channels_of_a_tensor_are_last_then_its_own_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"tensor of shape \[96, 80, 3\]; expected \[C, H, W\]"):
+        to_images(torch.zeros(96, 80, 3))
+
+
 @settings(max_examples=40, deadline=None)
 @given(side=st.integers(16, 400), other=st.integers(16, 400))
 def test_fit_to_size_when_any_image_then_as_diffusers(side: int, other: int) -> None:

@@ -162,6 +162,8 @@ def _convert(image: Image.Image, profile: Any) -> Image.Image:
 
 
 def _transform(image: Image.Image, profile: Any) -> Image.Image:
+    if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+        image = image.convert("RGB")  # programs keep the profile when they save the grays of a color image
     made: Any = ImageCms.profileToProfile(
         image,
         profile,

@@ -137,9 +137,10 @@ def to_images(image: Any, name: str = "image") -> list[Image.Image]:
             )
         tensor = image.detach().cpu()
         array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        if array.ndim not in {3, 4}:
+        if array.ndim not in {3, 4} or array.shape[-3] not in {1, 3, 4} or array.size == 0:
             raise InvalidInputError(
-                f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W]."
+                f"`{name}` is a tensor of shape {list(image.shape)}; expected [C, H, W] or [B, C, H, W] with 1, 3 "
+                "or 4 channels."
             )
         return to_images(np.moveaxis(array, -3, -1), name)
     if isinstance(image, np.ndarray):
