@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -149,6 +150,7 @@ def test_picture_when_dropped_or_pasted_then_it_is_there(visit: Callable[..., Vi
         """([data, way]) => {
             const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
             const transfer = new DataTransfer();
+            transfer.items.add(new File(["dear diary"], "notes.txt", { type: "text/plain" }));
             transfer.items.add(new File([bytes], "holiday.png", { type: "image/png" }));
             const event = way === "drop"
                 ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
@@ -159,6 +161,7 @@ def test_picture_when_dropped_or_pasted_then_it_is_there(visit: Callable[..., Vi
     )
 
     expect(visitor.page.locator("#picture-name")).to_have_text(re.compile(r"^holiday.png . 768 . 768$"))
+    expect(visitor.see("[data-notice=files]")).to_contain_text("Only holiday.png was opened.")
 
 
 def test_run_when_cancelled_then_it_stops_at_a_step_and_says_so(
@@ -293,18 +296,37 @@ def test_edits_when_another_image_is_pasted_then_kept_and_a_step_back(
     visitor.choose_example("shapes")
     visitor.run()
     made = np.asarray(visitor.download(tmp_path / "made.png"))
-    page.locator("#prompt-edit").focus()
+    page.fill("#prompt-edit", "Typed but not run.")
+    page.locator('input[name="region-use"][value="inside"]').check(force=True)
+    marked = page.locator("#region-stage").bounding_box()
+    assert marked is not None
+    visitor.drag(marked["x"] + 40, marked["y"] + 40, marked["x"] + 90, marked["y"] + 60)
+    layer = "document.querySelector('#region-layer').toDataURL()"
+    mask = page.evaluate(f"() => {layer}")
 
     _paste(visitor, "screenshot.png")
 
     visitor.expect_name("screenshot.png")
+    page.fill("#prompt-edit", "For the screenshot.")
     page.get_by_role("button", name="Back to shapes.png").click()
     expect(page.locator("#strip-items li")).to_have_count(2)
+    expect(page.locator("#prompt-edit")).to_have_value("Typed but not run.")
+    expect(page.locator('input[name="region-use"][value="inside"]')).to_be_checked()
+    page.wait_for_function(f"(mask) => {layer} === mask", arg=mask)
+    page.locator('input[name="region-use"][value="all"]').check(force=True)
     assert np.array_equal(np.asarray(visitor.download(tmp_path / "again.png")), made)
     page.click("#projects-open")
     rows = visitor.see("#projects-list").locator("li")
     expect(rows).to_have_count(2)
-    with page.expect_download() as download:
+    name = page.get_by_label("Name of screenshot.png")
+    name.fill("The car")
+    name.press("Enter")
+    expect(page.get_by_label("Name of The car")).to_be_focused()
+    page.get_by_role("button", name="Open The car").click()
+    expect(page.locator("#prompt-edit")).to_have_value("For the screenshot.")
+    expect(page.locator('input[name="region-use"][value="all"]')).to_be_checked()
+    page.click("#projects-open")
+    with page.expect_download() as download:  # of a project that is not open
         page.get_by_role("button", name="Export shapes.png").click()
     download.value.save_as(tmp_path / "shapes.zip")
     with zipfile.ZipFile(tmp_path / "shapes.zip") as archive:
@@ -315,9 +337,14 @@ def test_edits_when_another_image_is_pasted_then_kept_and_a_step_back(
     record = read_record(tmp_path / "edit-1.png")
     assert record is not None
     assert record["prompt"] == "Recolor the heart orange."
-    page.get_by_role("button", name="Delete screenshot.png").click()
-    page.get_by_role("button", name="Delete screenshot.png").click()
+    assert record["input_sha256"] == hashlib.sha256((EXAMPLES / "shapes.png").read_bytes()).hexdigest()
+    page.get_by_role("button", name="Delete The car").click()
+    page.get_by_role("button", name="Delete The car").click()
     expect(rows).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+z")  # what was deleted is skipped
+    expect(page.locator("#prompt-edit")).to_have_value("Typed but not run.")
+    page.wait_for_function(f"(mask) => {layer} === mask", arg=mask)
 
 
 def test_form_when_reloaded_at_once_then_every_letter_is_there(visit: Callable[..., Visitor]) -> None:

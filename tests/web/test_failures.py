@@ -53,7 +53,7 @@ def _png(width: int, height: int) -> bytes:
         (
             "notes.txt",
             b"dear diary",
-            "notes.txt is not a picture that can be read. Use a PNG, JPEG or WebP file.",
+            "notes.txt is not a picture that can be read. Use a PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF or BMP file.",
         ),
         ("empty.png", b"", "empty.png is empty; choose another file."),
         (

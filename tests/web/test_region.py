@@ -70,6 +70,9 @@ def test_area_when_marked_with_a_box_then_no_pixel_beside_it_changes_and_the_com
     assert (rows.min() >= 29, rows.max() <= 240) == (True, True)
     assert (columns.min() >= 279, columns.max() <= 511) == (True, True)
     assert server.jobs()[0]["has_mask"] is True
+    expect(page.locator("#region-layer")).to_be_hidden()  # the result is compared
+    page.locator("#region-tools label", has_text="Box").click()  # which is the tool in use already
+    expect(page.locator("#region-layer")).to_be_visible()
     page.click("#copy-open")
     command = shlex.split((page.locator("#copy-text").text_content() or "").replace("\\\n", " "))
     with page.expect_download() as download:

@@ -123,6 +123,30 @@ def test_camera_when_dragged_on_the_image_then_angles_follow_and_the_wireframe_s
     assert page.locator("#wire-after polyline.wire-then").count() > 10
 
 
+def test_views_and_camera_when_a_finger_works_on_the_image_then_they_follow(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = visitor.page
+    visitor.choose_example("car")
+    ring = visitor.see("#view-ring").bounding_box()
+    assert ring is not None
+    place = "() => document.querySelector('#view-ring button').style.left"
+    before = page.evaluate(place)
+    x, y = ring["x"] + 0.5 * ring["width"], ring["y"] + 0.55 * ring["height"]
+
+    page.touchscreen.tap(x, y)  # the car
+    page.wait_for_function(f"(old) => ({place})() !== old", arg=before)
+    visitor.choose_mode("camera")
+    page.fill("#yaw", "0")
+    visitor.touch([[(x, y)], [(x + 30, y - 5)], [(x + 90, y - 30)]])
+
+    assert (page.input_value("#yaw"), page.input_value("#pitch")) == ("45", "15")
+    page.click("#zoom-in")  # now a finger pans
+    visitor.touch([[(x, y)], [(x + 30, y)], [(x + 90, y)]])
+    assert page.input_value("#yaw") == "45"
+
+
 def test_attempts_when_one_is_pinned_then_others_are_compared_with_it_and_layers_are_exported(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:

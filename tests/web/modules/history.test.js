@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { canStep, findAttempt, inOrder, inputOf, merged, nameOf, newProject, NO_PAST, picturesOf, recorded, ROOT, sourceOf, stepped, withAttempt, withSelected } from "../../../src/joyimage/web/static/history.js";
+import { canStep, findAttempt, inOrder, inputOf, merged, nameOf, newProject, NO_PAST, picturesOf, recorded, ROOT, sourceOf, stepped, withAttempt, withoutProject, withSelected } from "../../../src/joyimage/web/static/history.js";
 import { often } from "./random.js";
 
 const attempt = (id, parent, { from = 0, at = 1, pictures = [`${id}-0`], kind = "edit" } = {}) => ({
@@ -60,6 +60,25 @@ test("project of two tabs has the attempts of both", () => {
     for (const { id } of [...one.attempts, ...other.attempts]) assert.ok(findAttempt(first, id));
     assert.deepEqual(merged(first, first), first);
   }, 200);
+});
+
+test("project of two tabs has the newer name and the newer draft", () => {
+  const shared = newProject("p", "a.png", 0, "opened");
+  const one = { ...shared, name: "Dunes", named: 5, draft: { at: 7, place: ROOT, base: "result", form: { prompt: "one" } } };
+  const other = { ...shared, draft: { at: 8, place: ROOT, base: "result", form: { prompt: "other" } } };
+  for (const both of [merged(one, other), merged(other, one)]) {
+    assert.equal(both.name, "Dunes");
+    assert.equal(both.draft.form.prompt, "other");
+  }
+  assert.equal("draft" in merged(shared, shared), false);
+});
+
+test("undo skips a project that was deleted", () => {
+  const made = ["p", "q", "p", "q"].map((project, n) => ({ project, place: ROOT, base: "result", form: { prompt: `${n}` } }));
+  for (const [at, left] of [[3, 1], [2, 1], [1, 0], [0, 0]]) {
+    assert.deepEqual(withoutProject({ states: made, at }, "q"), { states: [made[0], made[2]], at: left });
+  }
+  assert.deepEqual(withoutProject({ states: [made[1]], at: 0 }, "q"), NO_PAST);
 });
 
 test("undo and redo walk through every recorded state and back", () => {

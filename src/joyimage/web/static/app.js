@@ -53,7 +53,7 @@ class App {
     /** @type {Stage} */
     this.stage = new Stage(workspace, region, spatial, { mode: currentMode, isForming: () => this.composer.isForming });
     this.places = new Places({ workspace, controls: this.controls, stage: this.stage }, { moved: () => actions.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
-    this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (actions.onMode(), this.stage.reveal()), goTo: (place, project) => void this.places.goTo(place, project), run: () => actions.onRun() });
+    this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (actions.onMode(), this.stage.reveal()), openProject: (id) => void this.places.open(id), run: () => actions.onRun() });
     this.references = new References(workspace, () => server.limits);
     this.result = new Result(workspace, {
       model: () => server.model,
@@ -76,7 +76,7 @@ class App {
       added: () => actions.startAnew(),
     });
     this.jobs = new Jobs((job) => void this.places.openJob(job));
-    this.projects = new Projects(workspace, { opened: () => actions.onMode(), makeRecord: (one, number) => this.result.makeRecord(one, number) });
+    this.projects = new Projects(workspace, { open: (id) => this.places.open(id), deleted: () => actions.onMode(), makeRecord: (...made) => this.result.makeRecord(...made) });
     actions.listen();
   }
 

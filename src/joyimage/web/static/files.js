@@ -1,7 +1,7 @@
 /** How files come in: chosen, dropped, pasted. */
 
 import { byId } from "./dom.js";
-import { notify } from "./notices.js";
+import { notify, withdraw } from "./notices.js";
 
 /** @typedef {(file: File) => void} Take */
 
@@ -26,14 +26,23 @@ export function listenToFiles(take) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     canvas.classList.remove("dragged");
-    const [file] = event.dataTransfer?.files ?? [];
-    if (file) take(file);
+    const files = event.dataTransfer?.files ?? [];
+    if (files.length) takeFirst(files, take);
     else notify("picture", "This is not a file. Drop a picture file.");
   });
   addEventListener("paste", (event) => {
-    const [file] = event.clipboardData?.files ?? [];
-    if (!file) return; // text goes where the cursor is
+    const files = event.clipboardData?.files ?? [];
+    if (!files.length) return; // text goes where the cursor is
     event.preventDefault();
-    take(file);
+    takeFirst(files, take);
   });
+}
+
+/** Take the first image of several files, and say that the others are left. @param {Iterable<File>} files @param {Take} take */
+function takeFirst(files, take) {
+  const all = [...files];
+  const file = all.find(({ type }) => type.startsWith("image/")) ?? all[0];
+  take(file);
+  if (all.length > 1) notify("files", `Only ${file.name} was opened. Open the other ${all.length > 2 ? `${all.length - 1} files` : "file"} one at a time.`, { kind: "news" });
+  else withdraw("files");
 }

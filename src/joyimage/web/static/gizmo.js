@@ -1,6 +1,7 @@
 /** The camera on the image: drag to circle around, and a wireframe of the ground and a block as each camera sees them. */
 
 import { byId, makeSvg } from "./dom.js";
+import { isPanning } from "./viewer.js";
 import { join, projection } from "./wireframe.js";
 
 /** @import { Camera, Point } from "./wireframe.js" */
@@ -35,9 +36,9 @@ export class Gizmo {
     this.after.replaceChildren(...(isCompared ? [] : wire(cameras.now, "wire-now")), ...wire(cameras.then, "wire-then"));
   }
 
-  /** @param {PointerEvent} event A finger scrolls the page; it has the sphere. */
+  /** @param {PointerEvent} event */
   begin(event) {
-    if (event.button > 0 || event.pointerType === "touch") return false;
+    if (event.button > 0 || isPanning(event)) return false;
     this.drag = { first: event, from: this.on.angles() };
     return true;
   }

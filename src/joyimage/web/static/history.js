@@ -29,7 +29,11 @@
  * @property {string} id
  * @property {string} name
  * @property {number} at When it was last changed, in ms.
+ * @property {number} [named] When somebody named it, in ms.
  * @property {Attempt[]} attempts The root first, then by time.
+ * @property {Draft} [draft] What was being worked on when the project was left; missing before.
+ *
+ * @typedef {{at: number, place: string, base: Base, form: Form}} Draft
  *
  * @typedef {{attempt: string, number: number, picture: string}} Source An image that a run starts from.
  * @typedef {"result" | "original"} Base What the next run starts from: the result that is shown, or what it was made of.
@@ -146,7 +150,9 @@ export function merged(stored, own) {
   const known = new Set(own.attempts.map((one) => one.id));
   const others = stored.attempts.filter((one) => !known.has(one.id));
   const attempts = [...own.attempts, ...others].sort((one, other) => Number(other.id === ROOT) - Number(one.id === ROOT) || one.at - other.at);
-  return { ...own, at: Math.max(stored.at, own.at), attempts };
+  const draft = (stored.draft?.at ?? -1) > (own.draft?.at ?? -1) ? stored.draft : own.draft;
+  const { name, named } = (stored.named ?? -1) > (own.named ?? -1) ? stored : own;
+  return { ...own, name, ...(named ? { named } : {}), at: Math.max(stored.at, own.at), attempts, ...(draft ? { draft } : {}) };
 }
 
 /** @type {Past} */
@@ -163,6 +169,12 @@ export function recorded(past, now) {
 export function stepped(past, by) {
   const at = past.at + by;
   return past.states[at] ? { ...past, at } : past;
+}
+
+/** Leave out the states of a project that is gone. @param {Past} past @param {string} project @returns {Past} */
+export function withoutProject({ states, at }, project) {
+  const isLeft = (/** @type {Snapshot} */ one) => one.project !== project;
+  return { states: states.filter(isLeft), at: states.slice(0, at + 1).filter(isLeft).length - 1 };
 }
 
 /** Tell whether there is a step back or ahead. @param {Past} past @param {-1 | 1} by */

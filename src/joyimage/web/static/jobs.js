@@ -4,6 +4,7 @@ import { cancelJob, getImage, isFinished, listJobs } from "./api.js";
 import { byId, make, tell } from "./dom.js";
 import { nameStep } from "./plan.js";
 import { sentence } from "./run.js";
+import { shorten } from "./words.js";
 
 /** @import { Job } from "./types.js" */
 
@@ -134,7 +135,7 @@ export class Jobs {
 
 /** Say what a job was asked for: one that was canceled early has no prompt yet. @param {Job} job */
 function wordsOf({ kind, prompt, edit, text }) {
-  if (prompt !== null) return prompt.split("\n").slice(0, 2).join(" ");
+  if (prompt !== null) return shorten(prompt);
   if (!edit || (kind === "describe" && !edit.question)) return text || NAMELESS[kind];
   return nameStep({ kind, fields: /** @type {Record<string, string>} */ (edit), pictures: [] });
 }

@@ -4,7 +4,6 @@ import { HEAD_BYTES, isAnimated } from "./animated.js";
 import { getExample } from "./api.js";
 import { byId, choose, tell } from "./dom.js";
 import { askForFile, listenToFiles } from "./files.js";
-import { ROOT } from "./history.js";
 import { EXAMPLES, findIdeas } from "./ideas.js";
 import { currentMode, focusFirst } from "./mode.js";
 import { notify, withdraw } from "./notices.js";
@@ -24,7 +23,7 @@ const READING_MS = 400; // a faster file needs no message
 export class Opening {
   /**
    * @param {{workspace: Workspace, server: Server, spatial: Spatial, region: RegionTool, viewer: Viewer}} parts
-   * @param {{opened: () => void, goTo: (place: string, project: string) => void, run: () => Promise<void>}} on
+   * @param {{opened: () => void, openProject: (id: string) => void, run: () => Promise<void>}} on
    */
   constructor({ workspace, server, spatial, region, viewer }, on) {
     this.workspace = workspace;
@@ -54,6 +53,7 @@ export class Opening {
       withdraw("picture");
       this.server.advise(name); // before the image is seen: a message moves it
       this.workspace.commit();
+      await this.workspace.leave();
       tell(byId("answer-text", HTMLElement), null);
       if (currentMode() === "generate") choose("mode", "edit");
       this.spatial.box.setSize(picture);
@@ -67,7 +67,7 @@ export class Opening {
       focusFirst();
       await this.adviseOnFrames(file, name);
       if (!left || left.attempts.length < 2) return withdraw("project");
-      const action = { label: `Back to ${left.name}`, run: () => this.on.goTo(left.attempts.at(-1)?.id ?? ROOT, left.id) };
+      const action = { label: `Back to ${left.name}`, run: () => this.on.openProject(left.id) };
       notify("project", `${left.name} and its edits are saved under Projects.`, { kind: "news", action });
     } catch (error) {
       notify("picture", sentence(error));

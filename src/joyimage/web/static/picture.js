@@ -192,7 +192,7 @@ async function decode(file, name) {
 /** @param {Blob} file @param {string} name */
 function unreadable(file, name) {
   if (!file.size) return new UnreadableError(`${name} is empty; choose another file.`);
-  return new UnreadableError(`${name} is not a picture that can be read. Use a PNG, JPEG or WebP file.`);
+  return new UnreadableError(`${name} is not a picture that can be read. Use a PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF or BMP file.`);
 }
 
 /** Tell a file's type by its first bytes: names lie. @param {Blob} file */

@@ -2,11 +2,12 @@
 
 import { getJob, isFinished } from "./api.js";
 import { byId, choose } from "./dom.js";
-import { ROOT, stepped } from "./history.js";
+import { ROOT, stepped, withoutProject } from "./history.js";
 import { currentMode } from "./mode.js";
-import { notify } from "./notices.js";
+import { notify, withdraw } from "./notices.js";
 import { fetchInputs, fetchResults, sentence } from "./run.js";
 import { attempt, state, update } from "./store.js";
+import { shorten } from "./words.js";
 
 /** @import { Controls } from "./form.js" */
 /** @import { Base } from "./history.js" */
@@ -43,16 +44,37 @@ export class Places {
     this.workspace.commit();
   }
 
-  /** Undo (-1) or redo (1). @param {-1 | 1} by */
+  /** Open a project as it was left. @param {string} id @returns {Promise<boolean>} Whether it is there. */
+  async open(id) {
+    if (state.value.project?.id === id) return true;
+    this.workspace.commit();
+    if (!(await this.workspace.openProject(id))) return false;
+    const { box, region, "region-use": use, ...rest } = this.controls.read(); // what is marked is marked on another image
+    const form = state.value.project?.draft?.form ?? attempt.value?.form ?? rest;
+    this.controls.write({ ...form, answer: form.answer ?? "" }, this.workspace.source);
+    withdraw("project");
+    this.on.moved();
+    this.workspace.commit();
+    return true;
+  }
+
+  /** Undo (-1) or redo (1). @param {-1 | 1} by @returns {Promise<void>} */
   async step(by) {
     this.workspace.commit();
     const past = stepped(state.value.past, by);
     const wanted = past.states[past.at];
     if (past === state.value.past || !wanted) return;
+    const isElsewhere = wanted.project !== (state.value.project?.id ?? null);
+    if (!wanted.project) {
+      await this.workspace.leave();
+      update({ project: null, place: ROOT });
+    } else if (!(await this.workspace.openProject(wanted.project, wanted.place, wanted.base))) {
+      update({ past: withoutProject(state.value.past, wanted.project) }); // another tab has deleted it
+      return this.step(by);
+    }
     update({ past, plan: wanted.plan });
-    if (!wanted.project) update({ project: null, place: ROOT });
-    else if (!(await this.workspace.openProject(wanted.project, wanted.place, wanted.base))) return;
-    this.controls.write(wanted.form, this.workspace.source);
+    this.controls.write(isElsewhere ? { ...wanted.form, answer: "" } : wanted.form, this.workspace.source);
+    if (isElsewhere) withdraw("project");
     this.on.moved();
   }
 
@@ -67,7 +89,7 @@ export class Places {
     const words = pending.request.fields.prompt ?? job.prompt ?? "Your edit";
     const show = () => void this.goTo(job.id, pending.project, { keepsForm: true, isNew: true });
     if (this.on.isShownFor(pending)) return show();
-    notify("done", `Done: ${words.split("\n")[0]}`, { kind: "news", action: { label: "Show", run: show } });
+    notify("done", `Done: ${shorten(words)}`, { kind: "news", action: { label: "Show", run: show } });
   }
 
   /** Open a job's results, with its input where the server still has it. @param {Job} job */

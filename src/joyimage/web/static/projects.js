@@ -1,11 +1,12 @@
 /** All projects of this browser: open, export, delete. */
 
 import { byId, make, save, tell } from "./dom.js";
-import { nameOf, picturesOf, ROOT } from "./history.js";
+import { inputOf, nameOf, picturesOf } from "./history.js";
 import { findPicture } from "./keep.js";
 import { notify } from "./notices.js";
 import { openRaster } from "./ora.js";
 import { withRecord } from "./png.js";
+import { digest } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state } from "./store.js";
 import { allProjects } from "./workspace.js";
@@ -20,7 +21,7 @@ const THUMBNAIL_PX = 256;
 export class Projects {
   /**
    * @param {Workspace} workspace
-   * @param {{opened: () => void, makeRecord: (attempt: Attempt, number: number) => object | null}} on
+   * @param {{open: (id: string) => Promise<boolean>, deleted: () => void, makeRecord: (attempt: Attempt, number: number, picture: StoredPicture, inputDigest: string | null) => object | null}} on
    */
   constructor(workspace, on) {
     this.workspace = workspace;
@@ -46,7 +47,10 @@ export class Projects {
       byId("projects-size", HTMLElement),
       projects.length ? `${inMegabytes(bytes)} stored in this browser. Projects stay until you delete them.` : "No projects yet. Each picture you open starts one.",
     );
-    byId("projects-list", HTMLElement).replaceChildren(...projects.map((project) => this.makeRow(project)));
+    const list = byId("projects-list", HTMLElement);
+    const focused = document.activeElement instanceof HTMLElement && list.contains(document.activeElement) ? document.activeElement.dataset.act : null;
+    list.replaceChildren(...projects.map((project) => this.makeRow(project)));
+    if (focused) list.querySelector(/** @type {`button`} */ (`[data-act="${CSS.escape(focused)}"]`))?.focus();
   }
 
   /** @param {StoredProject} project */
@@ -55,25 +59,37 @@ export class Projects {
     void this.addThumbnail(project, picture);
     const edits = project.attempts.length - 1;
     const about = [`${edits} ${edits === 1 ? "edit" : "edits"}`, inMegabytes(project.bytes), new Date(project.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })];
-    const words = make("div", { class: "job-words" }, make("p", {}, project.name), make("p", { class: "hint" }, about.join(" · ")));
+    const words = make("div", { class: "job-words" }, this.makeName(project), make("p", { class: "hint" }, about.join(" · ")));
     const isOpen = project.id === state.value.project?.id;
-    const open = make("button", { type: "button", "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "Open now" : "Open");
-    const zipped = make("button", { type: "button", "aria-label": `Export ${project.name}`, click: () => void this.export(project) }, "Export");
-    const layers = make("button", { type: "button", "aria-label": `Export the layers of ${project.name}`, click: () => void this.exportLayers(project) }, "Layers");
-    const remove = make("button", { type: "button", class: "quiet", "aria-label": `Delete ${project.name}` }, "Delete");
+    const open = make("button", { type: "button", "data-act": `${project.id} open`, "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "Open now" : "Open");
+    const zipped = make("button", { type: "button", "data-act": `${project.id} zip`, "aria-label": `Export ${project.name}`, title: "A ZIP of all images, each with how it was made", click: () => void this.export(project) }, "Export");
+    const layers = make("button", { type: "button", "data-act": `${project.id} layers`, "aria-label": `Export the layers of ${project.name}`, title: "An ORA file for GIMP and Krita", click: () => void this.exportLayers(project) }, "Layers");
+    const remove = make("button", { type: "button", "data-act": `${project.id} delete`, class: "quiet", "aria-label": `Delete ${project.name}` }, "Delete");
     remove.addEventListener("click", () => {
       if (remove.textContent === "Delete") return tell(remove, "Confirm delete");
-      void this.workspace.deleteProject(project.id).then(() => (this.on.opened(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
+      void this.workspace.deleteProject(project.id).then(() => (this.on.deleted(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
     });
     remove.addEventListener("blur", () => tell(remove, "Delete"));
     return make("li", { class: "job" }, picture, words, open, zipped, layers, remove);
   }
 
+  /** Make the field that shows a project's name, and renames it. @param {StoredProject} project */
+  makeName(project) {
+    const field = make("input", { type: "text", class: "project-name", "data-act": `${project.id} name`, dir: "auto", "aria-label": `Name of ${project.name}`, title: "Rename", value: project.name, autocomplete: "off" });
+    const rename = () => {
+      const name = field.value.trim() || project.name;
+      field.value = name;
+      if (name !== project.name) void this.workspace.rename(project, name).then(() => this.render());
+    };
+    field.addEventListener("change", rename);
+    field.addEventListener("keydown", ({ key }) => key === "Enter" && rename());
+    return field;
+  }
+
   /** @param {StoredProject} project */
   async open(project) {
     this.dialog.close();
-    await this.workspace.openProject(project.id, project.attempts.at(-1)?.id ?? ROOT);
-    this.on.opened();
+    if (!(await this.on.open(project.id))) notify("project", `${project.name} was deleted in another tab.`);
   }
 
   /** @param {Project} project @param {HTMLElement} place */
@@ -116,7 +132,9 @@ export class Projects {
         for (const [number, id] of attempt.pictures.entries()) {
           const stored = await findPicture(project.id, id);
           if (!stored) continue;
-          const record = this.on.makeRecord(attempt, number);
+          const source = inputOf(project, attempt.id);
+          const before = source && (await findPicture(project.id, source.picture));
+          const record = this.on.makeRecord(attempt, number, stored, before && (await digest(before.blob)));
           const file = record ? await withRecord(stored.blob, record) : stored.blob;
           const name = `${nameOf(project, attempt.id).toLowerCase().replace(" ", "-")}${attempt.pictures.length > 1 ? `-${number + 1}` : ""}${extension(stored.name)}`;
           named.add(id);
@@ -151,5 +169,6 @@ function extension(name) {
 
 /** @param {number} bytes */
 function inMegabytes(bytes) {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
   return `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
 }

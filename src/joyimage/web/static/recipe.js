@@ -18,7 +18,7 @@ const ROUTES = {
 
 export const MASK = "mask.png";
 
-/** Tell whether a mask went into a result. @param {Results} results */
+/** Tell whether a mask went into a result. @param {Pick<Results, "job" | "request">} results */
 export function isMasked({ job, request }) {
   return Boolean(request?.mask ?? job.has_mask);
 }
@@ -28,7 +28,7 @@ export function isMasked({ job, request }) {
  *
  * A job that another page asked for carries its own request. What neither knows stays out: unknown is no default.
  *
- * @param {Results} results
+ * @param {Omit<Results, "pictures">} results
  * @param {Schemas} schemas
  * @returns {Record<string, string>}
  */
@@ -53,7 +53,7 @@ export function madeFields({ job, request, selected }, schemas) {
 /**
  * Return the record of a result, as the command line writes and reads it.
  *
- * @param {Results} results
+ * @param {Omit<Results, "pictures"> & {pictures: {width: number, height: number}[]}} results
  * @param {Schemas} schemas
  * @param {Model} model
  * @param {string | null} inputDigest SHA-256 of the image that was sent.

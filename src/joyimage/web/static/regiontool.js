@@ -29,8 +29,12 @@ export class RegionTool {
       this.render();
       this.on.used();
     });
-    byId("region-invert", HTMLElement).addEventListener("click", () => this.change(withStroke(this.region, { kind: "invert" })));
-    byId("region-clear", HTMLElement).addEventListener("click", () => this.change(NOTHING));
+    byId("region-invert", HTMLElement).addEventListener("click", () => this.take(withStroke(this.region, { kind: "invert" })));
+    byId("region-clear", HTMLElement).addEventListener("click", () => this.take(NOTHING));
+    byId("region-tools", HTMLElement).addEventListener("click", ({ target }) => {
+      // Also the tool that is chosen already: what it marks may be out of sight behind a result.
+      if (target instanceof HTMLInputElement && (target.name === "region-tool" || target === this.erases)) this.on.used();
+    });
     this.render();
   }
 
@@ -71,6 +75,12 @@ export class RegionTool {
     this.size = { width, height };
     this.region = NOTHING;
     this.render();
+  }
+
+  /** Change the region by a button: what it marks is shown. @param {Region} region */
+  take(region) {
+    this.change(region);
+    this.on.used();
   }
 
   /** @param {Region} region */

@@ -10,6 +10,7 @@ import { sentence } from "./run.js";
 import { state, update } from "./store.js";
 import { turntable } from "./sweep.js";
 import { animation, contactSheet, gif } from "./turntable.js";
+import { shorten } from "./words.js";
 
 /** @import { Attempt } from "./history.js" */
 /** @import { Labeled } from "./turntable.js" */
@@ -143,8 +144,7 @@ export class Result {
     const listed = inOrder(project).filter(({ attempt }) => attempt.pictures.length);
     items.replaceChildren(
       ...listed.map(({ attempt }, n) => {
-        const { prompt } = attempt.job ?? {};
-        const words = prompt?.split("\n")[1] ?? prompt;
+        const words = attempt.job?.prompt && shorten(attempt.job.prompt);
         const before = listed[n - 1]?.attempt;
         const isBranch = Boolean(before && attempt.parent && before.id !== attempt.parent);
         const name = nameOf(project, attempt.id);
@@ -174,12 +174,17 @@ export class Result {
     items.scrollLeft = Math.min(start, Math.max(items.scrollLeft, start + current.offsetWidth - items.clientWidth));
   }
 
-  /** Return the record of an attempt's result. @param {Attempt} attempt @param {number} selected */
-  makeRecord({ job, request, pictures }, selected) {
+  /**
+   * Return the record of an attempt's result, of any project.
+   *
+   * @param {Attempt} attempt
+   * @param {number} selected
+   * @param {{width: number, height: number}} picture The result.
+   * @param {string | null} inputDigest SHA-256 of the image that was sent.
+   */
+  makeRecord({ job, request, pictures }, selected, picture, inputDigest) {
     const [model, schemas] = [this.on.model(), this.on.schemas()];
-    const found = pictures.map((id) => this.workspace.find(id)).filter((picture) => picture !== null);
-    if (!job || !model || !schemas || found.length < pictures.length) return null;
-    return makeRecord({ job, request, pictures: found, selected }, schemas, model, null);
+    return job && model && schemas && makeRecord({ job, request, pictures: pictures.map(() => picture), selected }, schemas, model, inputDigest);
   }
 
   /** Save the chosen result, how it was made written into it. */

@@ -324,3 +324,8 @@ export class Viewer {
     this.panBy(share * (event.clientX - last.clientX), share * (event.clientY - last.clientY));
   }
 }
+
+/** Tell whether a drag pans whatever the tool is: that of a finger on an image that is zoomed in. @param {PointerEvent} event */
+export function isPanning({ pointerType }) {
+  return pointerType === "touch" && byId("panes", HTMLElement).classList.contains("zoomed");
+}

@@ -1,6 +1,7 @@
 /** The eight views as a ring around the object, on the image itself. */
 
 import { byId, make } from "./dom.js";
+import { isPanning } from "./viewer.js";
 import { VIEWS } from "./words.js";
 
 /** @import { Box, Size } from "./geometry.js" */
@@ -61,7 +62,7 @@ export class ViewRing {
 
   /** @param {PointerEvent} event */
   begin(event) {
-    if (event.button > 0 || event.pointerType === "touch") return false;
+    if (event.button > 0 || isPanning(event)) return false;
     this.first = event;
     return true;
   }

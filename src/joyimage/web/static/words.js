@@ -48,6 +48,12 @@ export function findWording(edit, text) {
   return null;
 }
 
+/** Shorten a prompt to the line that tells it from others. @param {string} prompt */
+export function shorten(prompt) {
+  const [first, second = ""] = prompt.trim().split("\n");
+  return first === "Move the camera." && second ? second.replace(/^- /, "") : first;
+}
+
 /** Drop a leading "the", "a" or "an". @param {string} name */
 export function withoutArticle(name) {
   return name.replace(/^(?:the|a|an) +/i, "").trim();

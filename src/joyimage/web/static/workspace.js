@@ -1,7 +1,7 @@
 /** What this tab works on: one project and its images in memory, and everything written down as it changes. */
 
 import { newId } from "./dom.js";
-import { findAttempt, newProject, picturesOf, recorded, ROOT, withAttempt, withSelected } from "./history.js";
+import { findAttempt, newProject, picturesOf, recorded, ROOT, withAttempt, withoutProject, withSelected } from "./history.js";
 import { deleteProject, findLoose, findPicture, findProject, keepTab, listProjects, openTab, storeLoose, storeProject } from "./keep.js";
 import { notify } from "./notices.js";
 import { releasePicture, restorePicture } from "./picture.js";
@@ -140,16 +140,35 @@ export class Workspace {
     await this.store(withAttempt((await findProject(id)) ?? newProject(id, name, at, inputs[0]?.id ?? null), made));
   }
 
-  /** Bring a project to the stage. @param {string} id @param {string} place @param {Base} [base] @returns {Promise<boolean>} Whether it is there. */
-  async openProject(id, place, base = "result") {
+  /** Have what is being worked on come back with the project. @returns {Promise<void>} It is stored when this is done. */
+  async leave() {
+    const { project, place, base } = state.value;
+    const { compared, ...form } = this.readForm();
+    // What is created is another project's.
+    if (!project || (form.mode === "generate" && this.original)) return;
+    await this.store({ ...project, draft: { at: Date.now(), place, base, form } });
+  }
+
+  /**
+   * Bring a project to the stage; the one there is left.
+   *
+   * @param {string} id
+   * @param {string} [place] Without, the project opens where it was left.
+   * @param {Base} [base]
+   * @returns {Promise<boolean>} Whether it is there.
+   */
+  async openProject(id, place, base) {
     if (state.value.project?.id !== id) {
+      await this.leave();
       const project = await findProject(id);
       if (!project) return false;
       await this.load(project);
       update({ project, pinned: null });
     }
     const { project } = state.value;
-    update({ place: findAttempt(project, place) ? place : ROOT, base });
+    const draft = place ? undefined : project?.draft;
+    const wanted = place ?? draft?.place ?? project?.attempts.at(-1)?.id ?? ROOT;
+    update({ place: findAttempt(project, wanted) ? wanted : ROOT, base: base ?? draft?.base ?? "result" });
     this.keep();
     this.release();
     return true;
@@ -158,9 +177,19 @@ export class Workspace {
   /** Delete a project; the one on the stage leaves it empty. @param {string} id */
   async deleteProject(id) {
     await deleteProject(id);
+    update({ past: withoutProject(state.value.past, id) });
     if (state.value.project?.id === id) update({ project: null, place: ROOT });
+    this.commit();
     this.keep();
     this.release();
+  }
+
+  /** @param {Project} project @param {string} name */
+  async rename(project, name) {
+    const renamed = { name, named: Date.now() };
+    const now = state.value.project;
+    if (now?.id === project.id) update({ project: { ...now, ...renamed } });
+    await this.store({ ...(now?.id === project.id ? now : project), ...renamed });
   }
 
   /** Have the state of the page as a step of undo. */
