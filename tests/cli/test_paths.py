@@ -147,6 +147,8 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["edit", "IN", PROMPT, "-o", "out.png", "--lora", "gone"], "gone"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--offload", "some"], "--offload"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--base-size", "100"], "100"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--server", "ftp://x"], "`--server` is 'ftp://x'"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--server", ""], "`--server` is ''"),
         (["camera", "IN", "-o", "out.png"], "does not move"),
         (["camera", "IN", "--yaw", "0", "-o", "out.png"], "does not move"),
         (["camera", "IN", "--yaw", "500", "-o", "out.png"], "--yaw 500"),

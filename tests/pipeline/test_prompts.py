@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -97,6 +98,21 @@ def test_tokens_when_prompt_is_too_long_then_only_words_go_and_a_warning_says_so
     pad = token_id("<|image_pad|>")
     assert ids.count(pad) == sum(num_image_tokens)
     assert decoded(ids).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_tokens_when_prompt_is_longer_than_the_tokenizer_knows_then_our_warning_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    monkeypatch.setattr(logger, "warning", lambda text, *_: said.append(text))
+    tokenizer = random_models.make_tokenizer()
+    tokenizer.model_max_length = 60
+
+    with pytest.warns(UserWarning, match="tokens too long; its end is left out"):
+        tokenize_conversation(tokenizer, "a " * 200, [], max_tokens=40)
+
+    assert said == []
 
 
 def test_tokens_when_prompt_fits_exactly_then_nothing_goes() -> None:

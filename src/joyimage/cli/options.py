@@ -216,6 +216,10 @@ class RunOptions:
             )
         if self.server is None:
             return
+        if not is_address(self.server):
+            raise InvalidInputError(
+                f"`--server` is {self.server!r}; expected an address such as http://127.0.0.1:8600."
+            )
         for name in PER_SERVER:
             if getattr(self, name) is not None:
                 raise InvalidInputError(
@@ -227,9 +231,9 @@ class RunOptions:
             )
 
 
-def is_address(rewrite: str) -> bool:
-    """Tell whether prompts are rewritten by an endpoint."""
-    return rewrite.startswith(("http://", "https://"))
+def is_address(text: str) -> bool:
+    """Tell whether an option's value is the address of a server, not a word such as "local"."""
+    return text.startswith(("http://", "https://"))
 
 
 @Parameter(name="*")

@@ -122,4 +122,7 @@ def _image_tokens(tokenizer: Any, counts: list[int]) -> list[int]:
 
 def _plain(tokenizer: Any, text: str) -> list[int]:
     """Tokenize with every control token read as text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+    if not text:
+        return []
+    # Not verbose: what is too long is cut with a warning of ours, while transformers' one promises errors.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
