@@ -173,9 +173,6 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
     ("options", "message"),
     [
         (("--device", "cuda:7"), "`device` is 'cuda:7', but torch"),
-        (("--device", "banana"), "`device` is 'banana'; expected cuda"),
-        (("--dtype", "float8"), "`dtype` is 'float8'; expected float32"),
-        (("--base-size", "100"), "`base_size` is 100; expected one of 64"),
         (("--vae", "missing.safetensors"), "`vae` is missing.safetensors, which is not a file"),
     ],
 )
@@ -189,6 +186,35 @@ def test_serve_when_its_model_can_not_be_loaded_as_asked_then_one_line_and_no_se
     assert lines[0] == "Starting the server ..."
     assert [lines[-1].startswith(message), len(lines)] == [True, 2], outcome.err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "banana"), "`--device` is 'banana'; expected cuda"),
+        (("--dtype", "float8"), "`--dtype` is 'float8'; expected float32"),
+        (("--offload", "ssd"), "`--offload` is 'ssd'; expected auto"),
+        (("--quantize", "int3"), "`--quantize` is 'int3'; expected none"),
+    ],
+)
+@pytest.mark.parametrize(
+    "task", ["serve", "ui", "eval tiny", "eval speed", "rewrite x", "describe x.png", "edit x.png x -o y.png"]
+)
+def test_model_options_when_not_accepted_then_one_line_on_every_command(
+    joyimage: Joyimage, task: str, options: tuple[str, str], message: str
+) -> None:
+    outcome = joyimage(*task.split(), *options)
+
+    assert [outcome.code, outcome.err.count("\n")] == [2, 1]
+    assert outcome.err.startswith(message)
+
+
+@pytest.mark.parametrize("task", ["serve", "ui", "edit x.png x -o y.png"])
+def test_base_size_when_no_trained_size_then_one_line(joyimage: Joyimage, task: str) -> None:
+    outcome = joyimage(*task.split(), "--base-size", "100")
+
+    assert [outcome.code, outcome.err.count("\n")] == [2, 1]
+    assert outcome.err.startswith("`base_size` is 100; expected one of 64")
 
 
 def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS
 from joyimage.devices import DTYPE_CHOICES, check_device_name
 from joyimage.errors import InvalidInputError
@@ -69,27 +70,18 @@ _NOT_OFFERED = Parameter(parse=False)
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where an edit runs, and what is written beside the image.
-
-    A command offers the last four by taking one of the subclasses below.
+class ModelOptions:
+    """Which model is loaded, where it runs, and how it is held in memory.
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
         device: Device of the model.
         dtype: Precision of the model.
-        base_size: Side of the square bucket that all buckets derive from.
         offload: Memory plan.
         transformer: Weight file of the transformer.
         text_encoder: Weight file of the text encoder.
         vae: Weight file of the VAE.
         quantize: Format that large layers are quantized to while loading.
-        server: Address of a server that does the work.
-        json: Whether the report is printed as JSON.
-        rewrite: Who rewrites the prompt first.
-        literal: Whether the prompt is taken as it is, also where it asks for a spatial edit in free words.
-        metadata: Whether the record of the edit is written into the image file.
-        overwrite: Whether the output may be the input file.
     """
 
     model: Annotated[
@@ -114,15 +106,6 @@ class RunOptions:
             help="Precision; auto measures which one is faster on this CPU. Default: float32 on a CPU, else bfloat16.",
             group=GROUPS["Model"],
             metavar="|".join(DTYPE_CHOICES),
-        ),
-    ] = None
-    base_size: Annotated[
-        int | None,
-        Parameter(
-            help="Side in pixels of the square size that the other trained sizes derive from. Default: the "
-            "checkpoint's own (published: 1024, tiny: 96).",
-            group=GROUPS["Model"],
-            metavar="PIXELS",
         ),
     ] = None
     offload: Annotated[
@@ -171,6 +154,127 @@ class RunOptions:
             metavar="|".join(QUANTIZATIONS),
         ),
     ] = None
+
+    def check(self) -> None:
+        """Reject what can be rejected before a checkpoint is loaded.
+
+        Raises:
+            InvalidInputError: An option has a value that is not accepted.
+        """
+        if self.model is not None and not self.model.strip():
+            raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
+        for name, values in (
+            ("dtype", DTYPE_CHOICES),
+            ("offload", OFFLOAD_CHOICES),
+            ("quantize", QUANTIZATIONS),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in values:
+                raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")
+        if self.device is not None:
+            check_device_name(self.device, "--device")
+
+    def to_load(self) -> dict[str, Any]:
+        """Return the arguments of `load_pipeline`; the memory plan is announced on the command line."""
+        options = {field.name: getattr(self, field.name) for field in fields(ModelOptions)}
+        options["quantization"] = options.pop("quantize")
+        return {**options, "announce": lambda plan: notify(str(plan))}
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that were given, by name."""
+        return {
+            field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None
+        }
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MeasuredOptions(ModelOptions):
+    """The model that is measured: the embedded one, without rounding, if nothing is given."""
+
+    model: Annotated[
+        str,
+        Parameter(
+            help='Checkpoint folder or hub id; "tiny" is part of the package. Default: tiny.',
+            group=GROUPS["Model"],
+            show_default=False,
+            metavar="MODEL",
+        ),
+    ] = "tiny"
+    dtype: Annotated[
+        str,
+        Parameter(
+            help="Precision; auto measures which one is faster on this CPU. Default: float32.",
+            group=GROUPS["Model"],
+            show_default=False,
+            metavar="|".join(DTYPE_CHOICES),
+        ),
+    ] = "float32"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RewriteOptions(ModelOptions):
+    """The model that rewrites prompts: a checkpoint, or that of an endpoint."""
+
+    model: Annotated[
+        str | None,
+        Parameter(
+            help='Checkpoint for "local", as in `joyimage edit`; the name of the model for an endpoint.',
+            group=GROUPS["Model"],
+            metavar="MODEL",
+        ),
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SizedModelOptions(ModelOptions):
+    """The model, and the sizes of its images.
+
+    Attributes:
+        base_size: Side of the square bucket that all buckets derive from.
+    """
+
+    base_size: Annotated[
+        int | None,
+        Parameter(
+            help="Side in pixels of the square size that the other trained sizes derive from. Default: the "
+            "checkpoint's own (published: 1024, tiny: 96).",
+            group=GROUPS["Model"],
+            metavar="PIXELS",
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Reject what can be rejected before a checkpoint is loaded.
+
+        Raises:
+            InvalidInputError: An option has a value that is not accepted.
+        """
+        super().check()
+        if self.base_size is not None:
+            from joyimage.pipeline.buckets import bucket_sizes
+
+            bucket_sizes(self.base_size)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SizedModelOptions):
+    """Where an edit runs, and what is written beside the image.
+
+    A command offers the last four by taking one of the subclasses below.
+
+    Attributes:
+        server: Address of a server that does the work.
+        json: Whether the report is printed as JSON.
+        rewrite: Who rewrites the prompt first.
+        literal: Whether the prompt is taken as it is, also where it asks for a spatial edit in free words.
+        metadata: Whether the record of the edit is written into the image file.
+        overwrite: Whether the output may be the input file.
+    """
+
     server: Annotated[
         str | None,
         Parameter(
@@ -193,22 +297,7 @@ class RunOptions:
         Raises:
             InvalidInputError: An option has a value that is not accepted.
         """
-        if self.model is not None and not self.model.strip():
-            raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
-        for name, values in (
-            ("dtype", DTYPE_CHOICES),
-            ("offload", OFFLOAD_CHOICES),
-            ("quantize", QUANTIZATIONS),
-        ):
-            value = getattr(self, name)
-            if value is not None and value not in values:
-                raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")
-        if self.device is not None:
-            check_device_name(self.device, "--device")
-        if self.base_size is not None:
-            from joyimage.pipeline.buckets import bucket_sizes
-
-            bucket_sizes(self.base_size)
+        super().check()
         if self.rewrite not in {"none", "local"} and not is_address(self.rewrite):
             raise InvalidInputError(
                 f"`--rewrite` is {self.rewrite!r}; expected none, local, or an address such as "

@@ -123,16 +123,8 @@ def load_runner(options: RunOptions) -> Runner:
         dtype = choose_dtype(options.dtype, device)
         notify(f"Model {model or options.transformer} on {device} in {dtype}.")
         loaded = load_pipeline(
-            model,
-            transformer=options.transformer,
-            text_encoder=options.text_encoder,
-            vae=options.vae,
-            device=device,
-            dtype=dtype,
+            **{**options.to_load(), "model": model, "device": device, "dtype": dtype},
             base_size=options.base_size,
-            offload=options.offload,
-            quantization=options.quantize,
-            announce=lambda plan: notify(str(plan)),
         )
     return LocalRunner(loaded)
 

@@ -5,42 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify
+from joyimage.cli.options import ModelOptions
+from joyimage.cli.surface import GROUPS
 from joyimage.errors import InvalidInputError
+
+_INPUT = Parameter(group=GROUPS["Input"])
+_OUTPUT = Parameter(group=GROUPS["Output"])
+_MEASURED = Parameter(group=Group("Measurement", sort_key=10))
 
 
 def calibrate(
-    images: Annotated[list[Path], Parameter(negative=[])],
+    images: Annotated[list[Path], _INPUT, Parameter(negative=[])],
     *,
-    prompt: Annotated[list[str], Parameter(negative=[])],
-    model: str | None = None,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    balanced: float = 46.0,
-    fast: float = 38.0,
-    steps: int | None = None,
-    guidance: float | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    overwrite: Annotated[bool, Parameter(negative=[])] = False,
+    prompt: Annotated[list[str], _INPUT, Parameter(negative=[])],
+    options: ModelOptions | None = None,
+    output: Annotated[Path | None, _OUTPUT, Parameter(name=["--output", "-o"])] = None,
+    balanced: Annotated[float, _MEASURED] = 46.0,
+    fast: Annotated[float, _MEASURED] = 38.0,
+    steps: Annotated[int | None, _MEASURED] = None,
+    guidance: Annotated[float | None, _MEASURED] = None,
+    overwrite: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
     """Measure the thresholds of the speed presets on your own images, and store them beside the checkpoint.
 
     Args:
         images: Images of the kind that will be edited.
         prompt: Prompt for all images, or one for each in their order.
-        model: Checkpoint folder or hub id.
+        options: Which model is measured, and how it is loaded.
         output: File to write; default: speed.json in the checkpoint's folder, where it is found when it is loaded.
         balanced: Lowest PSNR in dB that an image of the balanced preset may have against its exact edit.
         fast: Lowest PSNR in dB that an image of the fast preset may have against its exact edit.
         steps: Denoising steps; default: the checkpoint's own.
         guidance: Guidance scale; default: the checkpoint's own.
-        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
-        dtype: "float32", "bfloat16" or "float16"; default: what suits the device.
         overwrite: Replace a file that exists.
     """
-    path = _output_path(model, output, overwrite=overwrite)
+    options = options or ModelOptions()
+    options.check()
+    path = _output_path(options.model, output, overwrite=overwrite)
     prompts = _prompts(prompt, len(images))
     # Loaded here: `joyimage --help` must not wait for torch.
     from joyimage.acceleration.presets import write_presets
@@ -50,7 +54,8 @@ def calibrate(
     from joyimage.loading import default_model, load_pipeline
 
     sources = [read_image(image).image for image in images]
-    pipe = load_pipeline(model or default_model(choose_device(device)), device=device, dtype=dtype).pipe
+    chosen = {"model": options.model or default_model(choose_device(options.device))}
+    pipe = load_pipeline(**{**options.to_load(), **chosen}).pipe
     pipe.set_progress_bar_config(disable=True)
     found = measure(
         pipe,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from joyimage.cli.console import notify
+from joyimage.cli.options import MeasuredOptions
 from joyimage.cli.surface import GROUPS
 
 _MODEL = Parameter(group=GROUPS["Model"])
@@ -18,38 +17,26 @@ _SCENES = Parameter(group=Group("Scenes and sampling", sort_key=10))
 
 def tiny(
     *,
-    model: Annotated[str, _MODEL] = "tiny",
+    options: MeasuredOptions | None = None,
     num: Annotated[int, _SCENES] = 200,
     seed: Annotated[int, _SCENES] = 0,
     size: Annotated[int | None, _SCENES] = None,
     steps: Annotated[int | None, _SCENES] = None,
     guidance: Annotated[float | None, _SCENES] = None,
     batch_size: Annotated[int, _SCENES] = 20,
-    device: Annotated[str | None, _MODEL] = None,
-    transformer: Annotated[Path | None, _MODEL] = None,
-    text_encoder: Annotated[Path | None, _MODEL] = None,
-    vae: Annotated[Path | None, _MODEL] = None,
-    quantize: Annotated[str | None, _MODEL] = None,
-    offload: Annotated[str | None, _MODEL] = None,
     lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
     json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
     """Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.
 
     Args:
-        model: Checkpoint folder or hub id; "tiny" is part of the package.
+        options: Which model is measured, and how it is loaded.
         num: Scenes per task, and questions per kind where the checkpoint has language.
         seed: Which scenes; every seed has its own.
         size: Side of the scenes in pixels; default: the checkpoint's base size.
         steps: Denoising steps; default: the checkpoint's own.
         guidance: Guidance scale; default: the checkpoint's own.
         batch_size: Scenes edited at once.
-        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
-        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
-        text_encoder: Weight file of the text encoder.
-        vae: Weight file of the VAE.
-        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
-        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
         lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
@@ -65,18 +52,9 @@ def tiny(
     from joyimage.tiny.reading_suite import DrawnQuestions
     from joyimage.tiny.suite import DrawnScenes
 
-    loaded = load_pipeline(
-        model,
-        transformer=transformer,
-        text_encoder=text_encoder,
-        vae=vae,
-        device=device,
-        dtype="float32",
-        quantization=quantize,
-        offload=offload,
-        loras=lora or (),
-        announce=lambda plan: notify(str(plan)),
-    )
+    options = options or MeasuredOptions()
+    options.check()
+    loaded = load_pipeline(**options.to_load(), loras=lora or ())
     pipe = loaded.pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
     edit = pipeline_editor(pipe, num_inference_steps=steps, guidance_scale=guidance)
@@ -101,25 +79,23 @@ def tiny(
 
 def speed(
     *,
-    model: str = "tiny",
-    num: int = 200,
-    seed: int = 0,
-    steps: int = 16,
-    guidance: float = 3.0,
-    batch_size: int = 20,
-    device: str | None = None,
-    json: Annotated[bool, Parameter(negative=[])] = False,
+    options: MeasuredOptions | None = None,
+    num: Annotated[int, _SCENES] = 200,
+    seed: Annotated[int, _SCENES] = 0,
+    steps: Annotated[int, _SCENES] = 16,
+    guidance: Annotated[float, _SCENES] = 3.0,
+    batch_size: Annotated[int, _SCENES] = 20,
+    json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
     """Measure what each speed preset leaves out of edits of drawn scenes, and what that costs.
 
     Args:
-        model: Checkpoint folder or hub id; "tiny" is part of the package.
+        options: Which model is measured, and how it is loaded.
         num: Scenes per task.
         seed: Which scenes; every seed has its own.
         steps: Denoising steps.
         guidance: Guidance scale.
         batch_size: Scenes edited at once.
-        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
         json: Print JSON instead of the table.
     """
     from json import dumps
@@ -128,7 +104,9 @@ def speed(
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
-    pipe = load_pipeline(model, device=device, dtype="float32").pipe
+    options = options or MeasuredOptions()
+    options.check()
+    pipe = load_pipeline(**options.to_load()).pipe
     suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])
     prices = measure_prices(
         pipe, suite, num=num, batch_size=batch_size, num_inference_steps=steps, guidance_scale=guidance

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from joyimage.cli.console import EXIT_BUG, notify
+from joyimage.cli.options import SizedModelOptions
 from joyimage.cli.surface import GROUPS
 from joyimage.devices import check_device_name
 from joyimage.errors import InvalidInputError
@@ -51,15 +52,7 @@ _WORKERS = _group("Workers", 14)
 
 def serve(
     *,
-    model: Annotated[str | None, _MODEL] = None,
-    device: Annotated[str | None, _MODEL] = None,
-    dtype: Annotated[str | None, _MODEL] = None,
-    transformer: Annotated[Path | None, _MODEL] = None,
-    text_encoder: Annotated[Path | None, _MODEL] = None,
-    vae: Annotated[Path | None, _MODEL] = None,
-    quantize: Annotated[str | None, _MODEL] = None,
-    offload: Annotated[str | None, _MODEL] = None,
-    base_size: Annotated[int | None, _MODEL] = None,
+    options: SizedModelOptions | None = None,
     lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
     model_name: Annotated[str | None, _CLIENTS] = None,
     model_aliases: Annotated[str | None, _CLIENTS] = None,
@@ -90,15 +83,7 @@ def serve(
     An option that is not given is read from JOYIMAGE_NAME in the environment; docs/serving.md lists all settings.
 
     Args:
-        model: Checkpoint folder, hub id, or "tiny". Default: the published checkpoint on a GPU, else tiny.
-        device: Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.
-        dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU). Default: float32 on a CPU, else bfloat16.
-        transformer: Weight file of the transformer: safetensors (also int8, fp8, nvfp4, nf4) or GGUF.
-        text_encoder: Weight file of the text encoder.
-        vae: Weight file of the VAE.
-        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading; "none" decodes quantized files.
-        offload: Memory plan: "none", "model", "block", "disk" or "auto", the fastest that fits and the default.
-        base_size: Side in pixels of the square size that the trained sizes derive from.
+        options: Which model is loaded, and how.
         lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
         model_name: Name of the model for clients. Default: the end of `model`.
         model_aliases: Further names of the model, separated by commas, for example gpt-image-1,dall-e-3.
@@ -129,9 +114,11 @@ def serve(
         CheckpointError: There is no such model.
         InvalidInputError: An option is out of range, or the server's own packages are missing.
     """
+    options = options or SizedModelOptions()
+    options.check()
     check_packages()
     given = {
-        "model": model,
+        **options.given(),
         "model_name": model_name,
         "host": host,
         "port": port,
@@ -139,14 +126,6 @@ def serve(
         "database": database,
         "api_keys_file": api_keys_file,
         "allow_anonymous": allow_anonymous,
-        "device": device,
-        "dtype": dtype,
-        "transformer": transformer,
-        "text_encoder": text_encoder,
-        "vae": vae,
-        "quantize": quantize,
-        "offload": offload,
-        "base_size": base_size,
         "replicas": replicas,
         "loras": None if lora is None else parse_loras(lora),
         "queue_size": queue_size,
