@@ -238,8 +238,8 @@ def check_present(reader: Reader, image: Image, name: str) -> None:
     """
     if is_absent(reader, image, name):
         raise InvalidInputError(
-            f"There is no {questions.without_article(name)} in this image, as far as the model can tell; name "
-            "another object, or set `force` to edit nevertheless."
+            f"There is no {questions.without_article(name)} in this image, as far as the model can tell. Name another "
+            "object, or edit nevertheless with `--force` (over HTTP `force`, in Python `check_object=False`)."
         )
 
 
