@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     arguments = parser.parse_args()
     kind = arguments.device.partition(":")[0]
+    arguments.output.mkdir(parents=True, exist_ok=True)  # hours of edits end with a report there
     results = prove(
         Settings(
             folder=arguments.folder,

@@ -26,6 +26,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 AUTO = "auto"
 """Stands for the precision that is fastest where the model runs; on a CPU it is measured."""
 DTYPE_CHOICES = (*DTYPES, AUTO)
+GPUS_CHOICES = (1, 2, 4, 8)
+"""Numbers of devices that can share an edit: one, or one, two or four for each guidance branch."""
 
 _SLOW = 3.0
 """How many times as long as in float32 a precision may take on the CPU before it is warned of."""
@@ -98,6 +100,36 @@ def choose_device(device: str | None = None, *, replica: int = 0) -> str:
     if not index and replica and name in {"cuda", "xpu"}:
         return f"{name}:{replica % counts[name]}"
     return requested
+
+
+def check_gpus(num: int, device: str | None) -> None:
+    """Check that an edit can be shared by this many devices.
+
+    Args:
+        num: Number of devices.
+        device: The requested device, without an index; None for the best one.
+
+    Raises:
+        DeviceError: There are fewer devices.
+        InvalidInputError: The number is not accepted, or the device has an index.
+    """
+    if num not in GPUS_CHOICES:
+        raise InvalidInputError(f"`gpus` is {num}; expected {', '.join(map(str, GPUS_CHOICES))}.")
+    if num == 1:
+        return
+    kind, _, index = (device or "").partition(":")
+    if index:
+        raise InvalidInputError(
+            f"`gpus` is {num} and `device` is {device!r}, which is one; leave out its index."
+        )
+    counts = available_devices()
+    kind = kind or next(iter(counts))
+    if device is None and kind == "cpu":
+        raise DeviceError(
+            f"`gpus` is {num}, but torch sees no accelerator. `device` cpu shares each edit by processes on the CPU."
+        )
+    if kind != "cpu" and counts.get(kind, 0) < num:
+        raise DeviceError(f"`gpus` is {num}, but this machine has {counts.get(kind, 0)} {kind} devices.")
 
 
 def choose_dtype(dtype: str | None, device: str) -> str:

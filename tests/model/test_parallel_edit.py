@@ -120,6 +120,6 @@ def test_parallel_when_it_cannot_be_then_the_message_says_why() -> None:
         pipe.parallel(3)
     with pytest.raises(InvalidInputError, match="the number of connected processes is 1"):
         pipe.parallel(4)
-    pipe.processes = GuidanceGroup(rank=0, group=None, pair=None, num_parts=2)
+    pipe.processes = GuidanceGroup(rank=0, group=None, meeting=None, pair=None, num_parts=2)
     with pytest.raises(InvalidInputError, match="tokens are divided; load the pipeline again"):
         pipe.parallel(1)

@@ -17,6 +17,7 @@ import torch
 from torch import distributed as typed_distributed
 
 from joyimage.compat.diffusers import divide_tokens, is_parallel
+from joyimage.devices import GPUS_CHOICES
 from joyimage.errors import InvalidInputError, JoyImageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 distributed: Any = typed_distributed  # its functions are typed in part
 
 NUM_BRANCHES = 2
-NUM_PROCESSES = (2, 4, 8)
+NUM_PROCESSES = GPUS_CHOICES[1:]
 """Numbers of processes that can share an edit."""
 DEAD_PROCESS_SECONDS = 10.0
 """Longest time that a process waits for the others in a step that has begun."""
@@ -50,12 +51,14 @@ class GuidanceGroup:
     Attributes:
         rank: Number of this process, from 0; the first half runs the conditional branch.
         group: Their process group.
+        meeting: Process group in which they wait for each other before the first step, however long one of them reads.
         pair: Process group of this process and the one with the same part of the tokens in the other branch.
         num_parts: Parts that a branch's tokens are divided into, each on a process.
     """
 
     rank: int
     group: Any
+    meeting: Any
     pair: Any
     num_parts: int = 1
 
@@ -92,15 +95,16 @@ class GuidanceGroup:
         num_parts = num_processes // NUM_BRANCHES
         rank, timeout = distributed.get_rank(), datetime.timedelta(seconds=DEAD_PROCESS_SECONDS)
         group = distributed.new_group(timeout=timeout)
+        meeting = distributed.new_group(backend="gloo")  # says at once when a process has ended
         if num_parts == 1:
-            return cls(rank=rank, group=group, pair=group)
+            return cls(rank=rank, group=group, meeting=meeting, pair=group)
         _check_parts(transformer, num_parts)
         # Every process takes part in making every group, also those that it is not in.
         pairs = [
             distributed.new_group([part, part + num_parts], timeout=timeout) for part in range(num_parts)
         ]
         divide_tokens(transformer, num_branches=NUM_BRANCHES, num_parts=num_parts)
-        return cls(rank=rank, group=group, pair=pairs[rank % num_parts], num_parts=num_parts)
+        return cls(rank=rank, group=group, meeting=meeting, pair=pairs[rank % num_parts], num_parts=num_parts)
 
     def run(self, calls: Sequence[Callable[[], list[Tensor]]], like: Tensor) -> list[list[Tensor]]:
         """Run one call per branch, each on its processes, and return the results of all.
@@ -136,6 +140,14 @@ class GuidanceGroup:
             if _LOST_PROCESS.search(str(error)) is None:
                 raise
             raise ParallelError(_LOST) from error
+
+    def meet(self) -> None:
+        """Wait until every process has come to the first step.
+
+        Raises:
+            ParallelError: Another process has ended.
+        """
+        self._exchange(lambda: distributed.barrier(group=self.meeting))
 
     def share_settings(self, *settings: float, like: Tensor) -> list[float]:
         """Return process 0's values of some numbers; `like` is a tensor on the device that exchanges them.

@@ -10,11 +10,21 @@ from cyclopts import Parameter
 
 from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS
-from joyimage.devices import DTYPE_CHOICES, check_device_name
+from joyimage.devices import DTYPE_CHOICES, GPUS_CHOICES, check_device_name
 from joyimage.errors import InvalidInputError
 from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
-PER_SERVER = ("device", "dtype", "base_size", "offload", "transformer", "text_encoder", "vae", "quantize")
+PER_SERVER = (
+    "device",
+    "gpus",
+    "dtype",
+    "base_size",
+    "offload",
+    "transformer",
+    "text_encoder",
+    "vae",
+    "quantize",
+)
 """Options that only the server itself can be given."""
 
 _Image = Parameter(help="Image file; - reads from standard input.", group=GROUPS["Input"])
@@ -234,6 +244,7 @@ class SizedModelOptions(ModelOptions):
 
     Attributes:
         base_size: Side of the square bucket that all buckets derive from.
+        gpus: Number of devices that share each edit.
     """
 
     base_size: Annotated[
@@ -243,6 +254,14 @@ class SizedModelOptions(ModelOptions):
             "checkpoint's own (published: 1024, tiny: 96).",
             group=GROUPS["Model"],
             metavar="PIXELS",
+        ),
+    ] = None
+    gpus: Annotated[
+        int | None,
+        Parameter(
+            help="Number of GPUs that share each edit: 2 (one for each guidance branch), 4 or 8. Default: 1.",
+            group=GROUPS["Model"],
+            metavar="1|2|4|8",
         ),
     ] = None
 
@@ -257,6 +276,9 @@ class SizedModelOptions(ModelOptions):
             from joyimage.pipeline.buckets import bucket_sizes
 
             bucket_sizes(self.base_size)
+        if self.gpus is not None and self.gpus not in GPUS_CHOICES:
+            expected = ", ".join(map(str, GPUS_CHOICES))
+            raise InvalidInputError(f"`--gpus` is {self.gpus}; expected {expected}.")
 
 
 @Parameter(name="*")

@@ -73,7 +73,7 @@ def run_rows_on_ray(
     import ray
 
     needs_gpu = (options.device or "cuda").startswith("cuda") and ray.cluster_resources().get("GPU", 0) > 0
-    place: dict[str, Any] = {"num_gpus": 1} if needs_gpu else {"num_cpus": 1}
+    place: dict[str, Any] = {"num_gpus": options.gpus or 1} if needs_gpu else {"num_cpus": 1}
     try:
         done = ray.data.from_items(
             [{"row": row} for row in rows], override_num_blocks=-(-len(rows) // _ROWS_A_TASK)

@@ -15,11 +15,12 @@ from joyimage.imaging import read_mask
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
     from joyimage.cli.options import RunOptions
+    from joyimage.companions import Companions
     from joyimage.edits import AnyEdit
     from joyimage.loading import LoadedPipeline
     from joyimage.understanding.intent import Intent
@@ -112,7 +113,7 @@ def load_runner(options: RunOptions) -> Runner:
         return RemoteRunner.connect(options.server, options.model)
     notify(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
     from joyimage.compat.deferred_imports import collection_paused
-    from joyimage.devices import choose_device, choose_dtype
+    from joyimage.devices import check_gpus, choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline
 
     with collection_paused():
@@ -121,12 +122,25 @@ def load_runner(options: RunOptions) -> Runner:
         # With a transformer's file alone, the published model's configs in this package are the base.
         model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
+        gpus = options.gpus or 1
+        check_gpus(gpus, options.device)
         notify(f"Model {model or options.transformer} on {device} in {dtype}.")
-        loaded = load_pipeline(
-            **{**options.to_load(), "model": model, "device": device, "dtype": dtype},
-            base_size=options.base_size,
-        )
-    return LocalRunner(loaded)
+        load = {**options.to_load(), "model": model, "device": device, "dtype": dtype}
+        load["base_size"] = options.base_size
+        if gpus == 1:
+            return LocalRunner(load_pipeline(**load))
+    from joyimage.companions import Companions
+
+    # Outside: with the collection paused, what connecting imports would be reported as leaked in the end.
+    announce = load.pop("announce")
+    companions, loaded = Companions.start(gpus, load, _follow, announce=announce)
+    return LocalRunner(loaded, companions)
+
+
+def _follow(loaded: LoadedPipeline) -> Callable[[AnyEdit, Sequence[Image]], object]:
+    """Return what another process does with each edit that this one shares."""
+    runner = LocalRunner(loaded)
+    return lambda edit, images: runner.run(edit, images, quiet=True)
 
 
 @dataclass
@@ -135,9 +149,11 @@ class LocalRunner:
 
     Args:
         loaded: The pipeline.
+        companions: Processes that share its edits; None: there are none.
     """
 
     loaded: LoadedPipeline
+    companions: Companions | None = None
     _adapters: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,6 +189,8 @@ class LocalRunner:
         """
         import torch
 
+        if self.companions is not None:
+            self.companions.tell(edit, images)
         from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
 
         pipe: Any = self.loaded.pipe

@@ -57,6 +57,7 @@ def denoise(
     conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
     preset = pipe.preset
     if pipe.processes is not None:  # what was drawn is that of process 0
+        pipe.processes.meet()
         latents = pipe.processes.share(latents)
         references = [
             replace(group, items=[pipe.processes.share(item) for item in group.items]) for group in references

@@ -44,6 +44,7 @@ class ServerSettings(BaseSettings):
         device: Such as "cuda" or "cpu"; what is there if None.
         dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU); what suits the device if None.
         base_size: Side of the square size; the checkpoint's own if None.
+        gpus: Devices that share each edit, 1, 2, 4 or 8; several replicas with them need Ray.
         replicas: Pipelines; more than one share the devices of a kind in turn.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
@@ -109,6 +110,7 @@ class ServerSettings(BaseSettings):
     device: str | None = None
     dtype: str | None = None
     base_size: int | None = None
+    gpus: Literal[1, 2, 4, 8] = 1
     replicas: int = Field(default=1, ge=1)
 
     host: str = "127.0.0.1"

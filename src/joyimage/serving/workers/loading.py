@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from joyimage.companions import Companions
+from joyimage.devices import check_gpus
+from joyimage.errors import InvalidInputError
 from joyimage.loading import Adapter, check_load, load_pipeline
 from joyimage.serving.workers.local import LocalRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from joyimage.loading import LoadedPipeline, MemoryPlan
     from joyimage.serving.settings import ServerSettings
+    from joyimage.serving.workers.protocol import WorkItem
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +30,12 @@ def check_settings(settings: ServerSettings) -> None:
         DeviceError: The device does not exist on this machine.
         InvalidInputError: A setting is out of range.
     """
+    check_gpus(settings.gpus, settings.device)
+    if settings.gpus > 1 and settings.replicas > 1:
+        raise InvalidInputError(
+            f"`replicas` is {settings.replicas} and `gpus` is {settings.gpus}; several pipelines of several devices "
+            "run with `--ray`, or as several servers."
+        )
     check_load(**_arguments(settings))
 
 
@@ -42,18 +56,38 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
         OutOfMemoryError: The device has too little memory.
     """
     arguments = _arguments(settings)
-    hashes = {str(adapter.name): adapter.sha256() for adapter in arguments["loras"]}
-    pipe = load_pipeline(**arguments, replica=number, announce=lambda plan: logger.info("%s", plan)).pipe
-    if settings.loras:
-        pipe.transformer.disable_adapters()
-    return LocalRunner(
-        pipe,
+    make_runner = partial(
+        _make_runner,
         loras=tuple(settings.loras),
-        lora_sha256=hashes,
+        lora_sha256={str(adapter.name): adapter.sha256() for adapter in arguments["loras"]},
         preview_px=settings.preview_px,
         preview=settings.preview,
         session_bytes=settings.session_bytes,
     )
+
+    def announce(plan: MemoryPlan) -> None:
+        logger.info("%s", plan)
+
+    if settings.gpus == 1:
+        return make_runner(load_pipeline(**arguments, replica=number, announce=announce))
+    companions, loaded = Companions.start(
+        settings.gpus, arguments, partial(_follow, make_runner), announce=announce
+    )
+    return make_runner(loaded, companions=companions)
+
+
+def _make_runner(loaded: LoadedPipeline, *, loras: tuple[str, ...], **options: Any) -> LocalRunner:
+    if loras:
+        loaded.pipe.transformer.disable_adapters()
+    return LocalRunner(loaded.pipe, loras=loras, **options)
+
+
+def _follow(
+    make_runner: Callable[[LoadedPipeline], LocalRunner], loaded: LoadedPipeline
+) -> Callable[[Sequence[WorkItem]], object]:
+    """Return what another process does with the tasks that this one shares; the first process can stop them."""
+    runner = make_runner(loaded)
+    return lambda items: runner.run(items, lambda *_: None, lambda: False)
 
 
 def _arguments(settings: ServerSettings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from joyimage.acceleration.parallel import ParallelError
 from joyimage.edits import Describe
 from joyimage.errors import InvalidResultError, OutOfMemoryError
 from joyimage.serving.workers.adapters import parse_adapter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from joyimage.companions import Companions
     from joyimage.edits import Sampling
     from joyimage.serving.workers.preview import PassPreviews
     from joyimage.serving.workers.protocol import ProgressCallback, WorkItem
@@ -37,6 +39,7 @@ class LocalRunner:
         lora_sha256: Hash of each adapter's content by its name, where it is known.
         preview_px: Longest side of previews from latents.
         preview: When they are decoded; see `Previewer`.
+        companions: Processes that share its edits; None: there are none.
         session_bytes: Most bytes kept of what was computed from images, for the next edit of the same.
     """
 
@@ -49,12 +52,14 @@ class LocalRunner:
         preview_px: int = 256,
         preview: str = "auto",
         session_bytes: int = 2**30,
+        companions: Companions | None = None,
     ) -> None:
         from joyimage import acceleration
         from joyimage.pipeline.adapters import defaults_of
         from joyimage.serving.workers.preview import Previewer
 
         self.pipe = pipe
+        self.companions = companions
         self.sessions = ClientSessions(pipe, session_bytes)
         self._device = pipe.compute_device
         self._previewer = Previewer(pipe, preview_px, preview)
@@ -102,11 +107,13 @@ class LocalRunner:
                     logger.warning("Out of memory; trying again with %s.", name)
                 lower()
                 try:
+                    if self.companions is not None:
+                        self.companions.tell(items)
                     made = self._run(items, report, is_stopped, split=split)
                 except Exception as error:
                     if is_out_of_memory(error):
                         pass
-                    elif is_fatal(error) or not computes(self._device):
+                    elif isinstance(error, ParallelError) or is_fatal(error) or not computes(self._device):
                         raise DeviceFailedError(str(error).partition("\n")[0]) from error
                     else:
                         raise

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 _APPLICATION = "joyimage"
 MODEL_SETTINGS = (
-    *("model", "transformer", "text_encoder", "vae", "quantize", "offload", "device", "dtype", "base_size"),
+    *(
+        "model",
+        "transformer",
+        "text_encoder",
+        "vae",
+        "quantize",
+        "offload",
+        "device",
+        "gpus",
+        "dtype",
+        "base_size",
+    ),
     *("loras", "preview_px", "preview", "session_bytes"),
 )
 """What a replica is told: all settings that `load_runner` reads."""
@@ -219,14 +230,14 @@ class RayReplicas:
                 "upscale_delay_s": 2.0,
                 "downscale_delay_s": 600.0,  # loading a model takes minutes
             },
-            ray_actor_options={"num_gpus": 1} if has_gpu else {"num_cpus": 1},
+            ray_actor_options={"num_gpus": settings.gpus} if has_gpu else {"num_cpus": 1},
             graceful_shutdown_timeout_s=settings.shutdown_grace_s,
             health_check_period_s=5.0,
         )
         # What is not set stays so: files without a model mean the published model's configs.
         chosen = settings.model_dump(include=set(MODEL_SETTINGS), exclude_unset=True)
         if has_gpu:
-            chosen["device"] = "cuda"  # the one that Ray gave the replica
+            chosen["device"] = "cuda"  # those that Ray gave the replica, all on one machine
         application = deployment.bind(chosen, is_alone=self._is_alone)
         self._handle = serve.run(application, name=_APPLICATION, route_prefix=None)
         self._info: ModelInfo = self._handle.info.remote().result()

@@ -1,0 +1,89 @@
+"""What a process does that another one has started to share its edits; see `joyimage.companions`.
+
+Nothing heavy is imported on top: first of all this process defers what an edit doesn't need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle  # of the package's own values, between its own processes
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from joyimage.compat.deferred_imports import defer_optional_imports
+from joyimage.errors import InvalidInputError, JoyImageError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+HOST = "127.0.0.1"
+
+
+def accompany(rank: int, num_processes: int, port: int, packed: bytes, first: Connection[Any, Any]) -> None:
+    """Load the pipeline, then make every call that the first process makes, until that one ends.
+
+    Args:
+        rank: Number of this process, from 1.
+        num_processes: Number of processes.
+        port: Where the first process keeps what connects them, on loopback.
+        packed: Arguments of `load_pipeline`, and what makes the call from a loaded pipeline, pickled.
+        first: The way to the first process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what an interrupt ends
+    defer_optional_imports()
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            loaded, call = _load(rank, num_processes, packed)
+        except Exception as error:  # noqa: BLE001 - the first process says it
+            first.send(str(error) or type(error).__name__)
+            return
+        first.send(None)
+        _follow(rank, num_processes, port, loaded, call, first)
+
+
+def connect(rank: int, num_processes: int, store: Any) -> None:
+    """Connect this process with the others, on loopback.
+
+    Args:
+        rank: Number of this process, from 0.
+        num_processes: Number of processes.
+        store: The store of the first process.
+    """
+    from torch import distributed
+
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    distributed.init_process_group(store=store, rank=rank, world_size=num_processes)
+
+
+def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
+    import torch
+
+    from joyimage.loading import load_pipeline
+
+    load, make_call = pickle.loads(packed)
+    if (load.get("device") or "").startswith("cpu"):
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_processes))
+    loaded = load_pipeline(**load, replica=rank)
+    return loaded, make_call(loaded)
+
+
+def _follow(
+    rank: int, num_processes: int, port: int, loaded: Any, call: Any, first: Connection[Any, Any]
+) -> None:
+    from joyimage.acceleration.parallel import ParallelError, distributed
+
+    try:
+        first.recv()  # all have loaded
+        connect(rank, num_processes, distributed.TCPStore(HOST, port, num_processes, is_master=False))
+        loaded.pipe.parallel(num_processes)
+        while True:
+            arguments = first.recv()
+            # An error of the call itself is raised in the first process too, which tells the user.
+            with contextlib.suppress(JoyImageError):
+                call(*arguments)
+    except (EOFError, ConnectionError, ParallelError, InvalidInputError):
+        return

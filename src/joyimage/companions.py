@@ -1,0 +1,148 @@
+"""Processes of this machine that share every edit of this one, each with the model on a device of its own.
+
+`pipe.parallel(N)` wants N processes that make the same calls. Here the process that the user started, the first one,
+starts the others and tells each of them every call before it makes it itself. They draw nothing on their own, write
+nothing and print nothing: what they compute in a step is all that the first one takes from them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import pickle  # of the package's own values, between its own processes
+from multiprocessing import connection, get_context
+from typing import TYPE_CHECKING, Any
+
+from torch import distributed as typed_distributed
+
+from joyimage.acceleration.parallel import ParallelError
+from joyimage.companion import HOST, accompany, connect
+from joyimage.devices import check_gpus
+from joyimage.loading import load_pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.process import BaseProcess
+
+    from joyimage.loading import LoadedPipeline
+
+    Load = dict[str, Any]
+    MakeCall = Callable[[LoadedPipeline], Callable[..., Any]]
+
+distributed: Any = typed_distributed  # its functions are typed in part
+
+_LONGEST_END_S = 10.0
+
+
+class Companions:
+    """The other processes, as the first one knows them.
+
+    Args:
+        processes: The processes, by rank from 1.
+        connections: The way to each.
+    """
+
+    def __init__(self, processes: Sequence[BaseProcess], connections: Sequence[Any]) -> None:
+        self._processes = processes
+        self._connections = connections
+
+    @classmethod
+    def start(
+        cls, num_processes: int, load: Load, make_call: MakeCall, *, announce: Any = None
+    ) -> tuple[Companions, LoadedPipeline]:
+        """Start the other processes, load the pipeline in all of them, and connect them.
+
+        Args:
+            num_processes: 2, 4 or 8, this one included.
+            load: Arguments of `load_pipeline`, which every process calls; they can be pickled.
+            make_call: From a loaded pipeline to what answers `tell`; a function of a module.
+            announce: Called with the memory plan of this process; see `load_pipeline`.
+
+        Returns:
+            The others, and this process's pipeline, which shares its edits with them.
+
+        Raises:
+            DeviceError: There are fewer devices.
+            InvalidInputError: The number is not accepted, or the model cannot be divided so.
+            JoyImageError: The pipeline cannot be loaded.
+            ParallelError: Another process could not load it.
+        """
+        check_gpus(num_processes, load.get("device"))
+        store = distributed.TCPStore(HOST, 0, num_processes, is_master=True, wait_for_workers=False)
+        packed = pickle.dumps((load, make_call))
+        context = get_context("spawn")
+        pairs = [context.Pipe() for _ in range(1, num_processes)]
+        processes = [
+            context.Process(
+                target=accompany,
+                args=(rank, num_processes, store.port, packed, theirs),
+                name=f"joyimage {rank + 1} of {num_processes}",
+                daemon=True,
+            )
+            for rank, (_, theirs) in enumerate(pairs, 1)
+        ]
+        companions = cls(processes, [ours for ours, _ in pairs])
+        atexit.register(companions.end)
+        try:
+            for process, (_, theirs) in zip(processes, pairs, strict=True):
+                process.start()
+                theirs.close()
+            loaded = load_pipeline(**load, announce=announce)
+            companions._await_loaded()
+            companions.tell()
+            connect(0, num_processes, store)
+            loaded.pipe.parallel(num_processes)
+        except BaseException:
+            companions.end()
+            raise
+        return companions, loaded
+
+    def tell(self, *call: Any) -> None:
+        """Have the other processes make a call too.
+
+        Args:
+            *call: Arguments of what `make_call` returned.
+
+        Raises:
+            ParallelError: A process has ended.
+        """
+        self._check_alive()
+        for one in self._connections:
+            try:
+                one.send(call)
+            except OSError as error:
+                raise ParallelError(_ended(self._processes)) from error
+
+    def end(self) -> None:
+        """End the other processes; they have nothing that could be lost."""
+        for one in self._connections:
+            one.close()
+        for process in self._processes:
+            if process.pid is not None:
+                process.join(_LONGEST_END_S)
+                process.kill()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def _await_loaded(self) -> None:
+        """Wait until all have loaded the pipeline.
+
+        Raises:
+            ParallelError: One of them could not.
+        """
+        for one, process in zip(self._connections, self._processes, strict=True):
+            connection.wait([one, process.sentinel])
+            try:
+                problem = one.recv()
+            except EOFError:
+                raise ParallelError(_ended(self._processes)) from None
+            if problem is not None:
+                raise ParallelError(f"The {process.name} processes could not load the model: {problem}")
+
+    def _check_alive(self) -> None:
+        if not all(process.is_alive() for process in self._processes):
+            raise ParallelError(_ended(self._processes))
+
+
+def _ended(processes: Sequence[BaseProcess]) -> str:
+    names = [process.name for process in processes if not process.is_alive()]
+    return f"{', '.join(names) or 'Another process'}: the process has ended, so the edit cannot be shared; start again."
