@@ -65,7 +65,7 @@ def write_contact_sheets(folder: Path, edits: Sequence[Pair]) -> None:
 def _figure(edit: Pair, thumbnails: list[Image.Image | None]) -> str:
     prompt, _, path = edit
     text, name = html.escape(prompt, quote=True), html.escape(path.name)
-    # A name may hold what addresses read otherwise (%, #, ?), or bytes that are no text.
+    # A name may hold what addresses read otherwise (%, #, ?), or bytes that are not text.
     address = quote(os.fsencode(path.name))
     images = "".join(
         f'<img alt="{label}: {text}" src="data:image/jpeg;base64,{_encode(thumbnail)}">'

@@ -282,7 +282,7 @@ def _outcome(number: int, reports: dict[int, dict[str, Any]], problems: dict[int
 def _write_summaries(output: Path, lines: list[dict[str, Any]], done: list[Row]) -> bool:
     """Write report.jsonl and the contact sheets, and return whether there was room for them."""
     text = "".join(json_format.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    # Bytes of a file's name that are no text become JSON escapes, which read as the same name.
+    # Bytes of a file's name that are not text become JSON escapes, which read as the same name.
     text = text.encode(errors="backslashreplace").decode()
     pairs = [(row.title, row.images[0] if row.images else None, path) for row in done for path in row.outputs]
     try:
