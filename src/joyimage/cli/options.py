@@ -260,7 +260,7 @@ class SizedModelOptions(ModelOptions):
         int | None,
         Parameter(
             help="Number of GPUs that share each edit: 2 (one for each guidance branch), 4 or 8. Default: 1.",
-            group=GROUPS["Model"],
+            group=GROUPS["Advanced"],
             metavar="1|2|4|8",
         ),
     ] = None
