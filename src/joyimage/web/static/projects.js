@@ -70,7 +70,7 @@ export class Projects {
       void this.workspace.deleteProject(project.id).then(() => (this.on.deleted(), this.render())).then(() => this.dialog.querySelector("button")?.focus());
     });
     remove.addEventListener("blur", () => tell(remove, "Delete"));
-    return make("li", { class: "job" }, picture, words, open, zipped, layers, remove);
+    return make("li", { class: "job" }, picture, words, make("div", { class: "actions job-actions" }, open, zipped, layers, remove));
   }
 
   /** Make the field that shows a project's name, and renames it. @param {StoredProject} project */
