@@ -10,6 +10,7 @@ import struct
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -121,6 +122,29 @@ def test_body_when_too_large_then_413_with_and_without_a_length(serve: Serve) ->
     for answer in (told, untold):
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "status"),
+    [
+        ("/v1/jobs", "text/plain", 415),
+        ("/v1/jobs", "application/json", 413),
+        ("/v1/nothing", "application/json", 404),
+        ("/healthz", "application/json", 405),
+    ],
+)
+def test_body_when_rejected_early_then_the_client_reads_the_answer(
+    serve: Serve, path: str, kind: str, status: int
+) -> None:
+    address = urlsplit(serve(max_body_bytes=1_000_000).url)
+    body = bytes(1_500_000 if status == 413 else 900_000)
+    head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {kind}\r\n"
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
+        # Like many clients, this one sends the whole body before it reads.
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = connection.recv(65536)
+
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
 
 
 def test_file_when_too_large_then_413(serve: Serve) -> None:

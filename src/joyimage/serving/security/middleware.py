@@ -28,6 +28,9 @@ logger = logging.getLogger("joyimage.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _CHUNK = 64 * 2**10
+# Closing a connection with unread bytes resets it, and many clients lose an answer that they have not read yet.
+_MOST_DRAINED_BYTES = 32 * 2**20
+_DRAIN_TIMEOUT_S = 5.0
 _HEADERS = {
     # For the page at "/": its own scripts and styles, images it makes itself, nothing from elsewhere.
     "content-security-policy": (
@@ -80,7 +83,8 @@ class SecurityMiddleware:
         given_id = headers.get("x-request-id", "")
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
         token = REQUEST_ID.set(request_id)
-        answer = _Answer(send, request_id)
+        body = _Body(receive, self._settings, headers)
+        answer = _Answer(send, request_id, body)
         inner = dict(scope)
         if len(scope["path"]) > 1 and scope["path"].endswith("/"):
             inner["path"] = scope["path"].rstrip("/") or "/"
@@ -90,14 +94,14 @@ class SecurityMiddleware:
             rejection = self._rejection(scope, headers)
             if rejection is None:
                 try:
-                    await self._app(inner, _Body(receive, self._settings), answer)
+                    await self._app(inner, body, answer)
                 except RejectedError as error:
                     if answer.status:
                         raise
                     rejection = error
             if rejection is not None:
                 response = self._respond(rejection)
-                # What is left of the body is not read: the connection cannot be used again.
+                # More of the body may come than is read: the connection cannot be used again.
                 response.headers["connection"] = "close"
                 await response(scope, receive, answer)
         finally:
@@ -134,17 +138,22 @@ class SecurityMiddleware:
 
 
 class _Answer:
-    """Sends an answer with headers of ours, in parts, so that the time limit for a slow reader is one for each."""
+    """Sends an answer with headers of ours, in parts, so that the time limit for a slow reader is one for each.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    What is left of the request's body is read first, so that the client can read the answer.
+    """
+
+    def __init__(self, send: Send, request_id: str, request_body: _Body) -> None:
         self._send = send
         self._request_id = request_id
+        self._request_body = request_body
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         """Send a message."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            await self._request_body.drain()
             present = {name.lower() for name, _ in message["headers"]}
             ours = {**_HEADERS, "x-request-id": self._request_id}
             message["headers"] = [
@@ -166,11 +175,15 @@ class _Answer:
 class _Body:
     """Receives a request's body, not more of it and not for longer than allowed."""
 
-    def __init__(self, receive: Receive, settings: ServerSettings) -> None:
+    def __init__(self, receive: Receive, settings: ServerSettings, headers: dict[str, str]) -> None:
         self._receive = receive
         self._settings = settings
         self._deadline = time.monotonic() + settings.upload_timeout_s
         self._num_bytes = 0
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        # A client that asks first has sent nothing yet, and sends nothing after an early answer.
+        self._is_awaited = headers.get("expect", "").lower() == "100-continue"
+        self._needs_drain = has_body
         self._is_whole = False
 
     async def __call__(self) -> Message:
@@ -182,9 +195,11 @@ class _Body:
         """
         if self._is_whole:
             return await self._receive()
+        self._is_awaited = False
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except TimeoutError:
+            self._needs_drain = False  # it had its time
             limit = self._settings.upload_timeout_s
             raise TooSlowError(
                 f"The body took more than {limit:g} s to arrive.", code="upload_timeout"
@@ -195,6 +210,20 @@ class _Body:
             raise error
         self._is_whole = not message.get("more_body", False)
         return message
+
+    async def drain(self) -> None:
+        """Read and drop the rest of the body, up to a limit in bytes and time."""
+        if self._is_whole or self._is_awaited or not self._needs_drain:
+            return
+        self._is_whole = True  # at most once
+        num_bytes = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+                while num_bytes < _MOST_DRAINED_BYTES:
+                    message = await self._receive()
+                    num_bytes += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
 
 def _too_large(settings: ServerSettings) -> TooLargeError:
