@@ -140,8 +140,11 @@ def test_body_when_rejected_early_then_the_client_reads_the_answer(
     body = bytes(1_500_000 if status == 413 else 900_000)
     head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {kind}\r\n"
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
-        # Like many clients, this one sends the whole body before it reads.
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        # Like many clients, this one sends the whole body before it reads; the network is slower than the server.
+        for start in range(0, len(body), 300_000):
+            time.sleep(0.1)
+            connection.sendall(body[start : start + 300_000])
         answer = connection.recv(65536)
 
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
