@@ -16,11 +16,13 @@ import httpx2
 import numpy as np
 import pillow_heif
 import pytest
+from peft import LoraConfig
 from PIL import Image
 from playwright.sync_api import expect
 
 from joyimage.cli.main import main
 from joyimage.imaging import read_record
+from joyimage.model.adapters.recipe import SamplingRecipe
 from joyimage.serving.workers.local import LocalRunner
 from tests import random_models
 from tests.serving.parts import SIDE, LiveServer, make_settings, png
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext, Route
 
+    from tests.web.conftest import Complaints
     from tests.web.parts import Server
 
 
@@ -861,6 +864,55 @@ def test_pictures_when_the_checkpoint_takes_several_then_all_are_sent(
         page.click("#copy-open")
         page.locator('#copy-forms input[value="curl"]').check(force=True)
         assert "image=@b.png" in (page.locator("#copy-text").text_content() or "")
+        page.context.close()
+    finally:
+        server.close()
+
+
+def test_adapter_when_turbo_then_its_defaults_and_a_reload_without_the_server_keeps_it(
+    visit: Callable[..., Visitor], complaints: Complaints, tmp_path: Path
+) -> None:
+    complaints.expects_failed_requests = True  # no one answers for a while
+    pipe = random_models.make_pipeline()
+    pipe.register_to_config(base_size=SIDE, default_num_inference_steps=2, default_guidance_scale=1.0)
+    adapter = LoraConfig(r=2, target_modules=["img_attn_qkv"], init_lora_weights=False)
+    pipe.transformer.add_adapter(adapter, adapter_name="quick")
+    recipe = SamplingRecipe(num_inference_steps=3, guidance_scale=1.5, shift=2.0)
+    pipe.transformer.keep_recipe("quick", recipe)
+    pipe.transformer.disable_adapters()
+    runner = LocalRunner(pipe, loras=("quick",), preview_px=32)
+    server = LiveServer(make_settings(tmp_path / "data", loras={"quick": tmp_path / "quick"}), runner)
+
+    def values(*ids: str) -> list[str]:
+        return [page.input_value(f"#{name}") for name in ids]
+
+    try:
+        visitor = visit(server)
+        page = visitor.page
+        visitor.choose_file({"name": "a.png", "mimeType": "image/png", "buffer": png(0)})
+        page.fill("#prompt-edit", "red")
+        visitor.set("field-max_attempts", 2)
+        assert values("steps", "guidance") == ["2", "1"]
+        page.select_option("#lora", "quick")
+        assert values("steps", "guidance") == ["3", "1.5"]
+        expect(page.locator("#defaults-hint")).to_contain_text("trained for 3 steps, guidance 1.5")
+
+        for _ in range(2):  # the second one reads what the first one wrote
+            page.route("**/v1/**", lambda route: route.abort())
+            visitor.reload()
+        page.unroute("**/v1/**")
+        visitor.reload()
+        visitor.expect_model()
+        assert values("lora", "steps", "guidance", "field-max_attempts") == ["quick", "3", "1.5", "2"]
+        page.select_option("#lora", "")
+        assert values("steps", "guidance") == ["2", "1"]
+        page.click("#undo")
+        page.wait_for_function("() => document.querySelector('#lora').value === 'quick'")
+        visitor.set("field-max_attempts", "")
+        visitor.run()
+
+        (job,) = httpx2.get(f"{server.url}/v1/jobs").json()["data"]
+        assert (job["steps"], job["guidance"], job["edit"]["loras"]) == (3, 1.5, ["quick"])
         page.context.close()
     finally:
         server.close()

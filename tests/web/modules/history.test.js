@@ -86,6 +86,7 @@ test("undo and redo walk through every recorded state and back", () => {
     const made = Array.from({ length: random.whole(1, 20) }, (_, n) => ({ project: "p", place: ROOT, base: "result", form: { prompt: `${n}` } }));
     let past = made.reduce(recorded, NO_PAST);
     assert.equal(recorded(past, structuredClone(made.at(-1))), past); // nothing has changed
+    assert.equal(recorded(past, { ...made.at(-1), form: { ...made.at(-1).form, "field-new": "" } }), past); // an empty control has come
     for (let n = made.length - 1; n > 0; n -= 1) {
       past = stepped(past, -1);
       assert.deepEqual(past.states[past.at], made[n - 1]);

@@ -10,6 +10,9 @@ import { byId } from "./dom.js";
 /** Fields that the page never asks for, and what it always sends: boxes are drawn from corner to corner. */
 export const FIXED = { box_form: "xyxy" };
 
+/** What the ids of the controls begin with that are made here. */
+export const MADE = "field-";
+
 export class Fields {
   constructor() {
     this.parents = [byId("more-fields", HTMLElement), byId("more-question-fields", HTMLElement)];
@@ -62,7 +65,7 @@ export class Fields {
     label.textContent = title(name);
     const choices = property.enum ?? (property.type === "boolean" ? ["true", "false"] : null);
     const input = document.createElement(choices ? "select" : "input");
-    input.id = `field-${name}`;
+    input.id = `${MADE}${name}`;
     input.dataset.field = name;
     if (input instanceof HTMLSelectElement) {
       input.add(new Option("default", ""));

@@ -31,6 +31,7 @@ export class Controls {
   read() {
     /** @type {Form} */
     const form = {
+      ...this.settings.late,
       mode: chosen("mode"),
       view: this.compass.view,
       compared: chosen("view"),
@@ -41,6 +42,7 @@ export class Controls {
     if (this.region.text) form.region = this.region.text;
     if (this.region.isUsed) form["region-use"] = this.region.use;
     for (const field of this.fields) {
+      if (field.id in this.settings.late) continue;
       if (!(field instanceof HTMLInputElement)) form[field.id] = field.value;
       else form[field.id] = field.type === "checkbox" ? field.checked : this.settings.keep(field);
     }
@@ -55,13 +57,11 @@ export class Controls {
 
   /** Bring controls back; those that the form says nothing of stay. @param {Form} form @param {{width: number, height: number} | null} size Of the image that a box is on. */
   write(form, size) {
+    this.settings.setLate(form);
     for (const field of this.fields) {
       const value = form[field.id];
       if (field instanceof HTMLInputElement && field.type === "checkbox") field.checked = value === true;
-      else if (typeof value === "string") {
-        field.value = value;
-        field.dataset.wanted = value; // lists that the server fills may not be there yet
-      }
+      else if (typeof value === "string") field.value = value;
     }
     choose("mode", String(form.mode));
     if (form.compared) choose("view", String(form.compared));

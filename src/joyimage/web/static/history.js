@@ -187,8 +187,8 @@ export function isSame(one, other) {
   return one !== undefined && one.project === other.project && one.place === other.place && one.base === other.base && one.plan === other.plan && isSameForm(one.form, other.form);
 }
 
-/** Tell whether controls say the same. @param {Form} one @param {Form} other */
+/** Tell whether controls say the same; one that is not there yet says nothing. @param {Form} one @param {Form} other */
 export function isSameForm(one, other) {
   const names = new Set([...Object.keys(one), ...Object.keys(other)]);
-  return [...names].every((name) => one[name] === other[name]);
+  return [...names].every((name) => (one[name] ?? "") === (other[name] ?? ""));
 }

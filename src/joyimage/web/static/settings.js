@@ -1,7 +1,7 @@
 /** Settings: defaults from the checkpoint, limits from the server, and what differs from them is sent. */
 
 import { byId, tell } from "./dom.js";
-import { Fields } from "./fields.js";
+import { Fields, MADE } from "./fields.js";
 import { describeFrame, frameOf, nearestSize } from "./framing.js";
 
 /** @import { Fit } from "./framing.js" */
@@ -18,6 +18,7 @@ const FRAMING = {
   rotate: { restore: true, preserve: true },
   camera: { restore: false, preserve: false },
 };
+const SERVED = new Set(["size", "lora", "model"]); // lists that the server fills
 /** @typedef {keyof typeof FRAMING} FramedKind */
 
 export class Settings {
@@ -41,6 +42,8 @@ export class Settings {
     /** @type {Kind} */
     this.kind = "edit";
     this.framing = structuredClone(FRAMING);
+    /** What was chosen in controls that the server has yet to make or to fill, by id. @type {Record<string, string>} */
+    this.late = {};
     /** The defaults that the fields show. @type {{steps?: number, guidance?: number}} */
     this.shown = {};
     byId("settings", HTMLElement).addEventListener("input", (event) => {
@@ -64,6 +67,12 @@ export class Settings {
     fill(this.size, model.sizes ?? [], true);
     fill(this.lora, model.loras ?? [], true);
     byId("lora-setting", HTMLElement).hidden = !model.loras?.length;
+    for (const [id, value] of Object.entries(this.late)) {
+      const field = document.getElementById(id);
+      if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
+      if (field instanceof HTMLSelectElement || field instanceof HTMLInputElement) field.value = value;
+    }
+    this.late = {};
     this.n.max = String(model.limits.max_outputs);
     this.steps.max = String(model.limits.max_steps);
     this.showDefaults();
@@ -75,6 +84,13 @@ export class Settings {
     const turbo = this.known?.lora_defaults?.[this.lora.value];
     if (turbo) return { steps: turbo.num_inference_steps, guidance: turbo.guidance_scale };
     return { steps: this.known?.default_steps, guidance: this.known?.default_guidance };
+  }
+
+  /** Keep what a form says of controls that only the server can make or fill, until it has. @param {Record<string, string | boolean>} form */
+  setLate(form) {
+    if (this.known) return;
+    const chosen = Object.entries(form).filter(([id, value]) => value && (SERVED.has(id) || id.startsWith(MADE)));
+    this.late = Object.fromEntries(chosen.map(([id, value]) => [id, String(value)]));
   }
 
   /** Another checkpoint or adapter has other defaults; only what was chosen by hand stays. */
@@ -259,9 +275,9 @@ function isUsual(input, usual) {
   return input.value === "" || input.value === String(usual);
 }
 
-/** Fill a list of choices, keeping what is chosen. @param {HTMLSelectElement} select @param {string[]} names @param {boolean} [hasNone] Whether its first entry stays. */
+/** Fill a list of choices, keeping what is chosen where it is still there. @param {HTMLSelectElement} select @param {string[]} names @param {boolean} [hasNone] Whether its first entry stays. */
 function fill(select, names, hasNone = false) {
-  const value = select.value || select.dataset.wanted || "";
+  const { value } = select;
   select.length = hasNone ? 1 : 0;
   for (const name of names) select.add(new Option(select.id === "size" ? name.replace("x", " × ") : name, name));
   select.value = names.includes(value) ? value : hasNone ? "" : (names[0] ?? "");
