@@ -128,10 +128,14 @@ class Visitor:
 
     def set(self, name: str, value: object) -> None:
         """Fill a setting in, opening what it is folded into."""
+        self.unfold()
+        self.page.fill(f"#{name}", str(value))
+
+    def unfold(self) -> None:
+        """Open what settings are folded into."""
         self.page.evaluate(
             "document.querySelectorAll('#settings, .advanced').forEach((one) => one.open = true)"
         )
-        self.page.fill(f"#{name}", str(value))
 
     def draw(self, left: float, top: float, right: float, bottom: float) -> None:
         """Draw with the mouse, in fractions of the picture."""

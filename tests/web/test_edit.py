@@ -904,6 +904,7 @@ def test_adapter_when_turbo_then_its_defaults_and_a_reload_without_the_server_ke
         visitor.reload()
         visitor.expect_model()
         assert values("lora", "steps", "guidance", "field-max_attempts") == ["quick", "3", "1.5", "2"]
+        visitor.unfold()
         page.select_option("#lora", "")
         assert values("steps", "guidance") == ["2", "1"]
         page.click("#undo")
