@@ -38,7 +38,7 @@ CASE_WEIGHTS = {
     "replace": 1.0,
     "move": 1.4,
     "rotate": 1.2,
-    "camera": 0.7,
+    "camera": 3.0,  # solids on a turntable are the hardest to tell apart
     "text-to-image": 1.0,
     OTHERS: 1.0,
 }
