@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
@@ -33,17 +34,34 @@ WIDTHS: dict[str, dict[str, Any]] = {
 """What is smaller than published; vocabulary, token ids, positions and all else are as published."""
 
 
-def make_published_pipeline() -> JoyImageEditPipeline:
-    """Build a pipeline whose text encoder differs from the published one in its widths only."""
+def make_published_pipeline(
+    *,
+    widths: dict[str, dict[str, Any]] = WIDTHS,
+    rope_sections: tuple[int, ...] | None = (4, 2, 2),
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> JoyImageEditPipeline:
+    """Build a pipeline whose text encoder differs from the published one in its widths only.
+
+    Args:
+        widths: What differs from the published configuration; with nothing it has 8 billion weights.
+        rope_sections: Parts of a head for time, height and width; None: as published.
+        device: Where the weights are drawn.
+        dtype: Their precision.
+    """
     settings = json.loads((PUBLISHED_FOLDER / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-    for part, widths in WIDTHS.items():
-        settings[part] |= widths
-    rope = settings["text_config"].get("rope_parameters") or settings["text_config"]["rope_scaling"]
-    rope["mrope_section"] = [4, 2, 2]
-    text_encoder = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**settings)).float().eval()
-    random_models.fill(
-        text_encoder, 1, {"embed_tokens": 60.0, "down_proj": 14.0, "o_proj": 14.0, "pos_embed": 4.0}
-    )
+    for part, values in widths.items():
+        settings[part] |= values
+    if rope_sections is not None:
+        rope = settings["text_config"].get("rope_parameters") or settings["text_config"]["rope_scaling"]
+        rope["mrope_section"] = list(rope_sections)
+    with torch.device(device):
+        text_encoder: Any = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**settings))
+    text_encoder.to(dtype).eval()
+    if device == "cpu":
+        random_models.fill(
+            text_encoder, 1, {"embed_tokens": 60.0, "down_proj": 14.0, "o_proj": 14.0, "pos_embed": 4.0}
+        )
     parts = random_models.make_components() | published_components()
     parts |= {"text_encoder": text_encoder, "transformer": random_models.make_transformer()}
     pipe = JoyImageEditPipeline(**parts, base_size=random_models.BASE_SIZE)
