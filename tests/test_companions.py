@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def test_start_when_another_process_cannot_load_then_says_why() -> None:
     process: Any = SimpleNamespace(name="joyimage 2 of 2", sentinel=theirs, is_alive=lambda: True)
 
     with pytest.raises(ParallelError, match=r"joyimage 2 of 2.*There is no room\."):
-        Companions([process], [ours])._await_loaded()
+        Companions([process], [ours], TemporaryDirectory())._await_loaded()
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")

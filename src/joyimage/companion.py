@@ -19,16 +19,14 @@ from joyimage.errors import InvalidInputError, JoyImageError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-HOST = "127.0.0.1"
 
-
-def accompany(rank: int, num_processes: int, port: int, packed: bytes, first: Connection[Any, Any]) -> None:
+def accompany(rank: int, num_processes: int, store: str, packed: bytes, first: Connection[Any, Any]) -> None:
     """Load the pipeline, then make every call that the first process makes, until that one ends.
 
     Args:
         rank: Number of this process, from 1.
         num_processes: Number of processes.
-        port: Where the first process keeps what connects them, on loopback.
+        store: File in which the processes leave word for each other.
         packed: Arguments of `load_pipeline`, and what makes the call from a loaded pipeline, pickled.
         first: The way to the first process.
     """
@@ -41,22 +39,22 @@ def accompany(rank: int, num_processes: int, port: int, packed: bytes, first: Co
             first.send(str(error) or type(error).__name__)
             return
         first.send(None)
-        _follow(rank, num_processes, port, loaded, call, first)
+        _follow(rank, num_processes, store, loaded, call, first)
 
 
-def connect(rank: int, num_processes: int, store: Any) -> None:
+def connect(rank: int, num_processes: int, store: str) -> None:
     """Connect this process with the others, on loopback.
 
     Args:
         rank: Number of this process, from 0.
         num_processes: Number of processes.
-        store: The store of the first process.
+        store: File in which the processes leave word for each other.
     """
     from torch import distributed
 
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    distributed.init_process_group(store=store, rank=rank, world_size=num_processes)
+    distributed.init_process_group(init_method=f"file://{store}", rank=rank, world_size=num_processes)
 
 
 def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
@@ -72,13 +70,13 @@ def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
 
 
 def _follow(
-    rank: int, num_processes: int, port: int, loaded: Any, call: Any, first: Connection[Any, Any]
+    rank: int, num_processes: int, store: str, loaded: Any, call: Any, first: Connection[Any, Any]
 ) -> None:
-    from joyimage.acceleration.parallel import ParallelError, distributed
+    from joyimage.acceleration.parallel import ParallelError
 
     try:
         first.recv()  # all have loaded
-        connect(rank, num_processes, distributed.TCPStore(HOST, port, num_processes, is_master=False))
+        connect(rank, num_processes, store)
         loaded.pipe.parallel(num_processes)
         while True:
             arguments = first.recv()

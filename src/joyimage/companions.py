@@ -10,14 +10,16 @@ from __future__ import annotations
 import atexit
 import pickle  # of the package's own values, between its own processes
 from multiprocessing import connection, get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import distributed as typed_distributed
 
 from joyimage.acceleration.parallel import ParallelError
-from joyimage.companion import HOST, accompany, connect
+from joyimage.companion import accompany, connect
 from joyimage.devices import check_gpus
-from joyimage.loading import load_pipeline
+from joyimage.loading import check_load, load_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 distributed: Any = typed_distributed  # its functions are typed in part
 
-_LONGEST_END_S = 10.0
+_LONGEST_END_S = 3.0
 
 
 class Companions:
@@ -39,11 +41,15 @@ class Companions:
     Args:
         processes: The processes, by rank from 1.
         connections: The way to each.
+        folder: Where they leave word for each other; removed in the end.
     """
 
-    def __init__(self, processes: Sequence[BaseProcess], connections: Sequence[Any]) -> None:
+    def __init__(
+        self, processes: Sequence[BaseProcess], connections: Sequence[Any], folder: TemporaryDirectory[str]
+    ) -> None:
         self._processes = processes
         self._connections = connections
+        self._folder = folder
 
     @classmethod
     def start(
@@ -67,20 +73,23 @@ class Companions:
             ParallelError: Another process could not load it.
         """
         check_gpus(num_processes, load.get("device"))
-        store = distributed.TCPStore(HOST, 0, num_processes, is_master=True, wait_for_workers=False)
+        check_load(**load)
+        # A file that only this user reads, where a port could be reached by others.
+        folder = TemporaryDirectory(prefix="joyimage-")
+        store = str(Path(folder.name) / "store")
         packed = pickle.dumps((load, make_call))
         context = get_context("spawn")
         pairs = [context.Pipe() for _ in range(1, num_processes)]
         processes = [
             context.Process(
                 target=accompany,
-                args=(rank, num_processes, store.port, packed, theirs),
+                args=(rank, num_processes, store, packed, theirs),
                 name=f"joyimage {rank + 1} of {num_processes}",
                 daemon=True,
             )
             for rank, (_, theirs) in enumerate(pairs, 1)
         ]
-        companions = cls(processes, [ours for ours, _ in pairs])
+        companions = cls(processes, [ours for ours, _ in pairs], folder)
         atexit.register(companions.end)
         try:
             for process, (_, theirs) in zip(processes, pairs, strict=True):
@@ -122,6 +131,7 @@ class Companions:
                 process.kill()
         if distributed.is_initialized():
             distributed.destroy_process_group()
+        self._folder.cleanup()
 
     def _await_loaded(self) -> None:
         """Wait until all have loaded the pipeline.
@@ -136,7 +146,7 @@ class Companions:
             except EOFError:
                 raise ParallelError(_ended(self._processes)) from None
             if problem is not None:
-                raise ParallelError(f"The {process.name} processes could not load the model: {problem}")
+                raise ParallelError(f"The process {process.name} could not load the model: {problem}")
 
     def _check_alive(self) -> None:
         if not all(process.is_alive() for process in self._processes):

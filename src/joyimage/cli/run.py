@@ -337,7 +337,11 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
         elif report.get("checks"):
             notify(f"Check: {report['checks'][number]['summary']}")
     if report.get("candidates"):
-        notify(f"Chosen: seed {report['seed']}, the best of {len(report['candidates'])} candidates.")
+        num = len(report["candidates"])
+        notify(
+            f"Chosen: seed {report['seed']}, "
+            + (f"the best of {num} candidates." if num > 1 else "the first one.")
+        )
     worked = f"{report['width']}x{report['height']}"
     size = report["output_sizes"][0]
     requested = report.get("size", worked)
