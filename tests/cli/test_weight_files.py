@@ -91,7 +91,7 @@ def test_eval_when_a_memory_plan_and_a_format_are_given_then_they_are_used(joyim
     common = ["eval", "tiny", "--num", 1, "--steps", 1, "--device", "cpu", "--json"]
     result = joyimage(*common, "--offload", "disc")
     assert result.code == 2
-    assert "`offload` is 'disc'; expected auto, none, model, block, disk." in result.err
+    assert "`--offload` is 'disc'; expected auto, none, model, block, disk." in result.err
     result = joyimage(*common, "--offload", "disk", "--quantize", "nf4")
     assert result.code == 2
     assert "leave out one of them" in result.err

@@ -100,7 +100,7 @@ def pipe() -> Any:
         ({"feather": "5", "region": (0, 0, 9, 9)}, ValueError, ["`feather`", "'5'"]),
         ({"region": np.full((64, 64), np.nan)}, ValueError, ["`region`", "finite"]),
         ({"image": np.zeros((0, 64, 64, 3), np.uint8)}, ValueError, ["`image`", "[0, 64, 64, 3]"]),
-        ({"image": torch.zeros(0, 3, 64, 64)}, ValueError, ["`image`", "[0, 64, 64, 3]"]),
+        ({"image": torch.zeros(0, 3, 64, 64)}, ValueError, ["`image`", "[0, 3, 64, 64]"]),
         ({"image": torch.zeros(3, 64, 64, device="meta")}, ValueError, ["`image`", "meta"]),
         ({"image": torch.zeros(3, 64, 64).to_sparse()}, ValueError, ["`image`", "sparse"]),
         (

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from joyimage import __version__
 from joyimage.cli.commands import serve as serve_module
 from joyimage.cli.commands.serve import serve
 from joyimage.cli.main import app, main
+from joyimage.cli.options import SizedModelOptions
 from joyimage.serving import logs
 from joyimage.serving.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]
-FLAGS = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+NAMES = {*inspect.signature(serve).parameters, *(field.name for field in fields(SizedModelOptions))}
+FLAGS = {f"--{name.replace('_', '-')}" for name in NAMES - {"options"}}
 
 
 def check_flags(arguments: list[str]) -> None:

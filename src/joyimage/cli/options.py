@@ -173,14 +173,14 @@ class ModelOptions:
         """
         if self.model is not None and not self.model.strip():
             raise InvalidInputError("`--model` is empty; expected a checkpoint folder, a hub id, or tiny.")
-        for name, values in (
-            ("dtype", DTYPE_CHOICES),
-            ("offload", OFFLOAD_CHOICES),
-            ("quantize", QUANTIZATIONS),
+        for name, accepted, shown in (
+            ("dtype", DTYPE_CHOICES, DTYPE_CHOICES),
+            ("offload", OFFLOAD_CHOICES, OFFLOAD_CHOICES[:-1]),  # the last one is a former name
+            ("quantize", QUANTIZATIONS, QUANTIZATIONS),
         ):
             value = getattr(self, name)
-            if value is not None and value not in values:
-                raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(values)}.")
+            if value is not None and value not in accepted:
+                raise InvalidInputError(f"`--{name}` is {value!r}; expected {', '.join(shown)}.")
         if self.device is not None:
             check_device_name(self.device, "--device")
 
