@@ -123,6 +123,7 @@ class Companions:
 
     def end(self) -> None:
         """End the other processes; they have nothing that could be lost."""
+        atexit.unregister(self.end)
         for one in self._connections:
             one.close()
         for process in self._processes:
