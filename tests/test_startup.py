@@ -9,11 +9,13 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
 
 from joyimage.compat.deferred_imports import DEFERRED
+from joyimage.compat.openmp import let_waiting_threads_sleep
 from joyimage.loading import load_pipeline
 from tests import random_models
 
@@ -41,18 +43,20 @@ def test_edit_when_run_as_a_command_then_imports_none_of_the_deferred_modules_an
 
     report = run_program(
         """
-        import json, sys
+        import json, os, sys
         from joyimage.cli.main import main
 
         code = main()
         kinds = {name: type(module).__name__ for name, module in list(sys.modules.items())}
-        print(json.dumps({"code": code, "kinds": kinds}))
+        print(json.dumps({"code": code, "kinds": kinds, "spins": os.environ.get("GOMP_SPINCOUNT")}))
         """,
         *("edit", tmp_path / "in.png", "Remove the heart.", "-o", tmp_path / "out.png", "--seed", 3),
         *("--model", "tiny", "--device", "cpu"),
     )
 
     assert report["code"] == 0
+    # Threads that spin while another program has the core make an edit fifty times as slow.
+    assert report["spins"] == "1000"
     pipe: Any = load_pipeline("tiny", device="cpu").pipe
     here = pipe(
         image=image,
@@ -170,6 +174,15 @@ def test_library_when_imported_then_import_system_stays_as_it_is() -> None:
     assert report == [0, 0, "module"]
 
 
+@pytest.mark.parametrize("setting", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_waiting_threads_when_the_user_says_how_they_wait_then_that_stays(setting: str) -> None:
+    environment = {setting: "active"}
+
+    let_waiting_threads_sleep(environment)
+
+    assert environment == {setting: "active"}
+
+
 def test_help_when_run_as_a_command_then_imports_no_torch() -> None:
     report = run_program(
         """
@@ -184,6 +197,15 @@ def test_help_when_run_as_a_command_then_imports_no_torch() -> None:
     )
 
     assert report == [0, []]
+
+
+def test_module_when_run_then_is_the_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "joyimage", "edit", "--help"], capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert "Usage: joyimage edit" in run.stdout
 
 
 def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, notify, plain
 from joyimage.cli.path_arguments import check_paths
 from joyimage.cli.usage import usage_message
 from joyimage.compat.deferred_imports import defer_optional_imports
+from joyimage.compat.openmp import let_waiting_threads_sleep
 from joyimage.devices import as_out_of_memory
 from joyimage.errors import JoyImageError
 
@@ -77,8 +78,9 @@ def main(tokens: list[str] | None = None) -> int:
         The exit code: 0, 1 for a failed batch row or a bug, 2 for bad input, 130 when interrupted.
     """
     if tokens is None:
-        # This process is the command's own, so its import system is ours to change.
+        # This process is the command's own, so its import system and environment are ours to change.
         defer_optional_imports()
+        let_waiting_threads_sleep(os.environ)
         # peft says this of every adapter after the first; several adapters are what the user asked for.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         _accept_any_path()
