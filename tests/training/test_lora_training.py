@@ -478,6 +478,8 @@ def test_command_when_given_a_folder_then_trains_and_prints_the_file(
     assert trained[0] == 0
     assert Path(trained[1].strip()) == tmp_path / "a.safetensors"
     assert load_file(tmp_path / "a.safetensors")
+    # Where standard error is a file, no bar is drawn into it.
+    assert not any(char in one[2] for one in (planned, dry, trained) for char in "\r%")
 
 
 def test_command_when_given_a_config_with_an_unknown_key_then_one_line_names_it(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tqdm import tqdm
-
 from joyimage.errors import InvalidInputError
 from joyimage.evaluation.report import align, share
+from joyimage.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +88,8 @@ def evaluate_reading(
     if num < 1:
         raise InvalidInputError(f"`num` is {num}; expected 1 or more.")
     results = {}
-    for kind in tqdm(suite.kinds, desc="questions", unit="kind", disable=not progress):
+    kinds = suite.kinds
+    for kind in progress_bar(kinds, label="questions", unit="kind", total=len(kinds), is_shown=progress):
         cases, held_out = (
             [suite.is_right(case, read(case.images, case.question)) for case in chosen]
             for chosen in (

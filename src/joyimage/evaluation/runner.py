@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from joyimage.errors import InvalidInputError
+from joyimage.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,13 +91,15 @@ def evaluate(
     results: dict[str, TaskResult] = {}
     held_out: list[Score] = []
     edit_seconds = 0.0
-    with tqdm(total=num * (len(suite.tasks) + 1), unit="edit", disable=not progress) as bar:
+    edits: Progress[None] = progress_bar(
+        label="eval", unit="edit", total=num * (len(suite.tasks) + 1), is_shown=progress
+    )
+    with edits as bar:
         for position, task in enumerate(suite.tasks):
             scores: list[Score] = []
             numbers = [(number, False) for number in range(num)]
             held_out_num = num // len(suite.tasks) + (position < num % len(suite.tasks))
             numbers += [(number, True) for number in range(held_out_num)]
-            bar.set_description(task)
             for first in range(0, len(numbers), batch_size):
                 batch = numbers[first : first + batch_size]
                 cases = [suite.case(task, number, is_held_out) for number, is_held_out in batch]
@@ -105,7 +107,7 @@ def evaluate(
                 images = edit(cases)
                 edit_seconds += time.perf_counter() - before
                 scores += [suite.score(case, image) for case, image in zip(cases, images, strict=True)]
-                bar.update(len(cases))
+                bar.update(len(cases), task=task)
             results[task] = _summarize(scores[:num])
             held_out += scores[num:]
     results[HELD_OUT] = _summarize(held_out)

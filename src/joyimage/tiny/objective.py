@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from joyimage.compat.torch import fast_autocast
 from joyimage.model import attention
+from joyimage.progress import progress_bar
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
 from joyimage.tiny.vae import encode_moments
@@ -89,7 +89,8 @@ def encode_pairs(
 
     def encode(images: Tensor, label: str) -> Tensor:
         parts = []
-        for part in tqdm(images.split(batch_size), desc=label, unit="batch", disable=not progress):
+        batches = images.split(batch_size)
+        for part in progress_bar(batches, label=label, unit="batch", total=len(batches), is_shown=progress):
             pixels = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             with fast_autocast(torch.device(device)):
                 latents, log_variance = encode_moments(vae, pixels)

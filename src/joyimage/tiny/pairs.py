@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from joyimage.progress import progress_bar
 from joyimage.tiny.checkpoint import SIZE
 from joyimage.tiny.worlds.scenes import TASKS, generate
 
@@ -92,7 +92,7 @@ def _render(folder: Path, num: int, first_seed: int, progress: bool) -> None:
     with ProcessPoolExecutor() as pool:
         cases = pool.map(_render_case, plan, chunksize=32)
         for index, (source, target, prompt) in enumerate(
-            tqdm(cases, total=len(plan), desc="render", unit="pair", disable=not progress)
+            progress_bar(cases, label="render", unit="pair", total=len(plan), is_shown=progress)
         ):
             if source is not None:
                 sources[index] = source

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from joyimage.progress import progress_bar
 from joyimage.spatial import draw_red_box
 from joyimage.tiny.checkpoint import SIZE
 from joyimage.tiny.pairs import SHORT_NAMES
@@ -101,7 +101,9 @@ def render_readings(run_path: Path, num: int, *, progress: bool = True) -> Readi
         ]
         with ProcessPoolExecutor() as pool:
             cases = pool.map(readings_of, plan, chunksize=32)
-            bar = tqdm(cases, total=len(plan), desc="render readings", unit="case", disable=not progress)
+            bar = progress_bar(
+                cases, label="render readings", unit="case", total=len(plan), is_shown=progress
+            )
             write_readings(folder, [reading for readings in bar for reading in readings])
     return load_readings(folder)
 

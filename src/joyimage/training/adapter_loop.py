@@ -11,13 +11,13 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from joyimage.errors import InvalidResultError
 from joyimage.model.adapters.layouts import save_adapter
 from joyimage.model.adapters.names import adaptable_layers
 from joyimage.model.adapters.strength import Statement
 from joyimage.model.adapters.updates import read_updates
+from joyimage.progress import Progress, progress_bar
 from joyimage.training.adapter_loss import Batch, draw_sigma, explicit_attention, predict_loss
 from joyimage.training.memory import target_modules
 from joyimage.training.optimizers import make_optimizer
@@ -130,12 +130,14 @@ class AdapterLoop:
         if every and step == 0:
             validation = self._validate(0)
             log.write(0, validation)
-        with tqdm(total=train.steps, initial=step, desc="train", unit="step", disable=not progress) as bar:
+        steps: Progress[None] = progress_bar(
+            label="train", unit="step", total=train.steps, initial=step, is_shown=progress
+        )
+        with steps as bar:
             while step < train.steps:
                 loss = self._step(step, batches[step])
                 step += 1
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.4f}")
+                bar.update(loss=f"{loss:.4f}")
                 is_last = step == train.steps
                 if step % _LOG_EVERY == 0 or is_last:
                     pace = (time.perf_counter() - started) / (step - first)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from joyimage.devices import choose_device
 from joyimage.errors import InvalidInputError
+from joyimage.progress import progress_bar
 from joyimage.training.adapter_loop import STATE_FILE, AdapterLoop
 from joyimage.training.base_model import BaseModel
 from joyimage.training.data.examples import Example, ImageSource
@@ -222,7 +222,10 @@ def _encode_missing(config: TrainingConfig, planned: TrainingPlan, *, progress: 
     device = torch.device(planned.device)
     dtype = getattr(torch, _encoder_dtype(config, planned.device))
     pipe = planned.base.load_encoders(dtype, device, planned.memory.encoder_offload)
-    for key, example in tqdm(missing.items(), desc="encode pairs", unit="pair", disable=not progress):
+    pairs = progress_bar(
+        missing.items(), label="encode pairs", unit="pair", total=len(missing), is_shown=progress
+    )
+    for key, example in pairs:
         framed = frame_example(example, planned.base.checkpoint, align=config.align)
         features = encode_features(
             pipe,

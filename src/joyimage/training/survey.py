@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from joyimage.errors import ImageError, InvalidInputError
+from joyimage.progress import progress_bar
 from joyimage.training.data.sources import read_examples
 from joyimage.training.framing import FramedExample, frame_example
 
@@ -93,7 +92,8 @@ def survey_pairs(
     notes: list[str] = []
     problems: list[str] = []
     with ThreadPoolExecutor(4) as pool:
-        found = tqdm(pool.map(look, examples), total=len(examples), desc="check pairs", disable=not progress)
+        looks = pool.map(look, examples)
+        found = progress_bar(looks, label="check pairs", unit="pair", total=len(examples), is_shown=progress)
         for outcome in found:
             if isinstance(outcome, Exception):
                 problems.append(str(outcome))

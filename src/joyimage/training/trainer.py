@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from joyimage.compat.torch import lerp_all_
 from joyimage.errors import CheckpointError
+from joyimage.progress import Progress, progress_bar
 from joyimage.training.optimizer import make_optimizers
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def run_stage(
     checkpoint_path = run_path / f"{settings.name}.safetensors"
     step = _load(checkpoint_path, modules, average, optimizers) if checkpoint_path.exists() else 0
     trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    bar = tqdm(total=settings.steps, initial=step, desc=settings.name, unit="step", disable=not progress)
+    bar: Progress[None] = progress_bar(
+        label=settings.name, unit="step", total=settings.steps, initial=step, is_shown=progress
+    )
     started = time.perf_counter()
     with bar, (run_path / "log.jsonl").open("a", encoding="utf-8") as log:
         while step < settings.steps:

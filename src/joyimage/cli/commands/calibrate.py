@@ -48,12 +48,14 @@ def calibrate(
     prompts = _prompts(prompt, len(images))
     # Loaded here: `joyimage --help` must not wait for torch.
     from joyimage.acceleration.presets import write_presets
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.devices import choose_device
     from joyimage.evaluation.calibration import calibrate as measure
     from joyimage.imaging import read_image
     from joyimage.loading import default_model, load_pipeline
 
     sources = [read_image(image).image for image in images]
+    hide_loading_bars()
     chosen = {"model": options.model or default_model(choose_device(options.device))}
     pipe = load_pipeline(**{**options.to_load(), **chosen}).pipe
     pipe.set_progress_bar_config(disable=True)

@@ -43,6 +43,7 @@ def tiny(
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.evaluation.editors import copy_editor, pipeline_editor, round_trip_editor
     from joyimage.evaluation.reading import evaluate_reading, reading_to_json, reading_to_table
     from joyimage.evaluation.report import Comparison, to_json, to_table
@@ -54,6 +55,7 @@ def tiny(
 
     options = options or MeasuredOptions()
     options.check()
+    hide_loading_bars()
     loaded = load_pipeline(**options.to_load(), loras=lora or ())
     pipe = loaded.pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
@@ -100,12 +102,14 @@ def speed(
     """
     from json import dumps
 
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.evaluation.prices import measure_prices, to_price_json, to_price_table
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
     options = options or MeasuredOptions()
     options.check()
+    hide_loading_bars()
     pipe = load_pipeline(**options.to_load()).pipe
     suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])
     prices = measure_prices(

@@ -37,8 +37,10 @@ def tiny(
     """
     import torch
 
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.tiny.train import train_tiny
 
+    hide_loading_bars()
     path = train_tiny(
         run,
         stage=stage,

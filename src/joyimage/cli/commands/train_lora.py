@@ -135,6 +135,7 @@ def train_turbo(
 
 def _run(config: TrainingConfig, options: TrainingOptions) -> None:
     """Plan or train as the options say, and print the file that was written."""
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.training import lora
 
     if options.dry_run or options.plan:
@@ -154,6 +155,7 @@ def _run(config: TrainingConfig, options: TrainingOptions) -> None:
     if options.gpus > 1:
         _launch(options.gpus)
         return
+    hide_loading_bars()
     result = lora.train(config)
     if os.environ.get("RANK", "0") != "0":  # of several processes one reports
         return
