@@ -230,8 +230,12 @@ def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning
     assert "peft" not in run.stderr
 
 
-def test_edit_when_run_as_a_command_then_says_that_it_loads_before_torch_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("edit", "in.png", "x", "-o", "out.png"), ("eval", "tiny")])
+def test_command_when_it_loads_a_model_then_says_so_before_torch_is_imported(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     random_models.make_image(0, 96, 96).save(tmp_path / "in.png")
+    command = tuple(str(tmp_path / part) if part.endswith(".png") else part for part in command)
 
     lines = run_program(
         """
@@ -248,7 +252,7 @@ def test_edit_when_run_as_a_command_then_says_that_it_loads_before_torch_is_impo
             main()
         print(json.dumps(printed.getvalue().splitlines()))
         """,
-        *("edit", tmp_path / "in.png", "x", "-o", tmp_path / "out.png", "--model", tmp_path / "missing"),
+        *(*command, "--model", tmp_path / "missing"),
     )
 
     assert lines[0] == f"Loading {tmp_path / 'missing'} ..."

@@ -40,6 +40,15 @@ def notify(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
+def say_loading(model: object = None) -> None:
+    """Say that a model loads; before torch is imported, as the imports alone take seconds.
+
+    Args:
+        model: Its name or folder; None for the default.
+    """
+    notify(f"Loading {model or 'the model'} ...")
+
+
 @contextlib.contextmanager
 def plain_warnings(*, with_source: bool = False) -> Iterator[None]:
     """Print Python's warnings as one line each, and none that this command has printed already.

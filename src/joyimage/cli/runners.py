@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from joyimage.cli.console import notify, warn
+from joyimage.cli.console import notify, say_loading, warn
 from joyimage.edits import Defaults, Describe, Edit, Generate
 from joyimage.errors import InvalidInputError
 from joyimage.imaging import read_mask
@@ -111,7 +111,7 @@ def load_runner(options: RunOptions) -> Runner:
         from joyimage.cli.remote import RemoteRunner
 
         return RemoteRunner.connect(options.server, options.model)
-    notify(f"Loading {options.model or 'the model'} ...")  # the imports alone take seconds
+    say_loading(options.model)
     from joyimage.compat.deferred_imports import collection_paused
     from joyimage.devices import check_gpus, choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline

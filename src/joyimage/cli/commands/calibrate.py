@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from joyimage.cli.console import notify
+from joyimage.cli.console import notify, say_loading
 from joyimage.cli.options import ModelOptions
 from joyimage.cli.surface import GROUPS
 from joyimage.errors import InvalidInputError
@@ -46,6 +46,7 @@ def calibrate(
     options.check()
     path = _output_path(options.model, output, overwrite=overwrite)
     prompts = _prompts(prompt, len(images))
+    say_loading(options.model)
     # Loaded here: `joyimage --help` must not wait for torch.
     from joyimage.acceleration.presets import write_presets
     from joyimage.cli.runners import hide_loading_bars

@@ -173,8 +173,10 @@ def _download_lines(found: dict[str, dict[str, Any]], width: int) -> str:
 def _acceleration() -> dict[str, Any]:
     """Return what runs in an edit on this machine, by the embedded model; or why that cannot be loaded."""
     from joyimage.acceleration import report
+    from joyimage.cli.runners import hide_loading_bars
     from joyimage.loading import load_pipeline
 
+    hide_loading_bars()
     try:
         return report(load_pipeline("tiny").pipe).to_dict()
     except JoyImageError as error:

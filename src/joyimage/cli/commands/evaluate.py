@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from joyimage.cli.console import say_loading
 from joyimage.cli.options import MeasuredOptions
 from joyimage.cli.surface import GROUPS
 
@@ -40,6 +41,9 @@ def tiny(
         lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
+    options = options or MeasuredOptions()
+    options.check()
+    say_loading(options.model)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
@@ -53,8 +57,6 @@ def tiny(
     from joyimage.tiny.reading_suite import DrawnQuestions
     from joyimage.tiny.suite import DrawnScenes
 
-    options = options or MeasuredOptions()
-    options.check()
     hide_loading_bars()
     loaded = load_pipeline(**options.to_load(), loras=lora or ())
     pipe = loaded.pipe
@@ -100,6 +102,9 @@ def speed(
         batch_size: Scenes edited at once.
         json: Print JSON instead of the table.
     """
+    options = options or MeasuredOptions()
+    options.check()
+    say_loading(options.model)
     from json import dumps
 
     from joyimage.cli.runners import hide_loading_bars
@@ -107,8 +112,6 @@ def speed(
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
-    options = options or MeasuredOptions()
-    options.check()
     hide_loading_bars()
     pipe = load_pipeline(**options.to_load()).pipe
     suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from joyimage.cli.console import say_loading
+
 
 def tiny(
     run: Path = Path("runs/tiny"),
@@ -35,6 +37,7 @@ def tiny(
         start: Checkpoint to continue from, on new scenes and at half the peak rates; of its VAE only the decoder
             trains, with --stage vae.
     """
+    say_loading(start or "PyTorch")
     import torch
 
     from joyimage.cli.runners import hide_loading_bars

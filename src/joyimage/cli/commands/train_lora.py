@@ -118,8 +118,6 @@ def train_turbo(
         shift: Shift of the noise levels; default: the config's, else the checkpoint's own.
         options: Everything else.
     """
-    from joyimage.training.config import TurboConfig
-
     options = options or TrainingOptions()
     given: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
@@ -129,6 +127,8 @@ def train_turbo(
     }
     given = {name: value for name, value in given.items() if value is not None}
     config = _read(source, options)
+    from joyimage.training.config import TurboConfig
+
     turbo: TurboConfig = config.turbo or TurboConfig()
     _run(dataclasses.replace(config, turbo=dataclasses.replace(turbo, **given)), options)
 
@@ -171,6 +171,8 @@ def _read(source: Path, options: TrainingOptions) -> TrainingConfig:
     Raises:
         InvalidInputError: A value is not accepted, or the output is missing.
     """
+    if os.environ.get("RANK", "0") == "0":
+        notify(f"Reading {source} ...")  # before torch is imported, which takes seconds
     from joyimage.loading import default_model
     from joyimage.training.config import (
         LoraConfig,
