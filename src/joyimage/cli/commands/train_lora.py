@@ -171,7 +171,7 @@ def _read(source: Path, options: TrainingOptions) -> TrainingConfig:
     Raises:
         InvalidInputError: A value is not accepted, or the output is missing.
     """
-    if os.environ.get("RANK", "0") == "0":
+    if "RANK" not in os.environ:  # of several processes the one that starts them has said so
         notify(f"Reading {source} ...")  # before torch is imported, which takes seconds
     from joyimage.loading import default_model
     from joyimage.training.config import (
@@ -228,7 +228,9 @@ def _launch(num: int) -> None:
         else [one for one in arguments if not one.startswith("--gpus=")]
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}"]
-    done = subprocess.run([*command, "-m", "joyimage.cli.main", *arguments], check=False)
+    # Unless it is set, the launcher sets it to 1 too, and warns in three lines.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    done = subprocess.run([*command, "-m", "joyimage", *arguments], env=environment, check=False)
     if done.returncode:
         raise InvalidInputError(
             f"A training process ended with exit code {done.returncode}; its message is above."
