@@ -126,7 +126,14 @@ def safetensors(**dtypes: str) -> bytes:
         (safetensors(a__weight="BF16"), "a single safetensors file", "--transformer"),
         (safetensors(a__weight="F8_E4M3"), "fp8 weights", "--transformer"),
         (safetensors(a__weight="F8_E4M3", a__weight_scale="F32"), "scaled fp8 weights", "--transformer"),
-        (b"", "not a file of weights", "folder that holds the checkpoint"),
+        (
+            safetensors(a__weight="BF16")[:30],
+            "safetensors file that was cut short",
+            "Download the file again",
+        ),
+        (b"", "an empty file", "Download the file again"),
+        (b"\0" * 100, "a file of zeros", "Download the file again"),
+        (b"a poem", "not a file of weights", "folder that holds the checkpoint"),
     ],
 )
 def test_describe_file_when_kind_is_known_then_names_it_and_the_way_out(

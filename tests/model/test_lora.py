@@ -207,7 +207,7 @@ def test_load_when_nothing_is_for_the_transformer_then_error() -> None:
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (b"", "empty"),
+        (b"", "an empty file"),
         (b"not a checkpoint at all, but a text", "not a file of weights"),
         (save({"a.lora_A.weight": torch.zeros(2, 2)})[:-1], "damaged or was cut short"),
     ],

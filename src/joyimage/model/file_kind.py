@@ -50,8 +50,14 @@ def describe_file(path: Path) -> str:
         return "a GGUF file"
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         return "a pickled PyTorch checkpoint"
+    if not start.strip(b"\0"):
+        return "a file of zeros, as an interrupted download leaves it" if start else "an empty file"
     header = _read_header(path)
     if header is None:
+        header_bytes = int.from_bytes(start[:8], "little")
+        # A header is a JSON object; this one goes on behind the end of the file.
+        if start[8:9] == b"{" and path.stat().st_size - 8 < header_bytes <= _MAX_HEADER_BYTES:
+            return "a safetensors file that was cut short"
         return "not a file of weights that joyimage knows"
     if any(name.endswith(SCALE_NAMES) for name in header):
         return "a safetensors file with scaled fp8 weights"
@@ -133,7 +139,8 @@ def part_of_file(path: Path) -> str:
     else:
         names, settings = [name for name in _read_header(path) or () if name != "__metadata__"], None
     if not names:
-        raise CheckpointError(describe_as_model(path))
+        advice = _repair(kind, path) or "Give a file that holds a part of JoyAI-Image-Edit."
+        raise CheckpointError(f"{path} is {kind}; expected weights in a safetensors or GGUF file. {advice}")
     foreign = describe_contents(names, settings)
     part = part_of(names)
     if foreign is None and part is None:
@@ -150,23 +157,30 @@ def describe_as_model(path: Path) -> str:
         path: An existing file.
     """
     kind = describe_file(path)
-    if "HTML" in kind:
-        advice = "Download the file again; the link may need a login."
-    elif "LFS" in kind:
-        advice = "Download the weights with `git lfs pull` or `hf download`."
-    elif "pickled" in kind:
-        advice = (
-            "If it holds the transformer of the original code, make a folder of it and of the other parts"
-            f" with `joyimage convert SOURCE OUTPUT --transformer {path}`."
-        )
-    elif "safetensors" in kind or "GGUF" in kind:
+    advice = _repair(kind, path)
+    if advice is None and ("safetensors" in kind or "GGUF" in kind):
         advice = (
             f"If it holds the transformer, give it and the other parts to `load_pipeline` or to the command:"
             f" `--transformer {path} --text-encoder FILE --vae FILE`."
         )
-    else:
-        advice = "Give the folder that holds the checkpoint."
+    advice = advice or "Give the folder that holds the checkpoint."
     return f"{path} is {kind}; expected a checkpoint folder with a model_index.json. {advice}"
+
+
+def _repair(kind: str, path: Path) -> str | None:
+    """Return how a file of weights is had in place of one that is none, or None if that is not known."""
+    if "HTML" in kind:
+        return "Download the file again; the link may need a login."
+    if "LFS" in kind:
+        return "Download the weights with `git lfs pull` or `hf download`."
+    if any(word in kind for word in ("cut short", "empty", "zeros")):
+        return "Download the file again."
+    if "pickled" in kind:
+        return (
+            "If it holds the transformer of the original code, make a folder of it and of the other parts"
+            f" with `joyimage convert SOURCE OUTPUT --transformer {path}`."
+        )
+    return None
 
 
 def _read_header(path: Path) -> dict[str, object] | None:

@@ -72,9 +72,7 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(
                 f"The adapter {path} is damaged or was cut short: download or save it again ({error})."
             ) from error
-        kind = (
-            "missing" if not path.is_file() else "empty" if not path.stat().st_size else describe_file(path)
-        )
+        kind = "missing" if not path.is_file() else describe_file(path)
         raise CheckpointError(
             f"The adapter {path} is {kind}; expected a safetensors file: {error}."
         ) from error
