@@ -55,7 +55,7 @@ def describe_file(path: Path) -> str:
     header = _read_header(path)
     if header is None:
         header_bytes = int.from_bytes(start[:8], "little")
-        # A header is a JSON object; this one goes on behind the end of the file.
+        # A header is a JSON object; this one does not end within the file.
         if start[8:9] == b"{" and path.stat().st_size - 8 < header_bytes <= _MAX_HEADER_BYTES:
             return "a safetensors file that was cut short"
         return "not a file of weights that joyimage knows"
