@@ -83,7 +83,7 @@ def test_photo_when_heic_or_tiff_then_the_server_reads_it_and_it_can_be_worked_o
         picture.save(file, kind)
         visitor.choose_file({"name": name, "mimeType": "", "buffer": file.getvalue()})
         expect(visitor.page.locator("#picture-name")).to_have_text(
-            re.compile(f"^{name} .+ 600 . 450$"), timeout=PATIENCE_MS
+            re.compile(f"^{name.split('.')[0]}.png .+ 600 . 450$"), timeout=PATIENCE_MS
         )
         center = visitor.page.evaluate(
             """async () => {
@@ -178,10 +178,13 @@ def test_run_when_cancelled_then_it_stops_at_a_step_and_says_so(
     visitor.page.click("#run")
     expect(visitor.see("#progress-text")).to_contain_text("Step", timeout=PATIENCE_MS)
 
-    visitor.page.click("#cancel")
+    visitor.page.focus("#cancel")
+    visitor.page.keyboard.press("Enter")
+    assert visitor.page.evaluate("document.activeElement.id") == "cancel"
 
     expect(visitor.see("[data-notice=run]")).to_contain_text("Canceled")
     visitor.wait_until_idle()
+    expect(visitor.page.locator("#prompt-edit")).to_be_focused()
     assert server.jobs()[0]["state"] == "cancelled"
     expect(visitor.page.locator("#picture-name")).to_contain_text("shapes.png")
 
@@ -381,6 +384,48 @@ def test_box_when_undone_and_redone_with_keys_then_it_is_back(visit: Callable[..
     page.keyboard.press("Control+Shift+z")
     expect(page.locator("#box-left")).to_have_value(str(second[0]))
     assert visitor.box() == second
+
+
+def test_box_when_removed_with_a_key_then_undo_and_redo_go_on_where_the_focus_is(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    page.click("#box-add")
+    box = visitor.box()
+    page.focus(".box")
+
+    page.keyboard.press("Control+z")  # the box that has the focus goes
+    expect(page.locator("#object")).to_be_focused()
+    page.keyboard.press("Control+Shift+z")
+    expect(page.locator("#box-left")).to_have_value(str(box[0]))
+    page.keyboard.type("!")  # what is typed is the field's own to undo
+    page.keyboard.press("Control+z")
+    expect(page.locator("#object")).to_have_value("black heart")
+    assert visitor.box() == box
+
+    page.click("#undo")
+    page.focus("#redo")
+    page.keyboard.press("Enter")
+    expect(page.locator("#redo")).to_have_attribute("aria-disabled", "true")
+    expect(page.locator("#redo")).to_be_focused()
+
+
+def test_prompt_when_it_has_several_lines_then_the_model_reads_it_as_typed(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.page.fill("#prompt-edit", 'Recolor the "heart" orange.\nKeep the rest — 其余不变.')
+    visitor.choose_file(
+        {"name": 'a "b"\n é.png', "mimeType": "image/png", "buffer": (EXAMPLES / "shapes.png").read_bytes()}
+    )
+
+    visitor.run()
+
+    assert server.jobs()[0]["prompt"] == 'Recolor the "heart" orange.\nKeep the rest — 其余不变.'
 
 
 def test_runs_when_started_during_a_run_then_they_wait_and_can_be_taken_back(

@@ -418,6 +418,21 @@ def test_page_when_low_then_image_button_and_controls_are_beside_each_other(
     assert _find_overflow(visitor.page) == []
 
 
+def test_mode_when_it_works_on_an_image_that_was_scrolled_away_then_it_is_seen(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(viewport={"width": 844, "height": 390})
+    visitor.choose_example("shapes")
+    visitor.run()
+    visitor.page.locator("#strip").scroll_into_view_if_needed()
+    canvas = visitor.page.locator("#canvas")
+    expect(canvas).not_to_be_in_viewport(ratio=0.9)
+
+    visitor.choose_mode("move")
+
+    expect(canvas).to_be_in_viewport(ratio=0.95)
+
+
 def test_mode_when_changed_then_its_controls_are_seen_from_the_top(visit: Callable[..., Visitor]) -> None:
     visitor = visit(viewport={"width": 1366, "height": 600})
     visitor.choose_example("turntable")

@@ -50,6 +50,10 @@ def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_
     done = page.locator('#plan-steps li[data-progress="done"]')
     expect(done).to_have_count(2, timeout=PATIENCE_MS)
     visitor.wait_until_idle()
+    ends = page.evaluate(
+        "[...document.querySelectorAll('#plan-steps, #plan-steps *')].map((one) => one.getBoundingClientRect().right)"
+    )
+    assert max(ends) <= ends[0] + 1  # no button is cut off
 
     after = np.asarray(visitor.download(tmp_path / "planned.png").convert("RGB"), dtype=float)
     before = np.asarray(Image.open(EXAMPLES / "shapes.png").convert("RGB"), dtype=float)

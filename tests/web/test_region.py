@@ -78,7 +78,11 @@ def test_area_when_marked_with_a_box_then_no_pixel_beside_it_changes_and_the_com
     with page.expect_download() as download:
         page.click("#copy-mask")
     monkeypatch.chdir(tmp_path)
-    download.value.save_as(tmp_path / "mask.png")
+    download.value.save_as(tmp_path / download.value.suggested_filename)
+    page.locator('#copy-forms input[value="curl"]').check(force=True)  # which reads another file
+    name = download.value.suggested_filename
+    expect(page.locator("#copy-text")).not_to_contain_text(name)
+    expect(page.locator("#copy-mask")).not_to_contain_text(name)
     (tmp_path / "shapes.png").write_bytes((EXAMPLES / "shapes.png").read_bytes())
     assert main(command[1:]) == 0
     assert np.array_equal(
@@ -113,6 +117,38 @@ def test_area_when_brushed_and_protected_then_its_pixels_stay_and_undo_takes_a_s
     band = round(0.1 * 768) - 2  # half the brush
     assert not changed[round(0.12 * 768) - band : round(0.12 * 768) + band, 277:506].any()
     assert changed[round(0.12 * 768) + band + 12 : 230].sum() > 500  # the heart's tip
+
+
+def test_area_when_a_pen_is_turned_over_then_it_erases(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    _start(visitor, "inside", "brush")
+    _mark(visitor, 0.3, 0.5, 0.6, 0.5)
+    marked = """() => {
+        const layer = document.querySelector("#region-layer");
+        const { width, height } = layer;
+        const pen = new OffscreenCanvas(width, height).getContext("2d");
+        pen.drawImage(layer, 0, 0);
+        return pen.getImageData(0, 0, width, height).data.filter((value, n) => n % 4 === 3 && value > 0).length;
+    }"""
+    before = visitor.page.evaluate(marked)
+    assert before > 0
+
+    # As browsers report the eraser; no debugger can turn a pen over.
+    (x0, y), (x1, _) = _at(visitor, 0.25, 0.5), _at(visitor, 0.65, 0.5)
+    visitor.page.mouse.move(x0, y)
+    visitor.page.evaluate(
+        """([x0, x1, y]) => {
+            for (const [type, clientX, button, buttons] of
+                [["pointerdown", x0, 5, 32], ["pointermove", x1, -1, 32], ["pointerup", x1, 5, 0]]) {
+                document.elementFromPoint(x0, y).dispatchEvent(new PointerEvent(type, {
+                    clientX, clientY: y, button, buttons, pointerId: 1, pointerType: "pen", bubbles: true,
+                }));
+            }
+        }""",
+        [x0, x1, y],
+    )
+
+    assert visitor.page.evaluate(marked) < 0.1 * before
 
 
 def test_area_when_lassoed_with_a_finger_and_edited_as_a_close_up_then_only_inside(

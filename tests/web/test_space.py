@@ -191,6 +191,33 @@ def test_attempts_when_one_is_pinned_then_others_are_compared_with_it_and_layers
     assert np.array_equal(merged, top)
 
 
+def test_layers_when_results_differ_in_size_then_the_merged_image_is_as_large_as_the_file_says(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.expect_model()
+    visitor.choose_example("turntable")
+    visitor.run()  # a camera move has the model's own size
+
+    page.click("#projects-open")
+    file = _saved(page, '#projects-list [aria-label^="Export the layers"]', tmp_path / "turntable.ora")
+    with zipfile.ZipFile(file) as archive:
+        stack = ElementTree.fromstring(archive.read("stack.xml"))
+        size = (int(stack.get("w") or 0), int(stack.get("h") or 0))
+        merged = Image.new("RGBA", size)
+        for layer in reversed(stack.findall("./stack/layer")):
+            if layer.get("visibility") == "visible":
+                image = Image.open(io.BytesIO(archive.read(layer.get("src") or ""))).convert("RGBA")
+                assert image.size != size
+                merged.paste(image, (int(layer.get("x") or 0), int(layer.get("y") or 0)))
+        written = Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGBA")
+        thumbnail = Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png")))
+    assert written.size == size == (768, 768)
+    assert np.array_equal(np.asarray(written), np.asarray(merged))
+    assert thumbnail.size == (256, 256)
+
+
 def test_page_when_new_then_one_click_opens_an_example_and_edits_it(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:

@@ -13,6 +13,11 @@ test("a quoted word is read by a shell letter by letter", () => {
   assert.deepEqual(printed.split("\0").slice(0, -1), words);
 });
 
+test("no word is what zsh takes for a command", () => {
+  assert.equal(quote("=ls"), "'=ls'");
+  assert.equal(quote("--seed=3"), "--seed=3");
+});
+
 test("a path is never an option, and curl's form keeps the name of a file", () => {
   assert.equal(quotePath("--help"), "./--help");
   assert.equal(quotePath("my photo.png"), "'my photo.png'");

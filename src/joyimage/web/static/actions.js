@@ -121,6 +121,8 @@ export class Actions {
       this.onMode();
       byId("panel", HTMLElement).scrollTop = 0;
       this.showWork();
+      if (isSpatial()) this.parts.stage.reveal(); // it is worked on
+      workspace.commit(); // so that what is undone next leaves the mode as it is
     });
     byId("undo", HTMLElement).addEventListener("click", () => void places.step(-1));
     byId("redo", HTMLElement).addEventListener("click", () => void places.step(1));

@@ -1,6 +1,7 @@
 /** The server: requests, and sentences for whatever goes wrong with them. */
 
-import { pause } from "./dom.js";
+import { newId, pause } from "./dom.js";
+import { multipart } from "./multipart.js";
 
 /** @import { Health, Job, JobEvent, Model, Parsed, Picture, Request, Schemas } from "./types.js" */
 
@@ -145,11 +146,9 @@ export async function parsePrompt(prompt, signal) {
  * @returns {Promise<Job>}
  */
 export async function postJob(request, pictures, idempotencyKey, mask) {
-  const body = new FormData();
-  body.append("kind", request.kind);
-  for (const [name, value] of Object.entries(request.fields)) body.append(name, value);
-  for (const picture of pictures) body.append("image", picture.blob, picture.name);
-  if (mask) body.append("mask", mask, "mask.png");
+  const files = pictures.map(({ blob, name }) => ({ field: "image", blob, name }));
+  if (mask) files.push({ field: "mask", blob: mask, name: "mask.png" });
+  const body = multipart({ kind: request.kind, ...request.fields }, files, newId());
   const headers = { "Idempotency-Key": idempotencyKey };
   return (await send("/v1/jobs", { method: "POST", headers, body })).json();
 }

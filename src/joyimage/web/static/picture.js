@@ -37,7 +37,12 @@ export async function readPicture(file, name, limits) {
   const asPng = await convertImage(file, name).catch((error) => {
     throw error instanceof ServerError ? new Error(error.message.replace("`image`", name)) : error;
   });
-  return readFile(asPng, name, limits);
+  return readFile(asPng, pngName(name), limits);
+}
+
+/** Return the name of a file that was turned into PNG: what is saved under it can be opened. @param {string} name */
+function pngName(name) {
+  return `${name.replace(/\.\w+$/, "")}.png`;
 }
 
 /** A file that this browser can't read. */
@@ -66,7 +71,7 @@ async function readFile(file, name, limits) {
   // What only the browser can read is sent as PNG.
   const isSent = kind !== null && SENT_TYPES.has(kind);
   const blob = isSent ? file : await toBlob(draw(bitmap, bitmap.width, bitmap.height), "image/png");
-  return finishPicture({ id: newId(), blob, width: bitmap.width, height: bitmap.height, name }, bitmap);
+  return finishPicture({ id: newId(), blob, width: bitmap.width, height: bitmap.height, name: isSent ? name : pngName(name) }, bitmap);
 }
 
 /**

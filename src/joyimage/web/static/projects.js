@@ -12,6 +12,7 @@ import { state } from "./store.js";
 import { allProjects } from "./workspace.js";
 import { zip } from "./zip.js";
 
+/** @import { Size } from "./geometry.js" */
 /** @import { Attempt, Project } from "./history.js" */
 /** @import { StoredPicture, StoredProject } from "./keep.js" */
 /** @import { Workspace } from "./workspace.js" */
@@ -108,16 +109,17 @@ export class Projects {
       const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => findPicture(project.id, pictures[selected])));
       const shown = stored.findLastIndex((one) => one !== null);
       if (shown < 0) throw new Error("There is no image in this project.");
-      const first = await createImageBitmap(/** @type {StoredPicture} */ (stored.find((one) => one !== null)).blob);
+      const known = stored.filter((one) => one !== null);
+      // Every layer fits in: an edit may have another size than what it was made of.
+      const size = { width: Math.max(...known.map(({ width }) => width)), height: Math.max(...known.map(({ height }) => height)) };
       const layers = await Promise.all(
         project.attempts.flatMap(({ id }, n) => {
           const one = stored[n];
-          return one ? [asPng(one.blob, Infinity).then((data) => ({ name: nameOf(project, id), data, isVisible: n === shown }))] : [];
+          return one ? [asPng(one.blob).then((data) => ({ name: nameOf(project, id), data, isVisible: n === shown }))] : [];
         }),
       );
       const { blob } = /** @type {StoredPicture} */ (stored[shown]);
-      save(openRaster(first, layers, await asPng(blob, Infinity), await asPng(blob, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
-      first.close();
+      save(openRaster(size, layers, await asPng(blob, size), await asPng(blob, size, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
     } catch (error) {
       notify("download", sentence(error));
     }
@@ -152,12 +154,18 @@ export class Projects {
   }
 }
 
-/** @param {Blob} file @param {number} longest Pixels. @returns {Promise<Uint8Array<ArrayBuffer>>} */
-async function asPng(file, longest) {
+/**
+ * @param {Blob} file
+ * @param {Size} [size] What the image is laid on, at the top left; without, the image alone.
+ * @param {number} [longest] Pixels that the longer side is scaled down to.
+ * @returns {Promise<Uint8Array<ArrayBuffer>>}
+ */
+async function asPng(file, size, longest = Infinity) {
   const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, longest / Math.max(bitmap.width, bitmap.height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
-  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const { width, height } = size ?? bitmap;
+  const scale = Math.min(1, longest / Math.max(width, height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, bitmap.width * scale, bitmap.height * scale);
   bitmap.close();
   return new Uint8Array(await (await canvas.convertToBlob({ type: "image/png" })).arrayBuffer());
 }

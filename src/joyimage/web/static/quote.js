@@ -1,8 +1,8 @@
 /** Text as a shell, curl and Python read it, letter by letter. */
 
-/** Quote a word for a POSIX shell where it needs it. @param {string} word */
+/** Quote a word for a POSIX shell where it needs it; zsh takes one that begins with "=" for a command. @param {string} word */
 export function quote(word) {
-  return /^[\w.,:=/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+  return /^[\w.,:/-][\w.,:=/-]*$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /** Quote the path of a file that is an argument of its own: one that begins with a dash would be an option. @param {string} path */

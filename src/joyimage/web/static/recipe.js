@@ -16,7 +16,13 @@ const ROUTES = {
   describe: "/v1/describe",
 };
 
-export const MASK = "mask.png";
+const MASK = "mask.png";
+const REGION = "region.png"; // of the command line: white where the image may change, not transparent
+
+/** Return the name of the mask's file in the commands. @param {"shell" | "python" | "curl"} language */
+export function maskName(language) {
+  return language === "shell" ? REGION : MASK;
+}
 
 /** Tell whether a mask went into a result. @param {Pick<Results, "job" | "request">} results */
 export function isMasked({ job, request }) {
@@ -96,7 +102,7 @@ export async function digest(file) {
  * @param {"shell" | "python" | "curl"} language
  * @param {string} server Its address.
  * @param {boolean} hasKey Whether the server wants a key.
- * @param {string[]} names Of the image files that went in, as far as they are known. A mask is called mask.png.
+ * @param {string[]} names Of the image files that went in, as far as they are known. A mask has the name that `maskName` returns.
  * @returns {string}
  */
 export function writeCommands(results, schemas, language, server, hasKey, names) {
@@ -104,7 +110,7 @@ export function writeCommands(results, schemas, language, server, hasKey, names)
   const schema = schemas[job.kind];
   const made = madeFields(results, schemas);
   const hasMask = isMasked(results);
-  if (hasMask && language === "shell") made.region = MASK;
+  if (hasMask && language === "shell") made.region = REGION;
   const fields = Object.entries(made);
   // Images that the server no longer has went in all the same.
   const numImages = job.kind === "generate" ? 0 : Math.max(1, request?.pictures.length ?? 0);

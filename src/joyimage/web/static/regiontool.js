@@ -3,6 +3,7 @@
 import { byId, choose, chosen } from "./dom.js";
 import { drawStrokes } from "./mask.js";
 import { isMarked, NOTHING, readRegion, withPoint, withStroke } from "./region.js";
+import { isEraser } from "./viewer.js";
 
 /** @import { Size } from "./geometry.js" */
 /** @import { Mask, Region, Stroke } from "./region.js" */
@@ -105,11 +106,10 @@ export class RegionTool {
 
   /** @param {PointerEvent} event @returns {boolean} */
   begin(event) {
-    if (event.button > 0) return false;
+    if (event.button > 0 && !isEraser(event)) return false;
     const kind = /** @type {"brush" | "lasso" | "box"} */ (chosen("region-tool"));
     const width = (Number(this.width.value) / 100) * Math.max(this.size.width, this.size.height);
-    // A pen has an eraser at its end.
-    const erases = this.erases.checked || (event.pointerType === "pen" && (event.buttons & 32) > 0);
+    const erases = this.erases.checked || isEraser(event);
     this.stroke = withPoint({ kind, erases, ...(kind === "brush" ? { width: Math.round(width) } : {}) }, this.toImage(event), 0);
     this.render();
     return true;

@@ -5,7 +5,7 @@ import { findAttempt, inOrder, nameOf } from "./history.js";
 import { maskFile, whiteMaskFile } from "./mask.js";
 import { notify } from "./notices.js";
 import { withRecord } from "./png.js";
-import { digest, makeRecord, MASK, writeCommands } from "./recipe.js";
+import { digest, makeRecord, maskName, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state, update } from "./store.js";
 import { turntable } from "./sweep.js";
@@ -217,7 +217,7 @@ export class Result {
   /** Save the mask as the commands read it: the command line one that is white where the image may change. */
   async downloadMask() {
     const mask = this.workspace.results?.request?.mask;
-    if (mask) save(await (this.language === "shell" ? whiteMaskFile(mask) : maskFile(mask)), MASK);
+    if (mask) save(await (this.language === "shell" ? whiteMaskFile(mask) : maskFile(mask)), maskName(this.language));
   }
 
   /** @returns {"shell" | "python" | "curl"} */
@@ -232,6 +232,7 @@ export class Result {
     tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, this.language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
     byId("copy-input", HTMLElement).hidden = this.inputs.length === 0;
     byId("copy-mask", HTMLElement).hidden = !results.request?.mask;
+    tell(byId("copy-mask", HTMLElement), results.request?.mask ? `Download ${maskName(this.language)}` : null);
     tell(byId("copy-input", HTMLElement), this.inputs.length ? `Download ${this.inputs.length > 1 ? "the inputs" : this.inputs[0].name}` : null);
     tell(byId("copy-do", HTMLElement), "Copy");
   }

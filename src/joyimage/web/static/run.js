@@ -16,6 +16,8 @@ const POSITION_EVERY_MS = 2000;
 // What is drawn takes its time from the model where both share a processor: seen, not counted, is enough.
 const SHOWN_EVERY_MS = 500;
 const PREVIEW_EVERY_MS = 1000;
+// How the server says that an edit can be forced, in words of the command line and of Python.
+const NAMES_FORCE = /Name another object, or [^.]*`--force`.*$/s;
 const TOLD_SHARES = [0.25, 0.5, 0.75]; // screen readers aren't told of every step
 
 export class Run {
@@ -29,6 +31,7 @@ export class Run {
     this.on = on;
     this.controller = new AbortController();
     this.isWorking = false;
+    this.isCanceling = false;
     this.isMade = false; // whether the last run has made what others wait for
     this.outcome = ""; // how the last run ended, in words
     this.stepsSeen = { at: 0, step: 0 };
@@ -82,8 +85,8 @@ export class Run {
   /** Cancel the run that is under way at its next step. */
   async cancel() {
     const [pending] = state.value.queue;
-    if (!pending) return;
-    byId("cancel", HTMLButtonElement).disabled = true;
+    if (!pending || this.isCanceling) return;
+    this.setCanceling(true);
     this.say("Stopping at the next step…", null);
     if (!pending.jobId) {
       this.controller.abort();
@@ -98,9 +101,16 @@ export class Run {
         this.controller.abort();
         return;
       }
-      byId("cancel", HTMLButtonElement).disabled = false;
+      this.setCanceling(false);
       this.say(sentence(error), null);
     }
+  }
+
+  /** @param {boolean} isCanceling */
+  setCanceling(isCanceling) {
+    this.isCanceling = isCanceling;
+    // Not `disabled`, which would take the focus from whoever has just pressed it.
+    byId("cancel", HTMLElement).setAttribute("aria-disabled", String(isCanceling));
   }
 
   /** @param {Pending} pending @param {Picture[]} pictures */
@@ -110,7 +120,7 @@ export class Run {
     this.isMade = false;
     this.stepsSeen = { at: 0, step: 0 };
     this.shownAt = { preview: 0, words: 0 };
-    byId("cancel", HTMLButtonElement).disabled = false;
+    this.setCanceling(false);
     byId("progress", HTMLElement).hidden = false;
     withdraw("run");
     withdraw("seed");
@@ -163,6 +173,7 @@ export class Run {
       notify("run", this.outcome, { kind: "news" });
     } else if (job.state === "failed") {
       this.outcome = job.error?.message ?? "The run failed without a reason.";
+      if (NAMES_FORCE.test(this.outcome)) return this.offerForce(pending);
       notify("run", this.outcome);
     } else if (job.kind === "describe") {
       this.on.answered(pending, job);
@@ -184,10 +195,21 @@ export class Run {
     }
   }
 
+  /** Where the model sees no such object: offer to run all the same. @param {Pending} pending */
+  offerForce({ jobId, step, after, ...rest }) {
+    const { request } = rest;
+    this.outcome = this.outcome.replace(NAMES_FORCE, "Name another object, or run it anyway.");
+    const run = () => {
+      if (!request.pictures.every((id) => this.workspace.find(id))) return notify("run", "Open the picture again, and run it from there.");
+      void this.add({ ...rest, key: newId(), jobId: null, request: { ...request, fields: { ...request.fields, force: "true" } } });
+    };
+    notify("run", this.outcome, { action: { label: "Run it anyway", run } });
+  }
+
   /** @param {Pending} pending @param {JobEvent} event */
   onEvent(pending, event) {
     const now = performance.now();
-    if (event.state !== "running" || byId("cancel", HTMLButtonElement).disabled) return;
+    if (event.state !== "running" || this.isCanceling) return;
     const { step = 0, steps = 0 } = event;
     if (!steps) {
       this.say("Reading the picture and the prompt…", null);
@@ -215,13 +237,13 @@ export class Run {
       const job = await getJob(id);
       if (!this.stepsSeen.at) this.sayPosition(job);
     } catch (error) {
-      if (error instanceof GoneError && !byId("cancel", HTMLButtonElement).disabled) this.say("The server is not responding; waiting for it…", null);
+      if (error instanceof GoneError && !this.isCanceling) this.say("The server is not responding; waiting for it…", null);
     }
   }
 
   /** @param {Job} job */
   sayPosition(job) {
-    if (byId("cancel", HTMLButtonElement).disabled) return;
+    if (this.isCanceling) return;
     if (job.state === "queued") this.say(job.position ? `Queued: ${job.position} ahead of you` : "Next in line…", null);
     else if (job.state === "running" && !job.progress) this.say("Reading the picture and the prompt…", null);
   }

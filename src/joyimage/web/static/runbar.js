@@ -11,8 +11,9 @@ import { attempt, state } from "./store.js";
 export function renderRunbar(workspace) {
   const { queue, past, project, base } = state.value;
   byId("canvas", HTMLElement).classList.toggle("busy", queue.length > 0);
-  byId("undo", HTMLButtonElement).disabled = !canStep(past, -1);
-  byId("redo", HTMLButtonElement).disabled = !canStep(past, 1);
+  // Not `disabled`, which would take the focus from whoever has just pressed it.
+  byId("undo", HTMLElement).setAttribute("aria-disabled", String(!canStep(past, -1)));
+  byId("redo", HTMLElement).setAttribute("aria-disabled", String(!canStep(past, 1)));
   byId("skip-to-result", HTMLElement).hidden = !workspace.results;
   const parent = attempt.value?.parent;
   const hasChoice = project !== null && workspace.input !== null && currentMode() !== "generate";

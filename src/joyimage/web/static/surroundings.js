@@ -38,7 +38,11 @@ function cueScrolling(panel) {
 
 /** @param {Keys} on */
 function listenToKeys(on) {
-  addEventListener("keydown", (event) => onKey(event, on));
+  /** @type {EventTarget | null} The field that was typed in since it has the focus. */
+  let typedIn = null;
+  addEventListener("input", ({ isTrusted, target }) => isTrusted && (typedIn = target));
+  addEventListener("focusin", () => (typedIn = null));
+  addEventListener("keydown", (event) => onKey(event, on, typedIn));
   addEventListener("keyup", (event) => event.key === "\\" && on.peek(false));
   addEventListener("blur", () => on.peek(false));
   for (const field of document.querySelectorAll("#panel textarea")) {
@@ -49,13 +53,15 @@ function listenToKeys(on) {
   }
 }
 
-/** @param {KeyboardEvent} event @param {Keys} on */
-function onKey(event, on) {
-  // A field has an undo of its own, and takes letters.
-  const isField = event.target instanceof Element && event.target.matches("input:not([type=radio], [type=checkbox]), textarea");
-  if (isField || document.querySelector("dialog[open]")) return;
+/** @param {KeyboardEvent} event @param {Keys} on @param {EventTarget | null} typedIn */
+function onKey(event, on, typedIn) {
+  if (document.querySelector("dialog[open]")) return;
+  const isField = event.target instanceof Element && event.target.matches("input:not([type=radio], [type=checkbox], [type=range]), textarea");
+  const isCommand = event.ctrlKey || event.metaKey;
+  // A field takes letters, and what was typed in it is its own to undo.
+  if (isField && (!isCommand || event.target === typedIn)) return;
   const key = event.key.toLowerCase();
-  if (!event.ctrlKey && !event.metaKey) {
+  if (!isCommand) {
     if (key === "?") byId("keys-dialog", HTMLDialogElement).showModal();
     if (/^[1-9]$/.test(key)) on.select(Number(key) - 1);
     if (key === "\\" && !event.repeat) on.peek(true);

@@ -286,7 +286,7 @@ export class Viewer {
   /** @param {PointerEvent} event */
   onDown(event) {
     const isMiddle = event.button === 1;
-    if ((event.button > 0 && !isMiddle) || (event.target instanceof HTMLInputElement)) return;
+    if ((event.button > 0 && !isMiddle && !isEraser(event)) || (event.target instanceof HTMLInputElement)) return;
     if (isMiddle) event.preventDefault(); // no scrolling by the browser
     this.pointers.set(event.pointerId, event);
     this.panes.setPointerCapture(event.pointerId);
@@ -323,6 +323,11 @@ export class Viewer {
     const share = other ? 0.5 : 1;
     this.panBy(share * (event.clientX - last.clientX), share * (event.clientY - last.clientY));
   }
+}
+
+/** Tell whether a pen touches with its eraser, which browsers report as a button of its own. @param {PointerEvent} event */
+export function isEraser({ pointerType, buttons }) {
+  return pointerType === "pen" && (buttons & 32) > 0;
 }
 
 /** Tell whether a drag pans whatever the tool is: that of a finger on an image that is zoomed in. @param {PointerEvent} event */
