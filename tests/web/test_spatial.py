@@ -81,6 +81,59 @@ def test_object_when_clicked_and_dragged_then_its_pixels_follow_and_it_arrives(
     assert _mean(after, middle).max() < 120
 
 
+def test_object_when_lassoed_and_brushed_then_it_follows_and_a_reload_keeps_it(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    page.locator("#object-tools label", has_text="Lasso").click()
+    page.evaluate("scrollTo(0, 0)")
+    around = [(0.62, 0.66), (0.98, 0.66), (0.98, 0.99), (0.62, 0.99)]
+    visitor.touch([[visitor.place(*one)] for one in around])
+
+    example = np.asarray(Image.open(EXAMPLES / "shapes.png").convert("RGB"), dtype=int)
+    rows, columns = np.nonzero(example[..., 1] - example[..., 0] > 60)  # the star is the only green shape
+    star = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    expect(visitor.see(".box")).to_be_focused()
+    assert visitor.box() == pytest.approx(star, abs=4)  # without the background that the lasso caught
+    expect(page.locator(".way")).to_be_hidden()
+    middle = [(star[n] + star[n + 2] / 2) / 768 for n in (0, 1)]
+    (x0, y0), (x1, y1) = visitor.place(*middle), visitor.place(0.25, 0.4)
+    visitor.touch([[(x0, y0)], [((x0 + x1) / 2, (y0 + y1) / 2)], [(x1, y1)]])
+    moved = visitor.box()
+    assert moved[2:] == pytest.approx(star[2:], abs=4)
+
+    page.locator("#object-tools label", has_text="Brush").click()
+    page.check("#object-erases")
+    page.evaluate("scrollTo(0, 0)")
+    for share in (0.84, 0.88, 0.92, 0.95):  # its legs
+        visitor.touch([[visitor.place(0.6, share)], [visitor.place(0.99, share)]])
+    expect(page.locator("#box-height")).not_to_have_value(str(moved[3]))
+    shorter = visitor.box()
+    assert shorter[3] < 0.8 * moved[3]
+    assert shorter[1] == pytest.approx(moved[1], abs=2)  # what is left is where it was
+    page.click("#undo")
+    page.click("#undo")
+    expect(page.locator("#box-height")).not_to_have_value(str(shorter[3]))
+    page.click("#redo")
+    page.click("#redo")
+    expect(page.locator("#box-height")).to_have_value(str(shorter[3]))
+
+    visitor.reload()
+
+    assert visitor.box() == shorter
+    page.locator("#box-layer .ghost").wait_for(state="attached")
+    expect(page.locator(".way")).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+    screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=int)
+    left, top, width, height = shorter
+    x, y = (round(value) for value in visitor.place((left + 0.4 * width) / 768, (top + 0.85 * height) / 768))
+    red, green, blue = screen[y, x]
+    assert green > max(red, blue) + 40  # its pixels
+
+
 def test_box_when_dragged_resized_and_nudged_then_numbers_follow_in_the_pictures_pixels(
     visit: Callable[..., Visitor],
 ) -> None:

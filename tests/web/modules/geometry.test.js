@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { clampCenter, fitScale, fromCorners, fromNumbers, isDrawn, moved, pulled, shiftInto, zoomedAt } from "../../../src/joyimage/web/static/geometry.js";
+import { arrow, carried, clampCenter, fitScale, fromCorners, fromNumbers, isDrawn, moved, pulled, shiftInto, zoomedAt } from "../../../src/joyimage/web/static/geometry.js";
 import { often } from "./random.js";
 
 const SIDES = ["nw", "n", "ne", "e", "se", "s", "sw", "w"];
@@ -93,4 +93,19 @@ test("image leaves its pane by no more than the margin", () => {
     if (length + 2 * margin <= pane + 1) assert.equal(center, 0.5);
     else assert.ok(start <= margin + 1e-6 && end >= pane - margin - 1e-6, `${start} to ${end} in ${pane}`);
   });
+});
+
+test("a box is carried as the object's bounds change, and its arrow leads from one middle to the other", () => {
+  often((random) => {
+    const size = randomSize(random);
+    const [from, box, to] = [1, 2, 3].map(() => randomBox(random, size));
+    assert.deepEqual(carried(box, from, from, size), box);
+    assert.deepEqual(carried(from, from, to, size), to);
+    assertInside(carried(box, from, to, size), size);
+    const way = arrow(from, box);
+    const [dx, dy] = [0, 1].map((n) => (box[n] + box[n + 2] - from[n] - from[n + 2]) / 2);
+    if (!way) return assert.ok(Math.hypot(dx, dy) < 1);
+    assert.ok(Math.hypot(way.length * Math.cos(way.angle) - dx, way.length * Math.sin(way.angle) - dy) < 1e-6 * way.length);
+  });
+  assert.equal(arrow([1, 2, 3, 4], [1, 2, 3, 4]), null);
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { selectAt } from "../../../src/joyimage/web/static/select.js";
+import { boundsOf, selectAt, tightened } from "../../../src/joyimage/web/static/select.js";
 import { often } from "./random.js";
 
 function scene(random, width, height, isObject) {
@@ -37,4 +37,23 @@ test("background is no object", () => {
 test("a single pixel unlike all around it is no object", () => {
   const image = scene({ between: () => 0 }, 40, 40, (x, y) => x === 20 && y === 20);
   assert.equal(selectAt(image, 20, 20), null);
+});
+
+test("a lasso is tightened to the object inside it, or kept where nothing would be left", () => {
+  often((random) => {
+    const [width, height] = [random.whole(60, 120), random.whole(60, 120)];
+    const [x, y, radius] = [random.whole(25, width - 25), random.whole(25, height - 25), random.whole(6, 14)];
+    const isObject = (column, row) => Math.hypot(column - x, row - y) <= radius;
+    const image = scene(random, width, height, isObject);
+    const [left, top, right, bottom] = [x - radius - 4, y - radius - 3, x + radius + 5, y + radius + 6];
+    const lasso = Uint8Array.from({ length: width * height }, (_, place) => {
+      const [column, row] = [place % width, Math.floor(place / width)];
+      return column >= left && column < right && row >= top && row < bottom ? 1 : 0;
+    });
+    const found = tightened(image, lasso);
+    assert.deepEqual(boundsOf(found, width), [x - radius, y - radius, x + radius + 1, y + radius + 1]);
+    const plain = scene(random, width, height, () => false);
+    assert.deepEqual(tightened(plain, lasso), lasso);
+  }, 40);
+  assert.equal(boundsOf(new Uint8Array(12), 4), null);
 });

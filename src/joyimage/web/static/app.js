@@ -48,7 +48,7 @@ class App {
     this.region = new RegionTool({ changed: () => actions.onRegion(), used: () => (actions.showSource(), actions.onRegion()) });
     const { region } = this;
     /** @type {Controls} */
-    this.controls = new Controls({ box: spatial.box, compass: spatial.compass, orbit: spatial.orbit, region, settings });
+    this.controls = new Controls({ box: spatial.box, objectTool: spatial.objectTool, compass: spatial.compass, orbit: spatial.orbit, region, settings });
     this.composer = new Composer({ workspace, controls: this.controls, spatial, region, settings, takesSeveral: () => server.takesSeveral });
     /** @type {Stage} */
     this.stage = new Stage(workspace, region, spatial, { mode: currentMode, isForming: () => this.composer.isForming });

@@ -127,7 +127,7 @@ async function measureSelection() {
   const times = [];
   for (let n = 0; n <= CLICKS; n += 1) {
     const started = performance.now();
-    const found = await findObject(picture, { x: SELECTED.width / 2, y: SELECTED.height / 2 });
+    const found = await findObject(picture, { at: [SELECTED.width / 2, SELECTED.height / 2], strokes: [] });
     if (!found) throw new Error("No object was found on the image that was painted for it.");
     times.push(performance.now() - started);
   }

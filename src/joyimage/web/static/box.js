@@ -1,9 +1,10 @@
 /** The red box on the image: drawn, dragged and resized by mouse, finger or keys, in the image's own pixels. */
 
 import { byId, make } from "./dom.js";
-import { fromCorners, isDrawn, moved, pulled, shiftInto } from "./geometry.js";
+import { arrow, carried, fromCorners, isDrawn, moved, pulled, shiftInto } from "./geometry.js";
 
 /** @import { Box, Size } from "./geometry.js" */
+/** @import { Found, Pick } from "./ghost.js" */
 
 const SIDES = /** @type {const} */ (["nw", "n", "ne", "e", "se", "s", "sw", "w"]);
 const SMALLEST_SHARE = 0.02; // below, hardly ever trained
@@ -34,6 +35,8 @@ export class BoxEditor {
     this.picked = picked;
     /** @type {Box | null} Where the object is that was picked. */
     this.origin = null;
+    /** @type {Pick | null} How it was picked. */
+    this.pick = null;
     this.layer = byId("box-layer", HTMLElement);
     this.cue = byId("box-cue", HTMLElement);
     this.size = { width: 1, height: 1 };
@@ -60,7 +63,8 @@ export class BoxEditor {
     });
     this.name.addEventListener("input", () => renamed(this.name.value));
     this.frame.append(this.name);
-    this.layer.append(this.frame);
+    this.way = make("div", { class: "way", "aria-hidden": "true", hidden: true });
+    this.layer.append(this.frame, this.way);
     this.frame.addEventListener("keydown", (event) => this.onKey(event));
     this.listenToTouch();
   }
@@ -108,25 +112,32 @@ export class BoxEditor {
   /**
    * Take an object: its pixels follow the box, its outline stays.
    *
-   * @param {Box} box Where it is.
-   * @param {HTMLCanvasElement} ghost Its pixels.
-   * @param {HTMLCanvasElement} outline As large as the image.
+   * @param {Found} found
+   * @param {Pick} pick One with strokes adds to what was picked before, or takes away from it: the box goes along.
    */
-  take(box, ghost, outline) {
-    this.dropObject();
-    this.origin = shiftInto(box, this.size);
-    ghost.className = "ghost";
-    outline.className = "outline";
-    this.frame.prepend(ghost);
-    this.layer.prepend(outline);
-    this.set(box);
+  take(found, pick) {
+    const { box, origin } = this;
+    this.show(found, pick);
+    this.set(box && origin && pick.strokes.length ? carried(box, origin, found.box, this.size) : found.box);
     this.frame.focus({ preventScroll: true });
     this.changed();
   }
 
+  /** Show an object where it is and in the box. @param {Found} found @param {Pick} pick */
+  show({ box, ghost, outline }, pick) {
+    this.dropObject();
+    this.origin = shiftInto(box, this.size);
+    this.pick = pick;
+    ghost.className = "ghost";
+    outline.className = "outline";
+    this.frame.prepend(ghost);
+    this.layer.prepend(outline);
+    this.render();
+  }
+
   /** Have only the box, without an object. */
   dropObject() {
-    this.origin = null;
+    this.origin = this.pick = null;
     for (const canvas of this.layer.querySelectorAll("canvas")) canvas.remove();
   }
 
@@ -153,6 +164,7 @@ export class BoxEditor {
   render() {
     const { box } = this;
     this.frame.hidden = !box;
+    this.renderWay();
     this.cue.hidden = this.layer.hidden || (Boolean(box) && !this.isArmed);
     // Where there is a box, a finger elsewhere scrolls the page or pans; only a new box needs the whole layer.
     this.layer.classList.toggle("takes-touch", !box || this.isArmed);
@@ -171,6 +183,17 @@ export class BoxEditor {
       `Where the object should go: ${right - left} by ${bottom - top} pixels, ${left} from the left, ${top} from the top. ` +
         "Arrow keys move it, with Shift they resize it, with Alt by one pixel.",
     );
+  }
+
+  /** Show the way from where the object is to where it should go. */
+  renderWay() {
+    const way = this.box && this.origin && arrow(this.origin, this.box);
+    this.way.hidden = !way;
+    if (!way) return;
+    this.way.style.left = `${(100 * way.start.x) / this.size.width}%`;
+    this.way.style.top = `${(100 * way.start.y) / this.size.height}%`;
+    this.way.style.width = `${(100 * way.length) / this.size.width}%`;
+    this.way.style.rotate = `${way.angle}rad`;
   }
 
   /**

@@ -7,14 +7,16 @@ import { formOf } from "./reopen.js";
 /** @import { Compass } from "./compass.js" */
 /** @import { Box } from "./geometry.js" */
 /** @import { Form } from "./history.js" */
+/** @import { ObjectTool } from "./objecttool.js" */
 /** @import { Orbit } from "./orbit.js" */
 /** @import { RegionTool } from "./regiontool.js" */
 /** @import { Settings } from "./settings.js" */
 /** @import { Job } from "./types.js" */
 
 export class Controls {
-  /** @param {{box: BoxEditor, compass: Compass, orbit: Orbit, region: RegionTool, settings: Settings}} parts */
-  constructor({ box, compass, orbit, region, settings }) {
+  /** @param {{box: BoxEditor, objectTool: ObjectTool, compass: Compass, orbit: Orbit, region: RegionTool, settings: Settings}} parts */
+  constructor({ box, objectTool, compass, orbit, region, settings }) {
+    this.objectTool = objectTool;
     this.region = region;
     this.box = box;
     this.compass = compass;
@@ -39,6 +41,7 @@ export class Controls {
       answer: byId("answer-text", HTMLElement).textContent ?? "",
     };
     if (this.box.box) form.box = this.box.box.join(",");
+    if (this.objectTool.text) form.picked = this.objectTool.text;
     if (this.region.text) form.region = this.region.text;
     if (this.region.isUsed) form["region-use"] = this.region.use;
     for (const field of this.fields) {
@@ -74,5 +77,6 @@ export class Controls {
     if (size) for (const part of [this.box, this.region]) part.setSize(size);
     this.region.set(form.region, form["region-use"]);
     this.box.set(typeof form.box === "string" ? /** @type {Box} */ (form.box.split(",").map(Number)) : null);
+    this.objectTool.set(form.picked);
   }
 }

@@ -94,6 +94,36 @@ function scaled([left, top, right, bottom], side, dx, dy, size) {
 }
 
 /**
+ * Carry a box along when the object that it was made from turns out to have other bounds.
+ *
+ * @param {Box} box Where the object should go.
+ * @param {Box} from Where the object was thought to be.
+ * @param {Box} to Where it is.
+ * @param {Size} size
+ * @returns {Box} Moved and scaled as far from `to` as `box` is from `from`.
+ */
+export function carried(box, from, to, size) {
+  const [across, down] = [(box[2] - box[0]) / (from[2] - from[0]), (box[3] - box[1]) / (from[3] - from[1])];
+  const [left, top] = [box[0] + across * (to[0] - from[0]), box[1] + down * (to[1] - from[1])];
+  return shiftInto([left, top, left + across * (to[2] - to[0]), top + down * (to[3] - to[1])], size);
+}
+
+/**
+ * Return the arrow from the middle of one box to that of another.
+ *
+ * @param {Box} from
+ * @param {Box} to
+ * @returns {{start: Point, length: number, angle: number} | null} The angle in radians, clockwise from the right; null
+ *   where it would point nowhere.
+ */
+export function arrow(from, to) {
+  const start = { x: (from[0] + from[2]) / 2, y: (from[1] + from[3]) / 2 };
+  const [dx, dy] = [(to[0] + to[2]) / 2 - start.x, (to[1] + to[3]) / 2 - start.y];
+  const length = Math.hypot(dx, dy);
+  return length < 1 ? null : { start, length, angle: Math.atan2(dy, dx) };
+}
+
+/**
  * Return the box of four typed numbers, or null while one is missing or is not a number.
  *
  * @param {string[]} texts Left, top, width, height.

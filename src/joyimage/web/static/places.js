@@ -49,7 +49,7 @@ export class Places {
     if (state.value.project?.id === id) return true;
     this.workspace.commit();
     if (!(await this.workspace.openProject(id))) return false;
-    const { box, region, "region-use": use, ...rest } = this.controls.read(); // what is marked is marked on another image
+    const { box, picked, region, "region-use": use, ...rest } = this.controls.read(); // what is marked is marked on another image
     const form = state.value.project?.draft?.form ?? attempt.value?.form ?? rest;
     this.controls.write({ ...form, answer: form.answer ?? "" }, this.workspace.source);
     withdraw("project");

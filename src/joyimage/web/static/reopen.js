@@ -24,7 +24,7 @@ export function formOf({ kind, edit }, now, ids) {
   form.wording = asText(edit.prompt_style) || "documented";
   if (kind === "camera") Object.assign(form, { yaw: asText(edit.yaw) || "0", pitch: asText(edit.pitch) || "0", zoom: asText(edit.zoom) || "unchanged" });
   if (edit.view) form.view = asText(edit.view);
-  for (const name of ["box", "region", "region-use"]) delete form[name];
+  for (const name of ["box", "picked", "region", "region-use"]) delete form[name];
   if (isInPixels(edit)) form.box = asText(edit.box);
   const framing = JSON.parse(String(now.framing));
   if (kind in framing) framing[kind] = Object.fromEntries(FRAMED.map((name) => [name, edit[name] === true]));

@@ -3,6 +3,8 @@
 const TOLERANCE = 42; // distance in RGB from the mean around the place
 const AROUND = 2;
 const MOST_SHARE = 0.6; // what is larger is the background
+const EDGE_PLACES = 24; // of a lasso, whose colors are the background's
+const LEAST_LEFT = 0.03;
 
 /**
  * @typedef {object} Selection
@@ -21,14 +23,10 @@ const MOST_SHARE = 0.6; // what is larger is the background
  */
 export function selectAt({ data, width, height }, x, y) {
   const mean = meanAround(data, width, height, x, y);
-  const isAlike = (/** @type {number} */ place) => {
-    const [red, green, blue] = [data[4 * place] - mean[0], data[4 * place + 1] - mean[1], data[4 * place + 2] - mean[2]];
-    return red * red + green * green + blue * blue < TOLERANCE * TOLERANCE;
-  };
   const region = new Uint8Array(width * height);
-  flood(region, width, height, [y * width + x], isAlike);
+  flood(region, width, height, [y * width + x], (place) => isNear(data, place, mean));
   if (!region[y * width + x]) return null; // a single pixel unlike all around it
-  const box = boundsOf(region, width);
+  const box = /** @type {[number, number, number, number]} */ (boundsOf(region, width));
   const count = fillHoles(region, width, box);
   const share = count / (width * height);
   return share > MOST_SHARE || count < 4 ? null : { mask: region, box, share };
@@ -89,8 +87,14 @@ function fillHoles(region, width, [left, top, right, bottom]) {
   return count;
 }
 
-/** @param {Uint8Array} region Not empty. @param {number} width @returns {[number, number, number, number]} */
-function boundsOf(region, width) {
+/**
+ * Return where a region is.
+ *
+ * @param {Uint8Array} region
+ * @param {number} width Of the image.
+ * @returns {[number, number, number, number] | null} Left, top, right, bottom; null where it is empty.
+ */
+export function boundsOf(region, width) {
   let [left, top, right, bottom] = [width, Infinity, 0, 0];
   for (let place = 0; place < region.length; place += 1) {
     if (!region[place]) continue;
@@ -101,7 +105,44 @@ function boundsOf(region, width) {
     if (row < top) top = row;
     bottom = row + 1;
   }
-  return [left, top, right, bottom];
+  return bottom ? [left, top, right, bottom] : null;
+}
+
+/**
+ * Take away from a region what looks like its edge and is connected to it: the background that a lasso has caught.
+ *
+ * @param {{data: Uint8ClampedArray, width: number, height: number}} image RGBA.
+ * @param {Uint8Array<ArrayBuffer>} region
+ * @returns {Uint8Array<ArrayBuffer>} The region itself where next to nothing of it would be left.
+ */
+export function tightened({ data, width, height }, region) {
+  const isIn = (/** @type {number} */ column, /** @type {number} */ row) =>
+    column >= 0 && row >= 0 && column < width && row < height && region[row * width + column] === 1;
+  const edge = [];
+  let size = 0;
+  for (let place = 0; place < region.length; place += 1) {
+    if (!region[place]) continue;
+    size += 1;
+    const column = place % width;
+    const row = (place - column) / width;
+    if (!(isIn(column - 1, row) && isIn(column + 1, row) && isIn(column, row - 1) && isIn(column, row + 1))) edge.push(place);
+  }
+  const gone = new Uint8Array(region.length);
+  for (let n = 0; n < EDGE_PLACES; n += 1) {
+    const start = edge[Math.floor((n * edge.length) / EDGE_PLACES)];
+    if (start === undefined || gone[start]) continue;
+    const column = start % width;
+    const mean = meanAround(data, width, height, column, (start - column) / width);
+    flood(gone, width, height, [start], (place) => region[place] === 1 && isNear(data, place, mean));
+  }
+  const left = region.map((one, place) => (one && !gone[place] ? 1 : 0));
+  return left.reduce((sum, one) => sum + one, 0) < LEAST_LEFT * size ? region : left;
+}
+
+/** @param {Uint8ClampedArray} data @param {number} place @param {number[]} mean */
+function isNear(data, place, mean) {
+  const [red, green, blue] = [data[4 * place] - mean[0], data[4 * place + 1] - mean[1], data[4 * place + 2] - mean[2]];
+  return red * red + green * green + blue * blue < TOLERANCE * TOLERANCE;
 }
 
 /** @param {Uint8ClampedArray} data @param {number} width @param {number} height @param {number} x @param {number} y */

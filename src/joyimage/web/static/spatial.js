@@ -7,10 +7,12 @@ import { byId, choose, tell } from "./dom.js";
 import { findObject } from "./ghost.js";
 import { Gizmo } from "./gizmo.js";
 import { currentMode, isSpatial } from "./mode.js";
+import { ObjectTool } from "./objecttool.js";
 import { Orbit } from "./orbit.js";
 import { Prompt, adviseOnFreeWords } from "./prompt.js";
 import { ViewRing } from "./viewring.js";
 
+/** @import { Found, Pick } from "./ghost.js" */
 /** @import { Problem } from "./request.js" */
 /** @import { SpatialEdit, Wording } from "./words.js" */
 /** @import { Workspace } from "./workspace.js" */
@@ -26,6 +28,7 @@ export class Spatial {
     this.workspace = workspace;
     this.on = on;
     this.box = new BoxEditor(() => this.onBox(), (name) => this.setObject(name), (place) => void this.pick(place));
+    this.objectTool = new ObjectTool(this.box, { find: (pick) => this.find(pick), missed: () => this.onMissed(), used: () => on.showSource() });
     this.boxFields = new BoxFields(this.box, () => this.onTypedBox());
     this.compass = new Compass(() => this.onSpace());
     this.orbit = new Orbit(() => this.onSpace());
@@ -40,7 +43,8 @@ export class Spatial {
   get problem() {
     const mode = currentMode();
     if (isSpatial() && this.prompt.problem) return { sentence: this.prompt.problem, focus: "prompt-sent" };
-    if (mode === "move" && this.box.isAtOrigin) return { sentence: "Drag the object to where it should go.", focus: "box-show" };
+    const hand = this.objectTool.isSketching ? "Choose Click, and drag" : "Drag";
+    if (mode === "move" && this.box.isAtOrigin) return { sentence: `${hand} the object to where it should go.`, focus: "box-show" };
     const problem = mode === "camera" ? this.orbit.problem : null;
     return problem && { sentence: problem.sentence, focus: problem.focus.id };
   }
@@ -107,7 +111,7 @@ export class Spatial {
 
   /** Put the ring of views around the object at a place. @param {{x: number, y: number}} place */
   async surround(place) {
-    const found = await this.find(place);
+    const found = await this.find({ at: [place.x, place.y], strokes: [] });
     if (!found) return;
     this.ring.surround(found.box);
     this.on.render();
@@ -115,17 +119,17 @@ export class Spatial {
 
   /** Take the object at a place of the image, to be dragged. @param {{x: number, y: number}} place */
   async pick(place) {
-    const found = await this.find(place);
-    if (!found || !this.on.isDrawing()) {
-      return tell(byId("box-advice", HTMLElement), "No distinct object was found here. Click another part of it, or draw a box where it should go.");
-    }
-    this.box.take(found.box, found.ghost, found.outline);
+    await this.objectTool.pick(place);
   }
 
-  /** Find the object at a place of the image that the next run starts from. @param {{x: number, y: number}} place */
-  async find(place) {
+  onMissed() {
+    tell(byId("box-advice", HTMLElement), "No distinct object was found here. Click another part of it, draw around it with the lasso, or draw a box where it should go.");
+  }
+
+  /** Find an object in the image that the next run starts from. @param {Pick} pick @returns {Promise<Found | null>} */
+  async find(pick) {
     const { source: image } = this.workspace;
-    const found = image && (await findObject(image, place).catch(() => null));
+    const found = image && (await findObject(image, pick).catch(() => null));
     return this.workspace.source === image ? found : null;
   }
 
@@ -160,6 +164,7 @@ export class Spatial {
       this.box.add();
     });
     byId("box-redraw", HTMLElement).addEventListener("click", () => {
+      this.objectTool.putAway();
       this.on.showSource();
       this.box.arm();
       this.on.arm();

@@ -45,7 +45,7 @@ export class Stage {
 
   /** @returns {import("./viewer.js").Tool | null} What a drag on the image does beside panning. */
   get tool() {
-    if (this.isDrawing) return this.box;
+    if (this.isDrawing) return this.space.objectTool.isSketching ? this.space.objectTool : this.box;
     if (!this.regionStage.hidden) return this.region;
     if (!this.space.ring.layer.hidden) return this.space.ring;
     return this.isAiming ? this.space.gizmo : null;
