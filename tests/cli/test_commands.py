@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from cyclopts import App
 from PIL import Image
 
 from joyimage.cli.catalog import COMMANDS
-from joyimage.tiny.worlds.scenes import TASKS
+from joyimage.tiny.worlds.scenes import TASKS, generate
 from scripts import demo
 
 if TYPE_CHECKING:
@@ -152,6 +153,26 @@ def test_rewrite_when_a_template_then_comes_back_as_it_is(joyimage: Joyimage) ->
     assert json.loads(outcome.out) == {"prompt": prompt, "rewritten": prompt}
 
 
+def test_describe_when_the_embedded_model_cannot_read_the_second_image_or_the_question_then_one_sentence(
+    joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 96), "white").save("plain.png")
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("photo.png")
+
+    for arguments, words in (
+        (
+            ("plain.png", "photo.png"),
+            "photo.png can't be described: the image has the colors of a photograph",
+        ),
+        (("plain.png", "图里有什么"), "the question is not in English"),
+    ):
+        outcome = joyimage("describe", *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert words in outcome.err
+
+
 def test_describe_when_the_embedded_model_is_shown_a_photograph_then_one_sentence(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:
@@ -163,6 +184,54 @@ def test_describe_when_the_embedded_model_is_shown_a_photograph_then_one_sentenc
     assert (outcome.code, outcome.out) == (2, "")
     assert "reads drawn scenes only" in outcome.err
     assert "photo.png" in outcome.err
+
+
+def test_describe_when_two_images_then_what_changed_or_the_question_about_both(
+    joyimage: Joyimage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case = generate("remove", 1)
+    assert case.source_image is not None
+    assert case.subject is not None
+    case.source_image.save("before.png")
+    case.target_image.save("after.png")
+    is_gone = f"The {case.subject.name} was removed."
+
+    assert joyimage("describe", "before.png", "after.png").out.strip() == is_gone
+    asked = joyimage(
+        "describe", "before.png", "after.png", "What is different in the second image?", "--json"
+    )
+    assert json.loads(asked.out) == {
+        "question": "What is different in the second image?",
+        "answer": is_gone,
+    }
+    alone = joyimage("describe", "before.png", f"Is there a {case.subject.name}?")
+    assert alone.out.strip() == "Yes"
+    with Path("after.png").open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        assert joyimage("describe", "before.png", "-").out.strip() == is_gone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["image.png", "absent.png"], "absent.png can't be read"),
+        (["image.png", "https://example.com/after"], "it is an address"),
+        (["image.png", "image.png", "image.png"], "two images at most"),
+        (["-", "-"], "standard input is the first image already"),
+        (["image.png", "image.png", ""], "`QUESTION` is ''"),
+    ],
+)
+def test_describe_when_the_images_cannot_be_meant_then_one_sentence_before_loading(
+    joyimage: Joyimage, image_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(image_path.parent)
+
+    outcome = joyimage("describe", *arguments)
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert words in outcome.err
 
 
 def test_rewrite_when_it_is_impossible_then_one_sentence(joyimage: Joyimage) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from joyimage.imaging import read_record
 from tests import random_models
@@ -102,6 +104,19 @@ def test_judge_when_asked_for_then_the_verdict_in_words_and_in_the_record(
     recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert 0 < recipe["verdict"]["done"] < 1
+
+
+def test_candidates_when_none_could_be_judged_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+
+    outcome = joyimage(
+        *("edit", tmp_path / "photo.png", "Make it gray.", "-o", tmp_path / "o.png"),
+        *(*TINY, "--candidates", 2, "--seed", 7),
+    )
+
+    assert outcome.code == 0
+    assert "Chosen: seed 7, the first of 2, as none could be judged." in outcome.err
 
 
 def test_candidates_when_several_images_are_asked_for_too_then_rejected_before_loading(

@@ -169,6 +169,13 @@ def test_checkpoint_without_language_when_asked_to_choose_then_moves_only() -> N
     assert len(output.candidates) == 2
 
 
+def test_text_alone_when_the_embedded_model_cannot_tell_then_rejected_before_any_work() -> None:
+    tiny: Any = load_pipeline("tiny", device="cpu", dtype="float32").pipe
+
+    with pytest.raises(InvalidInputError, match=r"cannot tell whether .Make it look like winter\.. was"):
+        tiny(None, "Make it look like winter.", num_candidates=2)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

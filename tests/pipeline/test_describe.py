@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from joyimage.understanding.questions import CHANGED, DESCRIBE
 from tests import random_models
 
 IMAGE, OTHER = random_models.make_image(0, 64, 64), random_models.make_image(1, 64, 96)
@@ -48,6 +49,13 @@ def test_describe_when_several_images_then_all_stand_before_the_question(pipe: A
 
     assert text.count("<|vision_start|>") == 2
     assert text.index("Which") > text.rindex("<|vision_end|>")
+
+
+def test_describe_when_nothing_is_asked_then_for_a_description_or_what_changed(pipe: Any) -> None:
+    one, two = (pipe.tokenizer.decode(tokens_read(pipe, images)) for images in (IMAGE, [IMAGE, OTHER]))
+
+    assert f"{DESCRIBE}<|im_end|>" in one
+    assert f"{CHANGED}<|im_end|>" in two
 
 
 def test_describe_when_question_holds_control_tokens_then_read_as_text(pipe: Any) -> None:

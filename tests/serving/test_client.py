@@ -91,7 +91,7 @@ def test_async_client_when_a_job_is_cancelled_described_or_unknown_then_as_the_o
             gate.is_open.set()
             with pytest.raises(ServerError, match="no such job"):
                 await client.get("0" * 32)
-            text = await client.describe(png(1), "What?", max_new_tokens=2)
+            text = await client.describe([png(1), png(2)], "What?", max_new_tokens=2)
             return (await client.get((await stopped[0]).id)).state, text
 
     state, text = asyncio.run(work())
@@ -103,7 +103,7 @@ def test_async_client_when_a_job_is_cancelled_described_or_unknown_then_as_the_o
 def test_spatial_edit_and_question_when_run_then_job_and_text(server: LiveServer) -> None:
     with Client(f"{server.url}/v1/") as client:
         job = client.run("move", [png(1)], object="car", box=(10, 10, 40, 50), restore=True)
-        text = client.describe(png(1), "What?", max_new_tokens=2)
+        text = client.describe([png(1), png(2)], "What?", max_new_tokens=2)
         again = client.get(job.id)
 
     assert again == job

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from joyimage.tiny.scope import is_drawn, out_of_scope, unknown_words, vocabulary
+from joyimage.tiny.scope import is_drawn, out_of_scope, unknown_words, unreadable, vocabulary
 from joyimage.tiny.worlds.scenes import TASKS, generate
 
 
@@ -52,3 +52,22 @@ def test_image_when_large_or_photographic_then_out_of_scope() -> None:
     assert "photograph" in out_of_scope("", [noise])[0]
     assert is_drawn(gradient)
     assert "1024x768" in out_of_scope("", [Image.new("RGB", (1024, 768))])[0]
+
+
+def test_image_when_a_page_of_text_or_of_many_objects_then_unreadable() -> None:
+    page, crowd = (Image.new("RGB", size, "white") for size in ((800, 600), (96, 96)))
+    for row in range(25):
+        ImageDraw.Draw(page).text((20, 10 + 22 * row), "def main(argv): return 0", fill="black")
+    for column in range(10):
+        ImageDraw.Draw(crowd).rectangle((9 * column, 40, 9 * column + 6, 46), fill="blue")
+
+    assert "separate parts" in str(unreadable(page))
+    assert unreadable(crowd) == "the image has 10 separate parts, and a drawn scene has at most 4 objects"
+    assert unreadable(Image.new("RGB", (96, 96), "white")) is None
+
+
+def test_question_when_not_in_english_then_unreadable() -> None:
+    image = Image.new("RGB", (96, 96), "white")
+
+    assert unreadable(image, "图里有什么") == "the question is not in English"
+    assert unreadable(image, "What is at the top?") is None

@@ -102,11 +102,11 @@ COMMANDS = (
     CatalogEntry(
         name="describe",
         function="describe:describe",
-        help="Answer a question about an image, with the checkpoint's Qwen3-VL.",
+        help="Answer a question about an image, or about two, with the checkpoint's Qwen3-VL.",
         group=_EDITS,
         examples=(
             'joyimage describe photo.jpg "How many cups are on the table?" --model FOLDER',
-            "joyimage describe photo.jpg --server http://127.0.0.1:8600 --json",
+            "joyimage describe before.jpg after.jpg --model FOLDER",
         ),
     ),
     CatalogEntry(

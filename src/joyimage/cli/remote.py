@@ -140,9 +140,9 @@ class RemoteRunner:
         digest = self._lora_sha256.get(name)
         return {"name": name, "scale": adapter.scale, **({} if digest is None else {"sha256": digest})}
 
-    def describe(self, edit: Describe, image: Image.Image) -> str:
-        """Answer a question about an image."""
-        return self._client.run(edit, [image]).text or ""
+    def describe(self, edit: Describe, images: Sequence[Image.Image]) -> str:
+        """Answer a question about an image, or about one before and one after an edit."""
+        return self._client.run(edit, list(images)).text or ""
 
     def understand(self, prompt: str, image: Image.Image) -> Intent | None:
         """Return None: a server understands prompts itself."""

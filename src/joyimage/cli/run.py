@@ -338,10 +338,10 @@ def print_report(report: dict[str, Any], *, json: bool, is_stream: bool) -> None
             notify(f"Check: {report['checks'][number]['summary']}")
     if report.get("candidates"):
         num = len(report["candidates"])
-        notify(
-            f"Chosen: seed {report['seed']}, "
-            + (f"the best of {num} candidates." if num > 1 else "the first one.")
-        )
+        which = f"the best of {num} candidates" if num > 1 else "the first one"
+        if all(one["verdict"]["done"] is None for one in report["candidates"]):
+            which = f"the first of {num}, as none could be judged"
+        notify(f"Chosen: seed {report['seed']}, {which}.")
     worked = f"{report['width']}x{report['height']}"
     size = report["output_sizes"][0]
     requested = report.get("size", worked)

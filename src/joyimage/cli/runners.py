@@ -83,8 +83,8 @@ class Runner(Protocol):
         """Return what tells an adapter from others: its content and its scale."""
         ...
 
-    def describe(self, edit: Describe, image: Image) -> str:
-        """Answer a question about an image."""
+    def describe(self, edit: Describe, images: Sequence[Image]) -> str:
+        """Answer a question about an image, or about one before and one after an edit."""
         ...
 
     def rewrite(self, prompt: str, image: Image | None, how: str) -> str:
@@ -242,14 +242,11 @@ class LocalRunner:
         """Return what tells an adapter from others: the content of its files, and its scale."""
         return identify_adapter(text)
 
-    def describe(self, edit: Describe, image: Image) -> str:
-        """Answer a question about an image."""
-        from joyimage.pipeline.describe import QUESTION
-
-        question = edit.question or QUESTION
+    def describe(self, edit: Describe, images: Sequence[Image]) -> str:
+        """Answer a question about an image, or about one before and one after an edit."""
         max_new_tokens = edit.max_new_tokens or 256
         return self.loaded.run(
-            lambda: self.loaded.pipe.describe(image, question, max_new_tokens=max_new_tokens)
+            lambda: self.loaded.pipe.describe(list(images), edit.question, max_new_tokens=max_new_tokens)
         )
 
     def rewrite(self, prompt: str, image: Image | None, how: str) -> str:

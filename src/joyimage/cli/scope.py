@@ -42,18 +42,20 @@ def scope_warning(edit: AnyEdit, options: RunOptions, runner: Runner, images: Se
     )
 
 
-def check_readable(path: Path, image: Image, options: RunOptions, runner: Runner) -> None:
-    """Reject a photograph where the embedded model is to describe it: its answer would be made up.
+def check_readable(
+    path: Path, image: Image, question: str | None, options: RunOptions, runner: Runner
+) -> None:
+    """Reject what the embedded model cannot read: its answer would be made up.
 
     Raises:
-        InvalidInputError: It is one.
+        InvalidInputError: The image is not a drawn scene, or the question is not in English.
     """
     if options.server is not None or runner.model != "tiny":
         return
-    from joyimage.tiny.scope import is_drawn
+    from joyimage.tiny.scope import unreadable
 
-    if not is_drawn(image):
+    if (problem := unreadable(image, question)) is not None:
         raise InvalidInputError(
-            f"{path} has the colors of a photograph, and the embedded tiny model reads drawn scenes only. Give "
-            "`--model` a published checkpoint (docs/tiny.md)."
+            f"{path} can't be described: {problem}. The embedded tiny model reads drawn scenes only, and answers in "
+            "English; give `--model` a published checkpoint (docs/tiny.md)."
         )

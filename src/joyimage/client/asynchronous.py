@@ -59,9 +59,12 @@ class AsyncClient:
         """Make images from text alone; see `Client.generate`."""
         return await self.images(await self.run("generate", [], prompt=prompt, **settings))
 
-    async def describe(self, image: ImageLike, question: str | None = None, **settings: Any) -> str:
-        """Answer a question about an image; see `Client.describe`."""
-        job = await self.run("describe", [image], question=question, **settings)
+    async def describe(
+        self, image: ImageLike | list[ImageLike], question: str | None = None, **settings: Any
+    ) -> str:
+        """Answer a question about an image, or about two; see `Client.describe`."""
+        images = image if isinstance(image, list) else [image]
+        job = await self.run("describe", images, question=question, **settings)
         return job.text or ""
 
     async def run(

@@ -90,18 +90,21 @@ class Client:
         """
         return self.images(self.run("generate", [], prompt=prompt, **settings))
 
-    def describe(self, image: ImageLike, question: str | None = None, **settings: Any) -> str:
-        """Answer a question about an image.
+    def describe(
+        self, image: ImageLike | list[ImageLike], question: str | None = None, **settings: Any
+    ) -> str:
+        """Answer a question about an image, or about two.
 
         Args:
-            image: A PIL image, a path, or the content of a file.
-            question: What to ask; None for a description.
+            image: A PIL image, a path, or the content of a file; two for the image before and after an edit.
+            question: What to ask; None for a description of one image, and for what changed between two.
             **settings: As in `run`.
 
         Returns:
             The answer.
         """
-        return self.run("describe", [image], question=question, **settings).text or ""
+        images = image if isinstance(image, list) else [image]
+        return self.run("describe", images, question=question, **settings).text or ""
 
     def run(
         self,

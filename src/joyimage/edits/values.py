@@ -236,7 +236,9 @@ class Describe(EditValue):
     kind: ClassVar[str] = "describe"
 
     question: str | None = setting(
-        Text(), "What to ask. Default: a description of the image.", is_positional=True
+        Text(),
+        "What to ask. Default: a description of one image, or what changed between two.",
+        is_positional=True,
     )
     max_new_tokens: int | None = setting(
         Integer(1, 4096), "Maximum number of tokens in the answer. Default: 256."

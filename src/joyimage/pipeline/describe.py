@@ -15,14 +15,13 @@ from joyimage.pipeline.checks import check_count, check_text
 from joyimage.pipeline.images import to_images
 from joyimage.pipeline.prompts import tokenize_chat
 from joyimage.pipeline.qwen3_vl import count_tokens, prepare_images
+from joyimage.understanding.questions import CHANGED, DESCRIBE
 
 if TYPE_CHECKING:
     from joyimage.pipeline.parts import PipelineParts
 
-QUESTION = "Describe this image in one paragraph."
 
-
-def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_tokens: int) -> str:
+def answer_question(pipe: PipelineParts, image: Any, question: str | None, max_new_tokens: int) -> str:
     """Answer a question about images; see `PipelineParts.describe`.
 
     Raises:
@@ -32,7 +31,8 @@ def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_toke
     """
     text_encoder: Any = pipe.text_encoder
     tokenizer: Any = pipe.tokenizer
-    check_text("question", question, "a question about the image")
+    if question is not None:
+        check_text("question", question, "a question about the image")
     if not has_language(pipe):
         raise InvalidInputError(
             f"{pipe.config.get('_name_or_path') or 'This checkpoint'} has no language: its text encoder never "
@@ -40,6 +40,8 @@ def answer_question(pipe: PipelineParts, image: Any, question: str, max_new_toke
         )
     check_count("max_new_tokens", max_new_tokens)
     images = to_images(image)
+    if question is None:
+        question = DESCRIBE if len(images) == 1 else CHANGED
     device = pipe.compute_device
     vision = prepare_images(text_encoder, pipe.processor, images, device)
     counts = count_tokens(pipe.processor, images)

@@ -21,7 +21,7 @@ from joyimage.pipeline.adapters import AdapterLoadingMixin
 from joyimage.pipeline.buckets import bucket_sizes
 from joyimage.pipeline.calls import serialized
 from joyimage.pipeline.conditioning import repeat_per_output
-from joyimage.pipeline.describe import QUESTION, answer_question
+from joyimage.pipeline.describe import answer_question
 from joyimage.pipeline.feature_cache import FeatureCache
 from joyimage.pipeline.images import (
     ImageInput,
@@ -214,12 +214,13 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
 
     @serialized
     @torch.no_grad()
-    def describe(self, image: ImageInput, question: str = QUESTION, *, max_new_tokens: int = 256) -> str:
+    def describe(self, image: ImageInput, question: str | None = None, *, max_new_tokens: int = 256) -> str:
         """Answer a question about images with the text encoder, which is a whole Qwen3-VL, by greedy decoding.
 
         Args:
             image: One image or several, of any kind that the pipeline takes.
-            question: What to ask; control tokens in it are plain text.
+            question: What to ask; control tokens in it are plain text. None asks for a description of one image, and
+                for what changed between two.
             max_new_tokens: Maximum length of the answer in tokens.
 
         Returns:

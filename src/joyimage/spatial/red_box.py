@@ -39,7 +39,7 @@ def find_red_boxes(image: Image.Image) -> list[Box]:
     import numpy as np  # slow to import, and not needed to read an edit
 
     red = is_red(np.asarray(image.convert("RGB")))
-    boxes = [box for box in _components(red) if _is_frame(red, box)]
+    boxes = [box for box in find_components(red) if _is_frame(red, box)]
     return sorted(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), reverse=True)
 
 
@@ -66,8 +66,12 @@ def _is_frame(red: NDArray[np.bool_], box: Box) -> bool:
     return inside.size > 0 and inside.mean() <= _INSIDE_RED
 
 
-def _components(mask: NDArray[np.bool_]) -> list[Box]:
-    """Return the bounding boxes of the 8-connected components of a mask."""
+def find_components(mask: NDArray[np.bool_]) -> list[Box]:
+    """Return the bounding boxes of the 8-connected components of a mask.
+
+    Args:
+        mask: `[H, W]`.
+    """
     import numpy as np  # slow to import, and not needed to read an edit
 
     parents: list[int] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from joyimage.imaging.pixels import flatten
+from joyimage.spatial.red_box import find_components
 from joyimage.tiny.worlds.drawing import BACKGROUNDS, COLORS, PLACES, SHAPES
 from joyimage.tiny.worlds.vehicle import VEHICLES
 
@@ -21,6 +23,10 @@ _LARGEST_SIDE = 4 * SIDE
 # Of a 96 x 96 sample with 16 levels per channel. Drawn scenes, solids with shading included, have at most 130;
 # the photographs that were tried have 160 to 860.
 _MOST_COLORS = 150
+# Of a 96 x 96 sample: at most four objects and a red box, and one speck that an edit left. A page of text has more than
+# a hundred.
+_MOST_OBJECTS, _MOST_PARTS = 4, 6
+_OFF_BACKGROUND = 40  # of 255, in any channel
 _TEMPLATE_WORDS = (
     "a add an and at background bottom camera center change color draw erase finally front in into "
     "keep left move of on only out paint pitch put rear recolor red remove replace "
@@ -47,6 +53,33 @@ def is_drawn(image: Image.Image) -> bool:
     return colors is not None and len(colors) <= _MOST_COLORS
 
 
+def unreadable(image: Image.Image, question: str | None = None) -> str | None:
+    """Return why the embedded model cannot be asked about an image, as the end of a sentence; None where it can.
+
+    Args:
+        image: The image.
+        question: What is asked; None for a description.
+    """
+    if not is_drawn(image):
+        return "the image has the colors of a photograph"
+    if (problem := _crowded(image)) is not None:
+        return problem
+    if question is not None and any(letter.isalpha() and not letter.isascii() for letter in question):
+        return "the question is not in English"
+    return None
+
+
+def _crowded(image: Image.Image) -> str | None:
+    sample = flatten(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    pixels = np.asarray(sample, np.int16)  # [H, W, 3]
+    codes = (pixels >> 4) @ (256, 16, 1)  # [H, W]
+    background = pixels[codes == np.bincount(codes.ravel()).argmax()].mean(0)  # [3]
+    num_parts = len(find_components(np.abs(pixels - background).max(-1) > _OFF_BACKGROUND))
+    if num_parts <= _MOST_PARTS:
+        return None
+    return f"the image has {num_parts} separate parts, and a drawn scene has at most {_MOST_OBJECTS} objects"
+
+
 def out_of_scope(prompt: str, images: Iterable[Image.Image]) -> list[str]:
     """Return what the embedded model cannot handle, one phrase each; an empty list if nothing was found."""
     found = []
@@ -55,8 +88,8 @@ def out_of_scope(prompt: str, images: Iterable[Image.Image]) -> list[str]:
             found.append(
                 f"the image has {image.width}x{image.height} pixels, and the model works at {SIDE}x{SIDE}"
             )
-        if not is_drawn(image):
-            found.append("the image has the colors of a photograph")
+        if (problem := unreadable(image)) is not None:
+            found.append(problem)
     words = unknown_words(prompt)
     if words:
         found.append("it never learned the word" + ("s " if len(words) > 1 else " ") + ", ".join(words[:5]))

@@ -277,12 +277,12 @@ def is_judgeable(reader: Reader, instruction: str, *, is_drawing: bool) -> bool:
         is_drawing: Whether an image is made from text alone.
     """
     template = _template(instruction)
+    if is_drawing:  # there is no image before it to compare with
+        return reader.has_language and (reader.reads_any_text or drawing_claims_of(instruction) is not None)
     if reader.compares_images or isinstance(template, ObjectMove):
         return True
     if not reader.has_language:
         return False
-    if is_drawing:
-        return reader.reads_any_text or drawing_claims_of(instruction) is not None
     return isinstance(template, ObjectRotation) or (template is None and bool(claims_of(instruction)))
 
 
