@@ -27,8 +27,23 @@ if TYPE_CHECKING:
     from joyimage.tiny.worlds.scenes import EditCase
 
 SCENES = DrawnScenes()
-_Judged = tuple[bool, bool, float | None, float]
-"""Exactly done, exactly strict, the verdict's done (None: not judged) and score."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An output with its exact score and its verdict.
+
+    Attributes:
+        done: Whether the requested change happened.
+        strict: Whether it happened and nothing else changed.
+        judged_done: What the verdict says of `done`, from 0 to 1; None: not judged.
+        score: Score of the verdict.
+    """
+
+    done: bool
+    strict: bool
+    judged_done: float | None
+    score: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pipe = load_pipeline(arguments.model, device="cpu", dtype="float32").pipe
     pipe.set_progress_bar_config(disable=True)
-    verdicts = measure_verdicts(pipe, arguments.num)
+    verdicts = verdict_table(measure_verdicts(pipe, arguments.num))
     print(verdicts, flush=True)
     chosen = measure_choice(pipe, arguments.num, arguments.candidates)
     table = choice_table(chosen, arguments.num)
@@ -86,33 +101,56 @@ def replace_block(text: str, name: str, content: str) -> str:
     return text[:start] + content + text[text.index(end, start) :]
 
 
-def measure_verdicts(pipe: Any, num: int) -> str:
-    """Return a table of the AUC of verdicts, by task and over all."""
-    lines = [
-        "| task | outputs | failures | not judged | AUC of done | AUC of score |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    everything: list[_Judged] = []
+def measure_verdicts(pipe: Any, num: int) -> dict[str, list[Judged]]:
+    """Judge right and wrong outputs of the model, and score them exactly.
+
+    Args:
+        pipe: The pipeline that makes and judges.
+        num: Scenes per task, each with two outputs, of which one follows a wrong instruction or is damaged.
+
+    Returns:
+        The outputs of each task.
+    """
+    found: dict[str, list[Judged]] = {}
     for task in SCENES.tasks:
-        rows: list[_Judged] = []
+        found[task] = []
         for number in range(num):
             case, other = (SCENES.case(task, one, False) for one in (number, num + number))
             for image in (_edit(pipe, case, case.prompt), _failure(pipe, case, other, number)):
                 exact, verdict = SCENES.score(case, image), _judge(pipe, case, image)
-                rows.append((exact.done, exact.strict, verdict.done, verdict.score))
-        everything += rows
-        lines.append(_row(task, rows))
-    return "\n".join([*lines, _row("all", everything)])
+                found[task].append(Judged(exact.done, exact.strict, verdict.done, verdict.score))
+    return found
 
 
-def _row(name: str, rows: list[_Judged]) -> str:
-    judged = [row for row in rows if row[2] is not None]
-    aucs = ["-", "-"]
-    if judged:
-        done, strict, probability, score = map(np.array, zip(*judged, strict=True))
-        aucs = [_share(auc(done, probability.astype(float))), _share(auc(strict, score))]
-    failures = sum(not row[0] for row in rows)
-    return f"| {name} | {len(rows)} | {failures} | {len(rows) - len(judged)} | {aucs[0]} | {aucs[1]} |"
+def verdict_table(judged: dict[str, list[Judged]]) -> str:
+    """Arrange the AUC of verdicts, by task and over all, as Markdown."""
+    lines = [
+        "| task | outputs | failures | not judged | AUC of done | AUC of score |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    everything = [one for outputs in judged.values() for one in outputs]
+    return "\n".join([*lines, *(_row(*item) for item in judged.items()), _row("all", everything)])
+
+
+def auc_of_done(outputs: list[Judged]) -> float:
+    """Return the AUC of the verdicts' `done` against the exact score, of the outputs that were judged."""
+    judged = [one for one in outputs if one.judged_done is not None]
+    return auc(
+        np.array([one.done for one in judged], bool), np.array([one.judged_done for one in judged], float)
+    )
+
+
+def auc_of_score(outputs: list[Judged]) -> float:
+    """Return the AUC of the verdicts' score against strictness, of the outputs that were judged."""
+    judged = [one for one in outputs if one.judged_done is not None]
+    return auc(np.array([one.strict for one in judged], bool), np.array([one.score for one in judged], float))
+
+
+def _row(task: str, outputs: list[Judged]) -> str:
+    failures = sum(not one.done for one in outputs)
+    unjudged = sum(one.judged_done is None for one in outputs)
+    aucs = f"{_share(auc_of_done(outputs))} | {_share(auc_of_score(outputs))}"
+    return f"| {task} | {len(outputs)} | {failures} | {unjudged} | {aucs} |"
 
 
 def _share(value: float) -> str:
