@@ -256,6 +256,15 @@ def test_camera_when_out_of_range_then_rejected(yaw: float, pitch: float) -> Non
         Camera(yaw=yaw, pitch=pitch)
 
 
+@pytest.mark.parametrize("field", ["seed", "guidance_scale", "num_images"])
+def test_number_when_it_has_more_digits_than_a_float_then_rejected_by_name(field: str) -> None:
+    for sign in (1, -1):
+        for read in (Generate.from_dict, Generate.from_text):
+            value = sign * 10**400
+            with pytest.raises(FieldError, match=f"`{field}` is -?'?-?1000"):
+                read({"prompt": "x", field: value if read == Generate.from_dict else str(value)})
+
+
 def test_numbers_of_numpy_when_given_then_plain_ones() -> None:
     numbers: dict[str, Any] = {
         "num_inference_steps": np.int64(2),

@@ -107,10 +107,9 @@ class Integer(_PlainForm):
         Raises:
             FormError: The value is not a whole number in the range.
         """
-        if _is_real(value):
-            number = float(value)
-            if math.isfinite(number) and number.is_integer() and self.minimum <= value <= self.maximum:
-                return int(value)
+        number = _to_float(value)
+        if math.isfinite(number) and number.is_integer() and self.minimum <= value <= self.maximum:
+            return int(value)
         raise FormError(self.expected)
 
 
@@ -156,10 +155,9 @@ class Number(_PlainForm):
         Raises:
             FormError: The value is not a finite number in the range.
         """
-        if _is_real(value):
-            number = float(value)
-            if math.isfinite(number) and self.minimum <= number <= self.maximum:
-                return value if type(value) is int else number
+        number = _to_float(value)
+        if math.isfinite(number) and self.minimum <= number <= self.maximum:
+            return value if type(value) is int else number
         raise FormError(self.expected)
 
     def to_text(self, value: Any) -> str:
@@ -298,6 +296,11 @@ def _is_visible(text: str) -> bool:
     )
 
 
-def _is_real(value: Any) -> bool:
-    """Tell whether a value is a real number of any type, numpy's included, other than a bool."""
-    return isinstance(value, numbers.Real) and not isinstance(cast("object", value), bool)
+def _to_float(value: Any) -> float:
+    """Return a real number of any type, numpy's included, as a float; NaN for anything else, bools too."""
+    if not isinstance(value, numbers.Real) or isinstance(cast("object", value), bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
