@@ -7,6 +7,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -282,6 +283,10 @@ class LiveServer:
         """Number of connections whose request's headers have to be there in time."""
         connections: list[Any] = list(self._server.server_state.connections)
         return sum(one._header_timer is not None for one in connections)
+
+    def press_interrupt(self) -> None:
+        """Do what Ctrl+C does."""
+        self._server.handle_exit(signal.SIGINT, None)
 
     def begin_close(self) -> None:
         """Ask it to stop, as a signal does."""

@@ -90,6 +90,24 @@ def test_fields_when_named_as_other_servers_do_then_taken(name: str, server: Liv
             "`mask`",
         ),
         ("/v1/describe", {"json": {"image": data_url(png()), "mask": data_url(png())}}, 400, "`mask`"),
+        (
+            GENERATIONS,
+            {"json": {"prompt": "x", "steps": "2", "num_inference_steps": 3}},
+            400,
+            "`num_inference_steps` and `steps` mean the same",
+        ),
+        (
+            EDITS,
+            {
+                "content": b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n'
+                b'--b\r\nContent-Disposition: form-data; name="steps"\r\n\r\n12',
+                "headers": {"Content-Type": "multipart/form-data; boundary=b"},
+            },
+            400,
+            "closing boundary is missing",
+        ),
+        (GENERATIONS, {"json": {"prompt": "x", "seed": 10**4000}}, 400, "`seed` is 1000"),
+        (GENERATIONS, {"json": {"prompt": "x", "guidance": 10**400}}, 400, "`guidance` is 1000"),
     ],
 )
 def test_request_when_part_of_it_would_be_ignored_then_rejected_by_name(
@@ -167,6 +185,18 @@ def test_addresses_when_with_a_slash_at_the_end_or_asked_by_head_then_as_without
             assert head.headers["content-length"] == str(len(full.content))
         assert client.head(f"/v1/jobs/{job['id']}/events").status_code == 200
         assert client.head("/nowhere").status_code == 404
+
+
+def test_address_when_asked_by_another_method_then_the_answer_names_those_that_it_accepts(
+    server: LiveServer,
+) -> None:
+    with server.client() as client:
+        answer = client.delete("/livez")
+        options = client.options(EDITS)
+
+    assert (answer.status_code, options.status_code) == (405, 405)
+    assert answer.headers["allow"] == "GET"
+    assert options.headers["allow"] == "POST"
 
 
 def test_azures_clients_when_they_call_then_served_at_their_addresses_with_their_header(serve: Serve) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,12 @@ import pytest
 import torch
 
 from joyimage.serving.jobs import dispatcher as dispatcher_module
+from joyimage.serving.jobs import files as files_module
 from joyimage.serving.jobs import housekeeping as housekeeping_module
 from joyimage.serving.jobs import loops as loops_module
+from joyimage.serving.jobs import store as store_module
+from joyimage.serving.jobs.completion import JobCompletion
+from joyimage.serving.jobs.housekeeping import Housekeeping
 from joyimage.serving.jobs.loops import GuardedLoop
 from joyimage.serving.workers.protocol import WorkItem
 from tests.serving.parts import (
@@ -45,6 +50,24 @@ class PanicError(BaseException):
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "_TICK_S", 0.05)
     monkeypatch.setattr(loops_module, "_FIRST_PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("text", ['{"num_images": "x"}', '{"num_images": -1, "num_masks": [3]}', "[1]"])
+def test_result_when_its_record_is_damaged_then_the_job_has_no_images_and_the_others_are_listed(
+    serve: Serve, text: str
+) -> None:
+    server = serve()
+    with server.client() as client:
+        bad, good = (ended(client, create(client).json()) for _ in range(2))
+        with server.service.store.database.write() as connection:
+            connection.exec_driver_sql("UPDATE joyimage_jobs SET result = ? WHERE id = ?", (text, bad["id"]))
+        listed = client.get("/v1/jobs")
+        image = client.get(f"/v1/jobs/{bad['id']}/images/0")
+
+    assert listed.status_code == 200
+    images = {record["id"]: len(record["images"]) for record in listed.json()["data"]}
+    assert images == {bad["id"]: 0, good["id"]: 1}
+    assert image.status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -199,6 +222,19 @@ def test_model_when_it_makes_no_numbers_then_the_job_fails_with_a_sentence(
     assert shop.ended(shop.submit()).state == "succeeded"
 
 
+def test_folder_when_removed_while_the_server_runs_then_made_again(
+    workshop: Open, runner: LocalRunner, tmp_path: Path
+) -> None:
+    shop = workshop()
+    shop.ended(shop.submit())
+    shutil.rmtree(tmp_path / "jobs")
+
+    job = shop.submit(image=png())
+
+    assert shop.ended(job).state == "succeeded"
+    assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
+
+
 def test_inputs_when_their_job_ends_in_any_way_then_removed(workshop: Open, runner: LocalRunner) -> None:
     gate = Gate(runner)
     shop = workshop(gate, max_batch=1)
@@ -212,6 +248,7 @@ def test_inputs_when_their_job_ends_in_any_way_then_removed(workshop: Open, runn
 
     assert list(states.values()) == ["succeeded", "cancelled", "failed"]
     wait_for(lambda: not list(shop.settings.data_dir.rglob("input-*")))
+    wait_for(lambda: [path.name for path in (shop.settings.data_dir / "jobs").iterdir()] == [running.id])
 
 
 def test_result_when_its_owner_deletes_it_then_files_are_gone_and_the_record_says_so(serve: Serve) -> None:
@@ -265,10 +302,10 @@ def test_folder_when_another_database_is_used_with_it_then_its_results_stay(
     for _ in range(2):  # the first start binds a new folder, the next one cleans up
         other = workshop(database=f"sqlite:///{tmp_path / 'other.sqlite3'}")
         other.ended(other.submit(steps=1))
-        wait_for(lambda other=other: not other.dispatcher._housekeeping._may_remove_orphans)
+        wait_for(lambda other=other: other.dispatcher._housekeeping._orphans is None)
         other.close()
     again = workshop()
-    wait_for(lambda: not again.dispatcher._housekeeping._may_remove_orphans)
+    wait_for(lambda: again.dispatcher._housekeeping._orphans is None)
 
     assert again.has(done, "output-0")
 
@@ -287,6 +324,42 @@ def test_orphans_when_a_killed_server_left_them_then_removed_at_the_next_start(
 
     wait_for(lambda: not old.exists())
     assert young.exists()
+
+
+def test_orphans_and_expired_jobs_when_there_are_many_then_jobs_are_watched_in_between(
+    workshop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(housekeeping_module, "_LONGEST_REMOVAL_S", 0.0)
+    workshop().close()  # the first start binds the folder to its database
+    orphans = [tmp_path / "jobs" / f"{number:032x}" for number in range(5)]
+    for folder in orphans:
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    shop = workshop(is_started=False, keep_s=1e-9)
+    counts: list[tuple[int, int]] = []
+
+    def watch() -> None:
+        counts.append((sum(folder.exists() for folder in orphans), len(shop.store.list())))
+
+    housekeeping = Housekeeping(
+        shop.settings,
+        shop.store,
+        shop.files,
+        shop.events,
+        shop.liveness,
+        JobCompletion(shop.store, shop.files, shop.events, shop.metrics, "me"),
+        lambda: None,
+        watch,
+    )
+    housekeeping.begin()
+    for _ in range(5):
+        shop.dispatcher.cancel(shop.submit().id)
+    for _ in range(4):
+        housekeeping.step()
+
+    assert counts == [(5, 5), (3, 3), (1, 1), (0, 0)]
 
 
 def test_description_when_stopped_then_it_ends_at_the_next_token(runner: LocalRunner) -> None:

@@ -103,6 +103,12 @@ def test_server_on_postgresql_when_killed_then_every_job_ends_once(tmp_path: Pat
         (["--lora", "style"], "expected NAME=PATH"),
         (["--api-keys-file", "/nowhere"], "cannot be read"),
         (["--ray-address", "auto"], "without `--ray`"),
+        (
+            ["--database", "mysql://me:secret@host/name"],
+            "`database` begins with 'mysql:'; expected sqlite:///FILE",
+        ),
+        (["--database", "nonsense"], "`database` begins with 'nonsense'"),
+        (["--database", "sqlite:///"], "`database` begins with 'sqlite:'"),
     ],
 )
 def test_serve_when_it_can_not_be_then_one_line_and_exit_2(
@@ -115,6 +121,7 @@ def test_serve_when_it_can_not_be_then_one_line_and_exit_2(
     printed = capsys.readouterr()
     assert code == 2
     assert words in printed.err
+    assert "secret" not in printed.err
     assert printed.out == ""
 
 

@@ -97,6 +97,21 @@ def test_log_when_the_same_error_comes_again_and_again_then_one_traceback_and_la
     assert "(49 more like this since the last one)" in text
 
 
+def test_log_when_strangers_send_what_is_not_http_then_one_line_and_not_one_for_each(
+    server: LiveServer, log: Callable[[], str]
+) -> None:
+    configure_logging()
+    address = server.url.removeprefix("http://").split(":")
+
+    for line in (b"nonsense\r\n\r\n", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"):
+        for _ in range(5):
+            with socket.create_connection((address[0], int(address[1])), timeout=10) as connection:
+                connection.sendall(line + b"Connection: Upgrade, close\r\n\r\n")
+                connection.makefile("rb").read()
+
+    assert len(log().splitlines()) == 1
+
+
 def test_log_when_a_job_fails_then_it_names_the_job(
     serve: Serve, runner: LocalRunner, caplog: pytest.LogCaptureFixture
 ) -> None:

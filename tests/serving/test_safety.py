@@ -124,6 +124,24 @@ def test_body_when_too_large_then_413_with_and_without_a_length(serve: Serve) ->
         assert answer.json()["error"]["code"] == "body_too_large"
 
 
+def test_body_when_its_length_is_told_in_two_ways_then_rejected_and_the_connection_closed(
+    serve: Serve,
+) -> None:
+    address = urlsplit(serve().url)
+    request = (
+        b"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    )
+
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = connection.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Length and Transfer-Encoding" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "status"),
     [
@@ -190,11 +208,10 @@ def test_key_when_missing_or_wrong_then_401_on_every_route_but_health(serve: Ser
                     {"Authorization": "Bearer wrong-wrong-wrong-wrong"},
                     {"Authorization": KEY},
                 ):
-                    status = client.request(method, url, headers=header).status_code
-                    assert status == (200 if path in {"/healthz", "/livez", "/readyz"} else 401), (
-                        method,
-                        path,
-                    )
+                    answer = client.request(method, url, headers=header)
+                    is_open = path in {"/healthz", "/livez", "/readyz"}
+                    assert answer.status_code == (200 if is_open else 401), (method, path)
+                    assert answer.headers.get("www-authenticate") == (None if is_open else "Bearer")
         assert client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
@@ -336,6 +353,9 @@ def test_page_from_elsewhere_when_it_calls_then_rejected(serve: Serve) -> None:
 
         assert ask() == ask(Origin=own) == 200
         assert ask(Origin="https://evil.example") == ask(Origin="null") == 403
+        assert (
+            ask(Origin="http://[") == ask(Origin=own + "/x") == ask(Origin=own.replace("http", "ftp")) == 403
+        )
         assert ask(Host="evil.example") == 400  # a name that was made to point at this machine
         plain = client.options("/v1/images/generations", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in plain.headers
@@ -376,6 +396,13 @@ def test_page_when_there_is_one_then_its_files_and_nothing_else(serve: Serve, tm
         assert client.get("/").text == "<h1>joyimage</h1>"
         assert client.get("/parts/app.js").headers["content-type"].startswith("text/javascript")
         assert client.get("/.hidden").status_code == 404
+        without = [
+            client.get("/", headers={"Accept-Encoding": name}) for name in ("gzip;q=0", "gzip; q=0.0", "x")
+        ]
+        assert not any("content-encoding" in answer.headers for answer in without)
+        packed = client.get("/", headers={"Accept-Encoding": "br, GZIP;q=0.5"})
+        assert (packed.headers["content-encoding"], packed.text) == ("gzip", "<h1>joyimage</h1>")
+        assert client.get("/", headers={"If-None-Match": "*"}).status_code == 304
     for path in (
         "/../secret.txt",
         "/parts/../../secret.txt",

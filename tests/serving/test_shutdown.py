@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -104,6 +106,60 @@ def test_server_when_it_stops_while_a_device_call_hangs_then_it_ends_and_the_job
     assert is_stuck
     assert found is not None
     assert (found.state, found.restarted) == ("queued", 0)
+
+
+def test_server_when_interrupted_again_then_running_edits_end_at_once_and_clients_are_told(
+    serve: Serve, runner: LocalRunner, tmp_path: Path
+) -> None:
+    gate = Gate(runner)
+    server = serve(gate, shutdown_grace_s=600, max_batch=1)
+    with server.client() as client, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.post, GENERATIONS, json={"prompt": "awaited"})
+        wait_for(lambda: gate.steps)
+        create(client, prompt="later")
+        server.press_interrupt()
+        wait_for(lambda: server.service.dispatcher.is_stopping)
+        server.press_interrupt()
+        answer = running.result(30)
+    server.close()
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_stopped")
+    assert states(tmp_path) == {"awaited": "failed", "later": "queued"}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_server_when_its_terminal_is_closed_then_it_stops_in_order_and_its_jobs_wait(
+    runner: LocalRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(runner)
+    monkeypatch.setattr(app, "load_runner", lambda *_: gate)
+    monkeypatch.setattr(
+        signal, "getsignal", lambda _: signal.SIG_DFL
+    )  # whatever runs the tests may ignore it
+
+    def hang_up(url: str) -> None:
+        import httpx2
+
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            wait_for(lambda: client.get("/healthz").json()["is_ready"])
+            client.post("/v1/jobs", json={"kind": "generate", "prompt": "running"})
+            wait_for(lambda: gate.steps)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    def listening_on(url: str) -> None:
+        threading.Thread(target=hang_up, args=(url,)).start()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_server(make_settings(tmp_path, shutdown_grace_s=0.2), listening_on=listening_on)
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    store = JobStore(make_settings(tmp_path).database_url, SteadyClock(), 100)
+    (job,) = store.list()
+    store.close()
+    assert (job.state, job.restarted) == ("queued", 0)
 
 
 def test_device_when_it_fails_then_jobs_wait_for_the_next_start_and_the_process_ends_with_1(

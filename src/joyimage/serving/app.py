@@ -115,7 +115,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def http(_: Request, error: Any) -> Response:
         messages = {404: "Not found.", 405: "This address does not accept that method."}
-        return to_response(ApiError(error.status_code, messages.get(error.status_code, str(error.detail))))
+        response = to_response(
+            ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
+        )
+        response.headers.update(error.headers or {})  # such as the methods that are accepted
+        return response
 
     async def database(_: Request, error: Any) -> Response:
         logger.error("The database failed.", exc_info=error)

@@ -40,7 +40,10 @@ class RequestIdFilter(logging.Filter):
 
 
 class RepeatFilter(logging.Filter):
-    """Passes the same error with a traceback once a minute, and then with the number of those left out."""
+    """Passes the same warning or error once a minute, and then with the number of those left out.
+
+    Errors with a traceback are the same where their class and message are, whatever the message was filled with.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,10 +51,10 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is logged."""
-        if not record.exc_info or record.levelno < logging.ERROR:
+        if record.levelno < logging.WARNING:
             return True
-        kind = record.exc_info[0]
-        key = (record.name, record.msg, kind)
+        kind = record.exc_info[0] if record.exc_info else None
+        key = (record.name, record.msg if record.exc_info else record.getMessage(), kind)
         now = time.monotonic()
         at, left_out = self._seen.get(key, (-_REPEAT_S, 0))
         if now - at < _REPEAT_S:

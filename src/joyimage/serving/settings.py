@@ -4,6 +4,7 @@
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ def _split_names(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
+_DATABASE = re.compile(r"sqlite:///.|postgresql(\+psycopg)?://.")
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -178,6 +180,12 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> "ServerSettings":
+        if self.database is not None and not _DATABASE.match(self.database):
+            # Not the value, which may hold a password.
+            raise ValueError(
+                f"`database` begins with {self.database.partition('//')[0][:40]!r}; expected sqlite:///FILE or "
+                "postgresql+psycopg://USER@HOST/NAME."
+            )
         is_open = not self.is_loopback and not self.allow_anonymous
         if is_open and not read_keys(self.api_keys, self.api_keys_file):
             raise ValueError(

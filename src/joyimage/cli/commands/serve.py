@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +20,11 @@ from joyimage.devices import check_device_name
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastapi import FastAPI
 
+    from joyimage.serving.http.server import HttpServer
     from joyimage.serving.settings import ServerSettings
 
 _BACKLOG = 2048
@@ -247,21 +249,35 @@ def run_server(
     url = f"http://{host}:{listening.getsockname()[1]}"
     notify(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
     listening_on(url)
-    # uvicorn repeats the signal that stopped it, which would end the process before Ray is stopped.
-    is_main = threading.current_thread() is threading.main_thread()
-    earlier = signal.signal(signal.SIGTERM, lambda *_: None) if is_main else None
-    try:
-        server.run(sockets=[listening])
-    finally:
-        close()
-        if earlier is not None:
-            signal.signal(signal.SIGTERM, earlier)
+    with _orderly_signals(server):
+        try:
+            server.run(sockets=[listening])
+        finally:
+            close()
     service = getattr(app.state, "service", None)
     if service is not None and service.dispatcher.is_stuck:
         os._exit(EXIT_BUG)  # the interpreter would wait for the device call for ever
     last_resort.cancel()
     if failures:
         raise SystemExit(EXIT_BUG)
+
+
+@contextmanager
+def _orderly_signals(server: HttpServer) -> Iterator[None]:
+    """Have no signal end the process in the middle of its jobs, or before Ray is stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # uvicorn stops in order at SIGTERM, and then repeats the signal.
+    earlier = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: None)}
+    # A terminal that is closed sends SIGHUP, which uvicorn does not know.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        earlier[signal.SIGHUP] = signal.signal(signal.SIGHUP, server.handle_exit)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _make_app(

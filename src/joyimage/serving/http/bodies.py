@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from joyimage.edits import KINDS, AnyEdit, FieldError, kind_of
 from joyimage.edits.forms import Text
+from joyimage.errors import InvalidInputError
 from joyimage.serving.http.errors import ApiError, describe_invalid
 
 _MOST_FIELDS = 64
@@ -247,7 +248,15 @@ def _read_edit(kind: str, fields: dict[str, Any], *, is_form: bool) -> AnyEdit:
         if isinstance(value, str) and name in named and not isinstance(named[name].form, Text)
     }
     plain = {name: value for name, value in fields.items() if name not in as_text}
-    return edit_class.from_dict(plain).filled_from(edit_class.from_text(as_text))
+    edit, other = edit_class.from_dict(plain), edit_class.from_text(as_text)
+    for name in edit.given().keys() & other.given().keys():
+        if edit.given()[name] != other.given()[name]:
+            own = {name, *settings[name].aliases}
+            first, second = (next(iter(own & part.keys())) for part in (plain, as_text))
+            raise InvalidInputError(
+                f"`{first}` and `{second}` mean the same and have two values; give one of them."
+            )
+    return edit.filled_from(other)
 
 
 def _sentence(error: Any, param: str | None) -> str:

@@ -103,6 +103,8 @@ class ApiError(JoyImageError):
     def headers(self) -> dict[str, str]:
         """The answer's extra headers."""
         # OpenAI's clients send a request again after any 5xx; a job that failed would only fail again.
+        if self.status == 401:
+            return {"WWW-Authenticate": "Bearer"}
         if self.retry_after_s is None:
             return {"x-should-retry": "false"} if self.status >= 500 else {}
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}

@@ -62,15 +62,8 @@ def job_record(
         "candidates": result.get("candidates"),
         "memory": result.get("memory"),
         "reused": result.get("reused"),
-        "images": [address("images", n) for n in range(result.get("num_images", 0))],
-        "masks": [address("masks", n) for n in range(result.get("num_masks", 0))],
-        "inputs": [address("inputs", n) for n in range(_num_inputs(job))],
+        "images": [address("images", n) for n in range(job.count("images"))],
+        "masks": [address("masks", n) for n in range(job.count("masks"))],
+        "inputs": [address("inputs", n) for n in range(job.count("inputs"))],
         "error": job.error and {"message": job.error.get("message"), "code": job.error.get("code")},
     }
-
-
-def _num_inputs(job: Job) -> int:
-    """Return how many input images a job has kept."""
-    result = job.result or {}
-    is_kept = job.state == "succeeded" and not result.get("is_deleted")
-    return int(job.task.get("num_inputs", 0)) if is_kept else 0

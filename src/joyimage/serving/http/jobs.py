@@ -177,8 +177,7 @@ async def _open(
     result = {} if job is None or job.result is None else job.result
     if result.get("is_deleted"):
         raise ApiError(410, "The job's results have been removed.", code="gone")
-    counts = {} if job is None else {"num_inputs": job.task.get("num_inputs", 0), **result}
-    if job is None or number >= counts.get(f"num_{which}", 0):
+    if job is None or number >= job.count(which):
         raise ApiError(404, "There is no such image.", code="not_found")
     try:
         # The path is made of the record's own id, not of what came in the request.
@@ -186,9 +185,7 @@ async def _open(
     except FileNotFoundError:
         raise ApiError(410, "The job's results have been removed.", code="gone") from None
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
-    kind = job.task.get("output_format", "png") if which == "images" else "png"
-    media_type = _media_type_of(data) if which == "inputs" else MEDIA_TYPES[kind]
-    return Response(data, media_type=media_type, headers=headers)
+    return Response(data, media_type=_media_type_of(data), headers=headers)
 
 
 def _media_type_of(data: bytes) -> str:

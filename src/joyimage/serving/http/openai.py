@@ -121,8 +121,7 @@ def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict
 def _answer_with(service: Service, job: Job, which: str, body: Any, base_url: str) -> list[dict[str, str]]:
     """Return a job's images or masks in the form that was asked for: base64 or addresses."""
     if body.options.response_format == "url":
-        count = (job.result or {})[f"num_{which}"]
-        return [{"url": service.result_url(job, which, n, base_url)} for n in range(count)]
+        return [{"url": service.result_url(job, which, n, base_url)} for n in range(job.count(which))]
     return [{"b64_json": base64.b64encode(file).decode("ascii")} for file in service.results(job, which)]
 
 

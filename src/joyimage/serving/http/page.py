@@ -6,6 +6,7 @@ import functools
 import gzip
 import hashlib
 import mimetypes
+import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -25,6 +26,7 @@ _TYPES = {
 }
 _COMPRESSED = ("text/", "image/svg", "application/manifest")
 _LEVEL = 6
+_NO_WEIGHT = re.compile(r"q=0(\.0*)?")
 
 
 def add_page(app: FastAPI, folder: Path) -> None:
@@ -47,13 +49,22 @@ def _add_file(app: FastAPI, address: str, path: Path) -> None:
         known = [
             one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")
         ]
-        if tag in known:
+        if tag in known or "*" in known:
             return Response(status_code=304, headers=headers)
-        if compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        if compressed is not None and _takes_gzip(request.headers.get("accept-encoding", "")):
             return Response(compressed, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
         return Response(data, media_type=kind, headers=headers)
 
     app.add_route(address, send, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Return whether a client that sends this Accept-Encoding reads gzip; "gzip;q=0" says that it does not."""
+    for entry in accepted.lower().split(","):
+        name, _, weight = (part.strip() for part in entry.partition(";"))
+        if name == "gzip":
+            return not _NO_WEIGHT.fullmatch(weight.replace(" ", ""))
+    return False
 
 
 @functools.cache

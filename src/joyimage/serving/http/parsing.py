@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 
 from joyimage.serving.http.errors import ApiError, storage_full
 from joyimage.serving.security.errors import TooLargeError
@@ -71,12 +72,13 @@ async def parse_request(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in {"multipart/form-data", "application/x-www-form-urlencoded"}:
         try:
-            async with request.form(
-                max_files=settings.max_images + 1, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD
-            ) as form:
+            form = await _read_form(request, settings, is_multipart=kind == "multipart/form-data")
+            try:
                 fields, values = await _sort_form(form, settings)
-        except HTTPException as error:
-            raise ApiError(400, f"The form cannot be read: {error.detail}", code="invalid_form") from None
+            finally:
+                await form.close()
+        except MultiPartException as error:
+            raise ApiError(400, f"The form cannot be read: {error.message}", code="invalid_form") from None
         except OSError as error:  # large parts wait in temporary files
             rejection = storage_full("The form cannot be stored", error)
             raise rejection from None
@@ -111,6 +113,42 @@ async def parse_request(
         else:
             images.append(data)
     return ParsedRequest(fields=fields, images=images, mask=mask, is_form=is_form)
+
+
+class _WholeForm(MultiPartParser):
+    """Reads a multipart form, and knows whether its end has come."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        """Take note of the closing boundary."""
+        self.is_whole = True
+
+
+async def _read_form(request: Request, settings: ServerSettings, *, is_multipart: bool) -> FormData:
+    """Return a form's parts.
+
+    Raises:
+        MultiPartException: It is not a form, has too many or too large parts, or has been cut off.
+    """
+    async with aclosing(request.stream()) as stream:
+        if not is_multipart:
+            return await FormParser(
+                request.headers, stream, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD
+            ).parse()
+        parser = _WholeForm(
+            request.headers,
+            stream,
+            max_files=settings.max_images + 1,
+            max_fields=_MOST_FIELDS,
+            max_part_size=_LONGEST_FIELD,
+        )
+        form = await parser.parse()
+    if not parser.is_whole:
+        # The parser leaves out a part that was cut off: an edit would run without one of its fields.
+        await form.close()
+        raise MultiPartException("Its closing boundary is missing.")
+    return form
 
 
 async def _sort_form(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import socket
+    from types import FrameType
 
     from fastapi import FastAPI
 
@@ -41,6 +44,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
         self._app = app
+        self._is_hurried = False
         protocol: Any = partial(BoundedProtocol, settings=settings, most=_most_connections(settings))
         super().__init__(
             uvicorn.Config(
@@ -76,6 +80,16 @@ class HttpServer(uvicorn.Server):
             raise error from None
         finally:
             log.disabled = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order; at a second Ctrl+C do not wait for running jobs, and at a third for nothing."""
+        service = getattr(self._app.state, "service", None)
+        if sig == signal.SIGINT and self.should_exit and service is not None and not self._is_hurried:
+            self._is_hurried = True
+            # Not in the signal's handler, which may have come while this very thread holds a lock.
+            threading.Thread(target=service.interrupt, name="joyimage-interrupt", daemon=True).start()
+            return
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no further jobs, let the clients of running ones get their answers, then close."""
@@ -153,6 +167,9 @@ class BoundedProtocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request is answered as if it had not asked, and no package would change that."""
 
     def _expect_headers(self) -> None:
         if self._header_timer is None:

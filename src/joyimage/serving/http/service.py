@@ -102,6 +102,10 @@ class Service:
         """Take no further jobs; those that run continue."""
         self.dispatcher.begin_stop()
 
+    def interrupt(self) -> None:
+        """Stop the jobs that run, at their next step."""
+        self.dispatcher.interrupt()
+
     def close(self) -> None:
         """Stop everything, in order."""
         self.dispatcher.stop()
@@ -377,12 +381,10 @@ class Service:
         Raises:
             ApiError: They have been removed.
         """
-        result = job.result or {}
-        if result.get("is_deleted"):
+        if (job.result or {}).get("is_deleted"):
             raise ApiError(410, "The job's results have been removed.", code="gone")
-        count = result.get(f"num_{which}", 0)
         try:
-            return [self.files.read(job.id, f"{RESULTS[which]}-{n}") for n in range(count)]
+            return [self.files.read(job.id, f"{RESULTS[which]}-{n}") for n in range(job.count(which))]
         except FileNotFoundError:
             raise ApiError(410, "The job's results have been removed.", code="gone") from None
 

@@ -162,6 +162,10 @@ class Dispatcher:
         except SQLAlchemyError:
             logger.exception("Waiting jobs cannot be ended; the next server does it.")
 
+    def interrupt(self) -> None:
+        """End the grace time now: running jobs end at their next step, and are queued again."""
+        self._interrupting.set()
+
     def stop(self) -> None:
         """Take no further jobs; what runs may end within the grace time, or is queued again."""
         self.begin_stop()
@@ -170,7 +174,11 @@ class Dispatcher:
             futures = set(self._futures)
         if self._device_problem is None:
             # Those that run are asked to end when the grace time is over; one that hangs never does.
-            wait(futures, timeout=self._settings.shutdown_grace_s + _LEAVING_S)
+            grace_ends_at = time.monotonic() + self._settings.shutdown_grace_s
+            while time.monotonic() < grace_ends_at and not self._interrupting.is_set() and futures:
+                futures = wait(futures, timeout=_TICK_S / 4).not_done
+            self._interrupting.set()
+            wait(futures, timeout=_LEAVING_S)
         self._interrupting.set()
         for loop in self._loops:
             loop.join(2 * _TICK_S)

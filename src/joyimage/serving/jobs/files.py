@@ -52,6 +52,7 @@ class JobFiles:
             OSError: The disk is full, or gone.
         """
         path = self._path(job_id, name)
+        self._root.mkdir(exist_ok=True, mode=0o700)  # somebody may have tidied up
         path.parent.mkdir(exist_ok=True, mode=0o700)
         partial = path.with_name(f".{name}.{secrets.token_hex(4)}")
         try:
@@ -89,6 +90,8 @@ class JobFiles:
             if not path.name.startswith(kept):
                 with contextlib.suppress(OSError):  # it goes with the folder when the job expires
                     path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it still holds results
+            self._folder(job_id).rmdir()
 
     def bind(self, database_id: str) -> bool:
         """Remember to which database the folder belongs, the first time.

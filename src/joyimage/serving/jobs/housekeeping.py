@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from joyimage.serving.jobs.completion import JobCompletion
     from joyimage.serving.jobs.events import EventLog
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 10.0
 _PRUNE_S = 60.0
+_LONGEST_REMOVAL_S = 1.0  # in one round: jobs that run are watched in between, however many folders there are
 
 
 class Housekeeping:
@@ -55,7 +56,7 @@ class Housekeeping:
         self._completion = completion
         self._wake = wake
         self._watch_batches = watch_batches
-        self._may_remove_orphans = False
+        self._orphans: Iterator[list[str]] | None = None
         self._heartbeat_at = self._pruned_at = time.monotonic()
 
     def begin(self) -> None:
@@ -65,7 +66,8 @@ class Housekeeping:
             gap_s = self._store.skip_downtime()
             if abs(gap_s) > _PRUNE_S:
                 logger.info("No server ran for %.0f s; this time does not count for any deadline.", gap_s)
-        self._may_remove_orphans = self._files.bind(self._store.database_id)
+        if self._files.bind(self._store.database_id):
+            self._orphans = self._files.settled_ids()
         self._recover()
 
     def step(self) -> None:
@@ -115,19 +117,24 @@ class Housekeeping:
                 self._completion.publish_end(job)
 
     def _remove_expired(self) -> None:
+        ends_at = time.monotonic() + _LONGEST_REMOVAL_S
         while ids := self._store.remove_expired():
             for job_id in ids:
                 self._files.remove(job_id)
+            if time.monotonic() >= ends_at:
+                return
 
     def _remove_orphans(self) -> None:
         """Remove, once, the folders without a record that a killed server of this database left."""
-        if self._may_remove_orphans:
-            self._may_remove_orphans = False
-            for ids in self._files.settled_ids():
-                known = self._store.ids(ids)
-                for job_id in ids:
-                    if job_id not in known:
-                        self._files.remove(job_id)
+        ends_at = time.monotonic() + _LONGEST_REMOVAL_S
+        for ids in self._orphans or ():
+            known = self._store.ids(ids)
+            for job_id in ids:
+                if job_id not in known:
+                    self._files.remove(job_id)
+            if time.monotonic() >= ends_at:
+                return  # the next round continues
+        self._orphans = None
 
     def _beat(self) -> None:
         if time.monotonic() - self._heartbeat_at >= _HEARTBEAT_S:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 FINISHED = ("succeeded", "failed", "cancelled")
+_MOST_FILES = 1000
 STATES = ("queued", "running", *FINISHED)
 PASSING = ("out_of_memory", "storage_full", "server_stopped", "queue_timeout")
 """Codes of errors that say nothing of the job itself: the same request may succeed later."""
@@ -151,3 +152,13 @@ class Job:
     def is_finished(self) -> bool:
         """Whether it has ended, in whatever way."""
         return self.state in FINISHED
+
+    def count(self, which: str) -> int:
+        """Return how many "images", "masks" or "inputs" clients can fetch; 0 where a damaged row does not tell."""
+        result = self.result or {}
+        if which == "inputs":
+            is_kept = self.state == "succeeded" and not result.get("is_deleted")
+            number = self.task.get("num_inputs") if is_kept else 0
+        else:
+            number = result.get(f"num_{which}")
+        return number if isinstance(number, int) and 0 <= number <= _MOST_FILES else 0

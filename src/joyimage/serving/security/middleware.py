@@ -9,7 +9,6 @@ import re
 import secrets
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from joyimage.serving.logs import REQUEST_ID
 from joyimage.serving.security.errors import ForbiddenError, RejectedError, TooLargeError, TooSlowError
@@ -126,12 +125,19 @@ class SecurityMiddleware:
             return ForbiddenError("The Host header names another server.", code="host_not_allowed")
         origin = headers.get("origin")
         if origin and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
-            is_own = urlsplit(origin).netloc == host and origin != "null"
+            own = host.lower()
+            is_own = own != "" and origin.lower() in {f"http://{own}", f"https://{own}"}
             if not is_own and origin not in self._settings.cors_origins:
                 return ForbiddenError(
                     "Pages of other sites may not call this server.", code="origin_not_allowed"
                 )
         length = headers.get("content-length", "")
+        if length and "transfer-encoding" in headers:
+            # A proxy in front may have believed the other one, and taken another request for the rest.
+            return RejectedError(
+                "The request has Content-Length and Transfer-Encoding; send one of them.",
+                code="invalid_length",
+            )
         if length.isdigit() and int(length) > self._settings.max_body_bytes:
             return _too_large(self._settings)
         return None
