@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from joyimage.acceleration import ForwardCache, accelerate, attention
@@ -97,6 +98,21 @@ def test_target_only_when_run_then_last_block_works_out_no_text_and_no_reference
     run_target(model, inputs())
 
     assert rows == {"img_mlp": [6], "attn.img_attn_proj": [6]}  # 2 x 3 tokens of the target
+
+
+@torch.no_grad()
+def test_target_only_when_a_cache_keeps_an_inner_layer_then_last_block_works_out_every_row() -> None:
+    model = make_fast_transformer()
+    rows: list[int] = []
+    layer = model.double_blocks[-1].img_mlp
+    model.enable_cache(TaylorSeerCacheConfig(cache_identifiers=[r"double_blocks\.1\.img_mlp"]))
+    layer.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+
+    with model.cache_context("cond"):
+        run_target(model, inputs())
+    model.disable_cache()
+
+    assert rows == [12]  # 2 x 3 tokens of the reference, and as many of the target
 
 
 @torch.no_grad()

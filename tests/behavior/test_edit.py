@@ -133,6 +133,18 @@ def test_generator_when_seed_is_same_then_same_image_whatever_the_global_one(pip
     assert not np.array_equal(first, run(pipe, (1,), image=SQUARE))
 
 
+@pytest.mark.parametrize("image", [None, SQUARE], ids=["text to image", "edit"])
+def test_generator_when_given_then_the_noise_is_the_first_that_it_draws(pipe: Any, image: Any) -> None:
+    noise = torch.randn(1, 1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    size = {"height": BASE, "width": BASE}
+
+    drawn = run(pipe, (5,), image=image, **size, reference_latents="mode")
+
+    assert np.array_equal(
+        drawn, run(pipe, (5,), image=image, **size, reference_latents="mode", latents=noise)
+    )
+
+
 def test_generator_when_given_then_global_one_is_left_alone(pipe: Any) -> None:
     before = torch.get_rng_state()
 
