@@ -19,9 +19,23 @@ const ROUTES = {
 const MASK = "mask.png";
 const REGION = "region.png"; // of the command line: white where the image may change, not transparent
 
-/** Return the name of the mask's file in the commands. @param {"shell" | "python" | "curl"} language */
-export function maskName(language) {
-  return language === "shell" ? REGION : MASK;
+/**
+ * Return the names of the files in the commands: no two are the same, on a disk that tells no capitals from small letters either.
+ *
+ * @param {"shell" | "python" | "curl"} language
+ * @param {string[]} inputs Names of the image files that went in.
+ * @returns {{inputs: string[], mask: string, output: string}}
+ */
+export function fileNames(language, inputs) {
+  const taken = new Set();
+  const free = (/** @type {string} */ name) => {
+    const [, stem, ending] = /** @type {RegExpExecArray} */ (/^(.*?)(\.\w+)?$/s.exec(name));
+    let found = name;
+    for (let n = 2; taken.has(found.toLowerCase()); n += 1) found = `${stem}-${n}${ending ?? ""}`;
+    taken.add(found.toLowerCase());
+    return found;
+  };
+  return { inputs: inputs.map(free), mask: free(language === "shell" ? REGION : MASK), output: free("result.png") };
 }
 
 /** Tell whether a mask went into a result. @param {Pick<Results, "job" | "request">} results */
@@ -102,7 +116,7 @@ export async function digest(file) {
  * @param {"shell" | "python" | "curl"} language
  * @param {string} server Its address.
  * @param {boolean} hasKey Whether the server wants a key.
- * @param {string[]} names Of the image files that went in, as far as they are known. A mask has the name that `maskName` returns.
+ * @param {string[]} names Of the image files that went in, as far as they are known. `fileNames` tells them apart.
  * @returns {string}
  */
 export function writeCommands(results, schemas, language, server, hasKey, names) {
@@ -110,21 +124,22 @@ export function writeCommands(results, schemas, language, server, hasKey, names)
   const schema = schemas[job.kind];
   const made = madeFields(results, schemas);
   const hasMask = isMasked(results);
-  if (hasMask && language === "shell") made.region = REGION;
-  const fields = Object.entries(made);
   // Images that the server no longer has went in all the same.
   const numImages = job.kind === "generate" ? 0 : Math.max(1, request?.pictures.length ?? 0);
-  const files = Array.from({ length: numImages }, (_, n) => names[n] ?? (n ? `reference-${n}.png` : "input.png"));
-  if (language === "python") return writePython(job.kind, schema, fields, files, server, hasKey, hasMask);
-  if (language === "curl") return writeCurl(job.kind, fields, files, server, hasKey, hasMask);
-  return writeShell(job.kind, schema, fields, files, server, hasKey);
+  const inputs = Array.from({ length: numImages }, (_, n) => names[n] ?? (n ? `reference-${n}.png` : "input.png"));
+  const { inputs: files, mask, output } = fileNames(language, inputs);
+  if (hasMask && language === "shell") made.region = mask;
+  const fields = Object.entries(made);
+  if (language === "python") return writePython(job.kind, schema, fields, files, output, server, hasKey, hasMask ? mask : null);
+  if (language === "curl") return writeCurl(job.kind, fields, files, output, server, hasKey, hasMask ? mask : null);
+  return writeShell(job.kind, schema, fields, files, output, server, hasKey);
 }
 
 /**
  * @param {Job["kind"]} kind @param {Schema} schema @param {[string, string][]} fields @param {string[]} files
- * @param {string} server @param {boolean} hasKey
+ * @param {string} result @param {string} server @param {boolean} hasKey
  */
-function writeShell(kind, schema, fields, files, server, hasKey) {
+function writeShell(kind, schema, fields, files, result, server, hasKey) {
   const words = files.slice(0, 1).map(quotePath);
   const options = files.slice(1).map((file) => `--ref=${quote(file)}`);
   let isByName = false;
@@ -140,15 +155,15 @@ function writeShell(kind, schema, fields, files, server, hasKey) {
     else options.push(`${flag}=${quote(text)}`);
   }
   const key = hasKey ? "JOYIMAGE_API_KEY=your-key " : "";
-  const output = kind === "describe" ? "" : " -o result.png";
+  const output = kind === "describe" ? "" : ` -o ${result}`;
   return [`${key}joyimage ${kind} ${words.join(" ")}${output}`, ...wrap(options), `--server ${server}`].join(" \\\n  ");
 }
 
 /**
  * @param {Job["kind"]} kind @param {Schema} schema @param {[string, string][]} fields @param {string[]} files
- * @param {string} server @param {boolean} hasKey @param {boolean} hasMask
+ * @param {string} result @param {string} server @param {boolean} hasKey @param {string | null} mask Name of its file.
  */
-function writePython(kind, schema, fields, files, server, hasKey, hasMask) {
+function writePython(kind, schema, fields, files, result, server, hasKey, mask) {
   return [
     "from pathlib import Path",
     "",
@@ -159,25 +174,25 @@ function writePython(kind, schema, fields, files, server, hasKey, hasMask) {
     `        ${JSON.stringify(kind)},`,
     `        ${JSON.stringify(files)},`,
     ...fields.map(([name, text]) => `        ${name}=${pythonLiteral(asValue(text, schema.properties[name]))},`),
-    ...(hasMask ? [`        mask=${JSON.stringify(MASK)},`] : []),
+    ...(mask ? [`        mask=${JSON.stringify(mask)},`] : []),
     "    )",
-    kind === "describe" ? "    print(job.text)" : '    Path("result.png").write_bytes(client.images(job)[0])',
+    kind === "describe" ? "    print(job.text)" : `    Path(${JSON.stringify(result)}).write_bytes(client.images(job)[0])`,
   ].join("\n");
 }
 
 /**
  * @param {Job["kind"]} kind @param {[string, string][]} fields @param {string[]} files
- * @param {string} server @param {boolean} hasKey @param {boolean} hasMask
+ * @param {string} result @param {string} server @param {boolean} hasKey @param {string | null} mask Name of its file.
  */
-function writeCurl(kind, fields, files, server, hasKey, hasMask) {
+function writeCurl(kind, fields, files, result, server, hasKey, mask) {
   const parts = [
     `curl -s ${server}${ROUTES[kind]}`,
     ...(hasKey ? ['-H "Authorization: Bearer $JOYIMAGE_API_KEY"'] : []),
     ...files.map((file) => curlFile("image", file)),
-    ...(hasMask ? [curlFile("mask", MASK)] : []),
+    ...(mask ? [curlFile("mask", mask)] : []),
     ...fields.map(([name, text]) => `--form-string ${quote(`${name}=${text}`)}`),
   ];
-  const rest = kind === "describe" ? "jq -r .text" : "jq -r '.data[0].b64_json' | base64 -d > result.png";
+  const rest = kind === "describe" ? "jq -r .text" : `jq -r '.data[0].b64_json' | base64 -d > ${result}`;
   return `${parts.join(" \\\n  ")} \\\n  | ${rest}`;
 }
 

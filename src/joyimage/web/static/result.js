@@ -5,7 +5,7 @@ import { findAttempt, inOrder, nameOf } from "./history.js";
 import { maskFile, whiteMaskFile } from "./mask.js";
 import { notify } from "./notices.js";
 import { withRecord } from "./png.js";
-import { digest, makeRecord, maskName, writeCommands } from "./recipe.js";
+import { digest, fileNames, makeRecord, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state, update } from "./store.js";
 import { turntable } from "./sweep.js";
@@ -209,15 +209,21 @@ export class Result {
     return [input, ...rest].filter((picture) => picture !== null);
   }
 
+  /** @returns {ReturnType<typeof fileNames>} Of what the copied commands read and write. */
+  get names() {
+    return fileNames(this.language, this.inputs.map((one) => one.name));
+  }
+
   /** Save what the copied commands read. */
   downloadInputs() {
-    for (const { blob, name } of this.inputs) save(blob, name);
+    const { inputs } = this.names;
+    for (const [n, { blob }] of this.inputs.entries()) save(blob, inputs[n]);
   }
 
   /** Save the mask as the commands read it: the command line one that is white where the image may change. */
   async downloadMask() {
     const mask = this.workspace.results?.request?.mask;
-    if (mask) save(await (this.language === "shell" ? whiteMaskFile(mask) : maskFile(mask)), maskName(this.language));
+    if (mask) save(await (this.language === "shell" ? whiteMaskFile(mask) : maskFile(mask)), this.names.mask);
   }
 
   /** @returns {"shell" | "python" | "curl"} */
@@ -232,7 +238,7 @@ export class Result {
     tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, this.language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
     byId("copy-input", HTMLElement).hidden = this.inputs.length === 0;
     byId("copy-mask", HTMLElement).hidden = !results.request?.mask;
-    tell(byId("copy-mask", HTMLElement), results.request?.mask ? `Download ${maskName(this.language)}` : null);
+    tell(byId("copy-mask", HTMLElement), results.request?.mask ? `Download ${this.names.mask}` : null);
     tell(byId("copy-input", HTMLElement), this.inputs.length ? `Download ${this.inputs.length > 1 ? "the inputs" : this.inputs[0].name}` : null);
     tell(byId("copy-do", HTMLElement), "Copy");
   }
