@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.web.parts import PATIENCE_MS, find_faults
+from tests.web.parts import EXAMPLES, PATIENCE_MS, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +55,11 @@ def test_views_when_chosen_on_the_image_and_all_run_then_a_sheet_and_a_turntable
     assert bounds is not None
     page.mouse.click(bounds["x"] + 0.5 * bounds["width"], bounds["y"] + 0.55 * bounds["height"])  # the car
     page.wait_for_function(f"(old) => ({place})() !== old", arg=before)
+    visitor.choose_file(EXAMPLES / "turntable.png")  # as large, and another scene
+    visitor.expect_name("turntable")
+    assert page.evaluate(place) == before
+    page.click("#undo")
+    visitor.expect_name("car")
 
     visitor.set("steps", 2)
     page.locator('[data-modes="rotate"] [data-around]').click()

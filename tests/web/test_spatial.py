@@ -79,6 +79,10 @@ def test_object_when_clicked_and_dragged_then_its_pixels_follow_and_it_arrives(
     after = visitor.download(tmp_path / "moved.png")
     middle = (left + width // 3, top + height // 3, left + width // 2, top + height // 2)
     assert _mean(after, middle).max() < 120
+    visitor.choose_view("after")  # what the next run starts from: the object is not where it was
+    expect(page.locator(".box")).to_be_visible()
+    expect(page.locator("#box-layer canvas")).to_have_count(0)
+    expect(page.locator(".way")).to_be_hidden()
 
 
 def test_object_when_lassoed_and_brushed_then_it_follows_and_a_reload_keeps_it(

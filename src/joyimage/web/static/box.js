@@ -139,6 +139,7 @@ export class BoxEditor {
   dropObject() {
     this.origin = this.pick = null;
     for (const canvas of this.layer.querySelectorAll("canvas")) canvas.remove();
+    this.renderWay();
   }
 
   /** @returns {boolean} Whether the object that was picked has not been moved yet. */

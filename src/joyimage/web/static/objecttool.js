@@ -21,6 +21,7 @@ export class ObjectTool {
     this.box = box;
     this.on = on;
     this.number = 0; // of the last search: what an earlier one finds comes too late
+    this.image = ""; // id of the one that is worked on
     /** @type {Stroke | null} The one that is being drawn. */
     this.stroke = null;
     this.erases = byId("object-erases", HTMLInputElement);
@@ -74,6 +75,13 @@ export class ObjectTool {
     if (!found) return isBack ? this.box.dropObject() : this.on.missed();
     if (isBack) this.box.show(found, pick);
     else this.box.take(found, pick);
+  }
+
+  /** Work on an image: what is selected is found again in another one, or left where it is not there. @param {string} id */
+  setImage(id) {
+    if (id === this.image) return;
+    this.image = id;
+    if (this.box.pick) void this.search(this.box.pick, true);
   }
 
   /** @returns {string} What is selected, as text; empty where nothing is. */

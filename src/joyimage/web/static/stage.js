@@ -129,6 +129,8 @@ export class Stage {
     if (!isCreating) this.boxLayer.hidden = !(alone && alone === source && this.state.mode() === "move");
     this.regionStage.hidden = !(alone && alone === source && this.state.mode() === "edit" && this.region.isUsed);
     if (source && !isCreating) for (const tool of [this.box, this.region, this.space.ring]) tool.setSize(source);
+    this.space.ring.setProject(state.value.project?.id ?? "");
+    if (source && !isCreating) this.space.objectTool.setImage(source.id);
     this.renderSpace(alone !== null && alone === source && !isCreating, canCompare && !alone);
     this.box.render();
     if (isCreating) return;

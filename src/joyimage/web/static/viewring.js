@@ -26,6 +26,7 @@ export class ViewRing {
     this.size = { width: 1, height: 1 };
     /** @type {Box | null} Where the object is, where it was clicked on. */
     this.object = null;
+    this.project = ""; // id of the one whose object it is
     /** @type {PointerEvent | null} */
     this.first = null;
   }
@@ -34,6 +35,13 @@ export class ViewRing {
   setSize({ width, height }) {
     if (width === this.size.width && height === this.size.height) return;
     this.size = { width, height };
+    this.object = null;
+  }
+
+  /** Work on a project: another one has another scene. @param {string} id */
+  setProject(id) {
+    if (id === this.project) return;
+    this.project = id;
     this.object = null;
   }
 
