@@ -217,6 +217,26 @@ def test_base_size_when_no_trained_size_then_one_line(joyimage: Joyimage, task: 
     assert outcome.err.startswith("`base_size` is 100; expected one of 64")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("eval tiny --guidance nan", "`--guidance nan` is not valid"),
+        ("eval speed --steps 0", "`--steps 0` is not valid"),
+        ("calibrate a.png --prompt x -o y.json --steps 0", "`--steps 0` is not valid"),
+        ("bench --steps -1", "`--steps -1` is not valid"),
+        ("eval tiny --num 0 --model nowhere", "0; expected 1 to"),
+        ("eval speed --batch-size 0 --model nowhere", "0; expected 1 or more"),
+    ],
+)
+def test_amount_when_out_of_range_then_rejected_before_the_model_is_looked_for(
+    joyimage: Joyimage, line: str, message: str
+) -> None:
+    outcome = joyimage(*line.split())
+
+    assert outcome.code == 2
+    assert message in outcome.err.splitlines()[-1]
+
+
 def test_info_when_the_format_records_nothing_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:
     for name, hint in (("a.bmp", True), ("a.jpg", False), ("a.png", False)):
         random_models.make_image(0, 32, 32).save(tmp_path / name)

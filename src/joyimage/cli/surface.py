@@ -77,6 +77,18 @@ def read_edit(kind: type[AnyEdit], given: Mapping[str, Any]) -> AnyEdit:
         raise InvalidInputError(describe_error(kind, error)) from None
 
 
+def check_sampling(steps: int | None, guidance: float | None) -> None:
+    """Check denoising steps and guidance of a command that edits by itself, by the rules of an edit.
+
+    Raises:
+        InvalidInputError: One of them is out of range.
+    """
+    from joyimage.edits import Edit
+
+    given = {"num_inference_steps": steps, "guidance_scale": guidance}
+    read_edit(Edit, {name: str(value) for name, value in given.items() if value is not None})
+
+
 def describe_error(kind: type[AnyEdit], error: FieldError) -> str:
     """Return the message of a field's error with the name that the field has on the command line."""
     setting = kind.settings().get(error.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,6 +61,23 @@ class Evaluation:
     seconds_per_edit: float
 
 
+def check_amounts(suite: Suite[Any], *, num: int, batch_size: int) -> None:
+    """Check how many cases are scored, before anything is loaded.
+
+    Args:
+        suite: The cases.
+        num: Cases per task.
+        batch_size: Cases per call of an editor.
+
+    Raises:
+        InvalidInputError: `num` or `batch_size` is out of range.
+    """
+    if not 1 <= num <= suite.max_num:
+        raise InvalidInputError(f"`num` is {num}; expected 1 to {suite.max_num} cases per task.")
+    if batch_size < 1:
+        raise InvalidInputError(f"`batch_size` is {batch_size}; expected 1 or more.")
+
+
 def evaluate(
     edit: Callable[[Sequence[CaseT]], Sequence[Image.Image]],
     suite: Suite[CaseT],
@@ -84,10 +101,7 @@ def evaluate(
     Raises:
         InvalidInputError: `num` or `batch_size` is out of range.
     """
-    if not 1 <= num <= suite.max_num:
-        raise InvalidInputError(f"`num` is {num}; expected 1 to {suite.max_num} cases per task.")
-    if batch_size < 1:
-        raise InvalidInputError(f"`batch_size` is {batch_size}; expected 1 or more.")
+    check_amounts(suite, num=num, batch_size=batch_size)
     results: dict[str, TaskResult] = {}
     held_out: list[Score] = []
     edit_seconds = 0.0

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify
-from joyimage.cli.surface import GROUPS
+from joyimage.cli.surface import GROUPS, check_sampling
 from joyimage.errors import InvalidInputError
 
 _MODEL = Parameter(group=GROUPS["Model"])
@@ -60,6 +60,7 @@ def bench(
         output: Folder for DEVICE.md, and its JSON and plot.
         json: Print JSON instead of the tables.
     """
+    check_sampling(steps, None)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 

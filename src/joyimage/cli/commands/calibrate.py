@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify, say_loading
 from joyimage.cli.options import ModelOptions
-from joyimage.cli.surface import GROUPS
+from joyimage.cli.surface import GROUPS, check_sampling
 from joyimage.errors import InvalidInputError
 
 _INPUT = Parameter(group=GROUPS["Input"])
@@ -44,6 +44,7 @@ def calibrate(
     """
     options = options or ModelOptions()
     options.check()
+    check_sampling(steps, guidance)
     path = _output_path(options.model, output, overwrite=overwrite)
     prompts = _prompts(prompt, len(images))
     say_loading(options.model)

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from joyimage.cli.console import say_loading
 from joyimage.cli.options import MeasuredOptions
-from joyimage.cli.surface import GROUPS
+from joyimage.cli.surface import GROUPS, check_sampling
 
 _MODEL = Parameter(group=GROUPS["Model"])
 _OUTPUT = Parameter(group=GROUPS["Output"])
@@ -43,6 +43,7 @@ def tiny(
     """
     options = options or MeasuredOptions()
     options.check()
+    check_sampling(steps, guidance)
     say_loading(options.model)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
@@ -51,12 +52,13 @@ def tiny(
     from joyimage.evaluation.editors import copy_editor, pipeline_editor, round_trip_editor
     from joyimage.evaluation.reading import evaluate_reading, reading_to_json, reading_to_table
     from joyimage.evaluation.report import Comparison, to_json, to_table
-    from joyimage.evaluation.runner import evaluate
+    from joyimage.evaluation.runner import check_amounts, evaluate
     from joyimage.loading import load_pipeline
     from joyimage.pipeline.answers import has_language
     from joyimage.tiny.reading_suite import DrawnQuestions
     from joyimage.tiny.suite import DrawnScenes
 
+    check_amounts(DrawnScenes(seed=seed), num=num, batch_size=batch_size)
     hide_loading_bars()
     loaded = load_pipeline(**options.to_load(), loras=lora or ())
     pipe = loaded.pipe
@@ -104,14 +106,17 @@ def speed(
     """
     options = options or MeasuredOptions()
     options.check()
+    check_sampling(steps, guidance)
     say_loading(options.model)
     from json import dumps
 
     from joyimage.cli.runners import hide_loading_bars
     from joyimage.evaluation.prices import measure_prices, to_price_json, to_price_table
+    from joyimage.evaluation.runner import check_amounts
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
+    check_amounts(DrawnScenes(seed=seed), num=num, batch_size=batch_size)
     hide_loading_bars()
     pipe = load_pipeline(**options.to_load()).pipe
     suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])
