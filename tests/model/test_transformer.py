@@ -164,7 +164,7 @@ def test_block_when_compiled_as_one_graph_then_the_same() -> None:
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_transformer_when_compiled_before_its_first_forward_then_the_same(guard: Callable[[], Any]) -> None:
     expected = random_models.make_transformer()(**inputs()).sample
-    model = torch.compile(random_models.make_transformer(), backend="eager")
+    model = torch.compile(random_models.make_transformer(), backend="eager", fullgraph=True)
 
     with guard():
         output = model(**inputs()).sample

@@ -45,17 +45,22 @@ class ItemRotaryEmbedding(nn.Module):
         if key in self._tables:
             self._tables.move_to_end(key)
             return self._tables[key]
+        if torch.compiler.is_compiling():  # a part of the graph; nothing is left for later
+            return self._build(grids, device)
         # Inference mode would make tensors that a later training step can't save for its backward pass. Elsewhere
-        # nothing is left: exporters would write the guard into their graphs. Dynamo takes no keyword here.
+        # nothing is left: exporters would write the guard into their graphs.
         with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
-            tables = rotary_tables(item_positions(grids), self.axis_dims, self.theta)
-            tables = (tables[0].to(device), tables[1].to(device))
+            tables = self._build(grids, device)
         if type(tables[0]) is not Tensor:  # traced with stand-ins for tensors, which mean nothing afterwards
             return tables
         self._tables[key] = tables
         if len(self._tables) > _MAX_CACHED_SIZES:
             self._tables.popitem(last=False)
         return tables
+
+    def _build(self, grids: tuple[Grid, ...], device: torch.device) -> RotaryTables:
+        cosines, sines = rotary_tables(item_positions(grids), self.axis_dims, self.theta)
+        return cosines.to(device), sines.to(device)
 
 
 class TextRotaryEmbedding(nn.Module):
