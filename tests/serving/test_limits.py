@@ -185,11 +185,11 @@ def test_pixels_when_two_images_do_not_fit_then_decoded_one_after_the_other() ->
     budget, order, inside = PixelBudget(100), [], threading.Event()
 
     def decode(name: str, pixels: int) -> None:
-        with budget.reserve(pixels):
+        with budget.reserve(pixels, "a"):
             order.append(name)
             inside.set()
 
-    with budget.reserve(60):
+    with budget.reserve(60, "a"):
         large = threading.Thread(target=decode, args=("large", 500))
         large.start()
         small = threading.Thread(target=decode, args=("small", 40))
@@ -200,6 +200,52 @@ def test_pixels_when_two_images_do_not_fit_then_decoded_one_after_the_other() ->
     large.join(30)
 
     assert order == ["small", "first ends", "large"]
+
+
+def test_pixels_when_one_client_has_its_share_then_another_decodes_and_a_third_waits() -> None:
+    budget, order = PixelBudget(100, clients=2), []
+
+    def decode(client: str) -> None:
+        with budget.reserve(100, client):
+            order.append(client)
+
+    with budget.reserve(100, "a"):
+        again = threading.Thread(target=decode, args=("a",))
+        again.start()
+        decode("b")
+        with budget.reserve(100, "b"):
+            third = threading.Thread(target=decode, args=("c",))
+            third.start()
+            order.append("both hold")
+        third.join(30)
+        order.append("first ends")
+    again.join(30)
+
+    assert order == ["b", "both hold", "c", "first ends", "a"]
+
+
+def test_decoders_when_one_client_keeps_them_busy_then_one_is_left_for_the_others() -> None:
+    released = threading.Event()
+
+    async def use() -> tuple[int, str]:
+        budget = Budget("being decoded", 3, spare_threads=1)
+        begun: list[int] = []
+
+        def hold(number: int) -> bool:
+            begun.append(number)
+            return released.wait(60)
+
+        held = [asyncio.ensure_future(budget.run("a", hold, number)) for number in range(5)]
+        other = await budget.run("b", str, "done")
+        while len(begun) < 2:
+            await asyncio.sleep(0.01)
+        running = len(begun)
+        released.set()
+        assert all(await asyncio.gather(*held))
+        assert not budget._shares
+        return running, other
+
+    assert asyncio.run(use()) == (2, "done")
 
 
 def test_client_when_it_sends_more_than_its_requests_a_minute_then_429_for_it_alone(serve: Serve) -> None:

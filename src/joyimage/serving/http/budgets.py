@@ -33,12 +33,21 @@ class Budget:
         threads: Most that is done at a time.
         most: Most that is done or waits; None for no limit.
         most_per_client: Most of one client that is done or waits; None for no limit.
+        spare_threads: Threads that one client cannot have, so that long work of one holds up no other.
     """
 
     def __init__(
-        self, name: str, threads: int, most: int | None = None, most_per_client: int | None = None
+        self,
+        name: str,
+        threads: int,
+        most: int | None = None,
+        most_per_client: int | None = None,
+        *,
+        spare_threads: int = 0,
     ) -> None:
         self._name = name
+        self._threads_per_client = threads - spare_threads
+        self._shares: dict[str, anyio.CapacityLimiter] = {}
         self._places = anyio.CapacityLimiter(threads)
         self._threads = anyio.CapacityLimiter(math.inf)
         self._most = most
@@ -59,27 +68,34 @@ class Budget:
                 f"Too many requests are {self._name} at the moment; try again.", "server_busy", _RETRY_AFTER_S
             )
         self._clients[client] += 1
+        share = self._shares.setdefault(client, anyio.CapacityLimiter(self._threads_per_client))
         place = object()
         try:
-            await self._take(place)
+            await self._take(share, place)
             try:
                 return await anyio.to_thread.run_sync(partial(function, *arguments), limiter=self._threads)
             finally:
                 self._places.release_on_behalf_of(place)
+                share.release_on_behalf_of(place)
         finally:
             self._clients[client] -= 1
             if not self._clients[client]:
-                del self._clients[client]
+                del self._clients[client], self._shares[client]
 
-    async def _take(self, place: object) -> None:
-        """Wait for a thread.
+    async def _take(self, share: anyio.CapacityLimiter, place: object) -> None:
+        """Wait for a thread, and first for one of the client's own.
 
         Raises:
             ApiError: It took too long.
         """
         try:
             with anyio.fail_after(_LONGEST_WAIT_S):
-                await self._places.acquire_on_behalf_of(place)
+                await share.acquire_on_behalf_of(place)
+                try:
+                    await self._places.acquire_on_behalf_of(place)
+                except BaseException:
+                    share.release_on_behalf_of(place)
+                    raise
         except TimeoutError:
             raise ApiError(
                 503,
@@ -133,7 +149,7 @@ class Budgets:
         share = max(1, most // 2)
         self.bodies = ByteBudget(settings.max_pending_bytes)
         self.parsing = Budget("being parsed", 2, most, share)
-        self.decoding = Budget("being decoded", 2, most, share)
+        self.decoding = Budget("being decoded", 3, most, share, spare_threads=1)
         self.fetching = Budget("fetching images", 8, most, 8)
         self.storage = Budget("waiting for the database", 16)
         self.status = Budget("asking for the status", 2)

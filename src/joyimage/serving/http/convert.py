@@ -60,8 +60,8 @@ async def convert(request: Request, context: Annotated[RequestContext, Depends(f
         file = _only(parsed.images)
 
         def work() -> bytes:
-            upload = check_upload(file, settings, service.pixels)
-            with service.pixels.reserve(upload.size[0] * upload.size[1]):
+            upload = check_upload(file, settings, service.pixels, context.client)
+            with service.pixels.reserve(upload.size[0] * upload.size[1], context.client):
                 image = open_image(upload.data, settings)
                 png = io.BytesIO()
                 image.convert("RGBA" if image.has_transparency_data else "RGB").save(

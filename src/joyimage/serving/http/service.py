@@ -93,7 +93,7 @@ class Service:
             stored_bytes=settings.stored_bytes,
             client_device_s=settings.client_device_s,
         )
-        self.pixels = PixelBudget(settings.max_image_pixels)
+        self.pixels = PixelBudget(settings.max_image_pixels, clients=2)
         self._streams: Counter[str] = Counter()
         self._cancelling: set[asyncio.Future[Any]] = set()
         self.dispatcher.start(load)
@@ -172,7 +172,7 @@ class Service:
                 body = read_body(kind, parsed.fields, is_form=parsed.is_form)
                 images, mask = [], None
                 if parsed.images or parsed.mask is not None:
-                    images, mask = await self.budgets.decoding.run(client, self._check_images, parsed)
+                    images, mask = await self.budgets.decoding.run(client, self._check_images, parsed, client)
                 is_stream = bool(getattr(body.options, "stream", None))
                 task = make_task(
                     body,
@@ -200,13 +200,13 @@ class Service:
         is_known = length.isascii() and length.isdigit()
         return self.budgets.bodies.reserve(client, int(length) if is_known else self.settings.max_body_bytes)
 
-    def _check_images(self, parsed: ParsedRequest) -> tuple[list[Upload], Upload | None]:
+    def _check_images(self, parsed: ParsedRequest, client: str) -> tuple[list[Upload], Upload | None]:
         """Check the files that came with a request, one after the other."""
-        images = [check_upload(data, self.settings, self.pixels) for data in parsed.images]
+        images = [check_upload(data, self.settings, self.pixels, client) for data in parsed.images]
         mask = None
         if parsed.mask is not None:
-            mask = check_upload(parsed.mask, self.settings, self.pixels, "mask")
-            with self.pixels.reserve(mask.size[0] * mask.size[1]):
+            mask = check_upload(parsed.mask, self.settings, self.pixels, client, "mask")
+            with self.pixels.reserve(mask.size[0] * mask.size[1], client):
                 mask_to_region(open_image(mask.data, self.settings, "mask"))  # rejects one that is none
         return images, mask
 

@@ -59,8 +59,8 @@ async def _parse(request: Request, context: RequestContext) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         image = None
         if parsed.images:
-            upload = check_upload(parsed.images[0], settings, service.pixels)
-            with service.pixels.reserve(upload.size[0] * upload.size[1]):
+            upload = check_upload(parsed.images[0], settings, service.pixels, context.client)
+            with service.pixels.reserve(upload.size[0] * upload.size[1], context.client):
                 image = to_rgb(open_image(upload.data, settings))
         text = body.prompt[: settings.max_prompt_chars]
         try:

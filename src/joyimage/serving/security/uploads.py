@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,36 +44,48 @@ class PixelBudget:
     """Bounds the pixels that are decoded at the same time, and so the memory that decoding takes.
 
     Args:
-        most: Most pixels at a time; a larger image waits until it is alone.
+        most_per_client: Most pixels of one client at a time; a larger image waits until it is the client's only one.
+        clients: Number of clients for whom there is room at a time.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._used = 0
+    def __init__(self, most_per_client: int, clients: int = 1) -> None:
+        self._most_per_client = most_per_client
+        self._most = clients * most_per_client
+        self._used: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     @contextmanager
-    def reserve(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room, and keep it until the end of the `with`."""
-        pixels = min(pixels, self._most)
+    def reserve(self, pixels: int, client: str) -> Iterator[None]:
+        """Wait until there is room for a client's image, and keep it until the end of the `with`."""
+        pixels = min(pixels, self._most_per_client)
+
+        def has_room() -> bool:
+            own = self._used[client] + pixels
+            return own <= self._most_per_client and self._used.total() + pixels <= self._most
+
         with self._changed:
-            self._changed.wait_for(lambda: self._used + pixels <= self._most)
-            self._used += pixels
+            self._changed.wait_for(has_room)
+            self._used[client] += pixels
         try:
             yield
         finally:
             with self._changed:
-                self._used -= pixels
+                self._used[client] -= pixels
+                if not self._used[client]:
+                    del self._used[client]
                 self._changed.notify_all()
 
 
-def check_upload(data: bytes, settings: ServerSettings, budget: PixelBudget, param: str = "image") -> Upload:
+def check_upload(
+    data: bytes, settings: ServerSettings, budget: PixelBudget, client: str, param: str = "image"
+) -> Upload:
     """Reject what is not an image, or too large a one.
 
     Args:
         data: The file.
         settings: Limits.
         budget: Room for decoded pixels.
+        client: Name of the client.
         param: Name of the field, for the error.
 
     Returns:
@@ -88,7 +101,7 @@ def check_upload(data: bytes, settings: ServerSettings, budget: PixelBudget, par
         rejection = _to_upload_error(error, param)
         raise rejection from None
     # Where the header does not tell the size before the file is opened, it is decoded alone.
-    with budget.reserve(settings.max_image_pixels if size is None else size.num_pixels):
+    with budget.reserve(settings.max_image_pixels if size is None else size.num_pixels, client):
         image = open_image(data, settings, param)
         return Upload(data=data, size=image.size)
 
