@@ -213,6 +213,7 @@ def test_run_when_something_is_missing_then_a_sentence_and_the_cursor_where_it_b
     expect(problem).to_have_text("Choose a picture first.")
     expect(page.locator("#choose")).to_be_focused()
     visitor.choose_file(EXAMPLES / "shapes.png")
+    visitor.expect_name("shapes.png")
     page.click("#run")
     expect(problem).to_have_text("Describe what should change.")
     expect(page.locator("#prompt-edit")).to_be_focused()
