@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from tests.serving.parts import png
+from tests.serving.parts import ended, png
 
 if TYPE_CHECKING:
     from joyimage.serving.workers.local import LocalRunner
@@ -36,6 +36,19 @@ def test_candidates_when_asked_for_then_one_image_with_the_seed_of_the_best(serv
     assert (job["seed"], job["candidates"]) == (answer["seed"], answer["candidates"])
     alone = post(server, "/v1/images/edits", prompt="red", steps=4, seed=answer["seed"]).json()
     assert "candidates" not in alone
+
+
+def test_candidates_when_some_are_dropped_between_previews_then_the_job_succeeds_with_all_steps(
+    server: LiveServer,
+) -> None:
+    with server.client() as client:
+        made = post(server, "/v1/jobs", kind="edit", prompt="red", steps=10, seed=5, num_candidates=8).json()
+        job = ended(client, made)
+        events = client.get(f"/v1/jobs/{made['id']}/events").text
+
+    assert job["state"] == "succeeded", job["error"]
+    assert len(job["candidates"]) == 8
+    assert events.count("event: progress") == 10
 
 
 def test_judge_when_asked_for_then_a_verdict_for_each_image(server: LiveServer) -> None:

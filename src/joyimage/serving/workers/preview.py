@@ -235,7 +235,8 @@ class StepPreview:
     def guess(self, latents: Tensor, sigmas: Tensor, step: int) -> Tensor:
         """Return the guess; shape of `latents`, which are those after `step`."""
         last, self._last = self._last, latents
-        if last is None:
+        # Where candidates were dropped, or another attempt has begun, the last latents are those of other images.
+        if last is None or step == 0 or last.shape != latents.shape:
             return latents
         before, after = float(sigmas[step]), float(sigmas[step + 1])
         velocity = (latents - last) / (after - before)
