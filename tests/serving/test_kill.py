@@ -107,7 +107,7 @@ def test_server_on_postgresql_when_killed_then_every_job_ends_once(tmp_path: Pat
             ["--database", "mysql://me:secret@host/name"],
             "`database` begins with 'mysql:'; expected sqlite:///FILE",
         ),
-        (["--database", "nonsense"], "`database` begins with 'nonsense'"),
+        (["--database", "user:secret@host"], "`database` is no address; expected sqlite"),
         (["--database", "sqlite:///"], "`database` begins with 'sqlite:'"),
     ],
 )

@@ -181,10 +181,11 @@ class ServerSettings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> "ServerSettings":
         if self.database is not None and not _DATABASE.match(self.database):
-            # Not the value, which may hold a password.
+            # Not the whole value, which may hold a password.
+            scheme, slashes, _ = self.database.partition("//")
+            given = f"begins with {scheme[:40]!r}" if slashes else "is no address"
             raise ValueError(
-                f"`database` begins with {self.database.partition('//')[0][:40]!r}; expected sqlite:///FILE or "
-                "postgresql+psycopg://USER@HOST/NAME."
+                f"`database` {given}; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
             )
         is_open = not self.is_loopback and not self.allow_anonymous
         if is_open and not read_keys(self.api_keys, self.api_keys_file):
