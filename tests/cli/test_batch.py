@@ -220,7 +220,7 @@ def test_rows_when_bad_then_reported_and_skipped_and_the_rest_is_made(
         (["images"], ["`PROMPT`", "folder"]),
         (["empty.jsonl"], ["empty.jsonl", "no row"]),
         (["images/notes.txt", "blue"], ["notes.txt", ".jsonl"]),
-        (["images", "blue", "-o", "empty.jsonl"], ["`--output`", "a file"]),
+        (["images", "blue", "-o", "empty.jsonl"], ["`-o`", "a file"]),
     ],
 )
 def test_source_when_wrong_then_one_sentence_and_exit_2(

@@ -211,7 +211,7 @@ def test_download_when_another_file_has_the_name_then_it_is_kept(hub: Hub, tmp_p
     [
         (["int8"], True, r"The hub is switched off (HF_HUB_OFFLINE=1): unset it."),
         (["int8"], False, r"The hub cannot be reached. Nothing was downloaded."),
-        (["nothing"], False, r"`what` is 'nothing'; expected bf16, plus, int8, bf16-files, or a hub id"),
+        (["nothing"], False, r"`WHAT` is 'nothing'; expected bf16, plus, int8, bf16-files, or a hub id"),
     ],
 )
 def test_download_when_it_cannot_be_done_then_one_sentence_says_why_and_what_is_needed(

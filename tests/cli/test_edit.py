@@ -248,7 +248,7 @@ def test_edit_when_image_is_bad_then_one_sentence_and_exit_2(
         (["-o", "out.png", "--steps", "0"], ["--steps", "0"]),
         (["-o", "out.png", "--steps", "many"], ["many"]),
         (["-o", "out.png", "--num", "0"], ["--num", "0"]),
-        (["-o", "out.png", "--base-size", "100"], ["base_size", "100", "1024"]),
+        (["-o", "out.png", "--base-size", "100"], ["--base-size", "100", "1024"]),
         (["-o", "out.png", "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
         (["-o", "out.png", "--model", "./nothing"], ["no folder ./nothing"]),
         (["-o", "out.png", "--lora", "nothing.safetensors"], ["nothing.safetensors"]),

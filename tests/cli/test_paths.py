@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from joyimage import loading
 from joyimage.cli import runners
@@ -140,7 +141,7 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["edit", "IN", PROMPT, "-o", "out.png", "--seed", "18446744073709551616"], "--seed"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--fit", "cover"], "--fit cover"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--region", "5,5"], "--region"),
-        (["edit", "IN", PROMPT, "-o", "out.png", "--region", "0,0,500,500"], "`region`"),
+        (["edit", "IN", PROMPT, "-o", "out.png", "--region", "0,0,500,500"], "`--region`"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--region", "gone.png"], "gone.png"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--rewrite", "yes"], "--rewrite"),
         (["edit", "IN", PROMPT, "-o", "out.png", "--size", "²x²"], "--size"),
@@ -153,8 +154,8 @@ def test_dash_when_input_and_output_then_standard_streams_and_nothing_else_on_th
         (["camera", "IN", "--yaw", "0", "-o", "out.png"], "does not move"),
         (["camera", "IN", "--yaw", "500", "-o", "out.png"], "--yaw 500"),
         (["camera", "IN", "--pitch", "90", "-o", "out.png"], "--pitch 90"),
-        (["move", "IN", "the", "0.1,0.1,0.4,0.4", "-o", "out.png"], "`object`"),
-        (["move", "IN", "heart", "10,10,400,40", "-o", "out.png"], "`box`"),
+        (["move", "IN", "the", "0.1,0.1,0.4,0.4", "-o", "out.png"], "`OBJECT`"),
+        (["move", "IN", "heart", "10,10,400,40", "-o", "out.png"], "`BOX`"),
         (["generate", "", "-o", "out.png"], "PROMPT"),
         (["batch", ".", "x", "-o", "."], "Name another"),
         (["batch", ".", "x", "-o", "out", "--no-metadata"], "--no-metadata"),
@@ -314,6 +315,22 @@ def test_image_when_its_name_is_typed_with_other_accents_then_found(
     image_path.rename(tmp_path / "Ku\u0308che.png")
 
     assert joyimage("edit", tmp_path / "K\u00fcche.png", PROMPT, "-o", tmp_path / "out.png", *FAST).code == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("fit", "x"), ("base_size", "y"), ("guidance_scale", -5), ("seed", "many")]
+)
+def test_like_when_a_field_of_the_record_is_wrong_then_named_as_a_field_not_as_an_option(
+    joyimage: Joyimage, image_path: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    record = PngInfo()
+    record.add_itxt("joyimage", json.dumps({"kind": "edit", "prompt": PROMPT, field: value}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "made.png", pnginfo=record)
+
+    outcome = joyimage("edit", image_path, "--like", tmp_path / "made.png", "-o", tmp_path / "out.png")
+
+    assert outcome.code == 2
+    assert f"made.png can't be read: its field {field} is {value!r}" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.avif", "out.tiff"])

@@ -68,10 +68,10 @@ def test_spatial_command_when_no_json_then_check_in_words(
     [
         (["move", "heart", "10,20,60"], ["`BOX`", "four"]),
         (["move", "heart", "here"], ["`BOX`", "here"]),
-        (["move", "heart", "10,20,600,80"], ["`box`", "96x96"]),
+        (["move", "heart", "10,20,600,80"], ["`BOX`", "96x96"]),
         (["move", "", "10,20,60,80"], ["`OBJECT`"]),
         (["rotate", "car", "upper"], ["`VIEW`", "front right"]),
-        (["rotate", "car", "left", "--style", "loud"], ["--prompt-style loud", "benchmark"]),
+        (["rotate", "car", "left", "--style", "loud"], ["--style loud", "benchmark"]),
         (["camera", "--zoom", "closer"], ["--zoom closer", "unchanged"]),
         (["camera", "--yaw", "much"], ["much"]),
         (["rotate", "car", "left", "--rewrite", "local"], ["--rewrite", "not an option"]),

@@ -164,7 +164,7 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
         ]
     else:
         assert lines[0] == "Loading none ..."
-        assert f"`device` is '{device}'" in lines[-1]
+        assert f"`--device` is '{device}'" in lines[-1]
         assert "Traceback" not in outcome.err
 
 
@@ -172,8 +172,8 @@ def test_edit_when_the_device_does_not_exist_then_one_line_and_no_model_is_loade
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--device", "cuda:7"), "`device` is 'cuda:7', but torch"),
-        (("--vae", "missing.safetensors"), "`vae` is missing.safetensors, which is not a file"),
+        (("--device", "cuda:7"), "`--device` is 'cuda:7', but torch"),
+        (("--vae", "missing.safetensors"), "`--vae` is missing.safetensors, which is not a file"),
     ],
 )
 def test_serve_when_its_model_can_not_be_loaded_as_asked_then_one_line_and_no_server(
@@ -214,7 +214,7 @@ def test_base_size_when_no_trained_size_then_one_line(joyimage: Joyimage, task: 
     outcome = joyimage(*task.split(), "--base-size", "100")
 
     assert [outcome.code, outcome.err.count("\n")] == [2, 1]
-    assert outcome.err.startswith("`base_size` is 100; expected one of 64")
+    assert outcome.err.startswith("`--base-size` is 100; expected one of 64")
 
 
 @pytest.mark.parametrize(

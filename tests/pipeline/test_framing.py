@@ -482,7 +482,7 @@ def test_pipeline_when_exact_then_own_aspect_ratio(pipe: Any) -> None:
 
 
 def test_pipeline_when_exact_size_has_another_shape_then_warned_that_it_stretches(pipe: Any) -> None:
-    with pytest.warns(UserWarning, match="32 and 112 for an image of 170x100.*stretched"):
+    with pytest.warns(UserWarning, match="32 and 112 for an image of 170x100.*stretches"):
         output = run(pipe, image=drawn(170, 100), fit="exact", height=32, width=112)
 
     assert output.images[0].size == (112, 32)

@@ -99,16 +99,16 @@ def test_server_on_postgresql_when_killed_then_every_job_ends_once(tmp_path: Pat
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "there are no API keys"),
-        (["--port", "99999"], "`port` is 99999"),
+        (["--port", "99999"], "`--port` is 99999"),
         (["--lora", "style"], "expected NAME=PATH"),
         (["--api-keys-file", "/nowhere"], "cannot be read"),
         (["--ray-address", "auto"], "without `--ray`"),
         (
             ["--database", "mysql://me:secret@host/name"],
-            "`database` begins with 'mysql:'; expected sqlite:///FILE",
+            "`--database` begins with 'mysql:'; expected sqlite:///FILE",
         ),
-        (["--database", "user:secret@host"], "`database` is no address; expected sqlite"),
-        (["--database", "sqlite:///"], "`database` begins with 'sqlite:'"),
+        (["--database", "user:secret@host"], "`--database` is not an address; expected sqlite"),
+        (["--database", "sqlite:///"], "`--database` begins with 'sqlite:'"),
     ],
 )
 def test_serve_when_it_can_not_be_then_one_line_and_exit_2(

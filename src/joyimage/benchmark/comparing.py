@@ -19,6 +19,7 @@ from joyimage.devices import choose_device, choose_dtype
 from joyimage.edits import Edit, UnknownFieldError
 from joyimage.errors import InvalidInputError
 from joyimage.evaluation.prices import ForwardCounter
+from joyimage.imaging.psnr import psnr_of
 from joyimage.loading import default_model, load_pipeline
 from joyimage.tiny.worlds.scenes import generate
 
@@ -301,7 +302,7 @@ def _call(pipe: Any, side: Side, edit: ComparedEdit) -> dict[str, Any]:
 def _psnr(a: np.ndarray, b: np.ndarray) -> float | None:
     """Return the PSNR of two images in [0, 1], dB; None where they are the same."""
     error = float(np.square(a.astype(np.float64) - b).mean())
-    return min(_LARGEST_PSNR, 10 * float(np.log10(1 / error))) if error else None
+    return psnr_of(error, peak=1, largest=_LARGEST_PSNR) if error else None
 
 
 def _spread(summary: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
@@ -30,9 +30,9 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> int:
 
 
 def warn(sentence: str) -> None:
-    """Print one warning on stderr."""
+    """Print one warning on stderr, with the options that the running command has for what it names."""
     _warned.add(sentence)
-    notify(f"Warning: {sentence}")
+    notify(f"Warning: {_naming[-1](sentence)}")
 
 
 def notify(sentence: str) -> None:
@@ -50,17 +50,24 @@ def say_loading(model: object = None) -> None:
 
 
 @contextlib.contextmanager
-def plain_warnings(*, with_source: bool = False) -> Iterator[None]:
+def plain_warnings(name_options: Callable[[str], str], *, with_source: bool = False) -> Iterator[None]:
     """Print Python's warnings as one line each, and none that this command has printed already.
 
     Args:
+        name_options: Returns a sentence with the command's options in place of the library's arguments.
         with_source: Whether to show them as Python does, with file and line.
     """
     _warned.clear()
-    if with_source:
-        yield
-        return
+    _naming.append(name_options)
+    try:
+        with contextlib.nullcontext() if with_source else _one_line_each():
+            yield
+    finally:
+        _naming.pop()
 
+
+@contextlib.contextmanager
+def _one_line_each() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         sentence = " ".join(str(message).split())
         if sentence not in _warned:
@@ -73,3 +80,6 @@ def plain_warnings(*, with_source: bool = False) -> Iterator[None]:
 
 _warned: set[str] = set()
 """Warnings that the running command has printed."""
+
+_naming: list[Callable[[str], str]] = [str]
+"""What names the options of each running command in a warning; one command may run another."""

@@ -15,6 +15,7 @@ from joyimage import __version__
 from joyimage.cli.catalog import COMMANDS, GROUPS
 from joyimage.cli.completion import make_installer
 from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, notify, plain_warnings
+from joyimage.cli.option_names import name_options
 from joyimage.cli.path_arguments import check_paths
 from joyimage.cli.usage import usage_message
 from joyimage.compat.deferred_imports import defer_optional_imports
@@ -91,7 +92,7 @@ def main(tokens: list[str] | None = None) -> int:
     if tokens[:1] == ["help"]:
         tokens = [*tokens[1:], "--help"]
     try:
-        with plain_warnings(with_source=is_debugging):
+        with plain_warnings(lambda sentence: name_options(sentence, app, tokens), with_source=is_debugging):
             result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:
         notify("Interrupted.")
@@ -103,7 +104,7 @@ def main(tokens: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - nothing escapes: it is a message for the user, or a bug
         if is_debugging:
             traceback.print_exc()
-        return _report(error)
+        return _report(error, tokens)
     return result if isinstance(result, int) else 0
 
 
@@ -115,19 +116,19 @@ def _accept_any_path() -> None:
         stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, tokens: list[str]) -> int:
     """Print one line for an error that ended a command, and return the exit code."""
     if isinstance(error, CycloptsError):
         return fail(usage_message(error, app))
     if isinstance(error, JoyImageError):
-        return fail(str(error))
+        return fail(name_options(str(error), app, tokens))
     if isinstance(error, OSError) and error.filename is not None:
         return fail(f"{error.filename}: {error.strerror or error}.")
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
         return fail(f"The output can't be written: {(error.strerror or str(error)).lower()}.")
     out_of_memory = as_out_of_memory(error)
     if out_of_memory is not None:
-        return fail(str(out_of_memory))
+        return fail(name_options(str(out_of_memory), app, tokens))
     return fail(
         f"Internal error: {type(error).__name__}: {error}. This is a bug. Run the command again with --debug"
         " for the traceback, and report it.",

@@ -171,7 +171,9 @@ def fill_from_record(
     try:
         record = Record.from_dict(read_made(like))
     except InvalidInputError as error:
-        raise ImageError(f"The record in {like} can't be read: {error}") from None
+        # A field of the record is none of the options, whatever it is called.
+        why = error.message_for(f"its field {error.name}") if isinstance(error, FieldError) else error
+        raise ImageError(f"The record in {like} can't be read: {why}") from None
     if record.edit.kind != edit.kind:
         raise ImageError(
             f"{like} records a `joyimage {record.edit.kind}`; expected one of `joyimage {edit.kind}`."
@@ -186,7 +188,7 @@ def fill_from_record(
     for name, value in missing.items():
         kind = int if name == "base_size" else str
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ImageError(f"The record in {like} can't be read: `{name}` is {value!r}.")
+            raise ImageError(f"The record in {like} can't be read: its field {name} is {value!r}.")
     return edit.filled_from(record.edit), replace(options, **missing), made_with.get("input_sha256")
 
 

@@ -113,7 +113,7 @@ def load_runner(options: RunOptions) -> Runner:
         return RemoteRunner.connect(options.server, options.model)
     say_loading(options.model)
     from joyimage.compat.deferred_imports import collection_paused
-    from joyimage.devices import check_gpus, choose_device, choose_dtype
+    from joyimage.devices import choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline
 
     with collection_paused():
@@ -123,7 +123,6 @@ def load_runner(options: RunOptions) -> Runner:
         model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
         gpus = options.gpus or 1
-        check_gpus(gpus, options.device)
         notify(f"Model {model or options.transformer} on {device} in {dtype}.")
         load = {**options.to_load(), "model": model, "device": device, "dtype": dtype}
         load["base_size"] = options.base_size
@@ -131,6 +130,7 @@ def load_runner(options: RunOptions) -> Runner:
             return LocalRunner(load_pipeline(**load))
     from joyimage.companions import Companions
 
+    load["device"] = options.device  # as given: each process chooses its own, and `start` checks them
     # Outside: with the collection paused, what connecting imports would be reported as leaked in the end.
     announce = load.pop("announce")
     companions, loaded = Companions.start(gpus, load, _follow, announce=announce)

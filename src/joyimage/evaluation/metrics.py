@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from joyimage.imaging.psnr import psnr_of
+
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+
+_LARGEST_PSNR = 60.0
 
 
 def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
@@ -15,7 +19,7 @@ def psnr(a: Pixels, b: Pixels, mask: Mask | None = None) -> float:
     if mask is not None:
         difference = difference[mask]
     error = float(np.mean(difference**2)) if difference.size else 0.0
-    return 60.0 if error < 255**2 * 1e-6 else float(10 * np.log10(255**2 / error))
+    return psnr_of(error, peak=255, largest=_LARGEST_PSNR)
 
 
 def sharpness(image: Pixels, target: Pixels) -> float | None:

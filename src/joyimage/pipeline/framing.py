@@ -152,8 +152,8 @@ class Framing:
                 if not 1 / _VISIBLE_STRETCH < stretch < _VISIBLE_STRETCH:
                     warnings.warn(
                         f"`height` and `width` are {requested.height} and {requested.width} for an image of"
-                        f" {ImageSize.of(image)}: with fit='exact' it is stretched."
-                        " Leave them out, or use fit='pad'.",
+                        f" {ImageSize.of(image)}: `fit` 'exact' stretches it."
+                        " Leave out the size, or use `fit` 'pad'.",
                         stacklevel=6,  # the line that calls the pipeline
                     )
             return requested

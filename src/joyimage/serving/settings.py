@@ -183,7 +183,7 @@ class ServerSettings(BaseSettings):
         if self.database is not None and not _DATABASE.match(self.database):
             # Not the whole value, which may hold a password.
             scheme, slashes, _ = self.database.partition("//")
-            given = f"begins with {scheme[:40]!r}" if slashes else "is no address"
+            given = f"begins with {scheme[:40]!r}" if slashes else "is not an address"
             raise ValueError(
                 f"`database` {given}; expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
             )

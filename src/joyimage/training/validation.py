@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from joyimage.imaging.psnr import psnr_of
 from joyimage.training.adapter_loss import Batch, predict_loss
 from joyimage.training.order import sample_generator
 from joyimage.training.sheet import write_sheet
@@ -166,5 +167,4 @@ def _compare(image: Image.Image, reference: Image.Image, target: Image.Image) ->
 
 
 def _psnr(error: np.ndarray) -> float:
-    mse = float(np.square(error).mean())
-    return _LARGEST_PSNR if mse == 0 else min(_LARGEST_PSNR, 10 * float(np.log10(255**2 / mse)))
+    return psnr_of(float(np.square(error).mean()), peak=255, largest=_LARGEST_PSNR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from joyimage.cli.console import say_loading
+from joyimage.devices import check_device_name
 
 
 def tiny(
@@ -37,10 +38,11 @@ def tiny(
         start: Checkpoint to continue from, on new scenes and at half the peak rates; of its VAE only the decoder
             trains, with --stage vae.
     """
+    if device is not None:
+        check_device_name(device, "--device")
     say_loading(start or "PyTorch")
-    import torch
-
     from joyimage.cli.runners import hide_loading_bars
+    from joyimage.devices import available_devices, choose_device
     from joyimage.tiny.train import train_tiny
 
     hide_loading_bars()
@@ -53,7 +55,7 @@ def tiny(
         read_steps=read_steps,
         num_readings=readings,
         seed=seed,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=choose_device("cpu" if device is None and "cuda" not in available_devices() else device),
         output_path=output,
         start=start,
     )
