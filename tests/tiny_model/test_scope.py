@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from joyimage.evaluation.editors import round_trip_editor
+from joyimage.loading import load_pipeline
 from joyimage.tiny.scope import is_drawn, out_of_scope, unknown_words, unreadable, vocabulary
 from joyimage.tiny.worlds.scenes import TASKS, generate
 
@@ -64,6 +67,15 @@ def test_image_when_a_page_of_text_or_of_many_objects_then_unreadable() -> None:
     assert "separate parts" in str(unreadable(page))
     assert unreadable(crowd) == "the image has 10 separate parts, and a drawn scene has at most 4 objects"
     assert unreadable(Image.new("RGB", (96, 96), "white")) is None
+
+
+@pytest.mark.parametrize("task", ["rotate", "camera"])
+def test_image_when_an_edit_blurred_a_scene_then_still_readable(task: str) -> None:
+    pipe: Any = load_pipeline("tiny", device="cpu", dtype="float32").pipe
+    images = round_trip_editor(pipe)([generate(task, seed) for seed in range(20)])
+    larger = [image.resize((300, 300), Image.Resampling.BICUBIC) for image in images]
+
+    assert [unreadable(image) for image in (*images, *larger)] == [None] * 40
 
 
 def test_question_when_not_in_english_then_unreadable() -> None:

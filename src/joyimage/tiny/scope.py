@@ -16,16 +16,21 @@ from joyimage.tiny.worlds.vehicle import VEHICLES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
 SIDE = 96
 """Side in pixels of the scenes that the model was trained on."""
 
 _LARGEST_SIDE = 4 * SIDE
-# Of a 96 x 96 sample with 16 levels per channel. Drawn scenes, solids with shading included, have at most 130;
-# the photographs that were tried have 160 to 860.
+# Of a 96 x 96 sample with 16 levels per channel. Drawn scenes, solids with shading included, have at most 130 colors;
+# the photographs that were tried have 160 to 860. Edits of scenes have up to 250, but 30 of them cover nine tenths,
+# where photographs need 44 to 350.
 _MOST_COLORS = 150
-# Of a 96 x 96 sample: at most four objects and a red box, and one speck that an edit left. A page of text has more than
-# a hundred.
-_MOST_OBJECTS, _MOST_PARTS = 4, 6
+_COVERED, _MOST_COVERING = 0.9, 34
+# Of a 96 x 96 sample: at most four objects and a red box, and specks of a few pixels where JPEG blurred an edge, 20 at
+# most. A page of text has more than a hundred.
+_MOST_OBJECTS, _MOST_PARTS, _MOST_SPECKS = 4, 6, 40
+_LARGEST_SPECK_PX = 16
 _OFF_BACKGROUND = 40  # of 255, in any channel
 _TEMPLATE_WORDS = (
     "a add an and at background bottom camera center change color draw erase finally front in into "
@@ -47,10 +52,10 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 def is_drawn(image: Image.Image) -> bool:
-    """Tell whether an image has as few colors as a drawn scene; photographs have many more."""
-    sample = flatten(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    colors = sample.point([level & 0xF0 for level in range(256)] * 3).getcolors(SIDE * SIDE)
-    return colors is not None and len(colors) <= _MOST_COLORS
+    """Tell whether as few colors cover an image as a drawn scene; photographs need many more."""
+    counts = np.sort(np.bincount(_color_codes(_sample(image)).ravel()))[::-1]
+    num_covering = int(np.searchsorted(counts.cumsum(), _COVERED * SIDE * SIDE)) + 1
+    return int(np.count_nonzero(counts)) <= _MOST_COLORS or num_covering <= _MOST_COVERING
 
 
 def unreadable(image: Image.Image, question: str | None = None) -> str | None:
@@ -70,14 +75,26 @@ def unreadable(image: Image.Image, question: str | None = None) -> str | None:
 
 
 def _crowded(image: Image.Image) -> str | None:
-    sample = flatten(image).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    pixels = np.asarray(sample, np.int16)  # [H, W, 3]
-    codes = (pixels >> 4) @ (256, 16, 1)  # [H, W]
+    pixels = _sample(image)
+    codes = _color_codes(pixels)
     background = pixels[codes == np.bincount(codes.ravel()).argmax()].mean(0)  # [3]
-    num_parts = len(find_components(np.abs(pixels - background).max(-1) > _OFF_BACKGROUND))
-    if num_parts <= _MOST_PARTS:
+    boxes = find_components(np.abs(pixels - background).max(-1) > _OFF_BACKGROUND)
+    sizes = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
+    num_large = sum(size > _LARGEST_SPECK_PX for size in sizes)
+    if num_large <= _MOST_PARTS and len(sizes) - num_large <= _MOST_SPECKS:
         return None
+    num_parts = num_large if num_large > _MOST_PARTS else len(sizes)
     return f"the image has {num_parts} separate parts, and a drawn scene has at most {_MOST_OBJECTS} objects"
+
+
+def _sample(image: Image.Image) -> NDArray[np.int16]:
+    """Return pixels of an image, `[96, 96, 3]`."""
+    return np.asarray(flatten(image).resize((SIDE, SIDE), Image.Resampling.NEAREST), np.int16)
+
+
+def _color_codes(pixels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return the color of each pixel with 16 levels per channel as one number, `[H, W]`."""
+    return (pixels >> 4) @ np.array((256, 16, 1), np.int16)
 
 
 def out_of_scope(prompt: str, images: Iterable[Image.Image]) -> list[str]:
