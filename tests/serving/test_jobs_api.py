@@ -361,21 +361,28 @@ def test_description_when_asked_then_text(server: LiveServer) -> None:
     assert isinstance(answer.json()["text"], str)
 
 
-def test_description_when_the_model_reads_drawn_scenes_alone_then_a_photograph_is_rejected_in_one_sentence(
+def test_description_when_the_model_reads_drawn_scenes_alone_then_anything_else_is_rejected_in_one_sentence(
     server: LiveServer, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.pipe.text_encoder.config, "language_scope", "drawn scenes", raising=False)
     drawn = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE), "white").save(drawn, "png")
     with server.client() as client:
-        photograph, scene = (
-            client.post("/v1/describe", data={"max_new_tokens": "2"}, files=[("image", image)])
-            for image in (png(), drawn.getvalue())
+        photograph, chinese, scene = (
+            client.post("/v1/describe", data={"max_new_tokens": "2", **question}, files=[("image", image)])
+            for image, question in (
+                (png(), {}),
+                (drawn.getvalue(), {"question": "这是什么?"}),
+                (drawn.getvalue(), {"question": "What is this?"}),
+            )
         )
 
-    assert photograph.status_code == 400
-    assert photograph.json()["error"]["message"].startswith("`image` has the colors of a photograph")
-    assert scene.status_code == 200
+    assert [photograph.status_code, chinese.status_code, scene.status_code] == [400, 400, 200]
+    for answer, why in (
+        (photograph, "the image has the colors of a photograph"),
+        (chinese, "the question is not in English"),
+    ):
+        assert answer.json()["error"]["message"].startswith(f"`image` can't be described: {why}.")
 
 
 def test_status_when_asked_then_alive_ready_and_counted(server: LiveServer) -> None:

@@ -335,7 +335,7 @@ class LocalRunner:
         """Answer a question; None where the run was stopped."""
         edit = item.task.edit
         assert isinstance(edit, Describe)
-        check_readable(self.pipe, item.images)
+        check_readable(self.pipe, item.images, edit.question)
         question = {} if edit.question is None else {"question": edit.question}
 
         def check(*_: Any) -> None:
