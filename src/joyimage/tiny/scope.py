@@ -23,8 +23,8 @@ SIDE = 96
 
 _LARGEST_SIDE = 4 * SIDE
 # Of a 96 x 96 sample with 16 levels per channel. Drawn scenes, solids with shading included, have at most 130 colors;
-# the photographs that were tried have 160 to 860. Edits of scenes have up to 250, but some 30 of them cover nine tenths,
-# where photographs need 44 to 350.
+# the photographs that were tried have 160 to 860. Edits of scenes have up to 250, but some 30 of them cover nine
+# tenths, where photographs need 44 to 350.
 _MOST_COLORS = 150
 _COVERED, _MOST_COVERING = 0.9, 34
 # Of a 96 x 96 sample: at most four objects and a red box, and specks of a few pixels where JPEG blurred an edge, 20 at
