@@ -287,9 +287,9 @@ def test_query_when_a_parameter_is_unknown_or_repeated_then_400_on_every_route(s
     [
         ("state", "done", "'queued', 'running', 'succeeded', 'failed' or 'cancelled'"),
         ("state", "", "'queued'"),
-        ("limit", "0", "greater than or equal to 1"),
+        ("limit", "0", "1 or more"),
         ("limit", "1.5", "integer"),
-        ("limit", "201", "less than or equal to 200"),
+        ("limit", "201", "200 or less"),
         ("after", "0" * 32, "id of one of your jobs"),
         ("after", "\0", "id of one of your jobs"),
         ("after", "", "id of one of your jobs"),

@@ -108,6 +108,12 @@ def test_server_on_postgresql_when_killed_then_every_job_ends_once(tmp_path: Pat
             "`--database` begins with 'mysql:'; expected sqlite:///FILE",
         ),
         (["--database", "user:secret@host"], "`--database` is not an address; expected sqlite"),
+        (
+            ["--public-url", "images.example.org"],
+            "`--public-url` is 'images.example.org'; expected an address",
+        ),
+        (["--max-batch", "0"], "`--max-batch` is 0; expected 1 or more."),
+        (["--allowed-hosts", ","], "`--allowed-hosts` is ',': it holds no name; expected names"),
         (["--database", "sqlite:///"], "`--database` begins with 'sqlite:'"),
     ],
 )

@@ -15,15 +15,24 @@ from joyimage.serving.security.keys import read_keys
 
 
 def _split_names(value: Any) -> Any:
-    """Read "a,b" and '["a", "b"]', as the environment and the command line have them."""
+    """Read "a,b" and '["a", "b"]', as the environment and the command line have them.
+
+    Raises:
+        ValueError: It is not empty, but holds no name.
+    """
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         return json.loads(value)
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    names = tuple(part.strip() for part in value.split(",") if part.strip())
+    if value and not names:
+        # Nothing given means a default, which for hosts may be all of them.
+        raise ValueError("it holds no name; expected names with commas between them")
+    return names
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
+_ADDRESS = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?")
 _DATABASE = re.compile(r"sqlite:///.|postgresql(\+psycopg)?://.")
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -180,6 +189,10 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check(self) -> "ServerSettings":
+        if self.public_url is not None and not _ADDRESS.fullmatch(self.public_url):
+            raise ValueError(
+                f"`public_url` is {self.public_url!r}; expected an address such as https://images.example.org."
+            )
         if self.database is not None and not _DATABASE.match(self.database):
             # Not the whole value, which may hold a password.
             scheme, slashes, _ = self.database.partition("//")

@@ -152,6 +152,14 @@ def job_error(error: dict[str, Any]) -> ApiError:
     return ApiError(status, error["message"], code=code, retry_after_s=_RETRY_AFTER_S.get(code or ""))
 
 
+_RANGES = (
+    (re.compile(r"greater than or equal to (\S+)"), r"\1 or more"),
+    (re.compile(r"less than or equal to (\S+)"), r"\1 or less"),
+    (re.compile(r"greater than (\S+)"), r"more than \1"),
+)
+"""How pydantic words a range, and how this package does."""
+
+
 def describe_invalid(error: Mapping[str, Any], param: str | None) -> str:
     """Return the sentence for a value that pydantic does not accept.
 
@@ -163,7 +171,10 @@ def describe_invalid(error: Mapping[str, Any], param: str | None) -> str:
     shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
     message = str(error["msg"]).removeprefix("Value error, ")
     if message.startswith("Input should be "):
-        return f"`{param}` is {shown}; expected {message.removeprefix('Input should be ')}."
+        expected = message.removeprefix("Input should be ")
+        for theirs, ours in _RANGES:
+            expected = theirs.sub(ours, expected)
+        return f"`{param}` is {shown}; expected {expected}."
     return f"`{param}` is {shown}: {message[:1].lower()}{message[1:]}."
 
 
