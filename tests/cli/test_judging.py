@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from joyimage.imaging import read_record
+from joyimage.tiny.examples import write_examples
 from tests import random_models
 
 if TYPE_CHECKING:
@@ -104,6 +105,23 @@ def test_judge_when_asked_for_then_the_verdict_in_words_and_in_the_record(
     recipe = read_record(tmp_path / "out.png")
     assert recipe is not None
     assert 0 < recipe["verdict"]["done"] < 1
+
+
+def test_edit_when_the_model_sees_no_such_object_then_says_so_before_it_edits(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    write_examples(tmp_path)
+    lines = {
+        name: joyimage(
+            *("edit", tmp_path / "shapes.png", f"Recolor the {name} orange.", "-o", tmp_path / f"{name}.png"),
+            *(*TINY, "--seed", 0),
+        ).err.splitlines()
+        for name in ("elephant", "heart")
+    }
+
+    warning = "Warning: there is no elephant in this image, as far as the model can tell."
+    assert warning in lines["elephant"][:-1]  # the last line tells the size
+    assert not any("there is no" in line for line in lines["heart"])
 
 
 def test_candidates_when_none_could_be_judged_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from joyimage.understanding.claims import Claim, DrawingClaims, claims_of, drawing_claims_of
+from joyimage.understanding.claims import (
+    Claim,
+    DrawingClaims,
+    claims_of,
+    drawing_claims_of,
+    objects_before,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +68,22 @@ def test_claims_when_read_from_a_prompt_of_an_image_then_all_of_it_or_none(
     prompt: str, claims: DrawingClaims | None
 ) -> None:
     assert drawing_claims_of(prompt) == claims
+
+
+@pytest.mark.parametrize(
+    ("instruction", "names"),
+    [
+        ("Remove the red star.", ["red star"]),
+        ("Recolor the heart orange.", ["heart"]),
+        ("Replace the black heart with a red cross.", ["black heart"]),
+        ("erase the Green cross in the middle", ["green cross"]),
+        ("Make it red.", []),
+        ("Make the background blue.", []),
+        ("Add a red star at the top left.", []),
+        ("Let it snow.", []),
+    ],
+)
+def test_objects_when_an_instruction_needs_them_then_named_in_lower_case(
+    instruction: str, names: list[str]
+) -> None:
+    assert objects_before(instruction) == names

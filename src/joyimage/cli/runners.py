@@ -95,6 +95,10 @@ class Runner(Protocol):
         """Return the spatial edit that the model reads from a prompt, if it does."""
         ...
 
+    def find_missing(self, prompt: str, image: Image) -> list[str]:
+        """Return the objects of a prompt that the model says are not in the image."""
+        ...
+
 
 def load_runner(options: RunOptions) -> Runner:
     """Return what runs edits with these options, and print which one on stderr.
@@ -261,6 +265,12 @@ class LocalRunner:
         from joyimage.understanding.intent import parse
 
         return parse(prompt, ImageReader(self.loaded.pipe), image)
+
+    def find_missing(self, prompt: str, image: Image) -> list[str]:
+        """Return the objects of a prompt that the model says are not in the image."""
+        from joyimage.pipeline.judging import find_missing
+
+        return self.loaded.run(lambda: find_missing(self.loaded.pipe, image, prompt))
 
     def _inputs(
         self, edit: AnyEdit, images: Sequence[Image], given: dict[str, Any], *, takes_several: bool

@@ -21,6 +21,11 @@ _RECOLOR = re.compile(
     rf"{_NAME.format('old')} (?:to |in )?(?P<color>{_COLORS})\.?",
     re.IGNORECASE,
 )
+# What is named thus is the image itself, or what was named before.
+_WHOLE = re.compile(
+    r"(?:it|its|this|that|these|those|them|everything|all|image|picture|photo|photograph|scene|background)\b",
+    re.IGNORECASE,
+)
 _DRAW = re.compile(
     r"(?:please )?(?:(?:draw|paint|sketch|create|make|generate|show)(?: me)? )?", re.IGNORECASE
 )
@@ -79,6 +84,17 @@ def claims_of(instruction: str) -> list[Claim]:
         for name in ("new", "gone")
         if found.get(name)
     ]
+
+
+def objects_before(instruction: str) -> list[str]:
+    """Return the objects that an instruction needs in the image before the edit; none where its form is not known."""
+    text = instruction.strip()
+    match = _RECOLOR.fullmatch(text) or _REMOVE.fullmatch(text) or _REPLACE.fullmatch(text)
+    if match is None:
+        return []
+    found = match.groupdict()
+    name = str(found.get("old") or found.get("gone")).lower()
+    return [] if _WHOLE.match(name) else [name]
 
 
 def drawing_claims_of(prompt: str) -> DrawingClaims | None:

@@ -12,7 +12,7 @@ from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.parse import parse
 from joyimage.spatial.rotation import ObjectRotation
 from joyimage.understanding import questions
-from joyimage.understanding.claims import claims_of, drawing_claims_of
+from joyimage.understanding.claims import claims_of, drawing_claims_of, objects_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,6 +224,17 @@ def is_absent(reader: Reader, image: Image, name: str) -> bool:
         return False
     (present,) = reader.yes([image], [questions.object_is_present(asked)])
     return present < ABSENT
+
+
+def missing_objects(reader: Reader, image: Image, instruction: str) -> list[str]:
+    """Return the objects of an instruction in plain words that the model says are not in an image.
+
+    Args:
+        reader: The model.
+        image: RGB image, before the edit.
+        instruction: What is asked for, such as "Remove the red star."; in other forms no object is known.
+    """
+    return [name for name in objects_before(instruction) if is_absent(reader, image, name)]
 
 
 ABSENT = 0.2
