@@ -78,6 +78,7 @@ def test_claims_when_read_from_a_prompt_of_an_image_then_all_of_it_or_none(
         ("Replace the black heart with a red cross.", ["black heart"]),
         ("erase the Green cross in the middle", ["green cross"]),
         ("Make it red.", []),
+        ("Make the photo black.", []),
         ("Make the background blue.", []),
         ("Add a red star at the top left.", []),
         ("Let it snow.", []),

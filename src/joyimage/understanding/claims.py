@@ -23,7 +23,7 @@ _RECOLOR = re.compile(
 )
 # What is named thus is the image itself, or what was named before.
 _WHOLE = re.compile(
-    r"(?:it|its|this|that|these|those|them|everything|all|image|picture|photo|photograph|scene|background)\b",
+    r"(?:it|its|this|that|these|those|them|everything|all|image|pic\w*|photo\w*|scene|background)\b",
     re.IGNORECASE,
 )
 _DRAW = re.compile(
