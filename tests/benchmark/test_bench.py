@@ -202,15 +202,15 @@ def test_slug_when_device_has_a_name_then_plain(name: str, slug: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "huge"], "`model` is 'huge'"),
+        (["--model", "huge"], "`--model` is 'huge'"),
         (["--model", "full", "--device", "cpu"], "needs a GPU"),
-        (["--model", "tiny", "--size", "64"], "`size` and `layers`"),
-        (["--size", "100"], "`size` is 100"),
-        (["--steps", "0"], "`steps` is 0"),
-        (["--rounds", "0"], "`rounds` is 0"),
-        (["--layers", "0"], "`layers` is 0"),
-        (["--device", "abacus"], "`device` is 'abacus'"),
-        (["--dtype", "int3"], "`dtype` is 'int3'"),
+        (["--model", "tiny", "--size", "64"], "`--size` and `--layers`"),
+        (["--size", "100"], "`--size` is 100"),
+        (["--steps", "0"], "`--steps 0` is not valid"),
+        (["--rounds", "0"], "`--rounds` is 0"),
+        (["--layers", "0"], "`--layers` is 0"),
+        (["--device", "abacus"], "`--device` is 'abacus'"),
+        (["--dtype", "int3"], "`--dtype` is 'int3'"),
     ],
 )
 def test_bench_when_setting_cannot_be_then_one_sentence_and_2(

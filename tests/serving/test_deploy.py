@@ -286,4 +286,4 @@ def test_serve_when_a_proxy_is_no_address_then_one_line(
     code = main(["serve", "--model", "tiny", "--data-dir", str(tmp_path), "--trusted-proxies", "my-proxy"])
 
     assert code == 2
-    assert "`trusted_proxies` is 'my-proxy'" in capsys.readouterr().err
+    assert "`--trusted-proxies` is 'my-proxy'" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_photo_when_it_takes_long_to_read_then_that_is_said_until_it_is_there(
     reading = visitor.see("[data-notice=reading]")
     expect(reading).to_contain_text("Reading scan.tif")
     held[0].continue_()
-    visitor.expect_name("scan.tif")
+    visitor.expect_name("scan.png")
     expect(reading).to_have_count(0)
 
 
