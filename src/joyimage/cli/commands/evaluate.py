@@ -41,25 +41,19 @@ def tiny(
         lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
-    options = options or MeasuredOptions()
-    options.check()
-    check_sampling(steps, guidance)
-    say_loading(options.model)
+    options = _start(options, steps, guidance, num=num, seed=seed, batch_size=batch_size)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
-    from joyimage.cli.runners import hide_loading_bars
     from joyimage.evaluation.editors import copy_editor, pipeline_editor, round_trip_editor
     from joyimage.evaluation.reading import evaluate_reading, reading_to_json, reading_to_table
     from joyimage.evaluation.report import Comparison, to_json, to_table
-    from joyimage.evaluation.runner import check_amounts, evaluate
+    from joyimage.evaluation.runner import evaluate
     from joyimage.loading import load_pipeline
     from joyimage.pipeline.answers import has_language
     from joyimage.tiny.reading_suite import DrawnQuestions
     from joyimage.tiny.suite import DrawnScenes
 
-    check_amounts(DrawnScenes(seed=seed), num=num, batch_size=batch_size)
-    hide_loading_bars()
     loaded = load_pipeline(**options.to_load(), loras=lora or ())
     pipe = loaded.pipe
     suite = DrawnScenes(seed=seed, size=size or pipe.config["base_size"])
@@ -104,20 +98,13 @@ def speed(
         batch_size: Scenes edited at once.
         json: Print JSON instead of the table.
     """
-    options = options or MeasuredOptions()
-    options.check()
-    check_sampling(steps, guidance)
-    say_loading(options.model)
+    options = _start(options, steps, guidance, num=num, seed=seed, batch_size=batch_size)
     from json import dumps
 
-    from joyimage.cli.runners import hide_loading_bars
     from joyimage.evaluation.prices import measure_prices, to_price_json, to_price_table
-    from joyimage.evaluation.runner import check_amounts
     from joyimage.loading import load_pipeline
     from joyimage.tiny.suite import DrawnScenes
 
-    check_amounts(DrawnScenes(seed=seed), num=num, batch_size=batch_size)
-    hide_loading_bars()
     pipe = load_pipeline(**options.to_load()).pipe
     suite = DrawnScenes(seed=seed, size=pipe.config["base_size"])
     prices = measure_prices(
@@ -125,3 +112,30 @@ def speed(
     )
     table = to_price_table(prices, num=num, rows=len(suite.tasks) + 1)
     sys.stdout.write((dumps(to_price_json(prices), indent=2) if json else table) + "\n")
+
+
+def _start(
+    options: MeasuredOptions | None,
+    steps: int | None,
+    guidance: float | None,
+    *,
+    num: int,
+    seed: int,
+    batch_size: int,
+) -> MeasuredOptions:
+    """Check what a measurement is to do, say that its model loads, and return the model's options.
+
+    Raises:
+        InvalidInputError: An option has a value that is not accepted.
+    """
+    options = options or MeasuredOptions()
+    options.check()
+    check_sampling(steps, guidance)
+    say_loading(options.model)
+    from joyimage.cli.runners import hide_loading_bars
+    from joyimage.evaluation.runner import check_amounts
+    from joyimage.tiny.suite import DrawnScenes
+
+    check_amounts(DrawnScenes(seed=seed), num=num, batch_size=batch_size)
+    hide_loading_bars()
+    return options
