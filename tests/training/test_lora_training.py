@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,37 @@ def test_train_when_two_processes_shard_a_plain_or_quantized_base_then_the_same_
     )
     assert one == two
     assert len(set(one)) == len(BASES)
+
+
+def test_train_when_tensorboard_is_on_then_its_events_are_those_of_the_log_and_all_are_written(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            told.append((step, name, round(value, 6)))  # as in the log
+
+        def close(self) -> None:
+            told.append(self.folder)
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    output = tmp_path / "run"
+
+    train(make_config(pairs, output, train={"steps": 2}, tensorboard=True), progress=False)
+
+    logged = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    *scalars, closed = told
+    assert {name for _, name, _ in scalars} >= {"loss"}
+    assert scalars == [
+        (entry["step"], name, value) for entry in logged for name, value in entry.items() if name != "step"
+    ]
+    assert closed == str(output / "tensorboard")
 
 
 def test_command_when_given_a_folder_then_trains_and_prints_the_file(

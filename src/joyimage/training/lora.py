@@ -196,7 +196,11 @@ def train(config: TrainingConfig, *, progress: bool = True) -> TrainingResult:
         settings=planned.settings,
     )
     writer = _summary_writer(config.run_path) if config.tensorboard and processes.is_main else None
-    steps, validation = loop.run(progress=progress, writer=writer)
+    try:
+        steps, validation = loop.run(progress=progress, writer=writer)
+    finally:
+        if writer is not None:
+            writer.close()  # it writes what it holds only now and then
     adapter = config.adapter_path
     if processes.is_main:
         loop.export(adapter)
