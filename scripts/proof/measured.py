@@ -20,7 +20,7 @@ def run_edit(
 
     Args:
         log: File for its events.
-        options: Its command line options.
+        options: Command-line options of the measured process.
         limit_bytes: Memory of the process, enforced by a control group on the CPU and by torch on a GPU; None
             without a limit.
         timeout_s: Seconds after which it is ended; None to wait for it.

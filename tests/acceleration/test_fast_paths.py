@@ -149,7 +149,9 @@ def test_forward_cache_when_there_is_one_step_then_branches_are_bitwise_those_wi
 
 
 @torch.no_grad()
-def test_forward_cache_when_step_goes_on_then_text_time_references_and_image_rows_are_computed_once() -> None:
+def test_forward_cache_when_a_step_continues_then_text_time_references_and_image_rows_are_computed_once() -> (
+    None
+):
     model = make_fast_transformer()
     calls: Counter[str] = Counter()
     for name in ("condition_embedder.text_embedder", "condition_embedder.time_proj", "img_in"):

@@ -193,6 +193,22 @@ def test_completion_when_not_agreed_then_nothing_is_changed(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_completion_when_the_user_has_no_home_then_a_file_is_asked_for(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def has_none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", has_none)
+
+    outcome = joyimage("--install-completion", "--shell", "bash", "--yes")
+    written = joyimage("--install-completion", "--shell", "bash", "-o", tmp_path / "script")
+
+    assert (outcome.code, written.code) == (2, 0)
+    assert "no home folder" in outcome.err
+    assert "`--output FILE`" in outcome.err
+
+
 def test_completion_when_a_file_is_named_then_only_that_one_is_written(
     joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -201,7 +201,7 @@ def test_crop_when_laid_then_bitwise_what_the_pipeline_crops() -> None:
     assert np.array_equal(np.asarray(laid), np.asarray(fit_to_size(image, ImageSize(96, 64))))
 
 
-def test_pad_when_laid_then_the_border_goes_on_and_is_cut_off_again() -> None:
+def test_pad_when_laid_then_the_border_is_extended_and_is_cut_off_again() -> None:
     image = drawn(200, 50)
     framing = Framing(fit="pad")
 

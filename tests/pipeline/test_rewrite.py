@@ -61,6 +61,26 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
+def test_endpoint_when_on_another_machine_without_encryption_then_the_key_of_openai_stays_here(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    elsewhere = endpoint.replace("127.0.0.1", "0.0.0.0")  # reaches this machine, but does not say so
+
+    rewrite("red sky", None, elsewhere)
+    monkeypatch.setenv("JOYIMAGE_REWRITE_KEY", "its-own-key")
+    rewrite("red sky", None, elsewhere)
+    rewrite("red sky", None, endpoint)
+
+    assert [one["key"] for one in Endpoint.requests] == [None, "Bearer its-own-key", "Bearer its-own-key"]
+    monkeypatch.delenv("JOYIMAGE_REWRITE_KEY")
+    Endpoint.status = 401
+    with pytest.raises(RewriteError, match=r"HTTP 401\. OPENAI_API_KEY was not sent, because 0\.0\.0\.0 is"):
+        rewrite("red sky", None, elsewhere)
+    with pytest.raises(RewriteError, match=r"HTTP 401\.$"):
+        rewrite("red sky", None, endpoint)
+
+
 def test_endpoint_when_asked_then_image_and_prompt_are_sent_and_its_sentence_comes_back(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,9 +80,12 @@ TERMS = (
     Term("shall", r"\bshall\b", "should, must, or the present tense"),
     Term("likewise", r"\blikewise\b", "the whole statement again"),
     Term(
-        "fragment", r"^\s+\*{0,2}\w+(?: \([^)]*\))?: (?:Of |The same\b|Goes with)", "a complete argument line"
+        "fragment",
+        # Behind the name of an exception, "its" is the argument's.
+        r"^\s+\*{0,2}(?!\w*Error:)\w+(?: \([^)]*\))?: (?:Of |Its |Their |As many|The same\b|Goes with)",
+        "a complete argument line",
     ),
-    Term("go on", r"\b(?:goes|go|went|going) on\b", "continue, resume"),
+    Term("go on", r"\b(?:goes|go|went|going) on\b|goes_on", "continue, resume"),
     Term("in a row", r"\bin a row\b|in_a_row", "packed, consecutive"),
     Term("hand out", r"\bhand(?:s|ed|ing)?[ _]out\b|_hand_out", "dispatch"),
     Term("look ahead", r"\blook(?:s|ed|ing)?[ _]ahead\b", "prefetch"),

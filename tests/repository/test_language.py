@@ -70,7 +70,12 @@ def test_terms_when_listed_then_each_that_is_left_is_one_of_the_list() -> None:
         pytest.param("picture", "def to_pictures(", True, id="part of a name"),
         pytest.param("picture", "    Pictures: none", True, id="capital letter"),
         pytest.param("fragment", "        kind: Of the job.", True, id="genitive"),
+        pytest.param(
+            "fragment", "        kind: Its media type.", True, id="what it is about is a line above"
+        ),
+        pytest.param("fragment", "        ImageError: Its encoding is not known.", False, id="exception"),
         pytest.param("fragment", "        kind: Kind of the job.", False, id="complete line"),
+        pytest.param("go on", "def test_run_when_stopped_then_it_goes_on() -> None:", True, id="test name"),
         pytest.param("shall", "a shallow copy", False, id="inside another word"),
         pytest.param("homely classes", "made(", False, id="lower case"),
     ],

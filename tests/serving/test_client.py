@@ -228,7 +228,7 @@ class BadLine:
 
 
 @pytest.mark.parametrize("which", ["Client", "AsyncClient"])
-def test_client_when_the_line_breaks_then_it_goes_on_and_nothing_runs_twice(
+def test_client_when_the_line_breaks_then_it_continues_and_nothing_runs_twice(
     serve: Serve, runner: LocalRunner, which: str
 ) -> None:
     gate = Gate(runner)

@@ -244,6 +244,20 @@ def test_settings_when_documented_then_every_one_with_its_default() -> None:
             assert f"`{default}`" in rows[0], (name, default)
 
 
+def test_serve_when_the_user_has_no_home_then_a_folder_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def has_none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", has_none)
+    monkeypatch.setattr(serve_module, "run_server", lambda *_, **__: None)
+
+    assert main(["serve", "--model", "tiny"]) == 2
+    assert "`--data-dir` is missing, and this user has no home folder" in capsys.readouterr().err
+    assert main(["serve", "--model", "tiny", "--data-dir", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize("flag", sorted(FLAGS))
 def test_flag_when_given_then_it_is_a_setting_or_the_commands_own(flag: str) -> None:
     name = flag.removeprefix("--").replace("-", "_")

@@ -149,7 +149,7 @@ def test_waiting_job_when_too_long_then_failed_with_a_sentence(
 
 
 @pytest.mark.parametrize("mistake", [ZeroDivisionError, TypeError])
-def test_pipeline_when_it_breaks_then_500_without_its_words_and_the_server_goes_on(
+def test_pipeline_when_it_breaks_then_500_without_its_words_and_the_server_continues(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch, mistake: type[Exception]
 ) -> None:
     shop = workshop()
@@ -186,7 +186,7 @@ def test_disk_when_full_then_the_job_fails_with_a_sentence_and_no_partial_file(
     assert shop.ended(shop.submit()).state == "succeeded"
 
 
-def test_server_when_stopped_in_order_then_the_job_goes_on_later_and_nothing_counts(
+def test_server_when_stopped_in_order_then_the_job_continues_later_and_nothing_counts(
     workshop: Open, runner: LocalRunner
 ) -> None:
     gate = Gate(runner)

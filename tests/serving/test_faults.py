@@ -105,7 +105,7 @@ def test_record_when_damaged_then_its_job_fails_with_a_sentence_and_the_others_r
 
 
 @pytest.mark.parametrize("error", [KeyError("size"), PanicError("panic"), SystemExit(3)])
-def test_loop_when_its_step_fails_then_it_goes_on_and_says_so_while_it_does(error: BaseException) -> None:
+def test_loop_when_its_step_fails_then_it_continues_and_says_so_while_it_does(error: BaseException) -> None:
     stopped, is_broken, calls = threading.Event(), True, 0
 
     def step() -> None:

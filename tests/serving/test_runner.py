@@ -143,7 +143,7 @@ def test_memory_when_short_then_less_of_it_and_the_same_image(
     assert not pipe.vae.use_tiling
 
 
-def test_memory_when_never_enough_then_503_and_the_server_goes_on(
+def test_memory_when_never_enough_then_503_and_the_server_continues(
     workshop: Open, runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = workshop()
@@ -303,7 +303,7 @@ def test_preview_when_an_edit_has_run_then_its_decode_is_what_counts() -> None:
     assert 0 < seconds * SIDE * SIDE < 10
 
 
-def test_preview_when_its_decode_runs_out_of_memory_then_latents_are_drawn_and_the_edit_goes_on(
+def test_preview_when_its_decode_runs_out_of_memory_then_latents_are_drawn_and_the_edit_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runner = make_runner(preview="decoded")

@@ -133,7 +133,7 @@ def test_parts_when_an_object_is_recolored_then_those_that_it_covers_changed() -
     assert not changed_parts(before, before + 5, 3).any()
 
 
-def test_training_when_a_reading_model_goes_on_then_what_it_sees_stays(grown: tuple[Any, Any]) -> None:
+def test_training_when_a_reading_model_continues_then_what_it_sees_stays(grown: tuple[Any, Any]) -> None:
     student = add_comparing_layer(grown[1]).train().requires_grad_(True)
 
     freeze_reading_half(student)
@@ -227,7 +227,7 @@ def test_questions_when_tokenized_for_training_then_as_the_pipeline_asks_them(
             assert [*data.prefixes[number].tolist(), *question] == expected
 
 
-def test_read_stage_when_run_in_two_goes_then_goes_on_and_exports_a_checkpoint_that_answers(
+def test_read_stage_when_run_in_two_goes_then_resumes_and_exports_a_checkpoint_that_answers(
     extended: Any, tmp_path: Path
 ) -> None:
     train_tiny(tmp_path, stage="vae", vae_steps=1, progress=False)

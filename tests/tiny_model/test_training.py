@@ -16,12 +16,13 @@ from joyimage.pipeline.prompts import prefix_length
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_image_processor, build_tokenizer, build_vae
 from joyimage.tiny.language import STREAM_SCALE
-from joyimage.tiny.objective import _attend_explicitly
+from joyimage.tiny.objective import ExplicitAttnProcessor, use_explicit_attention
 from joyimage.tiny.pairs import GROUPS, render_pairs
 from joyimage.tiny.train import train_tiny
 from joyimage.tiny.worlds.scenes import TASKS, generate
 from joyimage.training.text_states import encode_prompts, to_patches
 from joyimage.training.trainer import averaged_weights
+from tests import random_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_training_when_run_then_logs_every_stage_and_goes_on_where_it_was(run_path: Path) -> None:
+def test_training_when_run_then_logs_every_stage_and_resumes(run_path: Path) -> None:
     entries = [json.loads(line) for line in (run_path / "log.jsonl").read_text().splitlines()]
 
     assert [(entry["stage"], entry["step"]) for entry in entries] == [("vae", 2), ("edit", 1), ("edit", 2)]
@@ -88,7 +89,7 @@ def test_training_when_no_vae_was_trained_then_says_so(tmp_path: Path) -> None:
         train_tiny(tmp_path, stage="edit", num_pairs=8, progress=False)
 
 
-def test_training_when_the_embedded_model_goes_on_then_latents_and_answers_stay(tmp_path: Path) -> None:
+def test_training_when_the_embedded_model_continues_then_latents_and_answers_stay(tmp_path: Path) -> None:
     path = tmp_path / "run"
     for stage in ("vae", "edit"):
         train_tiny(path, stage=stage, vae_steps=2, edit_steps=2, num_pairs=16, start="tiny", progress=False)
@@ -192,8 +193,29 @@ def test_explicit_attention_when_masked_then_agrees_with_the_kernel() -> None:
     mask[1, ..., 5:] = False
 
     for chosen in (None, mask):
-        got = _attend_explicitly(query, key, value, chosen)
+        got = ExplicitAttnProcessor().attend(query, key, value, chosen)
         assert torch.allclose(got, attention.attend(query, key, value, chosen), atol=1e-5)
+
+
+def test_explicit_attention_when_used_then_of_that_transformer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: list[str] = []
+    attend = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args, **kw: (kernels.append(""), attend(*args, **kw))[1])
+    trained, other = random_models.make_transformer(), random_models.make_transformer()
+    torch.manual_seed(0)
+    inputs: dict[str, Any] = {
+        "hidden_states": torch.randn(1, 2, 16, 1, 4, 4),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 5, trained.config["text_dim"]),
+        "return_dict": False,
+    }
+
+    use_explicit_attention(trained)
+    explicit = trained(**inputs)[0]
+
+    assert kernels == []
+    assert torch.allclose(explicit, other(**inputs)[0], atol=1e-5)
+    assert len(kernels) == len(other.double_blocks)
 
 
 def test_posterior_when_exported_then_a_twentieth_of_the_noise_is_left(run_path: Path) -> None:

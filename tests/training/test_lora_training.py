@@ -208,7 +208,7 @@ def test_resume_when_settings_differ_then_each_is_named_with_both_values(pairs: 
     assert plan(config(train={"steps": 9, "save_every": 2}), progress=False).settings
 
 
-def test_resume_when_memory_is_to_be_saved_then_the_run_goes_on_with_the_same_bytes(
+def test_resume_when_memory_is_to_be_saved_then_the_run_continues_with_the_same_bytes(
     pairs: Path, tmp_path: Path
 ) -> None:
     def config(name: str, steps: int, **sections: Any) -> Any:

@@ -47,7 +47,7 @@ def make_published_pipeline(
         widths: What differs from the published configuration; with nothing it has 8 billion weights.
         rope_sections: Parts of a head for time, height and width; None: as published.
         device: Where the weights are drawn.
-        dtype: Their precision.
+        dtype: Precision of the weights.
     """
     settings = json.loads((PUBLISHED_FOLDER / "text_encoder" / "config.json").read_text(encoding="utf-8"))
     for part, values in widths.items():

@@ -50,7 +50,7 @@ class GuidanceGroup:
 
     Attributes:
         rank: Number of this process, from 0; the first half runs the conditional branch.
-        group: Their process group.
+        group: Process group of all processes that share an edit.
         meeting: Process group in which they wait for each other before the first step, however long one of them reads.
         pair: Process group of this process and the one with the same part of the tokens in the other branch.
         num_parts: Parts that a branch's tokens are divided into, each on a process.
@@ -73,7 +73,7 @@ class GuidanceGroup:
 
         Args:
             num_processes: One of `NUM_PROCESSES`.
-            transformer: Its tokens are divided where there are more processes than branches; that stays until it is
+            transformer: The network; its tokens are divided where there are more processes than branches, until it is
                 loaded again.
 
         Raises:

@@ -283,7 +283,7 @@ def streamed_tensors(block: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Mo
 
     Args:
         block: The block.
-        prefix: Its name in the model.
+        prefix: Name of the block in the model.
 
     Yields:
         Name in the model without adapters, the module that owns the tensor, the attribute, and the tensor.

@@ -88,7 +88,7 @@ def fused_bytes(graph: torch.fx.Graph) -> int:
     """Count the traffic of a graph of aten operators whose elementwise neighbors are fused.
 
     Args:
-        graph: Its nodes carry their results' shapes in `meta["val"]`.
+        graph: The graph, whose nodes carry their results' shapes in `meta["val"]`.
 
     Returns:
         Bytes read and written by all that isn't a matmul, attention or a view.

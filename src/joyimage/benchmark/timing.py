@@ -117,7 +117,7 @@ def run_call(pipe: Any, device: torch.device, **call: Any) -> Run:
     Args:
         pipe: Ours or diffusers'.
         device: Device of the pipeline.
-        **call: Its arguments, without `output_type`.
+        **call: Arguments of the edit, without `output_type`.
 
     Returns:
         Seconds by stage and the result.
@@ -231,7 +231,7 @@ def ratios(reference: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
 
     Args:
         reference: Two runs per round.
-        ours: As many.
+        ours: Two runs per round.
 
     Returns:
         By stage, with the VAE's two as one more.

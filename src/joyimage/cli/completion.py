@@ -91,8 +91,17 @@ def _find_shell() -> Shell:
 
 
 def _plan(shell: Shell) -> tuple[Path, Path | None, str]:
-    """Return the script's file, the shell's startup file (None where none changes), and what is added to it."""
-    home = Path.home()
+    """Return the script's file, the shell's startup file (None where none changes), and what is added to it.
+
+    Raises:
+        InvalidInputError: The user has no home folder.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise InvalidInputError(
+            "This user has no home folder to install in; write the script to a file with `--output FILE`."
+        ) from None
     if shell == "fish":
         config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
         return config / "fish" / "completions" / "joyimage.fish", None, ""

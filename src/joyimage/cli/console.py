@@ -44,7 +44,7 @@ def say_loading(model: object = None) -> None:
     """Say that a model loads; before torch is imported, as the imports alone take seconds.
 
     Args:
-        model: Its name or folder; None for the default.
+        model: Name or folder of the checkpoint; None for the default.
     """
     notify(f"Loading {model or 'the model'} ...")
 

@@ -119,7 +119,7 @@ def _read_cell(name: str, cell: str, delimiter: str) -> str:
     """Return a cell's text; "" where it means "not given".
 
     Args:
-        name: Its column.
+        name: Column of the cell.
         cell: What it holds.
         delimiter: What stands between cells: where it is no comma, numbers may have a decimal comma.
     """

@@ -22,11 +22,6 @@ _OTHER_NAMES = {
 }
 """Names in the library for which a command's parameter has another name."""
 
-_NO_COLUMN = frozenset(
-    ("device", "dtype", "gpus", "offload", "quantize", "base_size", "transformer", "text_encoder", "vae")
-)
-"""Parameters of a batch that no row has a column for."""
-
 
 def name_options(message: str, app: App, tokens: Sequence[str]) -> str:
     """Return a message with the options that a command has in place of the library's arguments.
@@ -53,7 +48,9 @@ def name_options(message: str, app: App, tokens: Sequence[str]) -> str:
             )
         return message
     if chain[:1] == ("batch",):  # columns have the names of the other parameters
-        arguments = {name: one for name, one in arguments.items() if name in _NO_COLUMN}
+        from joyimage.cli.options import LOADING  # here: `joyimage --help` has no message to name options in
+
+        arguments = {name: one for name, one in arguments.items() if name in LOADING}
     elif chain[:1] == ("train",):  # keys of its file have the same names, and the options replace them
         arguments = {name: one for name, one in arguments.items() if typed & set(one.names)}
 

@@ -14,19 +14,6 @@ from joyimage.devices import DTYPE_CHOICES, GPUS_CHOICES, check_device_name
 from joyimage.errors import InvalidInputError
 from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
-PER_SERVER = (
-    "device",
-    "gpus",
-    "dtype",
-    "base_size",
-    "offload",
-    "transformer",
-    "text_encoder",
-    "vae",
-    "quantize",
-)
-"""Options that only the server itself can be given."""
-
 _Image = Parameter(help="Image file; - reads from standard input.", group=GROUPS["Input"])
 ImagePath = Annotated[Path, _Image]
 Output = Annotated[
@@ -281,6 +268,10 @@ class SizedModelOptions(ModelOptions):
             raise InvalidInputError(f"`--gpus` is {self.gpus}; expected {expected}.")
 
 
+LOADING = tuple(field.name for field in fields(SizedModelOptions) if field.name != "model")
+"""Options of how a model is loaded: no row of a batch has a column for them, and a server has its own."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SizedModelOptions):
@@ -331,7 +322,7 @@ class RunOptions(SizedModelOptions):
             raise InvalidInputError(
                 f"`--server` is {self.server!r}; expected an address such as http://127.0.0.1:8600."
             )
-        for name in PER_SERVER:
+        for name in LOADING:
             if getattr(self, name) is not None:
                 raise InvalidInputError(
                     f"`--{name.replace('_', '-')}` has no effect with `--server`; give it to `joyimage serve`."

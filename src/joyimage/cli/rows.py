@@ -86,7 +86,7 @@ class Row:
         """Return what tells this edit from any other: content of images and adapters, edit, model, settings.
 
         Args:
-            sources: Its images.
+            sources: Images of the row.
             identify: Tells an adapter from others; a server's, where one runs the edit.
         """
         edit = self.edit.to_dict()

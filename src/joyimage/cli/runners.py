@@ -60,7 +60,7 @@ class Runner(Protocol):
     Attributes:
         model: Name of the checkpoint.
         device: Where it runs.
-        dtype: Its precision.
+        dtype: Precision of the model.
         base_size: Side of its square size in pixels.
         load_seconds: Time that loading took.
     """

@@ -26,7 +26,7 @@ def attend(
 ) -> Tensor:
     """Run softmax attention with the kernel that diffusers' dispatcher selects.
 
-    The one place where attention is computed; replace this function to change how.
+    The one place where attention is computed; a processor with another `attend` computes it in its own way.
 
     Args:
         query: `[B, L, N, H]`.
@@ -83,14 +83,7 @@ class JointAttnProcessor:
             num_target_tokens,
             **kwargs,
         )
-        joint = attend(
-            query,
-            key,
-            value,
-            joint_mask(encoder_hidden_states_mask, num_image_tokens),
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        )
+        joint = self.attend(query, key, value, joint_mask(encoder_hidden_states_mask, num_image_tokens))
         joint = joint.flatten(2).to(query.dtype)  # [B, L, D]
         if num_target_tokens is not None:
             return attn.img_attn_proj(joint), encoder_hidden_states
@@ -121,6 +114,17 @@ class JointAttnProcessor:
         else:
             query = img_query[:, :num_target_tokens]
         return query, torch.cat([img_key, txt_key], dim=1), torch.cat([img_value, txt_value], dim=1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return softmax attention of the joint sequence, `[B, L, N, H]`; arguments as in the function."""
+        return attend(
+            query,
+            key,
+            value,
+            mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
 
 
 class JointAttention(nn.Module, AttentionModuleMixin):

@@ -95,7 +95,7 @@ class Candidate:
     """One candidate.
 
     Attributes:
-        seed: Its seed: with it alone, the same edit makes the same image.
+        seed: Seed of the candidate: with it alone, the same edit makes the same image.
         steps: Steps that it ran; fewer than all where it was dropped.
         is_finished: Whether it ran to the end.
         verdict: What was judged last, of the image or of what it would have become.

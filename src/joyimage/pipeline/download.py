@@ -86,7 +86,7 @@ class _HubFile:
 
     Attributes:
         name: Path in the repository.
-        num_bytes: Its size.
+        num_bytes: Size of the file.
         sha256: Checksum of its content; None for a small file, which git stores itself.
         git_sha1: git's own checksum of a small file.
     """

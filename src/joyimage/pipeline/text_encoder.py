@@ -69,7 +69,7 @@ class ConversationReader:
 
     Attributes:
         text_encoder: Qwen3-VL.
-        processor: Its processor.
+        processor: Processor of Qwen3-VL.
         device: Device that it runs on.
         images: RGB images of the conversations.
         key: Names encoder, device and images in the cache.

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from joyimage.errors import InvalidInputError
 from joyimage.serving.security.keys import read_keys
 
 
@@ -29,6 +30,20 @@ def _split_names(value: Any) -> Any:
         # Nothing given means a default, which for hosts may be all of them.
         raise ValueError("it holds no name; expected names with commas between them")
     return names
+
+
+def _data_dir() -> Path:
+    """Return the folder of records where none is given.
+
+    Raises:
+        InvalidInputError: The user has no home folder, as in some containers.
+    """
+    try:
+        return Path.home() / ".local" / "share" / "joyimage"
+    except RuntimeError:
+        raise InvalidInputError(
+            "`data_dir` is missing, and this user has no home folder; expected a folder for records and results."
+        ) from None
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)]
@@ -131,7 +146,7 @@ class ServerSettings(BaseSettings):
     trusted_proxies: Names = ()
     public_url: str | None = None
 
-    data_dir: Path = Path.home() / ".local" / "share" / "joyimage"
+    data_dir: Path = Field(default_factory=_data_dir)
     database: str | None = Field(default=None, repr=False)  # it may hold a password
 
     api_keys: SecretStr | None = None

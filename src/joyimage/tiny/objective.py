@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from joyimage.compat.torch import fast_autocast
-from joyimage.model import attention
+from joyimage.model.attention import JointAttnProcessor
 from joyimage.progress import progress_bar
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
@@ -20,8 +19,6 @@ from joyimage.training.objective import add_noise, velocity_loss, weigh_changes
 from joyimage.training.text_states import MERGE_SIZE, PATCH_SIZE_PX, encode_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
@@ -189,7 +186,7 @@ def loss(
     if has_image:
         items.insert(0, source + data.noise_std * torch.randn_like(source))
         weight = weigh_changes(source, target, threshold=_CHANGED_THRESHOLD, extra=_CHANGED_WEIGHT)
-    with fast_autocast(target.device), _explicit_attention(target.device.type):
+    with fast_autocast(target.device):
         pixels = data.pixels[chosen] if has_image else None
         states, mask = encode_prompts(text_encoder, tokens, pixels, data.prefix_tokens, data.pad_token)
         velocity = transformer(
@@ -203,25 +200,22 @@ def loss(
     return total, {"mse": float(mse), "group": float(group)}
 
 
-@contextmanager
-def _explicit_attention(device_type: str) -> Iterator[None]:
-    """Compute attention step by step on a CPU, where the backward of the fused kernel takes twice as long."""
-    if device_type != "cpu":
-        yield
-        return
-    fused = attention.attend
-    attention.attend = _attend_explicitly
-    try:
-        yield
-    finally:
-        attention.attend = fused
+def use_explicit_attention(transformer: JoyImageEditTransformer3DModel) -> None:
+    """Let a transformer that trains on a CPU compute attention step by step, from now on.
+
+    The backward of the fused kernel takes twice as long there.
+    """
+    for block in transformer.blocks:
+        block.attn.set_processor(cast("Any", ExplicitAttnProcessor()))
 
 
-def _attend_explicitly(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **_: object
-) -> Tensor:
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [B, N, L, H]
-    scores = query @ key.mT * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)
+class ExplicitAttnProcessor(JointAttnProcessor):
+    """Attention as matrix products and a softmax, without a fused kernel."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return softmax attention of the joint sequence; see `JointAttnProcessor.attend`."""
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [B, N, L, H]
+        scores = query @ key.mT * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2)

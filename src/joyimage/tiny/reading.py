@@ -78,7 +78,7 @@ class ReadingData:
         images: Images of each source, `[N, H, W, 3]` 8-bit.
         rows: Rows with one image, rows with two, and those of two whose questions are long.
         prefixes: Tokens in front of every question about one image, and about two.
-        positions: Their positions, `[3, L]`.
+        positions: Positions of the tokens in front, `[3, L]`.
         image_token: Token id that images stand at.
         pad_token: Token id of the padding.
     """

@@ -33,7 +33,7 @@ from joyimage.tiny.language import (
     is_grown,
     scale_stream,
 )
-from joyimage.tiny.objective import encode_pairs, prepare
+from joyimage.tiny.objective import encode_pairs, prepare, use_explicit_attention
 from joyimage.tiny.objective import loss as editor_loss
 from joyimage.tiny.pairs import CONTINUED_WEIGHTS, TASK_WEIGHTS, Pairs, render_pairs
 from joyimage.tiny.reading import (
@@ -251,6 +251,8 @@ def _train_editor(
     latents = _encode_once(run_path, parts.vae.to(device), pairs, device, progress)
     data = prepare(latents, parts.tokenizer, pairs, device, parts.weights)
     text_encoder, transformer = parts.text_encoder.to(device), parts.transformer.to(device)
+    if torch.device(device).type == "cpu":
+        use_explicit_attention(transformer)
 
     def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
         return editor_loss(transformer, text_encoder, data, EDIT_BATCH)

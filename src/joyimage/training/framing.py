@@ -27,7 +27,7 @@ class Checkpoint:
     """What has to be known of a checkpoint before its weights are loaded.
 
     Attributes:
-        model: Its name.
+        model: Name of the checkpoint.
         takes_several: Whether one edit takes several references.
         base_size: Side of its square size in pixels.
     """

@@ -37,7 +37,7 @@ def save_state(
         step: Steps done.
         settings: Everything that the run's numbers depend on, as JSON values by name.
         weights: The adapter's trained weights by name.
-        average: Their average by name; empty without.
+        average: Moving average of the trained weights by name; empty where none is kept.
         optimizer: The optimizer.
         savings: How memory is kept low, which a resumed run keeps: it may change the last bit.
 
@@ -126,7 +126,7 @@ def load_state(
     Args:
         path: The file, of a run with the same settings.
         weights: The adapter's trained weights, which are overwritten.
-        average: Their average, which is overwritten; empty without.
+        average: Moving average of the trained weights, which is overwritten; empty where none is kept.
         optimizer: The optimizer, whose state is replaced.
 
     Raises:

@@ -129,7 +129,7 @@ def write_samples(path: Path, samples: Sequence[Sample], images: Sequence[Image.
     Args:
         path: PNG to write.
         samples: The edits.
-        images: Their results.
+        images: Results of the edits, in their order.
 
     Raises:
         ImageError: The file cannot be written.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ INSTRUCTION = (
     "one clear sentence: name the objects as they are seen, say what changes, and keep to what was asked "
     "for. Answer with the sentence alone, in the language of the instruction.\nInstruction: {prompt}"
 )
+_OWN_KEY = "JOYIMAGE_REWRITE_KEY"
+_OPENAI_KEY = "OPENAI_API_KEY"
 _TIMEOUT_S = 60.0
 _LONGEST_PX = 1024
 _MAX_TOKENS = 200
@@ -38,7 +41,8 @@ def rewrite(
         prompt: The prompt as the user wrote it.
         image: The image that the prompt is about, or a list of images.
         how: "none"; "local" for the text encoder of `pipe`; or the URL of an OpenAI-compatible endpoint, such as
-            "http://localhost:8000/v1". Its API key is read from OPENAI_API_KEY.
+            "http://localhost:8000/v1". Its API key is read from JOYIMAGE_REWRITE_KEY, or else from OPENAI_API_KEY,
+            which is sent only encrypted (https) or within this machine.
         pipe: The pipeline whose text encoder rewrites; required for "local".
         model: Model name at the endpoint; the first that the endpoint lists if None.
 
@@ -95,7 +99,7 @@ def _ask(endpoint: str, question: str, images: list[Image], model: str | None) -
     Raises:
         RewriteError: The endpoint is unreachable or its answer is not valid.
     """
-    key = os.environ.get("OPENAI_API_KEY")
+    key, hint = _find_key(endpoint)
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_encode(image)}"}}
         for image in images
@@ -115,7 +119,7 @@ def _ask(endpoint: str, question: str, images: list[Image], model: str | None) -
             return str(response.json()["choices"][0]["message"]["content"])
     except httpx2.HTTPStatusError as error:
         raise RewriteError(
-            f"{endpoint} rejected the request to rewrite the prompt: HTTP {error.response.status_code}."
+            f"{endpoint} rejected the request to rewrite the prompt: HTTP {error.response.status_code}.{hint}"
         ) from error
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
@@ -126,6 +130,28 @@ def _ask(endpoint: str, question: str, images: list[Image], model: str | None) -
         raise RewriteError(
             f"{endpoint} did not answer like an OpenAI-compatible endpoint; check the URL."
         ) from error
+
+
+def _find_key(endpoint: str) -> tuple[str | None, str]:
+    """Return the API key for an endpoint, and what to add to the message of a request that it rejects."""
+    own, openai = (os.environ.get(name) for name in (_OWN_KEY, _OPENAI_KEY))
+    if own or not openai or _is_safe(endpoint):
+        return own or openai, ""
+    return None, (
+        f" {_OPENAI_KEY} was not sent, because {urlsplit(endpoint).hostname} is another machine and the connection is"
+        f" not encrypted: use https, or set {_OWN_KEY} to a key of this endpoint."
+    )
+
+
+def _is_safe(endpoint: str) -> bool:
+    """Return whether what is sent to an endpoint can be read only there."""
+    url = urlsplit(endpoint)
+    if url.scheme == "https" or url.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _encode(image: Image) -> str:

@@ -74,7 +74,7 @@ def _read(path: Path, _: int, kind: str) -> tuple[bytes, bytes | None, str]:
     Args:
         path: The file.
         _: When it was last changed, in ns: a file that has changed is read again.
-        kind: Its media type.
+        kind: Media type of the file.
     """
     data = path.read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'

@@ -39,7 +39,7 @@ class ModelInfo:
         guidance: Default guidance scale.
         takes_several: Whether one edit takes several images.
         device: Device of the model, such as "cuda:0".
-        dtype: Its precision, such as "bfloat16".
+        dtype: Precision of the model, such as "bfloat16".
         loras: Names of the adapters it has.
         speeds: Names of the speed presets it has.
         lora_sha256: Hash of each adapter's content by its name.

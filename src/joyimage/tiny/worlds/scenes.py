@@ -122,7 +122,7 @@ class EditCase:
         place: Named place of an added or drawn object.
         box: Red box of a move, equal to the tight box of the object in its new place.
         vehicle: The object of a rotation.
-        views: Its views before and after: heading 45° times the number.
+        views: Views of the object before and after: heading 45° times the number.
         turntable: The world of a camera move.
         poses: The camera before and after.
     """

@@ -40,7 +40,7 @@ class VehicleScene:
 
     Attributes:
         vehicle: The object.
-        view: Its heading, 45° times the number (0 right, 2 front, 4 left, 6 rear).
+        view: Heading of the object, 45° times the number (0 right, 2 front, 4 left, 6 rear).
         size: Side of the image in pixels.
     """
 
