@@ -50,6 +50,8 @@ def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_
     done = page.locator('#plan-steps li[data-progress="done"]')
     expect(done).to_have_count(2, timeout=PATIENCE_MS)
     visitor.wait_until_idle()
+    (job,) = server.jobs()[:1]  # both as one
+    assert (job["kind"], job["state"], len(job["images"])) == ("plan", "succeeded", 2)
     ends = page.evaluate(
         "[...document.querySelectorAll('#plan-steps, #plan-steps *')].map((one) => one.getBoundingClientRect().right)"
     )
@@ -83,3 +85,38 @@ def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_
     expect(page.locator("#strip-items [aria-current]")).to_have_attribute(
         "aria-label", "Edit 3, from Move 1: Recolor the circle green."
     )
+
+
+def test_plan_when_a_step_fails_then_the_results_before_it_stay_and_another_browser_opens_them(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    visitor.choose_example("shapes")
+    visitor.expect_model()
+    visitor.choose_mode("edit")
+    page.fill("#prompt-edit", "Recolor the circle green.")
+    page.click("#plan-add")
+    visitor.choose_mode("move")
+    page.fill("#object", "violet elephant")
+    visitor.draw(0.5, 0.2, 0.8, 0.4)
+    page.click("#plan-add")
+    page.click("#plan-run")
+    notice = page.locator("[data-notice=run]")
+    expect(notice).to_contain_text("Step 2 of 2", timeout=PATIENCE_MS)
+    expect(notice).to_contain_text("elephant")
+    cards = page.locator("#plan-steps li")
+    expect(cards.nth(0)).to_have_attribute("data-progress", "done")
+    expect(cards.nth(1)).to_have_attribute("data-progress", "open")
+    expect(page.locator("#strip-items li")).to_have_count(2)
+    job = server.jobs()[0]
+    assert (job["kind"], job["state"], job["error"]["plan_step"]) == ("plan", "failed", 2)
+
+    other = visit()
+    other.page.click("#jobs-open")
+    row = other.page.locator("#jobs-list li").first
+    expect(row).to_contain_text("Recolor the circle green. → Move violet elephant")
+    row.get_by_role("button", name="Open").click()
+    expect(other.page.locator("#result")).to_have_attribute("data-job", f"{job['id']}-1")
+    expect(other.page.locator("#prompt-edit")).to_have_value("Recolor the circle green.")
+    expect(other.page.locator("#strip-items li")).to_have_count(2)  # with what went in

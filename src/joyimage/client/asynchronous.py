@@ -12,7 +12,7 @@ from joyimage.client.protocol import NextLine, Open, Protocol, Result, Send, Sle
 from joyimage.client.sync import auth_headers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
     from joyimage.client.protocol import Action, ImageLike
@@ -82,6 +82,22 @@ class AsyncClient:
         return await self._drive(
             self._protocol.run(
                 value, images, mask=mask, progress=progress, idempotency_key=idempotency_key, extra=extra
+            )
+        )
+
+    async def plan(
+        self,
+        image: ImageLike,
+        steps: Sequence[AnyEdit | Mapping[str, Any]],
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue several edits as one job and wait for its end; see `Client.plan`."""
+        return await self._drive(
+            self._protocol.plan(
+                image, steps, progress=progress, idempotency_key=idempotency_key, extra=fields
             )
         )
 

@@ -6,10 +6,12 @@ sent the result. `Client` and `AsyncClient` carry these out, each in its own way
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import random
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -22,7 +24,7 @@ from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.errors import ServerError as _ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
 
@@ -44,12 +46,16 @@ class ServerError(_ServerError, ValueError):
         message: One sentence.
         status: HTTP status; None where there was no answer.
         code: The server's error code, such as "queue_full".
+        job: The job that failed or was cancelled; of a plan, it has the images of the steps before.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, job: Job | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.job = job
 
 
 @dataclass(frozen=True)
@@ -152,11 +158,36 @@ class Protocol:
             ServerError: The job was rejected, failed or was cancelled, or the server is gone.
         """
         content = make_form(edit, images, mask, extra, idempotency_key)
+        return (yield from self._run(content, progress))
+
+    def plan(
+        self,
+        image: ImageLike,
+        steps: Sequence[AnyEdit | Mapping[str, Any]],
+        *,
+        progress: Callable[[Progress], None] | None,
+        idempotency_key: str | None,
+        extra: Mapping[str, Any],
+    ) -> Steps[Job]:
+        """Queue a plan and follow it to its end.
+
+        Raises:
+            ServerError: The plan was rejected, failed or was cancelled, or the server is gone.
+        """
+        content = make_plan_form(image, steps, extra, idempotency_key)
+        return (yield from self._run(content, progress))
+
+    def _run(self, content: Mapping[str, Any], progress: Callable[[Progress], None] | None) -> Steps[Job]:
+        """Queue a job and follow it to its end.
+
+        Raises:
+            ServerError: The job was rejected, failed or was cancelled, or the server is gone.
+        """
         response = yield from self.send("POST", "/v1/jobs", **content)
         job = yield from self.follow(Job.from_json(response.json()), progress)
         if job.state != "succeeded":
             error = job.error or {"message": "The job was cancelled.", "code": "cancelled"}
-            raise ServerError(error["message"], code=error["code"])
+            raise ServerError(error["message"], code=error["code"], job=job)
         return job
 
     def follow(self, job: Job, progress: Callable[[Progress], None] | None) -> Steps[Job]:
@@ -266,6 +297,57 @@ def make_form(
     files: list[tuple[str, Any]] = [("image", ("image", read_image(image))) for image in images]
     if mask is not None:
         files.append(("mask", ("mask", read_image(mask))))
+    return _form(fields, files, idempotency_key)
+
+
+def make_plan_form(
+    image: ImageLike,
+    steps: Sequence[AnyEdit | Mapping[str, Any]],
+    extra: Mapping[str, Any],
+    idempotency_key: str | None,
+) -> dict[str, Any]:
+    """Return arguments of httpx2's `post` that send a plan as a form.
+
+    Args:
+        image: What the first step works on.
+        steps: Edits, or dicts of their fields with `kind`; a dict may hold a `mask`.
+        extra: Fields of the request; None is left out.
+        idempotency_key: Names the job; with the same key it never runs again. Random if None.
+
+    Raises:
+        InvalidInputError: A step's field has a value that is not accepted.
+    """
+    sent: list[dict[str, Any]] = []
+    for number, step in enumerate(steps):
+        try:
+            sent.append(_plan_step(step))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"`steps[{number}]`: {error}") from None
+    given = {name: value for name, value in extra.items() if value is not None}
+    fields = {"kind": "plan", "steps": json.dumps(sent), **{name: _text(one) for name, one in given.items()}}
+    return _form(fields, [("image", ("image", read_image(image)))], idempotency_key)
+
+
+def _plan_step(step: AnyEdit | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step as JSON values.
+
+    Raises:
+        InvalidInputError: A field has a value that is not accepted.
+    """
+    if not isinstance(step, Mapping):
+        return step.to_dict()
+    fields = {name: value for name, value in step.items() if name not in {"kind", "mask"}}
+    sent = kind_of(step.get("kind", "edit")).from_dict(fields).to_dict()
+    if step.get("mask") is not None:
+        file = base64.b64encode(read_image(step["mask"])).decode("ascii")
+        sent["mask"] = f"data:image/png;base64,{file}"
+    return sent
+
+
+def _form(
+    fields: Mapping[str, str], files: list[tuple[str, Any]], idempotency_key: str | None
+) -> dict[str, Any]:
+    """Return arguments of httpx2's `post` that send fields and files."""
     # Fields as parts without a file name, so that the form is multipart also without an image.
     parts = [(name, (None, value.encode())) for name, value in fields.items()]
     headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}

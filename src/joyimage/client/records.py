@@ -16,7 +16,7 @@ class Job:
 
     Attributes:
         id: Identifier of the job on the server.
-        kind: "edit", "generate", "move", "rotate", "camera" or "describe".
+        kind: "edit", "generate", "move", "rotate", "camera", "describe" or "plan".
         state: "queued", "running", "succeeded", "failed" or "cancelled".
         restarted: 1 if the server died while the job ran and ran it again, else 0.
         seed: Seed of the first image; the others have the seeds that follow.
@@ -31,8 +31,11 @@ class Job:
         candidates: Every candidate with seed and verdict, the chosen one first; None where there was no choice.
         images: Addresses of the images.
         masks: Addresses of the masks of `preserve` or a mask: 255 where the edit is shown, else 0.
-        error: `message` and `code` of a failed job.
-        edit: The edit as it was requested, as `joyimage.edits.from_dict` reads it; None from older servers.
+        error: `message` and `code` of a failed job, and of a plan `plan_step`: which step failed, from 1.
+        edit: The edit as it was requested, as `joyimage.edits.from_dict` reads it; None of a plan and from older
+            servers.
+        plan: Steps of a plan in order, each with `kind`, `edit`, `state` ("succeeded", "running", "failed",
+            "cancelled", "queued" or "not_run"), `image` and what else is known of its image; None for other kinds.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Job:
     masks: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None
     edit: dict[str, Any] | None = None
+    plan: list[dict[str, Any]] | None = None
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Job:
@@ -74,6 +78,8 @@ class Progress:
         state: State of the job.
         step: Steps done; 0 before the first.
         steps: Number of steps; 0 before the first.
+        plan_step: Step of a plan that runs, or has just ended, from 1; 0 for other jobs.
+        plan_steps: Number of steps of a plan; 0 for other jobs.
         preview: A WebP file that shows what the image is becoming; None where the server sends none.
         preview_kind: "latent" (blurred, approximate colors) or "decoded" (by the VAE).
     """
@@ -81,6 +87,8 @@ class Progress:
     state: str
     step: int = 0
     steps: int = 0
+    plan_step: int = 0
+    plan_steps: int = 0
     preview: bytes | None = field(default=None, repr=False)
     preview_kind: str | None = None
 
@@ -92,6 +100,8 @@ class Progress:
             state=data["state"],
             step=data.get("step", 0),
             steps=data.get("steps", 0),
+            plan_step=data.get("plan_step", 0),
+            plan_steps=data.get("plan_steps", 0),
             preview=None if preview is None else base64.b64decode(preview.partition(",")[2]),
             preview_kind=data.get("preview_kind"),
         )

@@ -22,7 +22,7 @@ from joyimage.client.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from joyimage.client.protocol import Action, ImageLike
@@ -138,6 +138,41 @@ class Client:
         return self._drive(
             self._protocol.run(
                 value, images, mask=mask, progress=progress, idempotency_key=idempotency_key, extra=extra
+            )
+        )
+
+    def plan(
+        self,
+        image: ImageLike,
+        steps: Sequence[AnyEdit | Mapping[str, Any]],
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Queue several edits as one job, each of what the one before it made, and wait for its end.
+
+        The images of the job are those of the steps, in order; where a step fails, `ServerError.job` has the images
+        of the steps before it.
+
+        Args:
+            image: What the first step works on: a PIL image, a path, or the content of a file.
+            steps: Edits of `joyimage.edits`, or dicts of their fields with `kind`; in a dict, `mask` is an image that
+                is transparent where that step may change its input.
+            progress: Called after every denoising step, and when a step of the plan has made its image.
+            idempotency_key: Names the job: with the same key it never runs again. Random if None.
+            **fields: Fields of the request, such as `output_format="webp"`.
+
+        Returns:
+            The finished job.
+
+        Raises:
+            InvalidInputError: A field has a value that is not accepted.
+            ServerError: The plan was rejected, failed or was cancelled, or the server is gone.
+        """
+        return self._drive(
+            self._protocol.plan(
+                image, steps, progress=progress, idempotency_key=idempotency_key, extra=fields
             )
         )
 

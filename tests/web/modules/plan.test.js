@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { newProject, ROOT, withAttempt } from "../../../src/joyimage/web/static/history.js";
-import { handedOn, progressOf, runsOf, startOf, withMoved, withoutRun, withoutStep, withStep } from "../../../src/joyimage/web/static/plan.js";
+import { handedOn, isStepOver, jobOfStep, jobsOfSteps, progressOf, runsOf, runsWith, startOf, stepFields, withMoved, withoutRun, withoutStep, withStep } from "../../../src/joyimage/web/static/plan.js";
 import { often } from "./random.js";
 
 const SIZE = { width: 400, height: 300 };
@@ -71,4 +71,35 @@ test("steps are added, changed in their place, ordered and removed", () => {
   assert.deepEqual(withMoved(plan, "c", -1).map(({ key }) => key), ["a", "c", "b"]);
   assert.equal(withMoved(plan, "a", -1), plan);
   assert.deepEqual(withoutStep(plan, "a").map(({ key }) => key), ["b", "c"]);
+});
+
+test("steps that make one image of one are one job; its later boxes are shares of what they get", () => {
+  const runs = runsOf([step("a", { box: "100,60,200,160" }), step("b", { box: "100,60,200,150" })], "opened", SIZE, origin, keys());
+  assert.deepEqual(runs.map(({ plan }) => plan), [{ key: "run 1", number: 0 }, { key: "run 1", number: 1 }]);
+  assert.deepEqual(runsWith([...runs, { key: "other" }], runs[0]), runs);
+  assert.deepEqual(stepFields(runs[0], null), { kind: "move", object: "a", box: "100,60,200,160" });
+  assert.deepEqual(stepFields(runs[1], "data:,x"), { kind: "move", object: "b", box: "0.250000,0.200000,0.500000,0.500000", mask: "data:,x" });
+
+  const planOf = (...steps) => runsOf(steps, "opened", SIZE, origin, keys()).map(({ plan }) => plan);
+  assert.deepEqual(planOf(step("a")), [undefined]);
+  assert.deepEqual(planOf(step("a"), step("b", { num_images: "4" })), [undefined, undefined]);
+  const several = step("c");
+  several.request = { ...several.request, pictures: ["", "further"] };
+  assert.deepEqual(planOf(step("a"), several), [undefined, undefined]);
+  assert.deepEqual(new Set(planOf(...Array.from({ length: 21 }, (_, n) => step(`s${n}`)))), new Set([undefined]));
+});
+
+test("a step of a plan is over as soon as its image is there, and then stands for a job of its own", () => {
+  assert.equal(isStepOver({ state: "running", plan_step: 2, steps: 9, step: 3 }, 1), false);
+  assert.equal(isStepOver({ state: "running", plan_step: 2 }, 1), true);
+  assert.equal(isStepOver({ state: "running", plan_step: 3, steps: 9, step: 7 }, 1), true);
+  assert.equal(isStepOver({ state: "running" }, 1), false);
+
+  const made = (kind, image) => ({ kind, state: image ? "succeeded" : "failed", image, mask: null, seed: 7 });
+  const job = { id: "j", kind: "plan", state: "failed", seed: null, images: ["0"], inputs: ["i"], error: { message: "no" }, plan: [made("move", "0"), made("edit", null)] };
+  const first = jobOfStep(job, 0);
+  assert.deepEqual([first.id, first.kind, first.state, first.seed, first.images, first.inputs, first.error], ["j-1", "move", "succeeded", 7, ["0"], ["i"], null]);
+  assert.deepEqual(first.part, { job: "j", number: 0 });
+  assert.equal(jobOfStep(job, 1), job);
+  assert.deepEqual(jobsOfSteps(job), [first]);
 });

@@ -129,6 +129,11 @@ class Body:
     edit: AnyEdit
     options: Any
 
+    @property
+    def content(self) -> list[Any]:
+        """What makes it the same request as another."""
+        return [self.edit.to_dict(), self.options.model_dump(mode="json")]
+
 
 def read_body(kind: str, fields: dict[str, Any], *, is_form: bool) -> Body:
     """Read a request's fields.
@@ -148,10 +153,7 @@ def read_body(kind: str, fields: dict[str, Any], *, is_form: bool) -> Body:
     others = {name: value for name, value in fields.items() if name not in options}
     if others.get("size") == "auto":  # OpenAI's word for a size that is not given
         del others["size"]
-    edit = _read_edit(kind, others, is_form=is_form)
-    if isinstance(edit.given().get("region"), str):
-        raise FieldError("region", edit.given()["region"], "four numbers; send a mask as `mask`")
-    return Body(edit=edit, options=check(options_class, options))
+    return Body(edit=read_edit(kind, others, is_form=is_form), options=check(options_class, options))
 
 
 def check(body_class: type[Any], fields: dict[str, Any]) -> Any:
@@ -235,7 +237,24 @@ def _also(aliases: tuple[str, ...]) -> str:
     return f" Also: {', '.join(f'`{one}`' for one in aliases)}." if aliases else ""
 
 
-def _read_edit(kind: str, fields: dict[str, Any], *, is_form: bool) -> AnyEdit:
+def read_edit(kind: str, fields: dict[str, Any], *, is_form: bool) -> AnyEdit:
+    """Read the fields of an edit.
+
+    Args:
+        kind: Kind of the edit.
+        fields: Its fields.
+        is_form: Whether all values are text.
+
+    Raises:
+        FieldError: The first field that is not accepted.
+    """
+    edit = _read_fields(kind, fields, is_form=is_form)
+    if isinstance(edit.given().get("region"), str):
+        raise FieldError("region", edit.given()["region"], "four numbers; send a mask as `mask`")
+    return edit
+
+
+def _read_fields(kind: str, fields: dict[str, Any], *, is_form: bool) -> AnyEdit:
     edit_class = kind_of(kind)
     if is_form:
         return edit_class.from_text(fields)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from joyimage.edits import Describe
-from joyimage.serving.jobs.task import Task, UnreadableJobError
+from joyimage.serving.jobs.plan import PlanTask, load_task, steps_made
+from joyimage.serving.jobs.task import UnreadableJobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +31,12 @@ def job_record(
     """
     result = job.result or {}
     try:
-        task: Task | None = Task.from_dict(job.task)
+        task = load_task(job.task)
     except UnreadableJobError:
         task = None
+    plan = None
+    if isinstance(task, PlanTask):
+        plan, task = _steps(job, task, address), None
     edit = None if task is None else task.edit
     sampling = None if edit is None or isinstance(edit, Describe) else edit.sampling
     given_prompt = None if edit is None else edit.given().get("prompt")
@@ -49,6 +53,7 @@ def job_record(
         "finished_at": job.finished_at,
         "expires_at": job.expires_at,
         "edit": None if task is None else task.given,
+        "plan": plan,
         "has_mask": task is not None and task.has_mask,
         "seed": result.get("seed", None if sampling is None else sampling.seed),
         "steps": None if sampling is None else sampling.num_inference_steps,
@@ -65,5 +70,48 @@ def job_record(
         "images": [address("images", n) for n in range(job.count("images"))],
         "masks": [address("masks", n) for n in range(job.count("masks"))],
         "inputs": [address("inputs", n) for n in range(job.count("inputs"))],
-        "error": job.error and {"message": job.error.get("message"), "code": job.error.get("code")},
+        "error": job.error and _error(job.error),
     }
+
+
+def _error(error: dict[str, Any]) -> dict[str, Any]:
+    """Return message and code of an error, and the step of a plan that failed, from 1."""
+    where = {"plan_step": error["plan_step"]} if "plan_step" in error else {}
+    return {"message": error.get("message"), "code": error.get("code"), **where}
+
+
+def _steps(job: Job, plan: PlanTask, address: Callable[[str, int], str]) -> list[dict[str, Any]]:
+    """Return the steps of a plan as clients see them."""
+    made = steps_made(job)
+    states = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled", "running": "running"}
+    steps: list[dict[str, Any]] = []
+    for number, task in enumerate(plan.steps):
+        known = made[number] if number < len(made) else {}
+        given = task.edit.given()
+        if known:
+            state = "succeeded"
+        elif number == len(made):
+            state = states.get(job.state, "queued")
+        else:
+            state = "not_run" if job.is_finished else "queued"
+        image, mask = known.get("image"), known.get("mask")
+        steps.append(
+            {
+                "kind": task.kind,
+                "state": state,
+                "edit": task.given,
+                "has_mask": task.has_mask,
+                "seed": known.get("seed", given.get("seed")),
+                "steps": given.get("num_inference_steps"),
+                "guidance": given.get("guidance_scale"),
+                "width": known.get("width"),
+                "height": known.get("height"),
+                "prompt": known.get("prompt") or task.edit.given().get("prompt"),
+                **{
+                    name: known.get(name) for name in ("checks", "verdicts", "candidates", "memory", "reused")
+                },
+                "image": None if image is None or image >= job.count("images") else address("images", image),
+                "mask": None if mask is None or mask >= job.count("masks") else address("masks", mask),
+            }
+        )
+    return steps

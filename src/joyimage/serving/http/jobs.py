@@ -19,6 +19,7 @@ from joyimage.serving.http.query import check_query
 from joyimage.serving.http.service import MEDIA_TYPES, Service
 from joyimage.serving.jobs.events import Event, sse
 from joyimage.serving.jobs.files import RESULTS
+from joyimage.serving.jobs.plan import steps_made
 from joyimage.serving.jobs.records import Job
 
 router = APIRouter(tags=["jobs"])
@@ -108,7 +109,7 @@ async def cancel(request: Request, job_id: JobId, context: Known) -> dict[str, A
     response_class=Response,
 )
 async def events(request: Request, job_id: JobId, context: Known) -> Response:
-    """Follow a job: queued, running, progress with a preview, its end. Resumes after Last-Event-ID."""
+    """Follow a job: queued, running, progress with a preview, a plan's steps, its end. Resumes after Last-Event-ID."""
     job = await _find(context, job_id)
     last = request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
@@ -256,6 +257,7 @@ class _Shown:
         self._last_id = after
         self._state = ""
         self._step = 0
+        self._plan_step = 0
         self._idle_s = 0.0
 
     def record(self, event: Event) -> None:
@@ -263,13 +265,18 @@ class _Shown:
         self._last_id = max(self._last_id, event.id)
         self._state = event.type
         self._step = event.data.get("step", self._step)
+        if event.type == "step":
+            self._plan_step = event.data["plan_step"]
 
     def news_of(self, job: Job, *, runs_here: bool) -> Event | None:
         """Return an event for what has changed in the record of a job that another server runs."""
         if runs_here or job.state != "running":
             return None
-        if self._state not in {"running", "progress"}:
+        if self._state not in {"running", "progress", "step"}:
             event = Event(self._last_id + 1, "running", {"restarted": job.restarted})
+        elif len(steps_made(job)) > self._plan_step:
+            where = {"plan_step": self._plan_step + 1, "plan_steps": len(job.task.get("plan", ()))}
+            event = Event(self._last_id + 1, "step", where)
         elif job.step is not None and job.step > self._step:
             event = Event(self._last_id + 1, "progress", {"step": job.step, "steps": job.num_steps})
         else:
@@ -291,7 +298,7 @@ async def _send(service: Service, job: Job, event: Event, base_url: str) -> byte
     number = event.id
     data = {
         "job_id": job.id,
-        "state": "running" if event.type == "progress" else event.type,
+        "state": "running" if event.type in {"progress", "step"} else event.type,
         **event.data,
     }
     if event.preview is not None:

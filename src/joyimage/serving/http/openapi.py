@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from joyimage import __version__
 from joyimage.edits import KINDS
 from joyimage.serving.http.bodies import ParseBody, body_schema
+from joyimage.serving.http.plans import plan_schema
+from joyimage.serving.jobs.plan import PLAN
 from joyimage.serving.jobs.records import STATES
 
 if TYPE_CHECKING:
@@ -112,11 +114,16 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
         "properties": {
             "id": {"type": "string"},
             "object": {"const": "job"},
-            "kind": {"enum": list(KINDS)},
+            "kind": {"enum": [*KINDS, PLAN]},
             "state": {"enum": list(STATES)},
             "position": {"type": ["integer", "null"], "description": "Jobs that run before it."},
             "progress": {"type": ["object", "null"]},
             "edit": {"type": ["object", "null"], "description": "The edit as it was given."},
+            "plan": {
+                "type": ["array", "null"],
+                "items": {"type": "object"},
+                "description": "Of a plan: each step with `edit`, `state`, `image` and what is known of it.",
+            },
             "has_mask": {"type": "boolean", "description": "Whether a mask was given."},
             "restarted": {"type": "integer", "description": "1 where its server died and it ran again."},
             **dict.fromkeys(("created_at", "started_at", "finished_at", "expires_at"), _NUMBER),
@@ -254,11 +261,13 @@ def new_document_fields() -> dict[str, Any]:
 def _body_schema(name: str) -> dict[str, Any]:
     """Return the JSON Schema of a body."""
     if name == "job":
-        kinds = [{**_body_schema(kind), "title": kind} for kind in KINDS]
-        for kind, schema in zip(KINDS, kinds, strict=True):
+        kinds = [{**_body_schema(kind), "title": kind} for kind in (*KINDS, PLAN)]
+        for kind, schema in zip((*KINDS, PLAN), kinds, strict=True):
             schema["properties"] = {"kind": {"const": kind}, **schema["properties"]}
             schema["required"] = ["kind", *schema.get("required", [])]
         return {"oneOf": kinds}
+    if name == PLAN:
+        return plan_schema()
     return ParseBody.model_json_schema() if name == "parse" else body_schema(name)
 
 
@@ -275,7 +284,9 @@ def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
     if "image" in properties:
         file = {"type": "string", "format": "binary"}
         properties["image"] = {"type": "array", "items": file, "minItems": 1}
-        required.append("image")
+        required = [*(name for name in required if name != "image"), "image"]
         if "mask" in schema["properties"]:
             properties["mask"] = file
+    if "steps" in properties and properties["steps"].get("type") == "array":
+        properties["steps"] = {"type": "string", "description": "The list of edits as JSON."}
     return {**schema, "properties": properties, "required": required}

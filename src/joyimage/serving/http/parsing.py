@@ -93,6 +93,26 @@ async def parse_request(
             f"The body is {kind[:100]!r}; expected multipart/form-data or application/json.",
             code="invalid_type",
         )
+    _check_number(values, settings)
+    images: list[bytes] = []
+    mask: bytes | None = None
+    for name, value in values:
+        data = (
+            value if isinstance(value, bytes) else await resolve_image(value, settings, budgets, client, name)
+        )
+        if name == "mask":
+            mask = data
+        else:
+            images.append(data)
+    return ParsedRequest(fields=fields, images=images, mask=mask, is_form=is_form)
+
+
+def _check_number(values: list[tuple[str, bytes | str]], settings: ServerSettings) -> None:
+    """Reject too many images or masks.
+
+    Raises:
+        ApiError: There are.
+    """
     num_masks = sum(name == "mask" for name, _ in values)
     if num_masks > 1:
         rejection = _given_twice("mask")
@@ -104,15 +124,6 @@ async def parse_request(
             code="too_many_images",
             param="image",
         )
-    images: list[bytes] = []
-    mask: bytes | None = None
-    for name, value in values:
-        data = value if isinstance(value, bytes) else await _resolve(value, settings, budgets, client, name)
-        if name == "mask":
-            mask = data
-        else:
-            images.append(data)
-    return ParsedRequest(fields=fields, images=images, mask=mask, is_form=is_form)
 
 
 class _WholeForm(MultiPartParser):
@@ -192,10 +203,7 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
         raise ApiError(
             413, f"The body has more than {_MOST_VALUES:,} values; send fewer.", code="body_too_large"
         )
-    try:
-        content = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_to_fields)
-    except (ValueError, RecursionError):
-        raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
+    content = _load(body, "The body")
     if not isinstance(content, dict):
         raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
     fields = {name: value for name, value in content.items() if name not in {*_IMAGE_FIELDS, "mask"}}
@@ -203,8 +211,40 @@ def _parse_json(body: bytes) -> tuple[dict[str, Any], list[tuple[str, bytes | st
     for name in (*_IMAGE_FIELDS, "mask"):
         value = content.get(name)
         given = [] if value is None else value if isinstance(value, list) and name != "mask" else [value]
-        values += [("mask" if name == "mask" else "image", _address(one, name)) for one in given]
+        values += [("mask" if name == "mask" else "image", text_of_image(one, name)) for one in given]
     return fields, values
+
+
+def parse_value(text: str, param: str) -> Any:
+    """Return the value of a form's field that holds JSON.
+
+    Raises:
+        ApiError: It is not JSON, or has too many values.
+    """
+    if sum(text.count(sign) for sign in ",[{:") > _MOST_VALUES:
+        raise ApiError(
+            413,
+            f"`{param}` has more than {_MOST_VALUES:,} values; send fewer.",
+            code="body_too_large",
+            param=param,
+        )
+    try:
+        return _load(text, f"`{param}`")
+    except ApiError as error:
+        error.param = error.param or param
+        raise
+
+
+def _load(text: str | bytes, name: str) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        ApiError: It is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_to_fields)
+    except (ValueError, RecursionError):
+        raise ApiError(400, f"{name} is not valid JSON.", code="invalid_json") from None
 
 
 def _to_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,7 +267,7 @@ def _given_twice(name: str) -> ApiError:
     return ApiError(400, f"`{shown}` is given twice; give it once.", code="invalid_value", param=shown)
 
 
-def _address(value: Any, param: str) -> str:
+def text_of_image(value: Any, param: str) -> str:
     """Return the text of an image given as text, as {"image_url": text}, or as a part of a chat message.
 
     Raises:
@@ -247,7 +287,9 @@ def _address(value: Any, param: str) -> str:
     return value
 
 
-async def _resolve(text: str, settings: ServerSettings, budgets: Budgets, client: str, param: str) -> bytes:
+async def resolve_image(
+    text: str, settings: ServerSettings, budgets: Budgets, client: str, param: str
+) -> bytes:
     """Return the file that a data URL, base64 or an address stands for.
 
     Raises:

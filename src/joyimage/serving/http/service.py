@@ -8,39 +8,41 @@ import hashlib
 import json
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from joyimage.edits import kind_of
-from joyimage.errors import QueueFullError
+from joyimage.edits import KINDS, FieldError
+from joyimage.errors import JoyImageError, QueueFullError
 from joyimage.serving.http.admission import batch_key, make_task
-from joyimage.serving.http.bodies import read_body
+from joyimage.serving.http.bodies import Body, read_body
 from joyimage.serving.http.budgets import Budgets
 from joyimage.serving.http.errors import ApiError, job_error, storage_full
 from joyimage.serving.http.job_record import job_record
 from joyimage.serving.http.parsing import parse_request
+from joyimage.serving.http.plans import PlanBody, make_plan, of_step, read_plan
 from joyimage.serving.jobs.clock import SteadyClock
 from joyimage.serving.jobs.dispatcher import Dispatcher
 from joyimage.serving.jobs.events import EventLog
 from joyimage.serving.jobs.files import RESULTS, JobFiles
 from joyimage.serving.jobs.limits import QueueLimits
 from joyimage.serving.jobs.liveness import Liveness
+from joyimage.serving.jobs.plan import PLAN, PlanTask
 from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.store import JobStore
+from joyimage.serving.jobs.task import Task
 from joyimage.serving.security.errors import RateLimitError
 from joyimage.serving.security.keys import RequestRates
 from joyimage.serving.security.signing import UrlSigner
 from joyimage.serving.security.uploads import PixelBudget, check_upload, mask_to_region, open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from starlette.requests import Request
 
-    from joyimage.serving.http.bodies import Body
     from joyimage.serving.http.parsing import ParsedRequest
-    from joyimage.serving.jobs.task import Task
     from joyimage.serving.metrics import Metrics
     from joyimage.serving.security.uploads import Upload
     from joyimage.serving.settings import ServerSettings
@@ -50,7 +52,21 @@ Result = TypeVar("Result")
 
 _IDLE_S = 2.0
 _LONGEST_KEY = 255
+AnyBody = Body | PlanBody
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The files that came with a request, checked.
+
+    Attributes:
+        images: Input images.
+        masks: Masks by the number of their step in a plan; None for the one mask of any other job.
+    """
+
+    images: list[Upload] = field(default_factory=list)
+    masks: Mapping[int | None, Upload] = field(default_factory=dict)
 
 
 class Service:
@@ -142,7 +158,7 @@ class Service:
 
     async def admit(
         self, request: Request, client: str, kind: str | None, *, is_awaited: bool
-    ) -> tuple[Job, Body, bool]:
+    ) -> tuple[Job, AnyBody, bool]:
         """Read a request and queue its job.
 
         Args:
@@ -168,23 +184,13 @@ class Service:
             with self.body_room(request, client):
                 parsed = await parse_request(request, self.settings, self.budgets, client)
                 if kind is None:
-                    kind = kind_of(parsed.fields.pop("kind", "edit")).kind
-                body = read_body(kind, parsed.fields, is_form=parsed.is_form)
-                images, mask = [], None
-                if parsed.images or parsed.mask is not None:
-                    images, mask = await self.budgets.decoding.run(client, self._check_images, parsed, client)
-                is_stream = bool(getattr(body.options, "stream", None))
-                task = make_task(
-                    body,
-                    images,
-                    mask,
-                    settings=self.settings,
-                    info=info,
-                    has_previews=not is_awaited or (is_stream and bool(body.options.partial_images)),
-                )
+                    kind = _read_kind(parsed.fields.pop("kind", "edit"))
+                body = await self._read(kind, parsed, client)
+                uploads = await self._check_images(parsed, body, client)
+                task = self._make_task(body, uploads, info, is_awaited=is_awaited)
                 make_job = partial(self._make_job, is_awaited=is_awaited)
-                job = await self.budgets.parsing.run(client, make_job, task, body, images, mask, client, key)
-                job, is_new = await self.call(self._queue, job, images, mask)
+                job = await self.budgets.parsing.run(client, make_job, task, body, uploads, client, key)
+                job, is_new = await self.call(self._queue, job, uploads)
         except QueueFullError as error:
             code = getattr(error, "code", "queue_full")
             self.metrics.rejected.labels(code).inc()
@@ -200,30 +206,75 @@ class Service:
         is_known = length.isascii() and length.isdigit()
         return self.budgets.bodies.reserve(client, int(length) if is_known else self.settings.max_body_bytes)
 
-    def _check_images(self, parsed: ParsedRequest, client: str) -> tuple[list[Upload], Upload | None]:
+    async def _read(self, kind: str, parsed: ParsedRequest, client: str) -> AnyBody:
+        """Read the fields of a request of a kind."""
+        if kind == PLAN:
+            return await read_plan(parsed, self.settings, self.budgets, client)
+        return read_body(kind, parsed.fields, is_form=parsed.is_form)
+
+    async def _check_images(self, parsed: ParsedRequest, body: AnyBody, client: str) -> Uploads:
         """Check the files that came with a request, one after the other."""
-        images = [check_upload(data, self.settings, self.pixels, client) for data in parsed.images]
-        mask = None
-        if parsed.mask is not None:
-            mask = check_upload(parsed.mask, self.settings, self.pixels, client, "mask")
+        masks: Mapping[int | None, bytes] = {} if parsed.mask is None else {None: parsed.mask}
+        if isinstance(body, PlanBody):
+            masks = {**body.masks}
+        if not parsed.images and not masks:
+            return Uploads()
+
+        def read() -> Uploads:
+            images = [check_upload(data, self.settings, self.pixels, client) for data in parsed.images]
+            return Uploads(
+                images, {number: self._check_mask(data, number, client) for number, data in masks.items()}
+            )
+
+        return await self.budgets.decoding.run(client, read)
+
+    def _check_mask(self, data: bytes, number: int | None, client: str) -> Upload:
+        """Check the file of a mask, of a plan's step where a number is given.
+
+        Raises:
+            JoyImageError: It is not a mask.
+        """
+        try:
+            mask = check_upload(data, self.settings, self.pixels, client, "mask")
             with self.pixels.reserve(mask.size[0] * mask.size[1], client):
                 mask_to_region(open_image(mask.data, self.settings, "mask"))  # rejects one that is none
-        return images, mask
+        except JoyImageError as error:
+            if number is None:
+                raise
+            rejection = of_step(number, error)
+            raise rejection from None
+        return mask
+
+    def _make_task(
+        self, body: AnyBody, uploads: Uploads, info: ModelInfo, *, is_awaited: bool
+    ) -> Task | PlanTask:
+        """Decide everything that a request leaves open."""
+        if isinstance(body, PlanBody):
+            masks = {number: mask for number, mask in uploads.masks.items() if number is not None}
+            return make_plan(body, uploads.images, masks, settings=self.settings, info=info)
+        is_stream = bool(getattr(body.options, "stream", None))
+        return make_task(
+            body,
+            uploads.images,
+            uploads.masks.get(None),
+            settings=self.settings,
+            info=info,
+            has_previews=not is_awaited or (is_stream and bool(body.options.partial_images)),
+        )
 
     def _make_job(
         self,
-        task: Task,
-        body: Body,
-        images: list[Upload],
-        mask: Upload | None,
+        task: Task | PlanTask,
+        body: AnyBody,
+        uploads: Uploads,
         client: str,
         key: str | None,
         *,
         is_awaited: bool,
     ) -> Job:
-        digests = [hashlib.sha256(image.data).hexdigest() for image in images]
-        mask_digest = None if mask is None else hashlib.sha256(mask.data).hexdigest()
-        parts = [body.edit.to_dict(), body.options.model_dump(mode="json"), digests, mask_digest]
+        digests = [hashlib.sha256(image.data).hexdigest() for image in uploads.images]
+        masks = {number: hashlib.sha256(mask.data).hexdigest() for number, mask in uploads.masks.items()}
+        parts = [*body.content, digests, sorted(masks.items()) if task.kind == PLAN else masks.get(None)]
         text = json.dumps(parts, sort_keys=True)
         is_awaited = is_awaited and key is None
         return Job(
@@ -233,15 +284,15 @@ class Service:
             task=task.to_dict(),
             cost=task.cost,
             request_hash=hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(),
-            batch_key=batch_key(task, self.settings),
+            batch_key=batch_key(task, self.settings) if isinstance(task, Task) else None,
             image_hash=digests[0] if digests else None,
             idempotency_key=key,
             is_awaited=is_awaited,
             awaited_by=self._liveness.name if is_awaited else None,
-            stored_bytes=sum(len(one.data) for one in (*images, *([mask] if mask else []))),
+            stored_bytes=sum(len(one.data) for one in (*uploads.images, *uploads.masks.values())),
         )
 
-    def _queue(self, job: Job, images: list[Upload], mask: Upload | None) -> tuple[Job, bool]:
+    def _queue(self, job: Job, uploads: Uploads) -> tuple[Job, bool]:
         """Write a job's images, and queue it.
 
         Raises:
@@ -249,10 +300,10 @@ class Service:
         """
         is_new = False
         try:
-            for number, image in enumerate(images):
+            for number, image in enumerate(uploads.images):
                 self.files.write(job.id, f"input-{number}", image.data)
-            if mask is not None:
-                self.files.write(job.id, "mask", mask.data)
+            for number, mask in uploads.masks.items():
+                self.files.write(job.id, "mask" if number is None else f"mask-{number}", mask.data)
             stored, is_new = self.store.submit(job, self.limits)
         except OSError as error:
             rejection = storage_full("The image cannot be stored", error)
@@ -370,9 +421,11 @@ class Service:
         return self.store.drop_results(job.id) or job
 
     def result_url(self, job: Job, which: str, number: int, base_url: str) -> str:
-        """Return the address of one of a job's "images" or "masks", which opens without a key."""
+        """Return the address of one of a job's "images" or "masks", which opens without a key once it has ended."""
         path = f"/v1/jobs/{job.id}/{which}/{number}"
         base = (self.settings.public_url or base_url).rstrip("/")
+        if job.expires_at is None:
+            return f"{base}{path}"
         return f"{base}{path}?{self.signer.sign(path, int(job.expires_at or 0))}"
 
     def results(self, job: Job, which: str = "images") -> list[bytes]:
@@ -387,6 +440,17 @@ class Service:
             return [self.files.read(job.id, f"{RESULTS[which]}-{n}") for n in range(job.count(which))]
         except FileNotFoundError:
             raise ApiError(410, "The job's results have been removed.", code="gone") from None
+
+
+def _read_kind(name: Any) -> str:
+    """Return the kind of a job.
+
+    Raises:
+        FieldError: There is no such kind.
+    """
+    if not isinstance(name, str) or name not in {*KINDS, PLAN}:
+        raise FieldError("kind", name, f"one of {', '.join((*KINDS, PLAN))}")
+    return name
 
 
 def raise_for(job: Job) -> Job:

@@ -16,6 +16,7 @@ from joyimage.serving.http.admission import check_model
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openapi import ERRORS
+from joyimage.serving.http.plans import MOST_STEPS
 from joyimage.serving.http.service import Service
 
 router = APIRouter(tags=["status"])
@@ -131,7 +132,7 @@ def _shown(problem: str | None, *, has_keys: bool) -> str | None:
 def _model(service: Service, name: str) -> dict[str, Any]:
     """Return a model as OpenAI's clients know it, and its defaults, sizes and limits."""
     settings = service.settings
-    limits = {name: getattr(settings, name) for name in _LIMITS}
+    limits = {name: getattr(settings, name) for name in _LIMITS} | {"max_plan_steps": MOST_STEPS}
     answer: dict[str, Any] = {
         "id": name,
         "object": "model",

@@ -54,13 +54,13 @@ class JobCompletion:
         self.metrics.wait_seconds.observe(max(0.0, (job.started_at or 0) - job.queued_at))
         self.events.publish(job.id, "running", {"restarted": job.restarted}, restarted=job.restarted)
 
-    def report(self, job: Job, step: int, steps: int, preview: Preview | None) -> None:
-        """Publish how far a job is."""
+    def report(self, job: Job, step: int, steps: int, preview: Preview | None, **where: int) -> None:
+        """Publish how far a job is, and at which step of a plan."""
         with self._lock:
             if job.id not in self._running:  # it has been ended meanwhile
                 return
             self._progress[job.id] = self._unrecorded[job.id] = (step, steps)
-        data = {"step": step, "steps": steps}
+        data = {"step": step, "steps": steps, **where}
         self.events.publish(job.id, "progress", data, restarted=job.restarted, preview=preview)
 
     def progress(self, job_id: str) -> tuple[int, int] | None:
@@ -127,11 +127,6 @@ class JobCompletion:
         self._unsettled[job.id] = (state, values)
         self.settle_rest()
 
-    def fail(self, jobs: Sequence[Job], code: str, message: str, *, device_s: float | None = None) -> None:
-        """End jobs with an error."""
-        for job in jobs:
-            self.settle(job, "failed", error={"message": message, "code": code}, device_s=device_s)
-
     def settle_rest(self) -> None:
         """Record the ends that are not recorded yet."""
         for job_id, (state, values) in list(self._unsettled.items()):
@@ -158,9 +153,9 @@ class JobCompletion:
             self.events.publish(job.id, "queued", {"restarted": job.restarted}, restarted=job.restarted)
 
     def publish_end(self, job: Job) -> None:
-        """Keep the inputs of a job that succeeded, remove any others, publish the end and count it."""
+        """Keep the inputs of a job that has results, remove any others, publish the end and count it."""
         self._forget(job.id)
-        if job.state == "succeeded":
+        if job.state == "succeeded" or job.count("images"):
             self.files.keep_inputs(job.id)
         self.files.remove_inputs(job.id)
         self.metrics.ended.labels(job.kind, job.state).inc()

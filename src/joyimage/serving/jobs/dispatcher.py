@@ -22,6 +22,8 @@ from joyimage.serving.jobs.completion import JobCompletion
 from joyimage.serving.jobs.execution import BatchRun, prepare_job
 from joyimage.serving.jobs.housekeeping import Housekeeping
 from joyimage.serving.jobs.loops import GuardedLoop
+from joyimage.serving.jobs.plan import PLAN
+from joyimage.serving.jobs.plan_run import PlanRun
 from joyimage.serving.jobs.task import Task, UnreadableJobError
 from joyimage.serving.workers.protocol import DeviceFailedError
 
@@ -277,7 +279,7 @@ class Dispatcher:
     def _prefetch(self) -> dict[str, Future[PreparedTask]]:
         """Begin to prepare the job that comes next, beside those that run."""
         job = self._store.peek()
-        if job is None or not job.task.get("num_inputs"):
+        if job is None or job.kind == PLAN or not job.task.get("num_inputs"):
             return {}
         return {job.id: self._prefetch_pool.submit(prepare_job, job, self._files, self._runners[0].info)}
 
@@ -308,7 +310,8 @@ class Dispatcher:
 
     def _run_batch(self, number: int, jobs: list[Job], prefetched: dict[str, Future[PreparedTask]]) -> None:
         """Run jobs on a pipeline, return it, and then finish their results."""
-        batch = BatchRun(
+        # A plan runs alone.
+        batch = (PlanRun if jobs[0].kind == PLAN else BatchRun)(
             self._completion,
             self._runners[number],
             jobs,

@@ -30,7 +30,7 @@ class Event:
 
     Attributes:
         id: Number that grows from event to event.
-        type: "queued", "running", "progress", "succeeded", "failed" or "cancelled".
+        type: "queued", "running", "progress", "step" (of a plan), "succeeded", "failed" or "cancelled".
         data: Content of the event, as JSON values.
         preview: Preview image of a step; only the newest is kept.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joyimage.errors import ImageError, InvalidInputError, InvalidResultError, OutOfMemoryError
 from joyimage.serving.jobs.task import Task, UnreadableJobError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from joyimage.serving.jobs.completion import JobCompletion
     from joyimage.serving.jobs.files import JobFiles
     from joyimage.serving.jobs.records import Job
-    from joyimage.serving.workers.preparation import PreparedTask
+    from joyimage.serving.workers.preparation import JobResult, PreparedTask
     from joyimage.serving.workers.preview import Preview
     from joyimage.serving.workers.protocol import ModelInfo, ModelOutput, Runner
 
@@ -91,33 +91,17 @@ class BatchRun:
         for job, prepared, output in self._outputs:
             if self._ends_now(job) or job.id not in self._open:
                 continue
-            metrics = self._completion.metrics
-            stored_bytes = job.stored_bytes  # the inputs are kept beside the results
-            try:
-                result = prepared.finish(output)
-                for name, images in (("output", result.images), ("edited", result.masks)):
-                    for number, image in enumerate(images):
-                        self._completion.files.write(job.id, f"{name}-{number}", image)
-                        stored_bytes += len(image)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                self._end([job], "storage_full", f"The result cannot be stored: {reason}.")
+            written = self._write(job, prepared, output)
+            if written is None:
                 continue
-            except BaseException:
-                logger.exception("The result of job %s cannot be finished.", job.id)
-                self._end([job], "internal_error", _BUG)
-                continue
-            if "memory" in result.metadata:
-                metrics.low_memory.inc()
-            if result.metadata.get("reused"):
-                metrics.reused.inc()
+            result, num_bytes = written
             counts = {"num_images": len(result.images), "num_masks": len(result.masks)}
             if self._close(job):
                 self._completion.settle(
                     job,
                     "succeeded",
                     result={**result.metadata, **counts},
-                    stored_bytes=stored_bytes,
+                    stored_bytes=num_bytes + job.stored_bytes,  # the inputs are kept beside the results
                     device_s=self._share_s,
                 )
 
@@ -135,6 +119,53 @@ class BatchRun:
     def _share_s(self) -> float:
         return self._device_s / max(1, len(self._jobs))
 
+    def _write(
+        self,
+        job: Job,
+        prepared: PreparedTask,
+        output: ModelOutput,
+        *,
+        first_image: int = 0,
+        first_mask: int = 0,
+    ) -> tuple[JobResult, int] | None:
+        """Write the files of a result, numbered from the given ones on; return it and its bytes, or end the job."""
+        metrics, num_bytes = self._completion.metrics, 0
+        try:
+            result = prepared.finish(output)
+            for name, images, first in (
+                ("output", result.images, first_image),
+                ("edited", result.masks, first_mask),
+            ):
+                for number, image in enumerate(images, first):
+                    self._completion.files.write(job.id, f"{name}-{number}", image)
+                    num_bytes += len(image)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._end([job], "storage_full", f"The result cannot be stored: {reason}.")
+            return None
+        except BaseException:
+            logger.exception("The result of job %s cannot be finished.", job.id)
+            self._end([job], "internal_error", _BUG)
+            return None
+        if "memory" in result.metadata:
+            metrics.low_memory.inc()
+        if result.metadata.get("reused"):
+            metrics.reused.inc()
+        return result, num_bytes
+
+    def _report(self, job: Job, step: int, steps: int, preview: Preview | None) -> None:
+        """Publish how far a job is."""
+        self._completion.report(job, step, steps, preview)
+
+    def _kept(self, job: Job) -> dict[str, Any]:
+        """Return `result` and `stored_bytes` of a job that fails or is cancelled now."""
+        del job
+        return {}
+
+    def _failure(self, code: str, message: str) -> dict[str, Any]:
+        """Return the error of a job that fails now."""
+        return {"message": message, "code": code}
+
     def _make(self, jobs: Sequence[Job], prepared: Mapping[str, PreparedTask]) -> None:
         """Run jobs together and, where that fails for an unknown reason, each alone.
 
@@ -145,7 +176,7 @@ class BatchRun:
         def report(step: int, steps: int, previews: Sequence[Preview | None]) -> None:
             for job, preview in zip(jobs, previews, strict=True):
                 if job.id in self._open:
-                    self._completion.report(job, step, steps, preview)
+                    self._report(job, step, steps, preview)
 
         started = time.monotonic()
         try:
@@ -161,13 +192,13 @@ class BatchRun:
             self._end(jobs, "out_of_memory", str(error))
             return
         # What is wrong with one job must not end those that happened to run with it.
-        except BaseException as error:  # noqa: BLE001 - logged by `_describe`
+        except BaseException as error:  # noqa: BLE001 - logged by `describe_failure`
             if len(jobs) > 1:
                 for job in jobs:
                     if job.id in self._open:
                         self._make([job], prepared)
             else:
-                self._end(jobs, *_describe(error, jobs[0]))
+                self._end(jobs, *describe_failure(error, jobs[0]))
             return
         finally:
             self._device_s += time.monotonic() - started
@@ -186,8 +217,8 @@ class BatchRun:
         except OSError as error:
             reason = error.strerror or error
             self._end([job], "internal_error", f"The job's input images cannot be read: {reason}.")
-        except BaseException as error:  # noqa: BLE001 - logged by `_describe`
-            self._end([job], *_describe(error, job))
+        except BaseException as error:  # noqa: BLE001 - logged by `describe_failure`
+            self._end([job], *describe_failure(error, job))
         return None
 
     def _is_stopped(self, jobs: Sequence[Job]) -> bool:
@@ -209,7 +240,7 @@ class BatchRun:
     def _ends_now(self, job: Job) -> bool:
         if self._completion.is_cancelled(job.id):
             if self._close(job):
-                self._completion.settle(job, "cancelled", device_s=self._share_s)
+                self._completion.settle(job, "cancelled", device_s=self._share_s, **self._kept(job))
             return True
         if time.monotonic() - self._started > self._timeout_s:
             self._end(
@@ -228,7 +259,8 @@ class BatchRun:
     def _end(self, jobs: Sequence[Job], code: str, message: str) -> None:
         for job in jobs:
             if self._close(job):
-                self._completion.fail([job], code, message, device_s=self._share_s)
+                error = self._failure(code, message)
+                self._completion.settle(job, "failed", error=error, device_s=self._share_s, **self._kept(job))
 
     def _close(self, job: Job) -> bool:
         """Return whether a job had not ended before; of several threads, one may end it."""
@@ -250,7 +282,7 @@ def prepare_job(job: Job, files: JobFiles, info: ModelInfo) -> PreparedTask:
     return prepare(task, images, mask, info, image_hash=job.image_hash, client=job.client)
 
 
-def _describe(error: BaseException, job: Job) -> tuple[str, str]:
+def describe_failure(error: BaseException, job: Job) -> tuple[str, str]:
     """Return code and message of a job that failed; what is not one of our errors is logged, and not passed on."""
     if isinstance(error, UnreadableJobError):
         return "unreadable_job", str(error)

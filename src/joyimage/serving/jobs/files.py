@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(r"(input|output|edited|source)-\d{1,4}|mask")
+_NAME = re.compile(r"(input|output|edited|source)-\d{1,4}|mask(-\d{1,4})?")
 RESULTS = {"images": "output", "masks": "edited", "inputs": "source"}
 """Names of the files that clients fetch."""
 # A folder younger than this may belong to a job whose record is just being written.

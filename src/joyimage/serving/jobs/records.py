@@ -157,7 +157,8 @@ class Job:
         """Return how many "images", "masks" or "inputs" clients can fetch; 0 where a damaged row does not tell."""
         result = self.result or {}
         if which == "inputs":
-            is_kept = self.state == "succeeded" and not result.get("is_deleted")
+            has_ended = self.state == "succeeded" or (self.is_finished and self.count("images") > 0)
+            is_kept = has_ended and not result.get("is_deleted")
             number = self.task.get("num_inputs") if is_kept else 0
         else:
             number = result.get(f"num_{which}")

@@ -299,6 +299,20 @@ class JobStore:
                 this = (JOBS.c.id == job_id) & (JOBS.c.state == "running")
                 connection.execute(JOBS.update().where(this).values(step=step, num_steps=num_steps))
 
+    def record_result(self, job_id: str, owner: str, result: dict[str, Any], stored_bytes: int) -> None:
+        """Record what a running job has made so far.
+
+        Args:
+            job_id: Id of the job.
+            owner: Name of the server that runs it.
+            result: What came out.
+            stored_bytes: Size of its files on disk.
+        """
+        runs_here = (JOBS.c.state == "running") & (JOBS.c.owner == owner)
+        values = {"result": result, "stored_bytes": stored_bytes}
+        with self._write(lock=False) as connection:
+            connection.execute(JOBS.update().where((JOBS.c.id == job_id) & runs_here).values(**values))
+
     def drop_results(self, job_id: str) -> Job | None:
         """Record that a finished job's files are removed; its record stays until it expires."""
         this = (JOBS.c.id == job_id) & JOBS.c.state.in_(FINISHED)

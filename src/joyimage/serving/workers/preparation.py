@@ -24,6 +24,7 @@ from joyimage.types import ImageSize
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from joyimage.serving.jobs.plan import PlanTask
     from joyimage.serving.jobs.task import Task
     from joyimage.serving.workers.protocol import ModelInfo, ModelOutput
     from joyimage.spatial.checks import SpatialChecks
@@ -157,6 +158,37 @@ def prepare(
         return (*framing.finish_all(results, [framed]), None)
 
     return PreparedTask(item=item, finish_images=None if framing.is_plain else finish, metadata={})
+
+
+def prepare_step(
+    plan: PlanTask,
+    number: int,
+    image: bytes,
+    mask: bytes | None,
+    info: ModelInfo,
+    *,
+    image_hash: str | None = None,
+    client: str = "",
+) -> PreparedTask:
+    """Bring the image of a plan's step to what the model takes.
+
+    Args:
+        plan: The plan.
+        number: Place of the step in the plan, from 0.
+        image: Image file that can be decoded.
+        mask: File of the step's mask; it is scaled to the image.
+        info: What is known of the model.
+        image_hash: Hash of the image's file.
+        client: Name of the client.
+
+    Raises:
+        InvalidInputError: The step cannot be done.
+    """
+    size = ImageSize.of(_decode(image))
+    if mask is not None:
+        mask = encode(_decode(mask).convert("RGBA").resize(size.pil, Image.Resampling.NEAREST), "png", 100)
+    task = plan.step_for(number, size)
+    return prepare(task, [image], mask, info, image_hash=image_hash, client=client)
 
 
 def encode(image: Image.Image, output_format: str, quality: int) -> bytes:

@@ -153,6 +153,20 @@ export async function postJob(request, pictures, idempotencyKey, mask) {
   return (await send("/v1/jobs", { method: "POST", headers, body })).json();
 }
 
+/**
+ * Queue several edits as one job; the same key never makes a second one.
+ *
+ * @param {Record<string, string>[]} steps
+ * @param {Picture} picture What the first one works on.
+ * @param {string} idempotencyKey
+ * @returns {Promise<Job>}
+ */
+export async function postPlan(steps, { blob, name }, idempotencyKey) {
+  const body = multipart({ kind: "plan", steps: JSON.stringify(steps) }, [{ field: "image", blob, name }], newId());
+  const headers = { "Idempotency-Key": idempotencyKey };
+  return (await send("/v1/jobs", { method: "POST", headers, body })).json();
+}
+
 /** Return a job's record. @param {string} id @returns {Promise<Job>} */
 export async function getJob(id) {
   return (await send(`/v1/jobs/${id}`)).json();
@@ -194,9 +208,10 @@ export async function getInput(id, number) {
  * @param {string} id
  * @param {(event: JobEvent) => void} tell
  * @param {AbortSignal} signal
- * @returns {Promise<Job>} The finished job.
+ * @param {(event: JobEvent) => boolean} [isEnough] Whether an event ends it before the job has ended.
+ * @returns {Promise<Job>} The job as it is then.
  */
-export async function follow(id, tell, signal) {
+export async function follow(id, tell, signal, isEnough = () => false) {
   let last = "";
   for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(2 * wait, LONGEST_PAUSE_MS)) {
     try {
@@ -205,6 +220,7 @@ export async function follow(id, tell, signal) {
         wait = FIRST_PAUSE_MS;
         tell(event);
         if (event.job) return event.job;
+        if (isEnough(event)) return await getJob(id);
       }
       const job = await getJob(id);
       if (isFinished(job)) return job;

@@ -10,8 +10,8 @@ import { shorten } from "./words.js";
 
 const EVERY_MS = 2000;
 const PAGE = 20;
-const KINDS = { edit: "Edit", move: "Move", rotate: "Rotate", camera: "Camera", generate: "Create", describe: "Ask" };
-const NAMELESS = { edit: "An edit", move: "A move", rotate: "A rotation", camera: "A camera move", generate: "A created picture", describe: "A question" };
+const KINDS = { plan: "Plan", edit: "Edit", move: "Move", rotate: "Rotate", camera: "Camera", generate: "Create", describe: "Ask" };
+const NAMELESS = { plan: "A plan", edit: "An edit", move: "A move", rotate: "A rotation", camera: "A camera move", generate: "A created picture", describe: "A question" };
 const STATES = { queued: "queued", running: "running", succeeded: "done", failed: "failed", cancelled: "canceled" };
 
 export class Jobs {
@@ -134,10 +134,16 @@ export class Jobs {
 }
 
 /** Say what a job was asked for: one that was canceled early has no prompt yet. @param {Job} job */
-function wordsOf({ kind, prompt, edit, text }) {
+function wordsOf({ kind, prompt, edit, text, plan }) {
+  if (plan) return plan.map((step) => wordsOfEdit(step.kind, step.edit)).join(" → ");
   if (prompt !== null) return shorten(prompt);
   if (!edit || (kind === "describe" && !edit.question)) return text || NAMELESS[kind];
-  return nameStep({ kind, fields: /** @type {Record<string, string>} */ (edit), pictures: [] });
+  return wordsOfEdit(kind, edit);
+}
+
+/** @param {Job["kind"]} kind @param {Job["edit"]} edit */
+function wordsOfEdit(kind, edit) {
+  return nameStep({ kind, fields: /** @type {Record<string, string>} */ (edit ?? {}), pictures: [] });
 }
 
 /** Write the time of day, with the date where it wasn't today. @param {number} seconds */

@@ -51,6 +51,17 @@ export function maskFile(mask) {
   return toPng(pen.canvas);
 }
 
+/** Return a mask as the server reads it within JSON. @param {Mask} mask @returns {Promise<string>} A data URL. */
+export async function maskAddress(mask) {
+  const file = await maskFile(mask);
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(reader.error ?? new Error("The area can't be read."));
+    reader.readAsDataURL(file);
+  });
+}
+
 /** Write a mask as `--region` reads it: white where the image may change. @param {Mask} mask @returns {Promise<Blob>} */
 export function whiteMaskFile(mask) {
   const pen = paint(mask);

@@ -5,6 +5,7 @@ import { byId, choose } from "./dom.js";
 import { ROOT, stepped, withoutProject } from "./history.js";
 import { currentMode } from "./mode.js";
 import { notify, withdraw } from "./notices.js";
+import { jobsOfSteps } from "./plan.js";
 import { fetchInputs, fetchResults, sentence } from "./run.js";
 import { attempt, state, update } from "./store.js";
 import { shorten } from "./words.js";
@@ -96,12 +97,18 @@ export class Places {
   async openJob(job) {
     try {
       const { project } = state.value;
-      const isHere = project?.attempts.some((one) => one.id === job.id);
-      const id = project && isHere ? project.id : `job-${job.id}`;
       const found = isFinished(job) ? job : await getJob(job.id);
-      if (!isHere) await this.workspace.addJob(id, await fetchResults(found, null, null), await fetchInputs(found), this.controls.readJob(found));
+      const parts = found.plan ? jobsOfSteps(found) : [found];
+      const last = parts[parts.length - 1] ?? found;
+      const isHere = project?.attempts.some((one) => one.id === last.id);
+      const id = project && isHere ? project.id : `job-${job.id}`;
+      let parent = ROOT;
+      for (const part of isHere ? [] : parts) {
+        await this.workspace.addJob(id, await fetchResults(part, null, null), await fetchInputs(part), this.controls.readJob(part), parent);
+        parent = part.id;
+      }
       if (currentMode() === "generate" && job.kind !== "generate") choose("mode", "edit");
-      await this.goTo(job.id, id);
+      await this.goTo(last.id, id);
       if (!this.workspace.input && job.kind !== "generate") notify("job", "The server no longer has this job's input image.", { kind: "news" });
     } catch (error) {
       notify("job", sentence(error));

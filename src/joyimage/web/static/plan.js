@@ -8,7 +8,7 @@ import { findAttempt } from "./history.js";
 
 /** @import { Box, Size } from "./geometry.js" */
 /** @import { Attempt, Form, Project } from "./history.js" */
-/** @import { Pending, Request } from "./types.js" */
+/** @import { Job, JobEvent, Pending, Request } from "./types.js" */
 
 /**
  * @typedef {object} Step
@@ -21,6 +21,7 @@ import { findAttempt } from "./history.js";
  * @typedef {{project: string, parent: string | null, from: number, place: string}} Origin
  */
 
+const MOST_STEPS = 20; // in one job
 export const PLANNED = ["edit", "move", "rotate", "camera"];
 
 /** Put a step where the one of its key is, else at the end. @param {Step[]} plan @param {Step} step @returns {Step[]} */
@@ -54,11 +55,15 @@ export function withMoved(plan, key, by) {
  * @returns {Pending[]}
  */
 export function runsOf(steps, picture, size, origin, newKey) {
+  const isOneJob = steps.length > 1 && steps.length <= MOST_STEPS && steps.every(({ request }) => canBePartOfAJob(request));
   /** @type {string | null} */
   let before = null;
-  return steps.map((step) => {
+  let first = "";
+  return steps.map((step, number) => {
     const key = newKey();
-    const pending = { key, request: step.request, jobId: null, form: step.form, ...origin, step: step.key, drawnOn: step.size, after: before };
+    first ||= key;
+    const part = isOneJob ? { plan: { key: first, number } } : {};
+    const pending = { key, request: step.request, jobId: null, form: step.form, ...origin, step: step.key, drawnOn: step.size, after: before, ...part };
     before = key;
     return pending.after ? pending : placed(pending, picture, size);
   });
@@ -84,6 +89,56 @@ export function withoutRun(queue, key) {
     gone.add(one.key);
     return false;
   });
+}
+
+/** Tell whether a step makes one image of one: else each is a job of its own. @param {Request} request */
+function canBePartOfAJob({ pictures, fields }) {
+  return pictures.length === 1 && (fields.num_images ?? "1") === "1";
+}
+
+/** List the runs that are one job with a run, in order. @param {Pending[]} queue @param {Pending} pending @returns {Pending[]} */
+export function runsWith(queue, pending) {
+  return queue.filter((one) => one === pending || (one.plan && one.plan.key === pending.plan?.key));
+}
+
+/**
+ * Return what is sent of a plan's step. How large the image of a later step will be is not known yet: its box is sent as shares
+ * of it.
+ *
+ * @param {Pending} pending
+ * @param {string | null} mask A data URL.
+ * @returns {Record<string, string>}
+ */
+export function stepFields({ request: { kind, fields }, plan, drawnOn }, mask) {
+  const { box } = fields;
+  const sent = { kind, ...fields, ...(mask ? { mask } : {}) };
+  if (!box || !plan?.number || !drawnOn) return sent;
+  const sides = [drawnOn.width, drawnOn.height];
+  return { ...sent, box: box.split(",").map((side, n) => (Number(side) / sides[n % 2]).toFixed(6)).join(",") };
+}
+
+/** Tell whether an event says that a step of a job has made its image. @param {JobEvent} event @param {number} number Of the step, from 0. */
+export function isStepOver({ state, plan_step: at = 0, steps }, number) {
+  return state === "running" && (at > number + 1 || (at === number + 1 && steps === undefined));
+}
+
+/**
+ * Return a step of a plan's job as if it were a job of its own.
+ *
+ * @param {Job} job
+ * @param {number} number Of the step, from 0.
+ * @returns {Job} The whole job where the step has made no image.
+ */
+export function jobOfStep(job, number) {
+  const step = job.plan?.[number];
+  if (!step?.image) return job;
+  const { image, mask, ...known } = step;
+  return { ...job, ...known, id: `${job.id}-${number + 1}`, plan: null, part: { job: job.id, number }, text: null, error: null, images: [image], inputs: number ? [] : job.inputs };
+}
+
+/** List the steps of a plan's job that have made their image, each as if it were a job of its own. @param {Job} job @returns {Job[]} */
+export function jobsOfSteps(job) {
+  return (job.plan ?? []).map((_, number) => jobOfStep(job, number)).filter((one) => one.part);
 }
 
 /** Put the image into a run, and its box and its mask to the same place of that image. @param {Pending} pending @param {string} picture @param {Size} size @returns {Pending} */

@@ -1,11 +1,11 @@
 /** One run: queue it, follow it, show how far it is, fetch what came out. It survives reloads and lost servers. */
 
-import { GoneError, ServerError, cancelJob, follow, getImage, getInput, getJob, insist, postJob } from "./api.js";
+import { GoneError, ServerError, cancelJob, follow, getImage, getInput, getJob, insist, postJob, postPlan } from "./api.js";
 import { byId, newId, tell } from "./dom.js";
 import { offerNotifications, tellFinished } from "./finished.js";
-import { maskFile } from "./mask.js";
+import { maskAddress, maskFile } from "./mask.js";
 import { announce, notify, withdraw } from "./notices.js";
-import { handedOn, withoutRun } from "./plan.js";
+import { handedOn, isStepOver, jobOfStep, runsWith, stepFields, withoutRun } from "./plan.js";
 import { restorePicture } from "./picture.js";
 import { state, update } from "./store.js";
 
@@ -129,24 +129,12 @@ export class Run {
     this.on.started();
     let poll = 0;
     try {
-      if (!pending.jobId) {
-        const { mask } = pending.request;
-        const file = mask ? await maskFile(mask) : null;
-        const queued = await insist(
-          () => postJob(pending.request, pictures, pending.key, file),
-          (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, null),
-          signal,
-        );
-        pending.jobId = queued.id;
-        this.workspace.keep();
-        this.sayPosition(queued);
-        if (signal.aborted) await cancelJob(queued.id);
-      }
-      const id = pending.jobId;
+      const id = pending.jobId ?? (await this.send(pending, pictures, signal));
       poll = window.setInterval(() => void this.askPosition(id), POSITION_EVERY_MS);
-      const job = await follow(id, (event) => this.onEvent(pending, event), signal);
+      const { plan } = pending;
+      const job = await follow(id, (event) => this.onEvent(pending, event), signal, (event) => plan !== undefined && isStepOver(event, plan.number));
       clearInterval(poll);
-      await this.finish(job, pending, signal);
+      await this.finish(plan ? jobOfStep(job, plan.number) : job, pending, signal);
     } catch (error) {
       this.outcome = signal.aborted ? "Canceled." : sentence(error);
       if (signal.aborted) announce(this.outcome);
@@ -164,6 +152,30 @@ export class Run {
       this.workspace.release();
       this.on.ended();
     }
+  }
+
+  /** Send a run, with all others of the queue that are one job with it. @param {Pending} pending @param {Picture[]} pictures @param {AbortSignal} signal @returns {Promise<string>} Id of the job. */
+  async send(pending, pictures, signal) {
+    const together = runsWith(state.value.queue, pending);
+    const post = pending.plan ? await this.preparePlan(together, pictures[0], pending.plan.key) : await this.prepareJob(pending, pictures);
+    const queued = await insist(post, (error, wait) => this.say(`${error.message} Trying again in ${Math.ceil(wait)} s…`, null), signal);
+    for (const one of together) one.jobId = queued.id;
+    this.workspace.keep();
+    this.sayPosition(queued);
+    if (signal.aborted) await cancelJob(queued.id);
+    return queued.id;
+  }
+
+  /** @param {Pending} pending @param {Picture[]} pictures */
+  async prepareJob({ request, key }, pictures) {
+    const file = request.mask ? await maskFile(request.mask) : null;
+    return () => postJob(request, pictures, key, file);
+  }
+
+  /** @param {Pending[]} runs @param {Picture} picture @param {string} key */
+  async preparePlan(runs, picture, key) {
+    const steps = await Promise.all(runs.map(async (one) => stepFields(one, one.request.mask ? await maskAddress(one.request.mask) : null)));
+    return () => postPlan(steps, picture, key);
   }
 
   /** @param {Job} job @param {Pending} pending @param {AbortSignal} signal */
@@ -196,7 +208,7 @@ export class Run {
   }
 
   /** Where the model sees no such object: offer to run all the same. @param {Pending} pending */
-  offerForce({ jobId, step, after, ...rest }) {
+  offerForce({ jobId, step, after, plan, ...rest }) {
     const { request } = rest;
     this.outcome = this.outcome.replace(NAMES_FORCE, "Name another object, or run it anyway.");
     const run = () => {
@@ -210,7 +222,8 @@ export class Run {
   onEvent(pending, event) {
     const now = performance.now();
     if (event.state !== "running" || this.isCanceling) return;
-    const { step = 0, steps = 0 } = event;
+    const { step = 0, steps = 0, plan_step, plan_steps } = event;
+    if (pending.plan && plan_step !== undefined && (plan_step <= pending.plan.number || !steps)) return; // what ran before
     if (!steps) {
       this.say("Reading the picture and the prompt…", null);
       return;
@@ -219,7 +232,8 @@ export class Run {
     if (!this.stepsSeen.at || step <= this.stepsSeen.step) this.stepsSeen = { at: now, step };
     const done = step - this.stepsSeen.step;
     const left = done > 0 ? ((now - this.stepsSeen.at) / done) * (steps - step) : null;
-    const words = step < steps ? `Step ${step} of ${steps}${left === null ? "" : ` · ${about(left)} left`}` : "Finishing the picture…";
+    const place = plan_step ? `Step ${plan_step} of ${plan_steps} of the plan, ${Math.floor((100 * step) / steps)} %` : `Step ${step} of ${steps}`;
+    const words = step < steps ? `${place}${left === null ? "" : ` · ${about(left)} left`}` : "Finishing the picture…";
     if (TOLD_SHARES.some((share) => step === Math.ceil(share * steps))) announce(words);
     if (step < steps && now < this.shownAt.words + SHOWN_EVERY_MS) return;
     this.shownAt.words = now;
@@ -269,7 +283,7 @@ export async function fetchResults(job, request, source) {
   const stem = source?.replace(/(-(edit|move|rotate|camera|generate)-\d+)?\.\w+$/, "");
   const pictures = await Promise.all(
     job.images.map(async (_, number) => {
-      const blob = await getImage(job.id, number);
+      const blob = await getImage(job.part?.job ?? job.id, job.part?.number ?? number);
       const name = `${stem ? `${stem}-` : ""}${job.kind}-${(job.seed ?? 0) + number}.png`;
       return restorePicture({ id: newId(), blob, width: job.width ?? 1, height: job.height ?? 1, name });
     }),
@@ -287,7 +301,7 @@ export async function fetchInputs(job) {
   try {
     return await Promise.all(
       (job.inputs ?? []).map(async (_, number) => {
-        const blob = await getInput(job.id, number);
+        const blob = await getInput(job.part?.job ?? job.id, number);
         const type = blob.type.split("/")[1]?.replace("jpeg", "jpg") ?? "png";
         return restorePicture({ id: newId(), blob, width: 0, height: 0, name: number ? `reference-${number}.${type}` : `input.${type}` });
       }),

@@ -3,6 +3,8 @@
  *
  * @typedef {"edit" | "move" | "rotate" | "camera" | "generate" | "describe"} Kind
  * @typedef {"queued" | "running" | "succeeded" | "failed" | "cancelled"} JobState
+ * @typedef {Pick<Job, "kind" | "seed" | "steps" | "guidance" | "width" | "height" | "prompt" | "checks" | "verdicts" | "candidates" | "memory" | "has_mask" | "edit"> & {state: JobState, image: string | null, mask: string | null}} JobStep
+ *   One step of a plan.
  * @typedef {[number, number, number, number]} Box Left, top, right, bottom in pixels of the picture.
  *
  * @typedef {object} Check
@@ -46,6 +48,8 @@
  * @property {boolean} [has_mask] Whether a mask went in; missing from older servers.
  * @property {Record<string, unknown> | null} [edit] The edit as it was asked for; missing from older servers.
  * @property {{message: string, code: string | null} | null} error
+ * @property {JobStep[] | null} [plan] The steps of a plan, in order; missing from older servers.
+ * @property {{job: string, number: number}} [part] Where this is one step of a plan: the plan's job, and the step from 0.
  *
  * @typedef {object} SchemaProperty One field of an edit.
  * @property {string} [type]
@@ -63,7 +67,9 @@
  * @typedef {object} JobEvent
  * @property {JobState} state
  * @property {number} [step]
- * @property {number} [steps]
+ * @property {number} [steps] Missing where a step of a plan has made its image.
+ * @property {number} [plan_step] From 1; of a plan.
+ * @property {number} [plan_steps]
  * @property {string} [preview] A data URL.
  * @property {Job} [job] With the last event.
  *
@@ -130,6 +136,8 @@
  * @property {string} place Id of the attempt that was shown when it was started.
  * @property {Record<string, string | boolean>} form What the controls said.
  * @property {string | null} [step] Key of the step of a plan that it is for.
+ * @property {{key: string, number: number}} [plan] Where the whole plan is one job: what keeps that from running twice, and
+ *   the step in it, from 0.
  * @property {string | null} [after] Key of the run whose result it starts from; null once that is known.
  * @property {import("./geometry.js").Size} [drawnOn] Of the image that its box and its mask were drawn on.
  */

@@ -130,12 +130,13 @@ export class Workspace {
    * @param {Results} results
    * @param {Picture[]} inputs What went in, where it is known.
    * @param {Form | null} form What the controls said.
+   * @param {string} [parent] Id of the attempt that it started from.
    */
-  async addJob(id, { job, pictures, selected }, inputs, form) {
+  async addJob(id, { job, pictures, selected }, inputs, form, parent = ROOT) {
     for (const picture of [...pictures, ...inputs]) this.pictures.set(picture.id, picture);
     const at = Date.now();
     const request = { kind: job.kind, fields: {}, pictures: inputs.map((one) => one.id) };
-    const made = { id: job.id, parent: ROOT, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form };
+    const made = { id: job.id, parent, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form };
     const name = job.prompt?.split("\n")[0] ?? pictures[0]?.name ?? job.kind;
     await this.store(withAttempt((await findProject(id)) ?? newProject(id, name, at, inputs[0]?.id ?? null), made));
   }
