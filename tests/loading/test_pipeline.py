@@ -61,6 +61,19 @@ def test_from_pretrained_when_checkpoint_has_no_settings_of_ours_takes_the_publi
     }
 
 
+def test_pipeline_when_loaded_as_another_class_than_the_folders_then_warns(
+    checkpoint: Path, plus_checkpoint: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    JoyImageEditPlusPipeline.from_pretrained(plus_checkpoint)
+    JoyImageEditPipeline.from_pretrained(checkpoint)
+    assert not [one for one in recwarn if "is a checkpoint of" in str(one.message)]
+
+    with pytest.warns(
+        UserWarning, match="is a checkpoint of JoyImageEditPlusPipeline, and was loaded as Joy"
+    ):
+        JoyImageEditPipeline.from_pretrained(plus_checkpoint)
+
+
 def test_from_pretrained_when_checkpoint_is_edit_plus_gives_our_classes(plus_checkpoint: Path) -> None:
     pipe = JoyImageEditPlusPipeline.from_pretrained(plus_checkpoint)
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from joyimage import JoyImageEditPipeline, JoyImageEditPlusPipeline
+from joyimage.acceleration.presets import SpeedPreset
+from joyimage.errors import InvalidInputError
 from joyimage.pipeline import settings
 from tests import random_models
 
@@ -36,6 +39,44 @@ def test_pipeline_when_built_from_components_then_keeps_the_settings_of_the_chec
 
     assert own_settings(pipeline_class(**pipe.components)) == OWN
     assert own_settings(pipeline_class.from_pipe(pipe)) == OWN
+
+
+@pytest.mark.parametrize("pipeline_class", PIPELINES)
+def test_pipeline_when_made_from_another_then_parts_keep_their_precision_and_presets_come_along(
+    checkpoint: Path, pipeline_class: Any
+) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16, **OWN)
+    pipe.speed_presets = {**pipe.speed_presets, "fast": SpeedPreset(threshold=0.5)}
+    dtypes = {name: tensor.dtype for name, tensor in pipe.transformer.named_parameters()}
+    assert set(dtypes.values()) == {torch.bfloat16, torch.float32}
+
+    made = pipeline_class.from_pipe(pipe)
+    other = pipeline_class.from_pipe(pipe, base_size=128, scheduler=pipe.scheduler)
+
+    assert {name: tensor.dtype for name, tensor in made.transformer.named_parameters()} == dtypes
+    assert (made.vae.dtype, made.text_encoder.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert made.speed_presets == pipe.speed_presets
+    assert made.config["_name_or_path"] == pipe.config["_name_or_path"]
+    assert own_settings(other) == {**OWN, "base_size": 128}
+    assert pipeline_class.from_pipe(pipe, torch_dtype="float16").vae.dtype == torch.float16
+
+
+def test_pipeline_when_made_from_one_that_lacks_parts_then_these_are_named(checkpoint: Path) -> None:
+    pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
+
+    class OtherPipeline(DiffusionPipeline):
+        def __init__(self, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> None:
+            super().__init__()
+            self.register_modules(
+                vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+            )
+
+    parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+
+    with pytest.raises(
+        InvalidInputError, match="of type OtherPipeline and has no transformer, processor; expected one of"
+    ):
+        JoyImageEditPipeline.from_pipe(OtherPipeline(**parts))
 
 
 def test_pipeline_when_built_from_components_with_a_setting_then_that_one_counts_for_it_alone(

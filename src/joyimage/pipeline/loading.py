@@ -6,7 +6,9 @@ folder is loaded, our classes take the places of the published ones.
 """
 
 import importlib
+import inspect
 import json
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from os import PathLike
@@ -105,8 +107,54 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         with _quantizer_errors() if kwargs.get("quantization_config") is not None else nullcontext():
             pipe: Any = cast("Any", super()).from_pretrained(str(folder), **kwargs)
         pipe.register_to_config(_name_or_path=name)
+        written_by = read_json(folder / "model_index.json")["_class_name"]
+        if cls.__name__ in PIPELINES and written_by != cls.__name__:
+            warnings.warn(
+                f"{name} is a checkpoint of {written_by}, and was loaded as {cls.__name__}, which prepares images and"
+                " prompts in another way; load it with the former, or with `load_pipeline`, which chooses by itself.",
+                stacklevel=2,
+            )
         if (folder / PRESETS_FILE).is_file():
             pipe.speed_presets = read_presets(folder / PRESETS_FILE)
+        return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Make a pipeline of this class from the parts of another; see `DiffusionPipeline.from_pipe`.
+
+        The parts are shared. They keep their precision unless one is asked for: diffusers would convert them to
+        fp32, in the first pipeline too.
+
+        Args:
+            pipeline: Pipeline whose parts and settings are taken.
+            **kwargs: Parts and settings that replace those of `pipeline`; `dtype` or `torch_dtype` converts all
+                parts, and the other arguments of diffusers work as there.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            InvalidInputError: `pipeline` lacks a part that this class needs, or the precision is not a dtype.
+        """
+        untyped: Any = super()
+        if kwargs.keys() & {"dtype", "torch_dtype", "custom_pipeline"}:
+            if kwargs.keys() & {"dtype", "torch_dtype"}:
+                kwargs["dtype"] = _resolve_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
+            pipe = untyped.from_pipe(pipeline, **kwargs)
+        else:
+            taken = inspect.signature(cls).parameters
+            known: dict[str, Any] = {**pipeline.config, **pipeline.components}
+            given = {**{name: value for name, value in known.items() if name in taken}, **kwargs}
+            missing = [name for name, one in taken.items() if one.default is one.empty and name not in given]
+            if missing:
+                raise InvalidInputError(
+                    f"`pipeline` is of type {type(pipeline).__name__} and has no {', '.join(missing)}; expected one of "
+                    f"{', '.join(PIPELINES)}, or these parts as arguments."
+                )
+            pipe = cast("Any", cls(**given))
+            pipe.register_to_config(_name_or_path=known.get("_name_or_path"))
+        if hasattr(pipeline, "speed_presets"):
+            pipe.speed_presets = cast("Any", pipeline).speed_presets
         return pipe
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
