@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from joyimage.imaging import read_record
+from joyimage.tiny.examples import write_examples
 from tests import random_models
 
 if TYPE_CHECKING:
@@ -330,6 +331,21 @@ def test_csv_when_a_box_is_text_then_it_is_read(
 
     records = [read_record(Path(line["output"])) for line in report_of(tmp_path / "out")]
     assert [record and record["kind"] for record in records] == ["move", "camera"]
+
+
+def test_rows_when_the_model_sees_no_such_object_then_these_fail_unless_forced(
+    joyimage: Joyimage, tmp_path: Path
+) -> None:
+    write_examples(tmp_path)
+    row = {"image": "shapes.png", "prompt": "Remove the elephant.", "steps": 1}
+    rows = write_rows(tmp_path, [row, {**row, "force": True}, {**row, "prompt": "Remove the green star."}])
+
+    outcome = joyimage("batch", rows, "-o", tmp_path / "out", "--model", "tiny", "--device", "cpu")
+
+    assert outcome.code == 1
+    report = report_of(tmp_path / "out")
+    assert ["error" in line for line in report] == [True, False, False]
+    assert "There is no elephant in this image" in report[0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -107,21 +107,25 @@ def test_judge_when_asked_for_then_the_verdict_in_words_and_in_the_record(
     assert 0 < recipe["verdict"]["done"] < 1
 
 
-def test_edit_when_the_model_sees_no_such_object_then_says_so_before_it_edits(
+def test_edit_when_the_model_sees_no_such_object_then_rejected_unless_forced(
     joyimage: Joyimage, tmp_path: Path
 ) -> None:
     write_examples(tmp_path)
-    lines = {
-        name: joyimage(
-            *("edit", tmp_path / "shapes.png", f"Recolor the {name} orange.", "-o", tmp_path / f"{name}.png"),
-            *(*TINY, "--seed", 0),
-        ).err.splitlines()
-        for name in ("elephant", "heart")
-    }
 
-    warning = "Warning: there is no elephant in this image, as far as the model can tell."
-    assert warning in lines["elephant"][:-1]  # the last line tells the size
-    assert not any("there is no" in line for line in lines["heart"])
+    def recolor(name: str, *options: str) -> Any:
+        out = tmp_path / f"{name}.png"
+        prompt = f"Recolor the {name} orange."
+        return joyimage(*("edit", tmp_path / "shapes.png", prompt, "-o", out, *TINY, "--seed", 0), *options)
+
+    rejected = recolor("elephant")
+    assert rejected.code == 2
+    assert "There is no elephant in this image" in rejected.err
+    assert "--force" in rejected.err
+    assert not (tmp_path / "elephant.png").exists()
+
+    assert recolor("elephant", "--force").code == 0
+    assert (tmp_path / "elephant.png").is_file()
+    assert recolor("heart").code == 0
 
 
 def test_candidates_when_none_could_be_judged_then_says_so(joyimage: Joyimage, tmp_path: Path) -> None:

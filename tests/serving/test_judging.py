@@ -65,6 +65,21 @@ def test_move_when_judged_then_pixels_are_part_of_it(server: LiveServer) -> None
     assert answer["verdicts"][0]["checks"] == answer["checks"][0]
 
 
+@pytest.mark.parametrize("prompt", ["Remove the elephant.", "Recolor the elephant red."])
+def test_edit_when_the_model_sees_no_such_object_then_400_unless_forced(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    monkeypatch.setattr(
+        "joyimage.understanding.judge.is_absent", lambda _reader, _image, name: name == "elephant"
+    )
+
+    rejected = post(server, "/v1/images/edits", prompt=prompt, steps=1)
+    assert rejected.status_code == 400
+    assert "There is no elephant in this image" in rejected.json()["error"]["message"]
+    assert post(server, "/v1/images/edits", prompt=prompt, steps=1, force="true").status_code == 200
+    assert post(server, "/v1/images/edits", prompt="Remove the star.", steps=1).status_code == 200
+
+
 def test_free_words_when_they_ask_for_a_view_then_run_as_a_camera_move_unless_literal(
     server: LiveServer,
 ) -> None:

@@ -16,7 +16,7 @@ from joyimage.spatial import ObjectMove, draw_red_box
 from joyimage.tiny.worlds.outcomes import wrong_outcome
 from joyimage.tiny.worlds.scenes import generate, render_objects
 from joyimage.understanding import questions
-from joyimage.understanding.judge import Reader, check_present, is_absent, judge_edit, missing_objects
+from joyimage.understanding.judge import Reader, check_objects_present, check_present, is_absent, judge_edit
 from tests import random_models
 from tests.optional import present
 from tests.understanding.published import make_published_pipeline
@@ -333,12 +333,18 @@ def test_object_when_the_model_does_not_see_it_then_rejected_before_the_edit() -
     check_present(Answers(elephant=0.6), ONE, "elephant")
 
 
-def test_objects_when_the_model_does_not_see_them_then_missing() -> None:
-    sees_none = Answers(elephant=0.01)
+@pytest.mark.parametrize(
+    "instruction",
+    ["Remove the elephant.", "Recolor the elephant red.", "Replace the elephant with a red star."],
+)
+def test_instruction_when_the_model_does_not_see_its_object_then_rejected(instruction: str) -> None:
+    with pytest.raises(InvalidInputError, match="There is no elephant in this image"):
+        check_objects_present(Answers(elephant=0.01), ONE, instruction)
+    check_objects_present(Answers(elephant=0.6), ONE, instruction)
 
-    assert missing_objects(sees_none, ONE, "Remove the elephant.") == ["elephant"]
-    assert missing_objects(sees_none, ONE, "Add an elephant.") == []
-    assert missing_objects(Answers(elephant=0.6), ONE, "Remove the elephant.") == []
+
+def test_instruction_when_it_needs_no_object_then_not_rejected() -> None:
+    check_objects_present(Answers(elephant=0.01), ONE, "Add an elephant.")
 
 
 def test_object_when_the_checkpoint_has_no_language_then_never_absent(mute: Any) -> None:

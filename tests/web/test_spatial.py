@@ -356,6 +356,22 @@ def test_move_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
     assert server.jobs()[0]["edit"]["force"] is True
 
 
+def test_edit_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
+    visit: Callable[..., Visitor], server: Server
+) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.page.fill("#prompt-edit", "Remove the yellow heart.")
+    visitor.page.click("#run")
+    notice = visitor.see("[data-notice=run]")
+    expect(notice).to_contain_text("There is no yellow heart in this image")
+
+    notice.get_by_text("Run it anyway", exact=True).click()
+
+    visitor.see("#result")
+    assert server.jobs()[0]["edit"]["force"] is True
+
+
 def test_rotation_when_view_is_chosen_by_keyboard_then_the_model_is_told_so(
     visit: Callable[..., Visitor], server: Server
 ) -> None:

@@ -149,11 +149,6 @@ class RemoteRunner:
         del prompt, image
         return None
 
-    def find_missing(self, prompt: str, image: Image.Image) -> list[str]:
-        """Return none: a server does not tell."""
-        del prompt, image
-        return []
-
     def rewrite(self, prompt: str, image: Image.Image | None, how: str) -> str:
         """Rewrite a prompt with the endpoint at the address `how`."""
         from joyimage.understanding.rewrite import rewrite

@@ -12,7 +12,7 @@ from joyimage import __version__
 from joyimage.cli.console import notify, warn
 from joyimage.cli.path_arguments import STANDARD_STREAM
 from joyimage.cli.runners import load_runner, timed
-from joyimage.cli.scope import missing_warning, scope_warning
+from joyimage.cli.scope import scope_warning
 from joyimage.cli.sources import Source, read_made
 from joyimage.cli.surface import describe_error
 from joyimage.cli.understood import understood
@@ -104,9 +104,6 @@ def run_command(
     caution = scope_warning(edit, options, runner, [source.image for source in sources])
     if caution is not None:
         warn(caution)
-    missing = missing_warning(edit, runner, [source.image for source in sources])
-    if missing is not None:
-        warn(missing)
     written = run_and_write(runner, edit, options, output, sources, extra=extra)
     print_report(written.report, json=options.json, is_stream=output == STANDARD_STREAM)
     if caution is not None:

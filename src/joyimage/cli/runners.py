@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from joyimage.cli.console import notify, say_loading, warn
-from joyimage.edits import Defaults, Describe, Edit, Generate
+from joyimage.edits import Defaults, Describe, Edit, Generate, Move, Rotate
 from joyimage.errors import InvalidInputError
 from joyimage.imaging import read_mask
 from joyimage.types import ImageSize
@@ -93,10 +93,6 @@ class Runner(Protocol):
 
     def understand(self, prompt: str, image: Image) -> Intent | None:
         """Return the spatial edit that the model reads from a prompt, if it does."""
-        ...
-
-    def find_missing(self, prompt: str, image: Image) -> list[str]:
-        """Return the objects of a prompt that the model says are not in the image."""
         ...
 
 
@@ -195,8 +191,6 @@ class LocalRunner:
 
         if self.companions is not None:
             self.companions.tell(edit, images)
-        from joyimage.pipeline.edit_plus import JoyImageEditPlusPipeline
-
         pipe: Any = self.loaded.pipe
         given = edit.given()
         adapters = self._use_adapters(given.pop("loras", ()))
@@ -204,11 +198,12 @@ class LocalRunner:
         size = given.pop("size", None)
         if isinstance(given.get("region"), str):
             given["region"] = read_mask(Path(given["region"]), images[0].size)
-        takes_several = isinstance(pipe, JoyImageEditPlusPipeline)
+        takes_several: bool = pipe.takes_several_images
         is_judged = given.pop("judge", False)
         given.pop("intent", None)  # it has become another kind of edit, or none
-        if edit.kind in {"move", "rotate"}:
-            given["check_object"] = not given.pop("force", False)
+        is_forced = given.pop("force", False)
+        if isinstance(edit, (Move, Rotate)) or (isinstance(edit, Edit) and not takes_several):
+            given["check_object"] = not is_forced
         inputs = self._inputs(edit, images, given, takes_several=takes_several)
         if images and given.get("fit") == "crop" and not takes_several:
             self._warn_of_crop(ImageSize.of(images[0]), size)
@@ -265,12 +260,6 @@ class LocalRunner:
         from joyimage.understanding.intent import parse
 
         return parse(prompt, ImageReader(self.loaded.pipe), image)
-
-    def find_missing(self, prompt: str, image: Image) -> list[str]:
-        """Return the objects of a prompt that the model says are not in the image."""
-        from joyimage.pipeline.judging import find_missing
-
-        return self.loaded.run(lambda: find_missing(self.loaded.pipe, image, prompt))
 
     def _inputs(
         self, edit: AnyEdit, images: Sequence[Image], given: dict[str, Any], *, takes_several: bool

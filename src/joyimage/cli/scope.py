@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from joyimage.edits import SPATIAL_KINDS, Edit
+from joyimage.edits import SPATIAL_KINDS
 from joyimage.errors import InvalidInputError
-from joyimage.spatial.prompts import without_article
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,22 +40,6 @@ def scope_warning(edit: AnyEdit, options: RunOptions, runner: Runner, images: Se
         f"the embedded tiny model edits small drawn scenes only: {'; '.join(found)}. For photographs, give "
         "`--model` a published checkpoint (docs/tiny.md)."
     )
-
-
-def missing_warning(edit: AnyEdit, runner: Runner, images: Sequence[Image]) -> str | None:
-    """Return a warning if an edit in plain words is about an object that the model does not see in its image.
-
-    Args:
-        edit: The edit, as given.
-        runner: What runs the edit.
-        images: Input images; of several no one knows which is meant.
-    """
-    if not isinstance(edit, Edit) or edit.prompt is None or len(images) != 1:
-        return None
-    missing = runner.find_missing(edit.prompt, images[0])
-    if not missing:
-        return None
-    return f"there is no {without_article(missing[0])} in this image, as far as the model can tell."
 
 
 def check_readable(

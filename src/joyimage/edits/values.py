@@ -48,6 +48,10 @@ _VIEWS = Choice(
 )
 
 
+def _force() -> Any:
+    return setting(Flag(), "Edit also where the model sees no such object in the image. Default: no.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generate(EditValue):
     """Make an image from text alone."""
@@ -79,6 +83,7 @@ class Edit(EditValue):
         "paste the result back. Needs a region and restore. Default: no.",
         group="Image",
     )
+    force: bool | None = _force()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
 
@@ -142,9 +147,7 @@ class Move(_Spatial):
         Choice(FORMS),
         'How BOX is written: "xyxy" for LEFT,TOP,RIGHT,BOTTOM, or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.',
     )
-    force: bool | None = setting(
-        Flag(), "Edit also where the model sees no such object in the image. Default: no."
-    )
+    force: bool | None = _force()
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
@@ -180,9 +183,7 @@ class Rotate(_Spatial):
         is_required=True,
         is_positional=True,
     )
-    force: bool | None = setting(
-        Flag(), "Edit also where the model sees no such object in the image. Default: no."
-    )
+    force: bool | None = _force()
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()

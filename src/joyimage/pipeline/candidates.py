@@ -317,7 +317,9 @@ def _choose_call(
         return judge_images(pipe, before, result, cast("str", prompt))
 
     def run(**further: Any) -> Any:
-        return method(pipe, **{**given, **further})
+        output = method(pipe, **{**given, **further})
+        given.pop("check_object", None)  # the first attempt has asked
+        return output
 
     framing = Framing(
         **{name: given[name] for name in ("fit", "restore", "preserve", "region") if name in given}

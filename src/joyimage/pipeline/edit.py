@@ -84,6 +84,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         feather: float | None = None,
         close_up: bool = False,
         speed: str = DefaultSpeed(EXACT),
+        check_object: bool = False,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, generate one.
 
@@ -127,13 +128,15 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
                 (docs/speed.md), and "turbo" needs a turbo adapter. An active one sets the defaults of this argument, of
                 the steps, the guidance scale and the schedule.
+            check_object: Whether to ask the model first if the object to remove, recolor or replace is in the image,
+                and to reject the edit if not.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
 
         Raises:
             InvalidTypeError: An argument is of a wrong type.
-            InvalidInputError: An argument is out of range or does not fit another.
+            InvalidInputError: An argument is out of range or does not fit another, or there is no such object.
             InvalidResultError: The model produced values that are not finite.
         """
         prompts = PromptInputs(
@@ -168,10 +171,10 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
         # 1. Check everything before any work, and bring the images to the target size.
-        images = [] if image is None else to_images(image)
         num_prompts, sampling = self._check_call(prompts, sampling, callback)
-        size, shape, framed = self._place_images(images, image, num_prompts, framing, sampling)
+        size, shape, framed = self._place_images(image, num_prompts, framing, sampling)
         model_images = [ModelImage(one.image) for one in framed]
+        self._check_named_objects(prompt, framed, wanted=check_object)
 
         with self._running(sampling) as device:
             # 2. Encode images and prompts.
@@ -243,13 +246,12 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         return cast("JoyImageEditPipelineOutput", self(image=[image], prompt=prompt, **{**call, **size}))
 
     def _place_images(
-        self, images: list[Image], given: Any, num_prompts: int, framing: Framing, sampling: SamplingInputs
+        self, given: ImageInput | None, num_prompts: int, framing: Framing, sampling: SamplingInputs
     ) -> tuple[ImageSize, tuple[int, ...], list[FramedImage]]:
         """Check images, framing and given noise, and bring the images to the target size.
 
         Args:
-            images: Upright RGB images.
-            given: The call's `image` argument, from which transparency is read.
+            given: The call's `image` argument.
             num_prompts: Number of prompts.
             framing: How the images are brought to the target size.
             sampling: Holds the requested size, the number of outputs and the given noise.
@@ -258,8 +260,10 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             The target size; the shape of the noise of all outputs, `[B, 1, C, 1, H/8, W/8]`; the images.
 
         Raises:
+            InvalidTypeError: The images are of a type that is not accepted.
             InvalidInputError: The number of images, their shapes, the framing or the noise are not accepted.
         """
+        images = [] if given is None else to_images(given)
         if images:
             check_image_count(len(images), num_prompts)
         framing.check(has_image=bool(images), output_type=sampling.output_type)

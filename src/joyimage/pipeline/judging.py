@@ -13,7 +13,7 @@ from joyimage.pipeline.plans import plan_move, plan_prompt
 from joyimage.spatial.move import ObjectMove
 from joyimage.spatial.parse import parse
 from joyimage.types import ImageSize
-from joyimage.understanding.judge import Verdict, judge_drawing, judge_edit, missing_objects
+from joyimage.understanding.judge import Verdict, judge_drawing, judge_edit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,14 +52,6 @@ def judge_images(
         name = _object_of(instruction)
         plan = plan_move(source, name, box, Framing(), _chooser(pipe), box_form=box_form)
     return judge_edit(reader, plan.framed.image, _place_like(result, plan), instruction, plan.box)
-
-
-def find_missing(pipe: PipelineParts, image: Image, instruction: str) -> list[str]:
-    """Return the objects of an instruction that the model says are not in an image, at the size at which it works."""
-    try:
-        return missing_objects(ImageReader(pipe), _place(pipe, image), instruction)
-    finally:
-        pipe.maybe_free_model_hooks()
 
 
 def _object_of(instruction: str) -> str:

@@ -17,7 +17,7 @@ from joyimage.pipeline.base import JoyImagePipeline
 from joyimage.pipeline.calls import serialized
 from joyimage.pipeline.candidates import Choice, Chooser, check_choosable, take_choice
 from joyimage.pipeline.checks import check_size
-from joyimage.pipeline.framing import Framing
+from joyimage.pipeline.framing import FramedImage, Framing
 from joyimage.pipeline.images import ImageInput
 from joyimage.pipeline.judging import judge_images
 from joyimage.pipeline.output import JoyImageEditPipelineOutput
@@ -25,7 +25,7 @@ from joyimage.pipeline.plans import ChooseSize, SpatialPlan, plan_move, plan_pro
 from joyimage.spatial.camera import CameraMove, check_moves
 from joyimage.spatial.rotation import ObjectRotation, View
 from joyimage.types import ImageSize
-from joyimage.understanding.judge import Verdict, check_present, judge_edit
+from joyimage.understanding.judge import Verdict, check_objects_present, check_present, judge_edit
 
 
 class SpatialEditingPipeline(JoyImagePipeline):
@@ -196,6 +196,31 @@ class SpatialEditingPipeline(JoyImagePipeline):
             return
         try:
             check_present(ImageReader(self, self._feature_cache), plan.framed.image, name)
+        finally:
+            self.maybe_free_model_hooks()
+
+    @serialized
+    @torch.no_grad()
+    def _check_named_objects(
+        self, prompt: str | list[str] | None, framed: Sequence[FramedImage], *, wanted: bool
+    ) -> None:
+        """Reject prompts about objects that the model does not see in their images.
+
+        Args:
+            prompt: The call's prompt or prompts; None where it gives embeddings.
+            framed: One image for all prompts, one for each, or none.
+            wanted: Whether to ask at all.
+
+        Raises:
+            InvalidInputError: There is no such object.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt or []
+        if not wanted or not framed:
+            return
+        try:
+            for number, one in enumerate(prompts):
+                image = framed[number * len(framed) // len(prompts)].image
+                check_objects_present(ImageReader(self, self._feature_cache), image, one)
         finally:
             self.maybe_free_model_hooks()
 

@@ -226,17 +226,6 @@ def is_absent(reader: Reader, image: Image, name: str) -> bool:
     return present < ABSENT
 
 
-def missing_objects(reader: Reader, image: Image, instruction: str) -> list[str]:
-    """Return the objects of an instruction in plain words that the model says are not in an image.
-
-    Args:
-        reader: The model.
-        image: RGB image, before the edit.
-        instruction: What is asked for, such as "Remove the red star."; in other forms no object is known.
-    """
-    return [name for name in objects_before(instruction) if is_absent(reader, image, name)]
-
-
 ABSENT = 0.2
 """Probability of a yes below which an object counts as absent: a wrong alarm costs more than an edit of nothing."""
 
@@ -252,6 +241,21 @@ def check_present(reader: Reader, image: Image, name: str) -> None:
             f"There is no {questions.without_article(name)} in this image, as far as the model can tell. Name another "
             "object, or edit nevertheless with `--force` (over HTTP `force`, in Python `check_object=False`)."
         )
+
+
+def check_objects_present(reader: Reader, image: Image, instruction: str) -> None:
+    """Reject an edit in plain words whose object the model says is not in the image.
+
+    Args:
+        reader: The model.
+        image: RGB image, before the edit.
+        instruction: What is asked for, such as "Remove the red star."; in other forms no object is known.
+
+    Raises:
+        InvalidInputError: The model says so.
+    """
+    for name in objects_before(instruction):
+        check_present(reader, image, name)
 
 
 def _judge_without_comparing(

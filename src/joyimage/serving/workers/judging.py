@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from joyimage.edits import Move, Rotate
+from joyimage.edits import Edit, Move, Rotate
 from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.candidates import Choice, Chooser, check_choosable
-from joyimage.understanding.judge import check_present, judge_drawing, judge_edit
+from joyimage.understanding.judge import check_objects_present, check_present, judge_drawing, judge_edit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +31,13 @@ def check_object(pipe: Any, item: WorkItem) -> None:
         InvalidInputError: There is no such object.
     """
     edit = item.task.edit
-    if isinstance(edit, (Move, Rotate)) and not edit.force and item.before is not None:
-        check_present(ImageReader(pipe, pipe._feature_cache), item.before, edit.object or "")
+    if not isinstance(edit, (Edit, Move, Rotate)) or edit.force or item.before is None:
+        return
+    reader = ImageReader(pipe, pipe._feature_cache)
+    if not isinstance(edit, Edit):
+        check_present(reader, item.before, edit.object or "")
+    elif len(item.images) == 1:  # of several images no one knows which is meant
+        check_objects_present(reader, item.before, item.prompt)
 
 
 def judge_item(pipe: Any, item: WorkItem, image: Image) -> Verdict:
