@@ -36,6 +36,7 @@ def run_edit(
         return _run_on_server(edit, image, region, server.strip())
     given: dict[str, Any] = {name: value for name, value in edit.given().items() if value is not None}
     generator = torch.Generator().manual_seed(given.pop("seed"))
+    given["check_object"] = not given.pop("force", False)
     return _pipeline(model)(image=image, region=region, generator=generator, **given).images[0]
 
 

