@@ -13,6 +13,10 @@ class InvalidInputError(JoyImageError, ValueError):
     """An argument, option or field has a value that is not accepted."""
 
 
+class MissingObjectError(InvalidInputError):
+    """The model sees no such object in the image as the one to edit; `force` has it edited nevertheless."""
+
+
 class InvalidTypeError(InvalidInputError, TypeError):
     """An argument has a type that is not accepted."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
+from joyimage.understanding import judge
 from tests.serving.parts import ended, png
 
 if TYPE_CHECKING:
@@ -78,6 +79,28 @@ def test_edit_when_the_model_sees_no_such_object_then_400_unless_forced(
     assert "There is no elephant in this image" in rejected.json()["error"]["message"]
     assert post(server, "/v1/images/edits", prompt=prompt, steps=1, force="true").status_code == 200
     assert post(server, "/v1/images/edits", prompt="Remove the star.", steps=1).status_code == 200
+
+
+def test_move_when_there_is_no_such_object_then_its_own_code_in_the_answer_the_record_and_a_plan(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "is_absent", lambda *_: True)
+    answer = post(server, "/v1/spatial/move", object="car", box="5,5,40,40", steps=1)
+    move = {"kind": "move", "object": "car", "box": [5, 5, 40, 40], "steps": 1}
+    with server.client() as client:
+        jobs = [
+            client.post("/v1/jobs", data=data, files=[("image", png(1))]).json()
+            for data in (
+                {**move, "box": "5,5,40,40"},
+                {"kind": "plan", "steps": json.dumps([{**move, "force": True}, move])},
+            )
+        ]
+        alone, planned = [ended(client, job) for job in jobs]
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "missing_object")
+    assert alone["error"]["code"] == "missing_object"
+    assert (planned["error"]["code"], planned["error"]["plan_step"]) == ("missing_object", 2)
+    assert len(planned["images"]) == 1
 
 
 def test_free_words_when_they_ask_for_a_view_then_run_as_a_camera_move_unless_literal(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from playwright.sync_api import Route
+
     from tests.web.parts import Server, Visitor
 
 
@@ -370,6 +372,27 @@ def test_edit_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
 
     visitor.see("#result")
     assert server.jobs()[0]["edit"]["force"] is True
+
+
+def test_move_when_the_server_words_a_missing_object_in_another_way_then_the_page_knows_it_by_its_code(
+    visit: Callable[..., Visitor],
+) -> None:
+    def reword(route: Route) -> None:
+        answer = route.fetch()
+        words = answer.text().replace("as far as the model can tell", "it seems").replace("--force", "force")
+        route.fulfill(response=answer, body=words)
+
+    visitor = visit()
+    visitor.page.route("**/v1/jobs/*/events", reword)
+    visitor.choose_example("shapes")
+    visitor.choose_mode("move")
+    visitor.page.fill("#object", "yellow heart")
+    visitor.draw(0.1, 0.5, 0.35, 0.8)
+    visitor.page.click("#run")
+
+    notice = visitor.see("[data-notice=run]")
+    expect(notice).to_contain_text("There is no yellow heart in this image, it seems. Name another object")
+    expect(notice.get_by_text("Run it anyway", exact=True)).to_be_visible()
 
 
 def test_rotation_when_view_is_chosen_by_keyboard_then_the_model_is_told_so(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from joyimage.errors import InvalidInputError
+from joyimage.errors import MissingObjectError
 from joyimage.spatial.checks import check_edit
 from joyimage.spatial.move import ObjectMove, draw_red_box
 from joyimage.spatial.parse import parse
@@ -234,10 +234,10 @@ def check_present(reader: Reader, image: Image, name: str) -> None:
     """Reject an edit of an object that the model says is not in the image.
 
     Raises:
-        InvalidInputError: The model says so.
+        MissingObjectError: The model says so.
     """
     if is_absent(reader, image, name):
-        raise InvalidInputError(
+        raise MissingObjectError(
             f"There is no {questions.without_article(name)} in this image, as far as the model can tell. Name another "
             "object, or edit nevertheless with `--force` (over HTTP `force`, in Python `check_object=False`)."
         )

@@ -242,7 +242,7 @@ def read_edit(kind: str, fields: dict[str, Any], *, is_form: bool) -> AnyEdit:
 
     Args:
         kind: Kind of the edit.
-        fields: Its fields.
+        fields: The fields of the edit.
         is_form: Whether all values are text.
 
     Raises:

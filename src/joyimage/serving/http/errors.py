@@ -13,6 +13,7 @@ from joyimage.errors import (
     IdempotencyConflictError,
     InvalidInputError,
     JoyImageError,
+    MissingObjectError,
     OutOfMemoryError,
     QueueFullError,
 )
@@ -32,6 +33,7 @@ STATUS: tuple[tuple[type[BaseException], int, str | None], ...] = (
     (QueueFullError, 429, "queue_full"),
     (IdempotencyConflictError, 422, "idempotency_key_reused"),
     (OutOfMemoryError, 503, "out_of_memory"),
+    (MissingObjectError, 400, "missing_object"),
     (InvalidInputError, 400, "invalid_value"),
     (SQLAlchemyError, 503, "database"),
 )
@@ -40,6 +42,7 @@ STATUS: tuple[tuple[type[BaseException], int, str | None], ...] = (
 JOB_STATUS = {
     "invalid_value": 400,
     "invalid_image": 400,
+    "missing_object": 400,
     "internal_error": 500,
     "invalid_result": 500,
     "unreadable_job": 500,

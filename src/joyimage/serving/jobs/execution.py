@@ -7,7 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from joyimage.errors import ImageError, InvalidInputError, InvalidResultError, OutOfMemoryError
+from joyimage.errors import (
+    ImageError,
+    InvalidInputError,
+    InvalidResultError,
+    MissingObjectError,
+    OutOfMemoryError,
+)
 from joyimage.serving.jobs.task import Task, UnreadableJobError
 from joyimage.serving.workers.preparation import prepare
 from joyimage.serving.workers.protocol import DeviceFailedError, ReplicaLostError
@@ -288,6 +294,8 @@ def describe_failure(error: BaseException, job: Job) -> tuple[str, str]:
         return "unreadable_job", str(error)
     if isinstance(error, InvalidResultError):
         return "invalid_result", str(error)
+    if isinstance(error, MissingObjectError):
+        return "missing_object", str(error)
     if isinstance(error, (InvalidInputError, ImageError)) or type(error) is ValueError:
         return "invalid_value", str(error)
     logger.error("Job %s failed.", job.id, exc_info=error)

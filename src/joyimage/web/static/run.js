@@ -16,8 +16,8 @@ const POSITION_EVERY_MS = 2000;
 // What is drawn takes its time from the model where both share a processor: seen, not counted, is enough.
 const SHOWN_EVERY_MS = 500;
 const PREVIEW_EVERY_MS = 1000;
-// How the server says that an edit can be forced, in words of the command line and of Python.
-const NAMES_FORCE = /Name another object, or [^.]*`--force`.*$/s;
+// How an edit is forced, in words of the command line and of Python: here it is a button.
+const HOW_TO_FORCE = / Name another object.*$/s;
 const TOLD_SHARES = [0.25, 0.5, 0.75]; // screen readers aren't told of every step
 
 export class Run {
@@ -185,7 +185,7 @@ export class Run {
       notify("run", this.outcome, { kind: "news" });
     } else if (job.state === "failed") {
       this.outcome = job.error?.message ?? "The run failed without a reason.";
-      if (NAMES_FORCE.test(this.outcome)) return this.offerForce(pending);
+      if (job.error?.code === "missing_object") return this.offerForce(pending);
       notify("run", this.outcome);
     } else if (job.kind === "describe") {
       this.on.answered(pending, job);
@@ -210,7 +210,7 @@ export class Run {
   /** Where the model sees no such object: offer to run all the same. @param {Pending} pending */
   offerForce({ jobId, step, after, plan, ...rest }) {
     const { request } = rest;
-    this.outcome = this.outcome.replace(NAMES_FORCE, "Name another object, or run it anyway.");
+    this.outcome = `${this.outcome.replace(HOW_TO_FORCE, "")} Name another object, or run it anyway.`;
     const run = () => {
       if (!request.pictures.every((id) => this.workspace.find(id))) return notify("run", "Open the picture again, and run it from there.");
       void this.add({ ...rest, key: newId(), jobId: null, request: { ...request, fields: { ...request.fields, force: "true" } } });
