@@ -133,6 +133,17 @@ def test_help_when_asked_of_any_command_then_two_examples_that_can_be_parsed(
         app.parse_args(words[1:], exit_on_error=False, print_error=False)
 
 
+@pytest.mark.parametrize("name", [*(entry.name for entry in COMMANDS), "train", "eval"])
+def test_help_when_options_take_values_then_named_for_people(
+    joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    page = help_of(joyimage, monkeypatch, *name.split())
+
+    assert not re.findall(r"\b(?:STR|INT|FLOAT|True|False)\b|--empty-\w+|--no-json", page)
+    assert "─ Other ─" not in page
+    assert not re.findall(r"(?i)if not given|; default:|\bmost [a-z]+s\b", page)
+
+
 def test_help_when_the_commands_are_listed_then_editing_comes_first(
     joyimage: Joyimage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,14 +231,14 @@ COMMANDS = (
     CatalogEntry(
         name="eval tiny",
         function="evaluate:tiny",
-        help="Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.",
+        help="Measure how well a checkpoint edits and reads drawn scenes that it was not trained on.",
         group=_CHECKPOINTS,
         examples=("joyimage eval tiny", "joyimage eval tiny --num 50 --json"),
     ),
     CatalogEntry(
         name="eval speed",
         function="evaluate:speed",
-        help="Measure what each speed preset leaves out of edits of drawn scenes, and what that costs.",
+        help="Measure what each speed preset skips in edits of drawn scenes, and what that costs.",
         group=_CHECKPOINTS,
         examples=("joyimage eval speed", "joyimage eval speed --num 20 --steps 8 --json"),
     ),

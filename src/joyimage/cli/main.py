@@ -15,6 +15,7 @@ from joyimage import __version__
 from joyimage.cli.catalog import COMMANDS, GROUPS
 from joyimage.cli.completion import make_installer
 from joyimage.cli.console import EXIT_BUG, EXIT_INTERRUPTED, fail, notify, plain_warnings
+from joyimage.cli.help_pages import SUBCOMMANDS, HelpPages, shown_default
 from joyimage.cli.option_names import name_options
 from joyimage.cli.path_arguments import check_paths
 from joyimage.cli.usage import usage_message
@@ -32,11 +33,9 @@ app = App(
     "docs/index.md. Add `--debug` to any command to see the traceback of an error.",
     suppress_keyboard_interrupt=False,
     config=check_paths,
+    help_formatter=HelpPages(),
     group_commands=Group("Other", sort_key=len(GROUPS)),
-    # "[default: False]" says nothing to a user.
-    default_parameter=Parameter(
-        show_default=lambda value: None if value is None or value is False else value
-    ),
+    default_parameter=Parameter(show_default=shown_default),
 )
 
 
@@ -44,11 +43,11 @@ def _add_commands() -> None:
     groups = {name: Group(name, sort_key=number) for number, name in enumerate(GROUPS)}
     last = groups[GROUPS[-1]]
     parents = {
-        "train": App(name="train", help="Train a checkpoint.", group=last, sort_key=len(COMMANDS)),
-        "eval": App(name="eval", help="Measure a checkpoint.", group=last, sort_key=len(COMMANDS) + 1),
+        "train": "Train a LoRA adapter, or the tiny checkpoint.",
+        "eval": "Measure a checkpoint on drawn scenes.",
     }
-    for parent_app in parents.values():
-        app.command(parent_app)
+    for number, (name, text) in enumerate(parents.items(), len(COMMANDS)):
+        app.command(App(name=name, help=text, group=last, sort_key=number, group_commands=SUBCOMMANDS))
     for number, entry in enumerate(COMMANDS):
         parent, _, name = entry.name.rpartition(" ")
         function = f"joyimage.cli.commands.{entry.function}"
@@ -58,7 +57,7 @@ def _add_commands() -> None:
             group = groups[entry.group]
             app.command(function, name=name, help=entry.help, group=group, sort_key=number, **epilogue)
         elif parent in parents:
-            parents[parent].command(function, name=name, help=entry.help, **epilogue)
+            app[parent].command(function, name=name, help=entry.help, **epilogue)
     app.command(
         make_installer(app),
         name="--install-completion",

@@ -29,7 +29,7 @@ Output = Annotated[
 Like = Annotated[
     Path | None,
     Parameter(
-        help="Image made by joyimage: repeat its edit. Options that are given replace the recorded ones.",
+        help="Repeat the edit that is recorded in this image. Options that are given replace the recorded ones.",
         group=GROUPS["Output"],
         metavar="FILE",
     ),
@@ -39,7 +39,7 @@ Like = Annotated[
 _Rewrite = Annotated[
     str,
     Parameter(
-        help='Rewrite the prompt in more detail first: "local" with the checkpoint, or the address of an '
+        help='Rewrite the prompt in more detail first: "local" with the checkpoint, or the URL of an '
         'OpenAI-compatible endpoint. Default: "none".',
         group=GROUPS["Advanced"],
         show_default=False,
@@ -92,7 +92,7 @@ class ModelOptions:
     device: Annotated[
         str | None,
         Parameter(
-            help='Such as "cuda", "cuda:1", "mps" or "cpu". Default: the best one.',
+            help='Device, such as "cuda", "cuda:1", "mps" or "cpu". Default: the fastest one available.',
             group=GROUPS["Model"],
             metavar="DEVICE",
         ),
@@ -100,7 +100,7 @@ class ModelOptions:
     dtype: Annotated[
         str | None,
         Parameter(
-            help="Precision; auto measures which one is faster on this CPU. Default: float32 on a CPU, else bfloat16.",
+            help="Precision; auto measures which is faster on this CPU. Default: float32 on a CPU, else bfloat16.",
             group=GROUPS["Model"],
             metavar="|".join(DTYPE_CHOICES),
         ),
@@ -118,8 +118,8 @@ class ModelOptions:
     transformer: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the transformer, in place of that of the model: safetensors (also int8, fp8, "
-            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            help="Weight file of the transformer, instead of the model's own: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of `--model`.",
             group=GROUPS["Model"],
             metavar="FILE",
         ),
@@ -127,8 +127,8 @@ class ModelOptions:
     text_encoder: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the text encoder, in place of that of the model: safetensors (also int8, fp8, "
-            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            help="Weight file of the text encoder, instead of the model's own: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of `--model`.",
             group=GROUPS["Model"],
             metavar="FILE",
         ),
@@ -136,8 +136,8 @@ class ModelOptions:
     vae: Annotated[
         Path | None,
         Parameter(
-            help="Weight file of the VAE, in place of that of the model: safetensors (also int8, fp8, "
-            "nvfp4, nf4) or GGUF. Default: that of --model.",
+            help="Weight file of the VAE, instead of the model's own: safetensors (also int8, fp8, "
+            "nvfp4, nf4) or GGUF. Default: that of `--model`.",
             group=GROUPS["Model"],
             metavar="FILE",
         ),
@@ -201,7 +201,7 @@ class MeasuredOptions(ModelOptions):
     dtype: Annotated[
         str,
         Parameter(
-            help="Precision; auto measures which one is faster on this CPU. Default: float32.",
+            help="Precision; auto measures which is faster on this CPU. Default: float32.",
             group=GROUPS["Model"],
             show_default=False,
             metavar="|".join(DTYPE_CHOICES),
@@ -291,7 +291,7 @@ class RunOptions(SizedModelOptions):
     server: Annotated[
         str | None,
         Parameter(
-            help="Address of a `joyimage serve` that does the work, for example http://127.0.0.1:8600.",
+            help="URL of a `joyimage serve` that runs the edit, for example http://127.0.0.1:8600.",
             group=GROUPS["Model"],
             metavar="URL",
         ),
@@ -356,7 +356,7 @@ class EditOptions(SpatialOptions):
     literal: Annotated[
         bool,
         Parameter(
-            help="Take the prompt as it is, also where it asks for a spatial edit in free words.",
+            help="Use the prompt as it is, even if it asks for a spatial edit in free words.",
             group=GROUPS["Advanced"],
             negative=[],
         ),

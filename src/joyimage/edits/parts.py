@@ -100,34 +100,35 @@ class Sampling(CheckedFields):
     )
     until: float | None = setting(
         Number(0, 1),
-        "Try again until the verdict, 0 to 1, is at least this. Default: one attempt; 0.8 with a number of attempts.",
+        "Try again until the verdict, from 0 to 1, is at least this. Default: one attempt; 0.8 if a number of "
+        "attempts is given.",
         group="Output",
     )
     max_attempts: int | None = setting(
         Integer(1, 64),
-        "Most attempts to reach the verdict that is asked for. Default: 4.",
+        "Maximum number of attempts to reach the requested verdict. Default: 4.",
         group="Output",
     )
     judge: bool | None = setting(
         Flag(),
-        "Judge whether the edit was done and everything else stayed, by the model and by pixels. Default: no.",
+        "Judge whether the edit was made and everything else is unchanged, by the model and by pixels. Default: no.",
         group="Output",
     )
     size: ImageSize | None = setting(
         Size(),
-        "Requested size WIDTHxHEIGHT in pixels; the nearest of the sizes that the model was trained at is "
-        "used. Default: the one nearest to the image.",
+        "Requested size in pixels, WIDTHxHEIGHT; the nearest size that the model was trained at is used. "
+        "Default: the one nearest to the image.",
         group="Output",
     )
     speed: str | None = setting(
         Choice(SPEEDS),
-        '"exact" computes every step; "balanced" and "fast" reuse results of earlier steps, for a stated price; '
+        '"exact" computes every step; "balanced" and "fast" reuse results of earlier steps, at a stated price; '
         '"turbo" takes few steps and needs a turbo adapter. Default: exact.',
         group="Model",
     )
     loras: tuple[str, ...] | None = setting(
         Texts(),
-        "LoRA adapter, with an optional scale: PATH[:SCALE]. With a server, the name of one that it offers.",
+        "LoRA adapter with an optional scale, PATH[:SCALE]. With a server, the name of one that it offers.",
         aliases=("lora",),
         flag="--lora",
         group="Model",
@@ -140,7 +141,7 @@ class Sampling(CheckedFields):
 
     @property
     def most_candidates(self) -> int:
-        """Most candidates that may be made."""
+        """Maximum number of candidates that may be made."""
         has_attempts = self.until is not None or self.max_attempts is not None
         return (self.num_candidates or 1) * ((self.max_attempts or USUAL_ATTEMPTS) if has_attempts else 1)
 
@@ -173,8 +174,8 @@ class Framing(CheckedFields):
     )
     feather: float | None = setting(
         Number(0, 10_000),
-        "Pixels of the image over which the edge of the region is blended inward. Default: 12 per 1024 of the "
-        "longer side.",
+        "Width in pixels of the image over which the edge of the region is blended inward. Default: 12 per 1024 "
+        "pixels of the longer side.",
         group="Image",
     )
 

@@ -74,13 +74,13 @@ class Edit(EditValue):
     )
     intent: str | None = setting(
         Choice(("auto", "literal")),
-        '"auto" turns free words such as "show it from the left" into the spatial edit that they ask for; "literal" '
-        "takes the prompt as it is. Default: auto.",
+        '"auto" runs a request in free words, such as "show it from the left", as the spatial edit that it asks for; '
+        '"literal" uses the prompt as it is. Default: auto.',
     )
     close_up: bool | None = setting(
         Flag(),
-        "Show the model only the region and what is around it, so that it is edited at full resolution, and "
-        "paste the result back. Needs a region and restore. Default: no.",
+        "Show the model only the region and its surroundings, so that it is edited at full resolution, and "
+        "paste the result back. Requires a region and restore. Default: no.",
         group="Image",
     )
     force: bool | None = _force()
@@ -147,7 +147,13 @@ class Move(_Spatial):
         Choice(FORMS),
         'How BOX is written: "xyxy" for LEFT,TOP,RIGHT,BOTTOM, or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.',
     )
+<<<<<<< HEAD
     force: bool | None = _force()
+=======
+    force: bool | None = setting(
+        Flag(), "Edit even if the model sees no such object in the image. Default: no."
+    )
+>>>>>>> bc69241 (Write the help pages and the table of settings alike, in plain English)
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
@@ -179,11 +185,19 @@ class Rotate(_Spatial):
     )
     view: str | None = setting(
         _VIEWS,
-        "Where the object's front points in the image: " + ", ".join(view.value for view in View) + ".",
+        "Direction in which the object's front points in the image: "
+        + ", ".join(view.value for view in View)
+        + ".",
         is_required=True,
         is_positional=True,
     )
+<<<<<<< HEAD
     force: bool | None = _force()
+=======
+    force: bool | None = setting(
+        Flag(), "Edit even if the model sees no such object in the image. Default: no."
+    )
+>>>>>>> bc69241 (Write the help pages and the table of settings alike, in plain English)
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
@@ -200,12 +214,12 @@ class Camera(_Spatial):
 
     yaw: float | None = setting(
         Number(-LARGEST_YAW_DEGREES, LARGEST_YAW_DEGREES, "degrees"),
-        "Degrees around the object; positive moves the camera to its right. Trained: steps of 45 from -135 "
+        "Degrees around the object; positive moves the camera to its right. Trained: multiples of 45 from -135 "
         "to 180. Default: 0.",
     )
     pitch: float | None = setting(
         Number(-LARGEST_PITCH_DEGREES, LARGEST_PITCH_DEGREES, "degrees"),
-        "Degrees up; positive raises the camera to look down. Trained: steps of 15 from -75 to 75. "
+        "Degrees up; positive raises the camera, which looks down. Trained: multiples of 15 from -75 to 75. "
         "Default: 0.",
     )
     zoom: str | None = setting(Choice(ZOOMS), '"in", "out" or "unchanged". Default: unchanged.')
@@ -238,7 +252,7 @@ class Describe(EditValue):
 
     question: str | None = setting(
         Text(),
-        "What to ask. Default: a description of one image, or what changed between two.",
+        "Question to answer. Default: describe one image, or say what changed between two.",
         is_positional=True,
     )
     max_new_tokens: int | None = setting(

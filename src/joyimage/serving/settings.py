@@ -57,65 +57,68 @@ class ServerSettings(BaseSettings):
 
     Attributes:
         model: Checkpoint folder, hub id, or "tiny".
-        transformer: Weight file of the transformer, in place of that of `model`; without `model` the configs
-            are those of the published model.
-        text_encoder: Weight file of the text encoder, in place of that of `model`.
-        vae: Weight file of the VAE, in place of that of `model`.
-        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading, "none" decodes quantized files; the
-            files' own format if None.
-        offload: Memory plan: "none", "model", "block" or "disk"; the fastest that fits the free memory if None.
-        model_name: What clients call it; the end of `model` if None.
-        model_aliases: Further names that clients may use for it, such as "gpt-image-1".
-        loras: Adapters that clients may ask for: name and file.
-        device: Such as "cuda" or "cpu"; what is there if None.
-        dtype: "bfloat16", "float16", "float32" or "auto" (measured on a CPU); what suits the device if None.
-        base_size: Side of the square size; the checkpoint's own if None.
-        gpus: Devices that share each edit, 1, 2, 4 or 8; several replicas with them need Ray.
-        replicas: Pipelines; more than one share the devices of a kind in turn.
+        transformer: Weight file of the transformer, instead of the model's own; without `model`, the configs are
+            those of the published model.
+        text_encoder: Weight file of the text encoder, instead of the model's own.
+        vae: Weight file of the VAE, instead of the model's own.
+        quantize: "int8", "fp8" or "nf4" quantizes large layers while loading, "none" decodes quantized files; None
+            keeps the format of the files.
+        offload: Memory plan: "none", "model", "block" or "disk"; None: the fastest that fits the free memory.
+        model_name: Name of the model for clients; None: the last part of `model`.
+        model_aliases: More names of the model for clients, such as "gpt-image-1".
+        loras: Adapters that clients may request: name and file.
+        device: Device, such as "cuda" or "cpu"; None: the fastest one available.
+        dtype: Precision: "bfloat16", "float16", "float32" or "auto" (measured on a CPU); None: float32 on a CPU, else
+            bfloat16.
+        base_size: Side in pixels of the square bucket; None: the checkpoint's own.
+        gpus: Number of devices that share each edit: 1, 2, 4 or 8; together with several replicas, Ray is required.
+        replicas: Number of pipelines; several share the devices of a kind in turn.
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        allowed_hosts: Names that a request's Host may have; on loopback only loopback's, else any if empty.
-        trusted_proxies: Addresses of proxies whose X-Forwarded-For is trusted.
-        cors_origins: Web pages of these origins may call; none by default.
-        public_url: How clients reach the server, for addresses of results; as the request came if None.
-        data_dir: Folder of records, uploads and results.
-        database: Such as "postgresql+psycopg://user@host/name"; a SQLite file in `data_dir` if None.
-        api_keys: Keys separated by commas, each "name:key" or a key alone.
-        api_keys_file: A file with one of these a line.
-        allow_anonymous: Whether to listen on other addresses than loopback without any key.
-        queue_size: Most queued jobs.
-        client_jobs: Most queued or running jobs of one client.
-        session_bytes: Most bytes that a pipeline caches of images it has read, for their next edit.
-        max_batch: Most jobs of equal settings that run together.
-        batch_pixels: Only outputs up to this many pixels in all run together.
-        job_timeout_s: Longest run of a job.
-        queue_timeout_s: Longest wait of a job.
-        upload_timeout_s: Longest time that a request's body may take to arrive.
-        shutdown_grace_s: How long a running job may continue when the server is asked to stop.
-        hang_timeout_s: How long a device call may continue after a job's time limit before the server ends.
-        write_timeout_s: Longest time that a client may take to read a part of an answer.
-        header_timeout_s: Longest time from a connection to the end of a request's headers.
-        max_connections: Most open connections.
-        client_streams: Most streams of events of one client.
-        client_requests_per_minute: Most requests of one client in a minute; None for no limit.
-        client_bytes: Most bytes that images of one client take on disk; None for no limit.
-        stored_bytes: Most bytes that all images take on disk; None for no limit.
-        client_device_s: Most seconds that one client has a device within an hour; None for no limit.
-        max_pending_uploads: Most requests whose images are parsed and decoded, or wait for it.
-        max_pending_bytes: Most bytes of requests in memory at a time; each client gets half.
-        max_body_bytes: Largest request.
-        max_image_bytes: Largest image file.
-        max_image_pixels: Most pixels of an image, checked before it is decoded.
-        max_decode_s: Longest time for decoding an image.
-        max_output_pixels: Most pixels of one output.
-        max_images: Most images of a request.
-        max_outputs: Most outputs of a request.
-        max_steps: Most steps of an edit.
-        max_new_tokens: Most tokens of a description.
-        max_prompt_chars: Longest prompt.
-        keep_s: How long records and results of finished jobs are kept.
-        image_urls: Whether images are fetched from addresses that a request names.
-        url_timeout_s: Longest time that fetching an image may take.
+        port: Port to listen on; 0 picks a free one.
+        allowed_hosts: Accepted values of the Host header; if empty, those of loopback on loopback, else any.
+        trusted_proxies: Addresses or networks of proxies whose X-Forwarded-For is trusted.
+        cors_origins: Origins of web pages that may call the server.
+        public_url: URL under which clients reach the server, for the URLs of results; None: as in the request.
+        data_dir: Folder for records, uploads and results.
+        database: Database URL, such as "postgresql+psycopg://user@host/name"; None: a SQLite file in `data_dir`.
+        api_keys: API keys, separated by commas, each "name:key" or only a key.
+        api_keys_file: File with one API key, or name:key, per line; read again when it changes.
+        allow_anonymous: Whether the server may listen on addresses other than loopback without API keys.
+        queue_size: Maximum number of queued jobs.
+        client_jobs: Maximum number of queued or running jobs per client.
+        session_bytes: Maximum size of the features of earlier images that a pipeline caches for their next edit, in
+            bytes.
+        max_batch: Maximum number of jobs with equal settings that run as one batch.
+        batch_pixels: Maximum number of pixels of all outputs of a batch.
+        job_timeout_s: Maximum run time of a job.
+        queue_timeout_s: Maximum time that a job may wait.
+        upload_timeout_s: Maximum time until the body of a request has arrived.
+        shutdown_grace_s: How long a running job may continue after the server is asked to stop.
+        hang_timeout_s: How long a device call may continue after the time limit of a job before the server ends
+            itself.
+        write_timeout_s: Maximum time that a client may take to read a part of an answer.
+        header_timeout_s: Maximum time until the headers of a request have arrived.
+        max_connections: Maximum number of open connections.
+        client_streams: Maximum number of event streams per client.
+        client_requests_per_minute: Maximum number of requests per client and minute; None for no limit.
+        client_bytes: Maximum size of a client's images on disk, in bytes; None for no limit.
+        stored_bytes: Maximum size of all images on disk, in bytes; None for no limit.
+        client_device_s: Maximum device time per client and hour, in seconds; None for no limit.
+        max_pending_uploads: Maximum number of requests whose images are being decoded or wait for it.
+        max_pending_bytes: Maximum size of all requests in memory, in bytes; each client gets half.
+        max_body_bytes: Maximum size of a request, in bytes.
+        max_image_bytes: Maximum size of an image file, in bytes.
+        max_image_pixels: Maximum number of pixels of an image, checked before it is decoded.
+        max_decode_s: Maximum time to decode an image.
+        max_output_pixels: Maximum number of pixels of one output.
+        max_images: Maximum number of images per request.
+        max_outputs: Maximum number of outputs per request.
+        max_steps: Maximum number of steps of an edit.
+        max_new_tokens: Maximum number of tokens of a description.
+        max_prompt_chars: Maximum length of a prompt, in characters.
+        keep_s: How long records and results of finished jobs are kept, in seconds.
+        image_urls: Whether the server fetches images from public URLs in requests.
+        url_timeout_s: Maximum time to fetch an image.
         preview: "auto", "latent" or "decoded": how steps are drawn; "auto" decodes where that hardly counts.
         preview_px: Longest side of a step's preview; of a decoded one, twice that.
         web_dir: Folder of the page at "/"; that of the package, where it has one, if None.

@@ -69,7 +69,7 @@ def batch(
         ),
     ] = None,
     workers: Annotated[
-        int, Parameter(help="Most workers with --ray.", group=GROUPS["Advanced"], metavar="N")
+        int, Parameter(help="Maximum number of workers with `--ray`.", group=GROUPS["Advanced"], metavar="N")
     ] = 1,
     options: BatchOptions | None = None,
 ) -> int:

@@ -40,24 +40,24 @@ def bench(
 
     Args:
         model: "scaled" (the published proportions at a CPU's size, random weights), "tiny" (the embedded
-            checkpoint) or "full" (the published sizes, random weights); full on a GPU, else scaled if not
-            given.
-        device: Where to run, such as "cuda" or "cpu"; default: a GPU if there is one.
-        dtype: "float32", "bfloat16" or "float16"; bfloat16 on a GPU, else float32 if not given.
-        size: Side of the image in pixels; default: the model's own.
-        layers: Blocks of the transformer; the model's own if not given.
-        steps: Denoising steps.
-        rounds: Times that both are run twice, in the order A B B A.
+            checkpoint) or "full" (the published sizes, random weights). Default: full on a
+            GPU, else scaled.
+        device: Device, such as "cuda" or "cpu". Default: a GPU if there is one.
+        dtype: Precision: "float32", "bfloat16" or "float16". Default: bfloat16 on a GPU, else float32.
+        size: Side of the image in pixels. Default: the model's own.
+        layers: Number of transformer blocks. Default: the model's own.
+        steps: Number of denoising steps.
+        rounds: Number of rounds; each runs both sides twice, in the order A B B A.
         counters: Count operations, traffic, copies and waits at the published sizes.
         startup: Measure the cold start of the command instead, and print it.
-        page: Measure the page in headless Chromium instead, and print it beside its bars.
-        server: Address of the server whose page is measured; one with the tiny checkpoint is started if not given.
+        page: Measure the page in headless Chromium instead, and print it beside its budgets.
+        server: URL of the server whose page is measured. Default: a new one with the tiny checkpoint.
         a: Compare two settings of joyimage instead: the first one, such as "steps=16 guidance=3". Names are those of an
             edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload and lora.
         b: The second one, such as "steps=16 guidance=3 speed=balanced".
-        image: Image that --a and --b edit; a drawn one if not given.
-        prompt: Prompt for --image.
-        output: Folder for DEVICE.md, and its JSON and plot.
+        image: Image that `--a` and `--b` edit. Default: a drawn one.
+        prompt: Prompt for `--image`.
+        output: Folder for DEVICE.md, its JSON file and its plot.
         json: Print JSON instead of the tables.
     """
     check_sampling(steps, None)

@@ -32,15 +32,15 @@ def calibrate(
     """Measure the thresholds of the speed presets on your own images, and store them beside the checkpoint.
 
     Args:
-        images: Images of the kind that will be edited.
-        prompt: Prompt for all images, or one for each in their order.
+        images: Images like those that will be edited.
+        prompt: One prompt for all images, or one per image in their order.
         options: Which model is measured, and how it is loaded.
-        output: File to write; default: speed.json in the checkpoint's folder, where it is found when it is loaded.
-        balanced: Lowest PSNR in dB that an image of the balanced preset may have against its exact edit.
-        fast: Lowest PSNR in dB that an image of the fast preset may have against its exact edit.
-        steps: Denoising steps; default: the checkpoint's own.
-        guidance: Guidance scale; default: the checkpoint's own.
-        overwrite: Replace a file that exists.
+        output: File to write. Default: speed.json in the checkpoint's folder, where loading finds it.
+        balanced: Lowest accepted PSNR, in dB, of an image with the balanced preset against its exact edit.
+        fast: Lowest accepted PSNR, in dB, of an image with the fast preset against its exact edit.
+        steps: Number of denoising steps. Default: the checkpoint's own.
+        guidance: Guidance scale. Default: the checkpoint's own.
+        overwrite: Replace an existing file.
     """
     options = options or ModelOptions()
     options.check()

@@ -6,9 +6,10 @@ from pathlib import Path
 from cyclopts import App
 
 from joyimage.cli.catalog import find_entry
+from joyimage.cli.help_pages import SUBCOMMANDS
 
 _ENTRY, _LORA = find_entry("convert"), find_entry("convert lora")
-app = App(name="convert", help=_ENTRY.help, help_epilogue=_ENTRY.epilogue)
+app = App(name="convert", help=_ENTRY.help, help_epilogue=_ENTRY.epilogue, group_commands=SUBCOMMANDS)
 app.command(
     "joyimage.cli.commands.convert_lora:convert_lora",
     name="lora",
@@ -36,17 +37,17 @@ def convert(
 
     Args:
         source: Folder of the original checkpoint; a folder for --model; or a weight file, quantized or not.
-        output: Folder to write, or file to write with one part: .safetensors or .gguf. It must not exist, and appears
-            when all of it is written.
-        transformer: Weights of the transformer: a file or a folder; those of SOURCE if not given.
-        vae: Weights of the Wan VAE: a file or a folder with one; those of SOURCE if not given.
-        text_encoder: Weight file of the text encoder; for an original checkpoint the folder of the Qwen3-VL with
-            tokenizer and processor, searched in SOURCE if not given.
-        transformer_config: A config.json for the transformer; derived from the weights' shapes if not given.
+        output: Folder to write, or file to write with one part: .safetensors or .gguf. It must not exist yet, and
+            appears once it is complete.
+        transformer: Weights of the transformer, a file or a folder. Default: those of SOURCE.
+        vae: Weights of the Wan VAE, a file or a folder with one. Default: those of SOURCE.
+        text_encoder: Weight file of the text encoder; for an original checkpoint, the folder of the Qwen3-VL with
+            tokenizer and processor. Default: the one in SOURCE.
+        transformer_config: A config.json for the transformer. Default: derived from the shapes of the weights.
         plus: The checkpoint takes several references (Edit-Plus).
         allow_pickle: Read .pt and .pth files too, as tensors only.
         max_shard_size: Largest weight file of a folder, such as 5GB or 500MB.
-        format: "bf16", "fp16" or "fp32"; for a file also each format of `joyimage quantize`. An original checkpoint
+        format: "bf16", "fp16" or "fp32"; for a file, also any format of `joyimage quantize`. An original checkpoint
             keeps its precision.
         part: Part of a folder to write as a file: "transformer", "text_encoder" or "vae". Default: transformer.
     """

@@ -22,9 +22,9 @@ def convert_lora(
 
     Args:
         source: Adapter: a safetensors file, or a folder with one, in the layout of any known program.
-        output: File to write; with --format peft a folder.
-        layout: Program that will read it: "comfyui", "diffusers", "peft" or "kohya".
-        weight_name: Name of the file in the folder SOURCE, where it holds several.
+        output: File to write; with `--format peft`, a folder.
+        layout: Program that will read the adapter.
+        weight_name: Name of the file in SOURCE, if SOURCE is a folder with several.
     """
     # Imported here, so that `joyimage --help` needs no torch.
     from joyimage.model.adapters.conversion import convert_adapter

@@ -21,7 +21,7 @@ from joyimage.errors import InvalidInputError
 _After = Annotated[
     str | None,
     Parameter(
-        help="Second image, after an edit of the first: asks what changed unless told otherwise.",
+        help="Second image, made by an edit of the first; without a question, what changed is described.",
         group=GROUPS["Input"],
     ),
 ]

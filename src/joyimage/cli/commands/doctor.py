@@ -12,7 +12,9 @@ import sys
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from joyimage import __version__
 from joyimage.devices import available_devices
@@ -26,11 +28,11 @@ _EDIT = "joyimage edit IMAGE PROMPT -o OUTPUT"
 _MBIT_PER_SECOND = (100, 1000)
 
 
-def doctor(*, json: bool = False) -> None:
+def doctor(*, json: Annotated[bool, Parameter(negative=[])] = False) -> None:
     """Show device, memory and versions, what fits, and which settings to use.
 
     Args:
-        json: Print it as JSON.
+        json: Print the report as JSON.
     """
     report = examine()
     if json:

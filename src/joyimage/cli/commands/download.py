@@ -14,7 +14,7 @@ def download(
     what: str = "bf16",
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    file: list[str] | None = None,
+    file: Annotated[list[str] | None, Parameter(negative=[])] = None,
     revision: str | None = None,
 ) -> None:
     """Download the published model; resumable, and checked against the hub's checksums.

@@ -28,17 +28,17 @@ def tiny(
     lora: Annotated[list[str] | None, _MODEL, Parameter(negative=[])] = None,
     json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
-    """Measure how well a checkpoint edits, and reads, drawn scenes that it was not trained on.
+    """Measure how well a checkpoint edits and reads drawn scenes that it was not trained on.
 
     Args:
         options: Which model is measured, and how it is loaded.
-        num: Scenes per task, and questions per kind where the checkpoint has language.
-        seed: Which scenes; every seed has its own.
-        size: Side of the scenes in pixels; default: the checkpoint's base size.
-        steps: Denoising steps; default: the checkpoint's own.
-        guidance: Guidance scale; default: the checkpoint's own.
-        batch_size: Scenes edited at once.
-        lora: LoRA adapter, with an optional scale: PATH[:SCALE]; may be given several times.
+        num: Number of scenes per task, and of questions per kind if the checkpoint has language.
+        seed: Seed of the scenes; every seed draws others.
+        size: Side of the scenes in pixels. Default: the checkpoint's base size.
+        steps: Number of denoising steps. Default: the checkpoint's own.
+        guidance: Guidance scale. Default: the checkpoint's own.
+        batch_size: Number of scenes edited at once.
+        lora: LoRA adapter with an optional scale, PATH[:SCALE]; may be given several times.
         json: Print JSON instead of the table.
     """
     options = _start(options, steps, guidance, num=num, seed=seed, batch_size=batch_size)
@@ -87,15 +87,15 @@ def speed(
     batch_size: Annotated[int, _SCENES] = 20,
     json: Annotated[bool, _OUTPUT, Parameter(negative=[])] = False,
 ) -> None:
-    """Measure what each speed preset leaves out of edits of drawn scenes, and what that costs.
+    """Measure what each speed preset skips in edits of drawn scenes, and what that costs.
 
     Args:
         options: Which model is measured, and how it is loaded.
-        num: Scenes per task.
-        seed: Which scenes; every seed has its own.
-        steps: Denoising steps.
+        num: Number of scenes per task.
+        seed: Seed of the scenes; every seed draws others.
+        steps: Number of denoising steps.
         guidance: Guidance scale.
-        batch_size: Scenes edited at once.
+        batch_size: Number of scenes edited at once.
         json: Print JSON instead of the table.
     """
     options = _start(options, steps, guidance, num=num, seed=seed, batch_size=batch_size)

@@ -16,7 +16,7 @@ def info(image: Path, *, json: Annotated[bool, Parameter(negative=[])] = False) 
 
     Args:
         image: Image that joyimage wrote: PNG, JPEG, WebP, AVIF or TIFF; - reads from standard input.
-        json: Print it as JSON.
+        json: Print the record as JSON.
 
     Raises:
         ImageError: The file cannot be read, or no edit is recorded in it.

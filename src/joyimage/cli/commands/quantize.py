@@ -22,9 +22,9 @@ def quantize(
 
     Args:
         model: Weight file, or checkpoint folder.
-        output: File to write: .safetensors, or .gguf for the gguf formats. It appears when all of it is written.
-        format: "int8_convrot", "int8_blockwise", "fp8", "mxfp8", "nvfp4", "nf4", "gguf-q8_0" or "gguf-q4_0". Those of
-            four bits keep the text encoder's sensitive layers in eight.
+        output: File to write: .safetensors, or .gguf for the gguf formats. It appears once it is complete.
+        format: "int8_convrot", "int8_blockwise", "fp8", "mxfp8", "nvfp4", "nf4", "gguf-q8_0" or "gguf-q4_0". Formats of
+            four bits keep the text encoder's sensitive layers in eight bits.
         part: "transformer" or "text_encoder".
     """
     # Imported here, so that `joyimage --help` needs no torch.

@@ -27,8 +27,8 @@ def rewrite(
 
     Args:
         prompt: The prompt to rewrite.
-        image: The image that it is about; "local" needs it.
-        how: "local", or the address of an OpenAI-compatible endpoint, with its key in JOYIMAGE_REWRITE_KEY or
+        image: The image that the prompt is about; required for "local".
+        how: "local", or the URL of an OpenAI-compatible endpoint, with its key in JOYIMAGE_REWRITE_KEY or
             OPENAI_API_KEY. The latter is sent only encrypted (https) or within this machine.
         options: Which model is loaded for "local", and how.
         json: Print both prompts as JSON.

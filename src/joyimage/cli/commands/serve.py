@@ -86,31 +86,32 @@ def serve(
 
     Args:
         options: Which model is loaded, and how.
-        lora: NAME=PATH of an adapter that clients may ask for by name; may be given several times.
-        model_name: Name of the model for clients. Default: the end of `model`.
-        model_aliases: Further names of the model, separated by commas, for example gpt-image-1,dall-e-3.
-        api_keys_file: File with an API key, or NAME:KEY, in each line; read again when it changes.
-        allow_anonymous: Listen on other addresses than loopback without keys.
-        image_urls: Fetch images from public addresses that requests name.
-        host: Address to listen on. Default: 127.0.0.1, which only this machine reaches.
-        port: Port to listen on; 0 takes a free one. Default: 8600.
-        public_url: Address under which clients reach the server, for addresses of results.
-        allowed_hosts: Host names that requests may name, separated by commas. Default: loopback's on loopback,
-            else any.
-        cors_origins: Origins whose pages may call the server, separated by commas.
-        trusted_proxies: Addresses or networks of proxies, separated by commas, whose X-Forwarded-For is trusted.
-        queue_size: Most queued jobs. Default: 128.
-        client_jobs: Most queued or running jobs of one client. Default: 64.
-        max_batch: Most small jobs of equal settings that run together. Default: 4.
-        max_steps: Most steps of an edit. Default: 100.
-        keep_s: Seconds for which results are stored. Default: 86400.
-        data_dir: Folder of records, uploads and results.
-        database: For example postgresql+psycopg://user@host/name. Default: a SQLite file in the data folder.
-        log_json: Write the log as one JSON object in each line.
+        lora: NAME=PATH of an adapter that clients may request by name; may be given several times.
+        model_name: Name of the model for clients. Default: the last part of `--model`.
+        model_aliases: More names of the model, separated by commas, for example gpt-image-1,dall-e-3.
+        api_keys_file: File with one API key, or NAME:KEY, per line; read again when it changes.
+        allow_anonymous: Listen on addresses other than loopback without API keys.
+        image_urls: Fetch images from public URLs in requests.
+        host: Address to listen on. Default: 127.0.0.1, which only this machine can reach.
+        port: Port to listen on; 0 picks a free one. Default: 8600.
+        public_url: URL under which clients reach the server, for the URLs of results.
+        allowed_hosts: Host names that requests may have, separated by commas. Default: those of loopback on
+            loopback, else any.
+        cors_origins: Origins of web pages that may call the server, separated by commas.
+        trusted_proxies: Addresses or networks of proxies whose X-Forwarded-For is trusted, separated by commas.
+        queue_size: Maximum number of queued jobs. Default: 128.
+        client_jobs: Maximum number of queued or running jobs per client. Default: 64.
+        max_batch: Maximum number of small jobs with equal settings that run as one batch. Default: 4.
+        max_steps: Maximum number of steps of an edit. Default: 100.
+        keep_s: Seconds for which results are kept. Default: 86400.
+        data_dir: Folder for records, uploads and results. Default: ~/.local/share/joyimage.
+        database: Database URL, for example postgresql+psycopg://user@host/name. Default: a SQLite file in the data
+            folder.
+        log_json: Write the log as one JSON object per line.
         verbose: Log every request.
-        replicas: Number of pipelines; several take the GPUs in turn. With --ray, the most that are started.
+        replicas: Number of pipelines, which share the GPUs in turn; with `--ray`, the maximum number. Default: 1.
         ray: Run the pipelines as replicas on Ray Serve.
-        ray_address: Address of a running Ray cluster. Default: Ray is started here, on loopback.
+        ray_address: Address of a running Ray cluster. Default: a new one on this machine, on loopback.
 
     Raises:
         CheckpointError: There is no such model.

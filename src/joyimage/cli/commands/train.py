@@ -27,16 +27,16 @@ def tiny(
     Args:
         run: Folder of the run: checkpoints, rendered scenes, log.jsonl.
         stage: "vae", "edit", "read", "export" or "all".
-        vae_steps: Optimizer steps of the VAE.
-        edit_steps: Optimizer steps of text encoder and transformer; a larger number resumes.
-        pairs: Scenes to render for training.
+        vae_steps: Number of optimizer steps of the VAE.
+        edit_steps: Number of optimizer steps of text encoder and transformer; a larger number resumes.
+        pairs: Number of scenes to render for training.
         read_steps: Optimizer steps of the language half, on questions with exact answers; a larger number resumes.
-        readings: Scenes to render for training the language half.
+        readings: Number of scenes to render for training the language half.
         seed: Seed of weights, noise and batches.
-        device: Device to train on; default: an accelerator if there is one.
-        output: Folder of the checkpoint; default: RUN/checkpoint.
-        start: Checkpoint to continue from, on new scenes and at half the peak rates; of its VAE only the decoder
-            trains, with --stage vae.
+        device: Device to train on. Default: a GPU if there is one.
+        output: Folder of the checkpoint. Default: RUN/checkpoint.
+        start: Checkpoint to continue from, on new scenes and at half the peak learning rates; with `--stage vae`,
+            only the decoder of its VAE trains.
     """
     if device is not None:
         check_device_name(device, "--device")

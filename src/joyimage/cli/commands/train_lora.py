@@ -35,25 +35,25 @@ class TrainingOptions:
 
     Attributes:
         output: File NAME.safetensors to write, whose run is kept in NAME-run beside it; or the folder of the run.
-        model: Checkpoint to train; default: the config's, else the published one on an accelerator and tiny on a CPU.
-        transformer: Weight file of the transformer, in any supported format, in place of that of --model.
-        text_encoder: Weight file of the text encoder, in place of that of --model.
-        vae: Weight file of the VAE, in place of that of --model.
+        model: Checkpoint to train. Default: the config's, else the published one on a GPU and tiny on a CPU.
+        transformer: Weight file of the transformer, in any supported format, instead of the model's own.
+        text_encoder: Weight file of the text encoder, instead of the model's own.
+        vae: Weight file of the VAE, instead of the model's own.
         quantize: Format of the frozen weights: "int8", "fp8" or "nf4"; "none" decodes quantized files. Default: what
-            fits the memory.
-        caption: Prompt of all pairs of a folder that have none of their own.
-        steps: Optimizer steps.
-        batch_size: Pairs per forward.
-        gradient_accumulation: Forwards per optimizer step, over all processes.
+            fits in memory.
+        caption: Prompt for pairs of a folder that have none of their own.
+        steps: Number of optimizer steps.
+        batch_size: Number of pairs per forward.
+        gradient_accumulation: Number of forwards per optimizer step, over all processes.
         learning_rate: Peak learning rate.
         rank: Rank of the adapter.
         seed: Seed of the adapter and of all draws.
-        device: Device such as "cuda" or "cpu"; default: an accelerator if there is one.
-        gpus: Processes to train with, one per GPU; they divide the batches of a step.
-        dry_run: Check all pairs, write a sheet of what the network would see, and stop.
-        plan: Check all pairs, print the predicted peak of memory, and stop.
-        align: Move targets that are shifted against their references back.
-        tensorboard: Write TensorBoard events too.
+        device: Device, such as "cuda" or "cpu". Default: a GPU if there is one.
+        gpus: Number of processes, one per GPU, that divide the batches of a step.
+        dry_run: Check all pairs, write an image of what the network would see, and stop.
+        plan: Check all pairs, print the predicted peak memory, and stop.
+        align: Shift targets that are displaced against their references back into place.
+        tensorboard: Also write TensorBoard events.
     """
 
     output: Annotated[Path | None, _OUTPUT, Parameter(name=["--output", "-o"])] = None
@@ -111,11 +111,12 @@ def train_turbo(
     """Train a LoRA adapter that makes an edit in few steps without guidance, or resume an interrupted run.
 
     Args:
-        source: A .toml config; or a folder of pairs, as in `train lora`. It learns what the model makes of them.
-        num_inference_steps: Steps that the adapter is for; default: the config's, else 4.
-        teacher_steps: Steps of the model that it replaces, a multiple; default: the config's, else 16.
-        teacher_guidance: Guidance scale of those steps; default: the config's, else the checkpoint's own.
-        shift: Shift of the noise levels; default: the config's, else the checkpoint's own.
+        source: A .toml config; or a folder of pairs, as in `train lora`. The adapter learns the model's own edits of
+            them.
+        num_inference_steps: Number of steps that the adapter is for. Default: the config's, else 4.
+        teacher_steps: Number of steps of the model that they replace, a multiple. Default: the config's, else 16.
+        teacher_guidance: Guidance scale of those steps. Default: the config's, else the checkpoint's own.
+        shift: Shift of the noise levels. Default: the config's, else the checkpoint's own.
         options: Everything else.
     """
     options = options or TrainingOptions()

@@ -36,10 +36,10 @@ def ui(
 
     Args:
         options: Which model is loaded, and how.
-        port: Port to listen on; 8600 if not given, 0 for a free one.
-        data_dir: Folder of records, images and results.
+        port: Port to listen on; 0 picks a free one. Default: 8600.
+        data_dir: Folder for records, images and results. Default: ~/.local/share/joyimage.
         lora: NAME=PATH of an adapter that the page offers; may be given several times.
-        browser: Open the page in a browser; else only print its address.
+        browser: Open the page in a browser; otherwise only print its address.
 
     Raises:
         ValueError: An option is out of range, the port is taken, or packages are missing.

@@ -34,11 +34,12 @@ class QueueLimits:
     """How much may wait, and how much each client may have.
 
     Attributes:
-        queue_size: Most queued jobs. A client that has none queued may submit one beyond it, up to twice as many.
-        client_jobs: Most queued or running jobs of one client.
-        client_bytes: Most bytes that inputs and results of one client take on disk; None for no limit.
-        stored_bytes: Most bytes that all inputs and results take on disk; None for no limit.
-        client_device_s: Most seconds that one client has a device within an hour; None for no limit.
+        queue_size: Maximum number of queued jobs. A client that has none queued may submit one beyond it, up to twice
+            as many.
+        client_jobs: Maximum number of queued or running jobs per client.
+        client_bytes: Maximum size of a client's inputs and results on disk, in bytes; None for no limit.
+        stored_bytes: Maximum size of all inputs and results on disk, in bytes; None for no limit.
+        client_device_s: Maximum device time per client and hour, in seconds; None for no limit.
     """
 
     queue_size: int
