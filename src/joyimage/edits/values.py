@@ -49,7 +49,7 @@ _VIEWS = Choice(
 
 
 def _force() -> Any:
-    return setting(Flag(), "Edit also where the model sees no such object in the image. Default: no.")
+    return setting(Flag(), "Edit even if the model sees no such object in the image. Default: no.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +147,7 @@ class Move(_Spatial):
         Choice(FORMS),
         'How BOX is written: "xyxy" for LEFT,TOP,RIGHT,BOTTOM, or "xywh" for LEFT,TOP,WIDTH,HEIGHT. Default: xyxy.',
     )
-<<<<<<< HEAD
     force: bool | None = _force()
-=======
-    force: bool | None = setting(
-        Flag(), "Edit even if the model sees no such object in the image. Default: no."
-    )
->>>>>>> bc69241 (Write the help pages and the table of settings alike, in plain English)
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
@@ -191,13 +185,7 @@ class Rotate(_Spatial):
         is_required=True,
         is_positional=True,
     )
-<<<<<<< HEAD
     force: bool | None = _force()
-=======
-    force: bool | None = setting(
-        Flag(), "Edit even if the model sees no such object in the image. Default: no."
-    )
->>>>>>> bc69241 (Write the help pages and the table of settings alike, in plain English)
     prompt_style: str | None = _prompt_style()
     sampling: Sampling = Sampling()
     framing: Framing = Framing()
