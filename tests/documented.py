@@ -280,9 +280,23 @@ class Scorer:
 
 
 def split_commands(block: str) -> list[list[str]]:
-    """Return the words of every command in a shell block; a backslash joins lines, a comment is dropped."""
-    lines = block.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    """Return the words of every command in a shell block; a comment is dropped.
+
+    A backslash joins lines, and so does a quotation that is still open.
+
+    Raises:
+        ValueError: A quotation is never closed.
+    """
+    commands: list[list[str]] = []
+    pending = ""
+    for line in block.replace("\\\n", " ").splitlines():
+        pending += line + "\n"
+        with contextlib.suppress(ValueError):
+            commands.append(shlex.split(pending, comments=True))
+            pending = ""
+    if pending:
+        raise ValueError(f"a quotation is not closed: {pending!r}")
+    return [words for words in commands if words]
 
 
 def _in_template(prompt: str) -> str:
