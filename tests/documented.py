@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from joyimage.edits import Camera, Rotate
+from joyimage.edits import Camera, Rotate, from_dict
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, resolve_box
 from joyimage.tiny.examples import NAMES, load_example, read_example
 from joyimage.tiny.worlds.drawing import BACKGROUNDS
@@ -146,6 +146,7 @@ class Scorer:
                 method = getattr(JoyImageEditPipeline, name)
                 patch.setattr(JoyImageEditPipeline, name, self._scored_method(name, method))
             patch.setattr(Client, "edit", self._scored_client_edit(Client.edit))
+            patch.setattr(Client, "plan", self._scored_client_plan(Client.plan))
             with contextlib.suppress(ImportError):
                 from openai.resources.images import Images
 
@@ -261,6 +262,21 @@ class Scorer:
             for file in files:
                 self.check(source, prompt, Image.open(io.BytesIO(file)).convert("RGB"))
             return files
+
+        return call
+
+    def _scored_client_plan(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(client: Any, image: str, steps: list[dict[str, Any]], **settings: Any) -> Any:
+            job = method(client, image, steps, **settings)
+            source = _open(Path(image))
+            for step, file in zip(steps, client.images(job), strict=True):
+                result = Image.open(io.BytesIO(file)).convert("RGB")
+                box = resolve_box(step["box"], source.size) if "box" in step else None
+                edit: Any = from_dict(step)
+                self.check(source, edit.prompt, result, box)
+                source = result
+            return job
 
         return call
 

@@ -125,7 +125,7 @@ def test_page_when_its_commands_and_snippets_run_then_each_made_what_it_says(
 
     code = "".join(block["code"] for block in BLOCK.finditer(text))
     edits = re.findall(r"^joyimage (?:edit|move|rotate|camera|generate|batch) ", code, re.M)
-    edits += re.findall(r"(?<![.\w])(?:pipe|session|client\.edit|client\.images\.edit)\(", code)
+    edits += re.findall(r"(?<![.\w])(?:pipe|session|client\.edit|client\.plan|client\.images\.edit)\(", code)
     assert len(scorer.scored) >= len(edits)
 
 
