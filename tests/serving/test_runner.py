@@ -115,7 +115,7 @@ def test_memory_when_kept_images_fill_it_then_they_go_first(
     job = shop.ended(shop.submit(image=png(2)))
 
     assert job.state == "succeeded", job.error
-    assert (job.result or {})["memory"] == "nothing cached of earlier images"
+    assert (job.result or {})["memory"] == "an empty image cache"
     assert not runner.sessions.num_bytes
 
 
@@ -157,7 +157,7 @@ def test_memory_when_never_enough_then_503_and_the_server_continues(
 
     assert job.error is not None
     assert job.error["code"] == "out_of_memory"
-    assert "ask for a smaller size" in job.error["message"]
+    assert "even with one output at a time and a tiled VAE; request a smaller size" in job.error["message"]
     assert shop.ended(shop.submit()).state == "succeeded"
 
 
@@ -236,9 +236,9 @@ def test_memory_when_short_on_a_gpu_then_parts_leave_it_for_a_while_and_come_bac
     back, again = edit(), edit()
 
     assert [one.metadata.get("memory") for one in (parts, layers, stranded, still, back)] == [
-        "parts kept in main memory",
-        "layers kept in main memory",
-        "layers kept in main memory",
+        "model offload",
+        "sequential offload",
+        "sequential offload",
         None,
         None,
     ]

@@ -20,14 +20,13 @@ from joyimage.benchmark.counters import STEPS, budgets, count
 from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, build, load_tiny, make_image, resolve
 from joyimage.benchmark.peaks import measure_kernels, measure_peaks
+from joyimage.devices import DTYPES
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from joyimage.pipeline.edit import JoyImageEditPipeline
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _PACKAGES = ("joyimage", "torch", "diffusers", "transformers", "triton")
 
@@ -106,7 +105,7 @@ def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None
         DisagreementError: The two implementations gave different images.
     """
     settings = settings.resolved()
-    device, dtype = torch.device(str(settings.device)), DTYPES[str(settings.dtype)]
+    device, dtype = torch.device(str(settings.device)), getattr(torch, str(settings.dtype))
     model = resolve(str(settings.model), size=settings.size, num_layers=settings.layers)
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),

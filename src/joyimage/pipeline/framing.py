@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # Ratio between the aspect ratios of target and image from which a stretched image is noticeable.
 _VISIBLE_STRETCH = 1.1
 
+# Tables of a mask's values, for Pillow's `point`.
+_WHERE_ANY = [0] + [255] * 255  # white where the mask is not black
+_WHERE_ALL = [0] * 255 + [255]  # white where the mask is white
+
 
 @dataclass(frozen=True, kw_only=True)
 class FramedImage:
@@ -303,6 +307,6 @@ class Framing:
         if self.restore:
             return region
         # Pixels of the target that are only partly inside are outside.
-        inside = apply_placement(region.point([0] + [255] * 255), placement)
-        inside = inside.point([0] * 255 + [255])
+        inside = apply_placement(region.point(_WHERE_ANY), placement)
+        inside = inside.point(_WHERE_ALL)
         return ImageChops.darker(apply_placement(region, placement), inside).crop(placement.in_target)

@@ -186,8 +186,12 @@ def fit_to_size(image: Image.Image, size: ImageSize) -> Image.Image:
 def to_pixels(images: Sequence[Image.Image], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Turn RGB images of one size into `[B, 3, 1, H, W]` in [-1, 1]."""
     array = np.stack([np.asarray(image) for image in images])
-    pixels = torch.as_tensor(array).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels.unsqueeze(2).to(device, dtype)
+    return normalize_pixels(torch.as_tensor(array)).unsqueeze(2).to(device, dtype)
+
+
+def normalize_pixels(pixels: torch.Tensor) -> torch.Tensor:
+    """Turn 8-bit pixels `[B, H, W, C]` into `[B, C, H, W]` in [-1, 1], fp32."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def group_images(images: Any, num_prompts: int) -> list[list[Image.Image]]:

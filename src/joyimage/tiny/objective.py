@@ -10,6 +10,7 @@ from torch import Tensor
 
 from joyimage.compat.torch import fast_autocast
 from joyimage.model.attention import JointAttnProcessor
+from joyimage.pipeline.images import normalize_pixels
 from joyimage.progress import progress_bar
 from joyimage.tiny.checkpoint import SHIFT, SIZE, SYSTEM_TURN
 from joyimage.tiny.pairs import GROUPS, TASK_WEIGHTS, Pairs
@@ -88,7 +89,7 @@ def encode_pairs(
         parts = []
         batches = images.split(batch_size)
         for part in progress_bar(batches, label=label, unit="batch", total=len(batches), is_shown=progress):
-            pixels = part.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            pixels = normalize_pixels(part.to(device))
             with fast_autocast(torch.device(device)):
                 latents, log_variance = encode_moments(vae, pixels)
             variances.append(log_variance.exp().mean(dim=(0, 2, 3, 4)))

@@ -21,6 +21,7 @@ from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from joyimage.acceleration import accelerate
 from joyimage.compat.torch import fast_autocast
 from joyimage.errors import InvalidInputError
+from joyimage.pipeline.images import normalize_pixels
 from joyimage.tiny import vae as tiny_vae
 from joyimage.tiny.checkpoint import build_text_encoder, build_tokenizer, build_transformer, build_vae, export
 from joyimage.tiny.comparing import add_comparing_layer, can_compare
@@ -219,7 +220,7 @@ def _train_decoder(
 
     def compute_loss(_step: int) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.multinomial(weights, VAE_BATCH).numpy()
-        pixels = torch.from_numpy(pairs.targets[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = normalize_pixels(torch.from_numpy(pairs.targets[chosen]))
         with fast_autocast(torch.device(device)):
             return tiny_vae.decoder_loss(vae, pixels.to(device))
 
@@ -233,7 +234,7 @@ def _scene_pixels(numbers: range) -> Tensor:
     for number in numbers:
         case = generate(TASKS[number % len(TASKS)], number // len(TASKS))
         images.append(case.target if case.source is None or number // len(TASKS) % 2 else case.source)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return normalize_pixels(torch.from_numpy(np.stack(images)))
 
 
 def _load_vae(run_path: Path) -> AutoencoderKLWan:

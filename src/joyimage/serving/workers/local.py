@@ -30,6 +30,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class MemoryLevel:
+    """One way to run tasks within the memory of the device.
+
+    Attributes:
+        name: Such as "model offload"; clients see it as the `memory` of a job.
+        apply: Changes the pipeline; what is changed is undone after the run.
+        runs_singly: Whether outputs run one at a time.
+    """
+
+    name: str
+    apply: Callable[[], object]
+    runs_singly: bool = False
+
+
+def _change_nothing() -> None:
+    pass
+
+
 class LocalRunner:
     """A pipeline in this process.
 
@@ -40,7 +59,7 @@ class LocalRunner:
         preview_px: Longest side of previews from latents.
         preview: When they are decoded; see `Previewer`.
         companions: Processes that share its edits; None: there are none.
-        session_bytes: Most bytes kept of what was computed from images, for the next edit of the same.
+        session_bytes: Maximum size in bytes of the cached features of images, for the next edit of an image.
     """
 
     def __init__(
@@ -102,14 +121,14 @@ class LocalRunner:
         levels = self._memory_levels()
         level = 0
         try:
-            for level, (name, lower, split) in enumerate(levels):
+            for level, setting in enumerate(levels):
                 if level:
-                    logger.warning("Out of memory; trying again with %s.", name)
-                lower()
+                    logger.warning("Out of memory; retrying with %s.", setting.name)
+                setting.apply()
                 try:
                     if self.companions is not None:
                         self.companions.tell(items)
-                    made = self._run(items, report, is_stopped, split=split)
+                    made = self._run(items, report, is_stopped, split=setting.runs_singly)
                 except Exception as error:
                     if is_out_of_memory(error):
                         pass
@@ -120,7 +139,7 @@ class LocalRunner:
                 else:
                     if made is not None and level:
                         for one in made:
-                            one.metadata["memory"] = name
+                            one.metadata["memory"] = setting.name
                     return made
                 # Outside of the except clause: the exception holds the tensors that have to go.
                 self._free()
@@ -128,26 +147,27 @@ class LocalRunner:
             if level:
                 self._restore()
         raise OutOfMemoryError(
-            f"The edit does not fit into the memory of {self._device}, not even with {levels[-1][0]}; "
-            "ask for a smaller size."
+            f"The edit does not fit into the memory of {self._device}, even with {levels[-1].name}; "
+            "request a smaller size."
         )
 
-    def _memory_levels(self) -> list[tuple[str, Callable[[], Any], bool]]:
-        """List settings that need less and less memory, and whether outputs run one by one."""
-        levels: list[tuple[str, Callable[[], Any], bool]] = [("all of it", lambda: None, False)]
+    def _memory_levels(self) -> list[MemoryLevel]:
+        """List settings that need less and less memory; the first one is that of a usual run."""
+        levels = [MemoryLevel("the usual settings", _change_nothing)]
         if len(self.sessions):
-            levels.append(("nothing cached of earlier images", self.sessions.clear, False))
-        levels.append(("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, True))
+            levels.append(MemoryLevel("an empty image cache", self.sessions.clear))
+        levels.append(
+            MemoryLevel("one output at a time and a tiled VAE", self.pipe.vae.enable_tiling, runs_singly=True)
+        )
         if self._is_resident and self._device.type != "cpu":
             levels += [
-                (
-                    "parts kept in main memory",
-                    lambda: self.pipe.enable_model_cpu_offload(device=self._device),
-                    True,
-                ),
-                ("layers kept in main memory", self._offload_layers, True),
+                MemoryLevel("model offload", self._offload_parts, runs_singly=True),
+                MemoryLevel("sequential offload", self._offload_layers, runs_singly=True),
             ]
         return levels
+
+    def _offload_parts(self) -> None:
+        self.pipe.enable_model_cpu_offload(device=self._device)
 
     def _offload_layers(self) -> None:
         self.pipe.remove_all_hooks()
@@ -168,7 +188,7 @@ class LocalRunner:
             self._is_offloaded = True
         if self._is_offloaded:
             # Half here and half there it could run nothing more.
-            logger.warning("The model no longer fits on %s; its parts stay in main memory.", self._device)
+            logger.warning("The model no longer fits on %s; its parts stay in host memory.", self._device)
             self._free()
             self.pipe.enable_model_cpu_offload(device=self._device)
 
