@@ -214,13 +214,51 @@ def test_layers_when_results_differ_in_size_then_the_merged_image_is_as_large_as
         for layer in reversed(stack.findall("./stack/layer")):
             if layer.get("visibility") == "visible":
                 image = Image.open(io.BytesIO(archive.read(layer.get("src") or ""))).convert("RGBA")
-                assert image.size != size
+                assert image.size == size  # the smaller result is scaled to what it shows
                 merged.paste(image, (int(layer.get("x") or 0), int(layer.get("y") or 0)))
         written = Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGBA")
         thumbnail = Image.open(io.BytesIO(archive.read("Thumbnails/thumbnail.png")))
     assert written.size == size == (768, 768)
     assert np.array_equal(np.asarray(written), np.asarray(merged))
     assert thumbnail.size == (256, 256)
+
+
+def test_layers_when_a_result_shows_a_part_then_it_lies_on_that_part_of_what_it_was_made_of(
+    visit: Callable[..., Visitor], tmp_path: Path
+) -> None:
+    example = Image.open(EXAMPLES / "shapes.png").convert("RGB")
+    example.resize((900, 600), box=(0, 128, 768, 640)).save(tmp_path / "wide.png")
+    visitor = visit()
+    page = visitor.page
+    visitor.expect_model()
+    visitor.choose_file(tmp_path / "wide.png")
+    page.fill("#prompt-edit", "Recolor the circle green.")
+    visitor.unfold()
+    sizes = [one.get_attribute("value") or "" for one in page.locator("#size option").all()]
+    page.select_option("#size", next(one for one in sizes if len({*one.split("x")}) == 1 and one))
+    page.select_option("#fit", "crop")
+    page.uncheck("#restore")
+    visitor.run()
+
+    page.click("#projects-open")
+    file = _saved(page, '#projects-list [aria-label^="Export the layers"]', tmp_path / "wide.ora")
+    with zipfile.ZipFile(file) as archive:
+        stack = ElementTree.fromstring(archive.read("stack.xml"))
+        assert (stack.get("w"), stack.get("h")) == ("900", "600")
+        edit, original = (
+            (int(one.get("x") or -1), int(one.get("y") or -1), archive.read(one.get("src") or ""))
+            for one in stack.findall("./stack/layer")
+        )
+        merged = np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGBA"))
+    assert (edit[:2], original[:2]) == ((150, 0), (0, 0))
+    above = np.asarray(Image.open(io.BytesIO(edit[2])).convert("RGB"), dtype=int)
+    below = np.asarray(Image.open(io.BytesIO(original[2])).convert("RGB"), dtype=int)
+    assert (above.shape, below.shape) == ((600, 600, 3), (600, 900, 3))
+    apart = np.abs(above - below[:, 150:750]).max(axis=2)
+    assert np.mean(apart < 24) > 0.8  # only the circle differs
+    assert np.mean(np.abs(above - below[:, :600]).max(axis=2) < 24) < np.mean(apart < 24)
+    assert np.array_equal(merged[:, 150:750, :3], above)
+    assert not merged[:, :150, 3].any()
 
 
 def test_page_when_new_then_one_click_opens_an_example_and_edits_it(

@@ -39,7 +39,7 @@ test("a turntable has the views of one image in order, whatever the order of the
 
 test("OpenRaster begins with its type, and names are safe in XML", async () => {
   const data = new Uint8Array([1, 2, 3]);
-  const file = openRaster({ width: 4, height: 2 }, [{ name: 'a <b> & "c"', data, isVisible: true }], data, data);
+  const file = openRaster({ width: 4, height: 2 }, [{ name: 'a <b> & "c"', data, left: 3, top: 1, isVisible: true }], data, data);
   const text = Buffer.from(await file.arrayBuffer()).toString("latin1");
   assert.equal(text.slice(30, 54), "mimetypeimage/openraster");
   assert.match(text, /name="a &lt;b> &amp; &quot;c&quot;" src="data\/layer0.png"/);

@@ -25,9 +25,11 @@ import { merged } from "./history.js";
  * @property {Form} form
  *
  * @typedef {Pick<Picture, "id" | "blob" | "width" | "height" | "name">} StoredPicture
- * @typedef {Project & {bytes: number}} StoredProject
+ * @typedef {Project & {bytes: number, isUnsaved?: boolean}} StoredProject `isUnsaved` where its newest state is in this tab only.
  */
 
+/** Most bytes of images that are stored, of all projects together. */
+export const MOST_BYTES = 1e9;
 const TAB = "joyimage-session";
 const STATE = "joyimage-tab-";
 const LONGEST_MS = 7 * 24 * 3600 * 1000; // how long the state of a closed tab is kept; projects stay until deleted
@@ -59,31 +61,45 @@ export function keepTab(state) {
   if (session) localStorage.setItem(STATE + session, JSON.stringify({ ...state, at: Date.now() }));
 }
 
+/** What is to be stored would be more than may be. */
+export class LimitError extends Error {}
+
 /**
  * Store a project with those of its images that are not stored yet, all or nothing.
  *
  * @param {Project} project
  * @param {StoredPicture[]} pictures
  * @returns {Promise<Project>} The project with what other tabs have added to it.
+ * @throws {LimitError} Nothing was stored: it would be more than `MOST_BYTES`.
+ * @throws {DOMException} Nothing was stored: the browser has no room, or its database failed.
  */
 export async function storeProject(project, pictures) {
   if (!database) return project;
   const change = database.transaction(["projects", "pictures"], "readwrite");
   const done = finishAll(change);
+  done.catch(() => undefined); // what is thrown below says why
   const [projects, images] = [change.objectStore("projects"), change.objectStore("pictures")];
   /** @type {StoredProject | undefined} */
   const stored = await finish(projects.get(project.id));
   const both = stored ? merged(stored, project) : project;
-  let bytes = stored?.bytes ?? 0;
-  for (const { id, blob, width, height, name } of pictures) {
-    const key = `${project.id}/${id}`;
-    if ((await finish(images.count(key))) > 0) continue;
-    images.put({ id, blob, width, height, name }, key);
-    bytes += blob.size;
+  const fresh = [];
+  for (const picture of pictures) if (!(await finish(images.count(`${project.id}/${picture.id}`)))) fresh.push(picture);
+  const added = fresh.reduce((sum, { blob }) => sum + blob.size, 0);
+  /** @type {StoredProject[]} */
+  const all = await finish(projects.getAll());
+  if (added && sizeOf(all) + added > MOST_BYTES) {
+    change.abort();
+    throw new LimitError(`Projects may take ${MOST_BYTES / 1e9} GB.`);
   }
-  projects.put({ ...both, bytes }, project.id);
+  for (const { id, blob, width, height, name } of fresh) images.put({ id, blob, width, height, name }, `${project.id}/${id}`);
+  projects.put({ ...both, bytes: (stored?.bytes ?? 0) + added }, project.id);
   await done;
   return both;
+}
+
+/** @param {StoredProject[]} projects @returns {number} Bytes of their images. */
+export function sizeOf(projects) {
+  return projects.reduce((sum, one) => sum + one.bytes, 0);
 }
 
 /** @param {string} id @returns {Promise<StoredProject | null>} */

@@ -2,7 +2,7 @@
 
 import { zip } from "./zip.js";
 
-/** @typedef {{name: string, data: Uint8Array<ArrayBuffer>, isVisible: boolean}} Layer PNG data. */
+/** @typedef {{name: string, data: Uint8Array<ArrayBuffer>, left: number, top: number, isVisible: boolean}} Layer PNG data, and where it lies. */
 
 /**
  * Return an OpenRaster file.
@@ -18,7 +18,7 @@ import { zip } from "./zip.js";
 export function openRaster({ width, height }, layers, merged, thumbnail) {
   const encode = (/** @type {string} */ text) => new TextEncoder().encode(text);
   const named = layers.map((layer, n) => ({ ...layer, path: `data/layer${n}.png` }));
-  const listed = named.toReversed().map(({ name, path, isVisible }) => `  <layer name="${escape(name)}" src="${path}" x="0" y="0" opacity="1.0" visibility="${isVisible ? "visible" : "hidden"}"/>`);
+  const listed = named.toReversed().map(({ name, path, left, top, isVisible }) => `  <layer name="${escape(name)}" src="${path}" x="${left}" y="${top}" opacity="1.0" visibility="${isVisible ? "visible" : "hidden"}"/>`);
   const stack = `<?xml version="1.0" encoding="UTF-8"?>\n<image version="0.0.6" w="${width}" h="${height}">\n <stack>\n${listed.join("\n")}\n </stack>\n</image>\n`;
   const files = [
     { name: "mimetype", data: encode("image/openraster") },

@@ -2,18 +2,19 @@
 
 import { byId, make, save, tell } from "./dom.js";
 import { inputOf, nameOf, picturesOf } from "./history.js";
-import { findPicture } from "./keep.js";
+import { MOST_BYTES, sizeOf } from "./keep.js";
+import { layOut } from "./layers.js";
 import { notify } from "./notices.js";
 import { openRaster } from "./ora.js";
 import { withRecord } from "./png.js";
 import { digest } from "./recipe.js";
 import { sentence } from "./run.js";
 import { state } from "./store.js";
-import { allProjects } from "./workspace.js";
 import { zip } from "./zip.js";
 
 /** @import { Size } from "./geometry.js" */
 /** @import { Attempt, Project } from "./history.js" */
+/** @import { Place } from "./layers.js" */
 /** @import { StoredPicture, StoredProject } from "./keep.js" */
 /** @import { Workspace } from "./workspace.js" */
 
@@ -42,11 +43,12 @@ export class Projects {
   }
 
   async render() {
-    const projects = await allProjects();
-    const bytes = projects.reduce((sum, one) => sum + one.bytes, 0);
+    await this.workspace.storeUnsaved(); // another tab may have made room
+    const projects = await this.workspace.allProjects();
+    const bytes = sizeOf(projects.filter(({ isUnsaved }) => !isUnsaved));
     tell(
       byId("projects-size", HTMLElement),
-      projects.length ? `${inMegabytes(bytes)} stored in this browser. Projects stay until you delete them.` : "No projects yet. Each picture you open starts one.",
+      projects.length ? `${inMegabytes(bytes)} of ${inMegabytes(MOST_BYTES)} stored in this browser. Projects stay until you delete them.` : "No projects yet. Each picture you open starts one.",
     );
     const list = byId("projects-list", HTMLElement);
     const focused = document.activeElement instanceof HTMLElement && list.contains(document.activeElement) ? document.activeElement.dataset.act : null;
@@ -60,6 +62,7 @@ export class Projects {
     void this.addThumbnail(project, picture);
     const edits = project.attempts.length - 1;
     const about = [`${edits} ${edits === 1 ? "edit" : "edits"}`, inMegabytes(project.bytes), new Date(project.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })];
+    if (project.isUnsaved) about.push("not stored: in this tab only");
     const words = make("div", { class: "job-words" }, this.makeName(project), make("p", { class: "hint" }, about.join(" · ")));
     const isOpen = project.id === state.value.project?.id;
     const open = make("button", { type: "button", "data-act": `${project.id} open`, "aria-label": `Open ${project.name}`, click: () => void this.open(project) }, isOpen ? "Open now" : "Open");
@@ -96,7 +99,7 @@ export class Projects {
   /** @param {Project} project @param {HTMLElement} place */
   async addThumbnail(project, place) {
     const last = project.attempts.at(-1);
-    const stored = last && (await findPicture(project.id, last.pictures[last.selected]));
+    const stored = last && (await this.workspace.findPicture(project.id, last.pictures[last.selected]));
     if (!stored) return;
     const address = URL.createObjectURL(stored.blob);
     this.addresses.push(address);
@@ -106,20 +109,21 @@ export class Projects {
   /** Save a project for GIMP and Krita: what was opened, and the chosen result of each attempt above it. @param {Project} project */
   async exportLayers(project) {
     try {
-      const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => findPicture(project.id, pictures[selected])));
+      const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => this.workspace.findPicture(project.id, pictures[selected])));
       const shown = stored.findLastIndex((one) => one !== null);
       if (shown < 0) throw new Error("There is no image in this project.");
-      const known = stored.filter((one) => one !== null);
-      // Every layer fits in: an edit may have another size than what it was made of.
-      const size = { width: Math.max(...known.map(({ width }) => width)), height: Math.max(...known.map(({ height }) => height)) };
-      const layers = await Promise.all(
-        project.attempts.flatMap(({ id }, n) => {
-          const one = stored[n];
-          return one ? [asPng(one.blob).then((data) => ({ name: nameOf(project, id), data, isVisible: n === shown }))] : [];
-        }),
-      );
-      const { blob } = /** @type {StoredPicture} */ (stored[shown]);
-      save(openRaster(size, layers, await asPng(blob, size), await asPng(blob, size, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
+      const sizes = new Map(project.attempts.flatMap(({ id }, n) => (stored[n] ? [[id, stored[n]]] : [])));
+      const { size, places } = layOut(project.attempts, sizes);
+      const layers = [];
+      for (const [n, { id }] of project.attempts.entries()) {
+        const [one, place] = [stored[n], places.get(id)];
+        if (!one || !place) continue;
+        layers.push({ name: nameOf(project, id), data: await asPng(one.blob, place, { ...place, left: 0, top: 0 }), left: place.left, top: place.top, isVisible: n === shown });
+      }
+      const top = /** @type {typeof layers[number]} */ (layers.find(({ isVisible }) => isVisible));
+      const place = /** @type {Place} */ (places.get(project.attempts[shown].id));
+      const blob = new Blob([top.data], { type: "image/png" }); // scaled once: the merged image is the layer, pixel for pixel
+      save(openRaster(size, layers, await asPng(blob, size, place), await asPng(blob, size, place, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
     } catch (error) {
       notify("download", sentence(error));
     }
@@ -132,10 +136,10 @@ export class Projects {
       const named = new Set();
       for (const attempt of project.attempts) {
         for (const [number, id] of attempt.pictures.entries()) {
-          const stored = await findPicture(project.id, id);
+          const stored = await this.workspace.findPicture(project.id, id);
           if (!stored) continue;
           const source = inputOf(project, attempt.id);
-          const before = source && (await findPicture(project.id, source.picture));
+          const before = source && (await this.workspace.findPicture(project.id, source.picture));
           const record = this.on.makeRecord(attempt, number, stored, before && (await digest(before.blob)));
           const file = record ? await withRecord(stored.blob, record) : stored.blob;
           const name = `${nameOf(project, attempt.id).toLowerCase().replace(" ", "-")}${attempt.pictures.length > 1 ? `-${number + 1}` : ""}${extension(stored.name)}`;
@@ -144,7 +148,7 @@ export class Projects {
         }
       }
       for (const id of picturesOf(project)) {
-        const stored = named.has(id) ? null : await findPicture(project.id, id);
+        const stored = named.has(id) ? null : await this.workspace.findPicture(project.id, id);
         if (stored) files.push({ name: `reference-${named.size}-${stored.name}`, data: new Uint8Array(await stored.blob.arrayBuffer()) });
       }
       save(zip(files), `${project.name.replace(/\.\w+$/, "")}.zip`);
@@ -156,16 +160,20 @@ export class Projects {
 
 /**
  * @param {Blob} file
- * @param {Size} [size] What the image is laid on, at the top left; without, the image alone.
- * @param {number} [longest] Pixels that the longer side is scaled down to.
+ * @param {Size} size Of what the image is laid on.
+ * @param {Place} place Where, and how large.
+ * @param {number} [longest] Pixels that the longer side of all is scaled down to.
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
-async function asPng(file, size, longest = Infinity) {
+async function asPng(file, { width, height }, place, longest = Infinity) {
   const bitmap = await createImageBitmap(file);
-  const { width, height } = size ?? bitmap;
   const scale = Math.min(1, longest / Math.max(width, height));
   const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
-  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, bitmap.width * scale, bitmap.height * scale);
+  const pen = canvas.getContext("2d");
+  if (pen) {
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(bitmap, place.left * scale, place.top * scale, place.width * scale, place.height * scale);
+  }
   bitmap.close();
   return new Uint8Array(await (await canvas.convertToBlob({ type: "image/png" })).arrayBuffer());
 }

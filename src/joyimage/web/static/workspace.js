@@ -1,17 +1,17 @@
 /** What this tab works on: one project and its images in memory, and everything written down as it changes. */
 
-import { newId } from "./dom.js";
+import { byId, newId } from "./dom.js";
 import { findAttempt, newProject, picturesOf, recorded, ROOT, withAttempt, withoutProject, withSelected } from "./history.js";
-import { deleteProject, findLoose, findPicture, findProject, keepTab, listProjects, openTab, storeLoose, storeProject } from "./keep.js";
-import { notify } from "./notices.js";
+import { deleteProject, findLoose, findPicture, findProject, keepTab, LimitError, listProjects, MOST_BYTES, openTab, sizeOf, storeLoose, storeProject } from "./keep.js";
+import { notify, withdraw } from "./notices.js";
 import { releasePicture, restorePicture } from "./picture.js";
 import { EMPTY, attempt, input, source, state, update } from "./store.js";
 
 /** @import { Attempt, Base, Form, Project } from "./history.js" */
-/** @import { StoredProject } from "./keep.js" */
+/** @import { StoredPicture, StoredProject } from "./keep.js" */
 /** @import { Pending, Picture, Results } from "./types.js" */
 
-const MOST_BYTES = 1e9;
+const WARNED_SHARE = 0.9; // of what may be stored
 
 export class Workspace {
   /** @param {() => Form} readForm */
@@ -22,6 +22,11 @@ export class Workspace {
     this.isRestored = false; // before, what this tab was is not to be overwritten
     /** @type {Promise<unknown>} */
     this.storing = Promise.resolve();
+    /** @type {Map<string, Project>} By id: those whose newest state could not be stored. Their images stay in memory. */
+    this.unsaved = new Map();
+    addEventListener("beforeunload", (event) => {
+      if (this.unsaved.size) event.preventDefault(); // the browser asks whether to leave
+    });
   }
 
   /** @returns {Picture | null} What the next run starts from. */
@@ -95,7 +100,7 @@ export class Workspace {
   setReferences(references) {
     update({ references });
     this.keep();
-    void storeLoose(this.references).catch(() => undefined);
+    void storeLoose(this.references).catch(() => notify("storage", "This browser's storage is full: a reload would lose the further images. Delete a project under Projects."));
   }
 
   /**
@@ -117,7 +122,7 @@ export class Workspace {
   /** @param {string} id Of the project; it is created where there is none. @param {string} name @param {Attempt} made */
   async addAttempt(id, name, made) {
     const isCurrent = state.value.project?.id === id;
-    const known = isCurrent ? state.value.project : await findProject(id);
+    const known = isCurrent ? state.value.project : await this.findProject(id);
     const project = withAttempt(known ?? newProject(id, name, Date.now(), null), made);
     if (state.value.project?.id === id) update({ project });
     await this.store(project);
@@ -138,7 +143,7 @@ export class Workspace {
     const request = { kind: job.kind, fields: {}, pictures: inputs.map((one) => one.id) };
     const made = { id: job.id, parent, from: 0, at, job, request, pictures: pictures.map((one) => one.id), selected, form };
     const name = job.prompt?.split("\n")[0] ?? pictures[0]?.name ?? job.kind;
-    await this.store(withAttempt((await findProject(id)) ?? newProject(id, name, at, inputs[0]?.id ?? null), made));
+    await this.store(withAttempt((await this.findProject(id)) ?? newProject(id, name, at, inputs[0]?.id ?? null), made));
   }
 
   /** Have what is being worked on come back with the project. @returns {Promise<void>} It is stored when this is done. */
@@ -161,7 +166,7 @@ export class Workspace {
   async openProject(id, place, base) {
     if (state.value.project?.id !== id) {
       await this.leave();
-      const project = await findProject(id);
+      const project = await this.findProject(id);
       if (!project) return false;
       await this.load(project);
       update({ project, pinned: null });
@@ -178,6 +183,8 @@ export class Workspace {
   /** Delete a project; the one on the stage leaves it empty. @param {string} id */
   async deleteProject(id) {
     await deleteProject(id);
+    this.unsaved.delete(id);
+    void this.storeUnsaved(); // there may be room now
     update({ past: withoutProject(state.value.past, id) });
     if (state.value.project?.id === id) update({ project: null, place: ROOT });
     this.commit();
@@ -212,7 +219,7 @@ export class Workspace {
     try {
       keepTab({ project: project?.id ?? null, place, base, plan, references, queue, form: this.readForm() });
     } catch {
-      notifyFull();
+      notify("tab", "This browser's storage is full, and a reload would lose what the controls say now. Delete a project under Projects.");
     }
   }
 
@@ -224,17 +231,47 @@ export class Workspace {
     this.storing = this.storing.then(async () => {
       try {
         const both = await storeProject(project, pictures);
+        if (this.unsaved.delete(project.id) && !this.unsaved.size) withdraw("storage");
         const now = state.value.project;
         if (now?.id === both.id && both.attempts.length > now.attempts.length) {
           await this.load(both);
           update({ project: both });
         }
         await warnOfSize();
-      } catch {
-        notifyFull();
+      } catch (error) {
+        this.unsaved.set(project.id, project);
+        // What has been left since then has been freed.
+        for (const one of pictures) if (!this.pictures.has(one.id)) this.pictures.set(one.id, await restorePicture(one));
+        notifyFull(error instanceof LimitError);
       }
     });
     await this.storing;
+  }
+
+  /** Store what there was no room for. */
+  async storeUnsaved() {
+    for (const project of [...this.unsaved.values()]) await this.store(state.value.project?.id === project.id ? state.value.project : project);
+    this.release();
+  }
+
+  /** Find a project in its newest state. @param {string} id @returns {Promise<Project | null>} */
+  async findProject(id) {
+    return this.unsaved.get(id) ?? (await findProject(id));
+  }
+
+  /** Find an image of a project, in memory or where it is stored. @param {string} owner Id of the project. @param {string} id @returns {Promise<StoredPicture | null>} */
+  async findPicture(owner, id) {
+    return this.find(id) ?? (await findPicture(owner, id));
+  }
+
+  /** List all projects of this browser, newest first, those too that are in this tab only. @returns {Promise<StoredProject[]>} */
+  async allProjects() {
+    const stored = (await listProjects()).filter(({ id }) => !this.unsaved.has(id));
+    const unsaved = [...this.unsaved.values()].map((project) => {
+      const bytes = picturesOf(project).reduce((sum, id) => sum + (this.find(id)?.blob.size ?? 0), 0);
+      return { ...project, bytes, isUnsaved: true };
+    });
+    return [...stored, ...unsaved].sort((one, other) => other.at - one.at);
   }
 
   /** Bring a project's images into memory. @param {Project} project */
@@ -251,7 +288,8 @@ export class Workspace {
   /** Free the images that are no longer needed in memory. */
   release() {
     const { project, plan, queue, references } = state.value;
-    const needed = new Set([...(project ? picturesOf(project) : []), ...references, ...[...queue, ...plan].flatMap((one) => one.request.pictures)]);
+    const kept = [...this.unsaved.values(), ...(project ? [project] : [])];
+    const needed = new Set([...kept.flatMap(picturesOf), ...references, ...[...queue, ...plan].flatMap((one) => one.request.pictures)]);
     for (const [id, picture] of this.pictures) {
       if (needed.has(id)) continue;
       releasePicture(picture);
@@ -281,22 +319,21 @@ export class Workspace {
   }
 }
 
-/** @returns {Promise<StoredProject[]>} All projects of this browser. */
-export function allProjects() {
-  return listProjects();
-}
-
 /** What of the controls is undone: not how results are compared, and no answer. @param {Form} form @returns {Form} */
 export function stepForm({ compared, answer, ...form }) {
   return form;
 }
 
 async function warnOfSize() {
-  const bytes = (await listProjects()).reduce((sum, one) => sum + one.bytes, 0);
-  if (bytes < MOST_BYTES) return;
-  notify("storage", `The projects in this browser take ${(bytes / 1e9).toFixed(1)} GB. Export what you need, and delete what you don't, under Projects.`);
+  const bytes = sizeOf(await listProjects());
+  if (bytes < WARNED_SHARE * MOST_BYTES) return;
+  const used = `${(bytes / 1e9).toFixed(2)} of ${MOST_BYTES / 1e9} GB`;
+  notify("size", `The projects in this browser take ${used}. Export what you need, and delete what you don't, under Projects.`);
 }
 
-function notifyFull() {
-  notify("storage", "This browser's storage is full, and a reload would lose the newest images. Download them, or delete a project under Projects.");
+/** @param {boolean} isOwnLimit */
+function notifyFull(isOwnLimit) {
+  const why = isOwnLimit ? `Projects may take ${MOST_BYTES / 1e9} GB of this browser, and that is used up.` : "This browser has no more room to store images.";
+  const what = "The newest images are in this tab only, and closing it would lose them. Export them, or delete older projects to make room.";
+  notify("storage", `${why} ${what}`, { action: { label: "Open Projects", run: () => byId("projects-open", HTMLElement).click() } });
 }
