@@ -16,7 +16,7 @@ _COLUMNS = 5
 
 
 def main(folder: Path = Path("docs/gallery")) -> int:
-    """Edit the first scenes of the evaluation, unpicked, and write a sheet per task and index.md."""
+    """Edit the first scenes of the evaluation, not cherry-picked, and write a sheet per task and index.md."""
     import torch
 
     from joyimage.loading import load_pipeline
@@ -27,8 +27,8 @@ def main(folder: Path = Path("docs/gallery")) -> int:
     page = [
         "# Gallery",
         "",
-        "The first scenes of the evaluation, unpicked, by the embedded model at its own settings: above what"
-        " it was given, below what it made. `make gallery` draws this page.",
+        "The first scenes of the evaluation, not cherry-picked, edited by the embedded model at its default settings:"
+        " inputs above, results below. `make gallery` draws this page.",
     ]
     for task in TASKS:
         edits, done = [], 0
