@@ -29,7 +29,7 @@ FILL = """(bytes) => new Promise((resolve) => {
 })"""
 
 # As a browser without room does: the transaction is aborted.
-REFUSE = """() => {
+REJECT = """() => {
     window.isFull = true;
     const put = IDBObjectStore.prototype.put;
     IDBObjectStore.prototype.put = function (...given) {
@@ -108,7 +108,7 @@ def test_projects_when_the_browsers_own_room_is_used_up_then_the_image_stays_in_
     page = visitor.page
     visitor.expect_model()
     visitor.choose_example("shapes")
-    page.evaluate(REFUSE)
+    page.evaluate(REJECT)
 
     visitor.choose_file(EXAMPLES / "car.png")
 

@@ -6,6 +6,7 @@ import { Composer } from "./composer.js";
 import { keepFocus } from "./focus.js";
 import { Controls } from "./form.js";
 import { Jobs } from "./jobs.js";
+import { KeyPen } from "./keypen.js";
 import { currentMode, focusFirst } from "./mode.js";
 import { Opening } from "./opening.js";
 import { Places } from "./places.js";
@@ -52,6 +53,7 @@ class App {
     this.composer = new Composer({ workspace, controls: this.controls, spatial, region, settings, takesSeveral: () => server.takesSeveral });
     /** @type {Stage} */
     this.stage = new Stage(workspace, region, spatial, { mode: currentMode, isForming: () => this.composer.isForming });
+    this.pen = new KeyPen({ viewer: this.stage.viewer, region, objectTool: spatial.objectTool, used: () => this.stage.marks });
     this.places = new Places({ workspace, controls: this.controls, stage: this.stage }, { moved: () => actions.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
     this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (actions.onMode(), this.stage.reveal()), openProject: (id) => void this.places.open(id), run: () => actions.onRun() });
     this.references = new References(workspace, () => server.limits);
@@ -107,6 +109,7 @@ class App {
     this.references.render();
     this.stage.render();
     this.spatial.renderBox();
+    this.pen.render();
     this.settings.render(this.workspace.source);
     renderTray(this.run);
     this.plan.render();

@@ -116,8 +116,8 @@ export class PlanPanel {
     const state_ = STATES[progress];
     const buttons = [
       ...(made && progress === "done" ? [button("Redo from here", "↻", () => this.run(n))] : []),
-      button("Change", "✎", () => this.change(step), this.changed === step.key),
       ...(n ? [button("Move up", "↑", () => this.set(withMoved(plan, step.key, -1)))] : []),
+      button("Change", "✎", () => this.change(step), this.changed === step.key),
       button("Remove", "✕", () => this.set(withoutStep(plan, step.key))),
     ];
     return make("li", { "data-progress": progress }, shown, make("p", { title: words }, words, ...(state_ ? [make("span", { class: "hint" }, ` · ${state_}`)] : [])), ...buttons);

@@ -43,6 +43,11 @@ export class Stage {
     return /** @type {View} */ (chosen("view"));
   }
 
+  /** @returns {"region" | "object" | null} What is marked or selected on the image now. */
+  get marks() {
+    return this.isDrawing ? "object" : this.regionStage.hidden ? null : "region";
+  }
+
   /** @returns {import("./viewer.js").Tool | null} What a drag on the image does beside panning. */
   get tool() {
     if (this.isDrawing) return this.space.objectTool.isSketching ? this.space.objectTool : this.box;
