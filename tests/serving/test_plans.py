@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from joyimage.client import AsyncClient, Client, Progress, ServerError
 from joyimage.edits import Edit, Rotate
 from joyimage.errors import InvalidInputError, OutOfMemoryError
 from joyimage.serving.jobs.plan import PlanTask
+from joyimage.serving.jobs.plan_run import PlanRun
+from joyimage.serving.jobs.records import Job
 from joyimage.serving.jobs.task import UnreadableJobError
 from joyimage.types import ImageSize
 from tests.serving.parts import SIDE, Gate, LiveServer, difference, ended, make_task, opened, png, wait_for
@@ -344,3 +346,28 @@ def test_plan_when_its_row_is_damaged_then_it_says_so(harm: dict[str, Any]) -> N
     assert PlanTask.from_dict(good).cost == make_task("edit").cost
     with pytest.raises(UnreadableJobError, match="submit the job again"):
         PlanTask.from_dict({**good, **harm})
+
+
+def test_plan_when_cancelled_as_it_is_taken_up_again_then_its_results_stay() -> None:
+    settled: list[dict[str, Any]] = []
+
+    class Completion:
+        def settle(self, _job: Job, state: str, **values: Any) -> None:
+            settled.append({"state": state, **values})
+
+    known = {"plan": [{"image": 0, "mask": None, "seed": 1}], "plan_bytes": 7, "num_images": 1}
+    job = Job(
+        id="a",
+        client="",
+        kind="plan",
+        task={},
+        request_hash="",
+        state="running",
+        stored_bytes=3,
+        result=known,
+    )
+    options = {"prefetched": {}, "timeout_s": 1.0, "is_interrupted": lambda: False}
+    PlanRun(cast("Any", Completion()), cast("Any", None), [job], **options).fail_open("internal_error", "x")
+
+    assert settled[0]["result"]["plan"] == known["plan"]
+    assert (settled[0]["state"], settled[0]["stored_bytes"]) == ("failed", 10)

@@ -14,9 +14,13 @@ from joyimage.serving.jobs.plan import PlanTask, steps_made
 from joyimage.serving.workers.preparation import prepare_step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from joyimage.serving.jobs.completion import JobCompletion
     from joyimage.serving.jobs.records import Job
     from joyimage.serving.workers.preparation import JobResult, PreparedTask
     from joyimage.serving.workers.preview import Preview
+    from joyimage.serving.workers.protocol import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +33,16 @@ class PlanRun(BatchRun):
     The time limit holds for each step. A plan that was requeued continues after the last step that has its result.
     """
 
-    _made: list[dict[str, Any]]
     _plan: PlanTask
-    _bytes = 0
-    _steps_before = 0
+
+    def __init__(
+        self, completion: JobCompletion, runner: Runner, jobs: Sequence[Job], **options: Any
+    ) -> None:
+        super().__init__(completion, runner, jobs, **options)
+        # Known at once: the job may be cancelled before it is made.
+        self._made = [dict(one) for job in jobs for one in steps_made(job)]
+        self._bytes = sum((job.result or {}).get("plan_bytes", 0) for job in jobs)
+        self._steps_before = self._last_step = 0
 
     def make(self) -> None:
         """Have the model make the images, one after the other.
@@ -41,8 +51,6 @@ class PlanRun(BatchRun):
             DeviceFailedError: The device is broken; the job is queued again, or has ended.
         """
         (job,) = self._jobs
-        self._made = [dict(one) for one in steps_made(job)]
-        self._bytes = (job.result or {}).get("plan_bytes", 0)
         self._completion.begin(job)
         try:
             self._plan = PlanTask.from_dict(job.task)

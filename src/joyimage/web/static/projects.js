@@ -112,7 +112,9 @@ export class Projects {
       const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => this.workspace.findPicture(project.id, pictures[selected])));
       const shown = stored.findLastIndex((one) => one !== null);
       if (shown < 0) throw new Error("There is no image in this project.");
-      const sizes = new Map(project.attempts.flatMap(({ id }, n) => (stored[n] ? [[id, stored[n]]] : [])));
+      /** @type {Map<string, StoredPicture>} */
+      const sizes = new Map();
+      for (const [n, one] of stored.entries()) if (one) sizes.set(project.attempts[n].id, one);
       const { size, places } = layOut(project.attempts, sizes);
       const layers = [];
       for (const [n, { id }] of project.attempts.entries()) {
