@@ -240,7 +240,7 @@ def test_serve_when_the_database_is_no_database_then_one_line_and_exit_2(
 
     printed = capsys.readouterr().err.strip().splitlines()
     assert code == 2
-    assert len(printed) == 3  # that it starts, where it listens, and why it does not
+    assert len(printed) == 2  # that it starts, and why it does not
     assert "cannot be opened: file is not a database" in printed[-1]
 
 

@@ -245,11 +245,14 @@ def run_server(
         last_resort.start()
 
     app, close = _make_app(settings, on_fatal, ray=ray, ray_address=ray_address)
-    server = HttpServer(app, settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listening.getsockname()[1]}"
-    notify(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
-    listening_on(url)
+
+    def on_started() -> None:
+        notify(f"Serving {settings.served_name} on {url} (Ctrl+C to stop).")
+        listening_on(url)
+
+    server = HttpServer(app, settings, on_started)
     with _orderly_signals(server):
         try:
             server.run(sockets=[listening])

@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from types import FrameType
 
     from fastapi import FastAPI
@@ -40,10 +41,14 @@ class HttpServer(uvicorn.Server):
     Args:
         app: The application.
         settings: Settings of the server.
+        on_started: Called once the application has started and takes requests.
     """
 
-    def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
+    def __init__(
+        self, app: FastAPI, settings: ServerSettings, on_started: Callable[[], object] = lambda: None
+    ) -> None:
         self._app = app
+        self._on_started = on_started
         self._is_hurried = False
         protocol: Any = partial(BoundedProtocol, settings=settings, most=_most_connections(settings))
         super().__init__(
@@ -80,6 +85,8 @@ class HttpServer(uvicorn.Server):
             raise error from None
         finally:
             log.disabled = False
+        if self.started:
+            self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop in order; at a second Ctrl+C do not wait for running jobs, and at a third for nothing."""
