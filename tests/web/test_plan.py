@@ -77,7 +77,11 @@ def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_
     number = len(server.jobs())
     page.click("#cancel")
     visitor.wait_until_idle()
-    expect(page.locator("[data-notice=plan]")).to_contain_text("were not run")
+    expect(page.locator("[data-notice=plan]")).to_contain_text("Canceled. The steps after it were not run")
+    expect(page.locator(".notice")).to_have_count(1)  # both in one
+    visitor.choose_mode("camera")
+    expect(page.locator(".notice")).to_have_count(0)
+    visitor.choose_mode("edit")
     assert len(server.jobs()) == number
     cards.nth(1).get_by_title("Redo from here").click()
     visitor.wait_until_idle()
@@ -102,6 +106,10 @@ def test_plan_when_a_step_fails_then_the_results_before_it_stay_and_another_brow
     visitor.draw(0.5, 0.2, 0.8, 0.4)
     page.click("#plan-add")
     page.click("#plan-run")
+    page.wait_for_function(
+        """() => !document.querySelector("#progress").hidden
+            && getComputedStyle(document.querySelector("#box-cue")).visibility === "hidden" """
+    )
     notice = page.locator("[data-notice=run]")
     expect(notice).to_contain_text("Step 2 of 2", timeout=PATIENCE_MS)
     expect(notice).to_contain_text("elephant")

@@ -79,7 +79,7 @@ def test_projects_when_their_limit_is_reached_then_nothing_is_lost_until_there_i
     rows = visitor.see("#projects-list").locator("li")
     expect(rows).to_have_count(3)
     expect(page.locator("#projects-list")).to_contain_text("not stored: in this tab only")
-    expect(page.locator("#projects-size")).to_contain_text("of 1,000 MB stored")
+    expect(page.locator("#projects-size")).to_contain_text("of 1 GB stored")
     with page.expect_download() as download:
         page.get_by_role("button", name="Export shapes.png").click()
     download.value.save_as(tmp_path / "shapes.zip")

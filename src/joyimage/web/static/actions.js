@@ -4,6 +4,7 @@ import { renderAnswer, setAnswer } from "./answer.js";
 import { byId, chosen, newId } from "./dom.js";
 import { findExample, showIdeas } from "./ideas.js";
 import { currentMode, isSpatial, showMode } from "./mode.js";
+import { withdrawNews } from "./notices.js";
 import { makeRequest } from "./request.js";
 import { listenToSurroundings } from "./surroundings.js";
 import { around } from "./sweep.js";
@@ -118,6 +119,7 @@ export class Actions {
     });
     this.listenToRuns();
     byId("modes", HTMLElement).addEventListener("change", () => {
+      withdrawNews();
       this.onMode();
       byId("panel", HTMLElement).scrollTop = 0;
       this.showWork();

@@ -42,6 +42,11 @@ export function withdraw(name) {
   document.querySelector(`[data-notice="${name}"]`)?.remove();
 }
 
+/** Take away what is no news any more: all but problems and what still offers something. */
+export function withdrawNews() {
+  for (const notice of document.querySelectorAll(".notice.news")) if (!notice.querySelector("button:not(.icon)")) notice.remove();
+}
+
 /** Say something to screen readers. @param {string} sentence */
 export function announce(sentence) {
   byId("announcer", HTMLElement).textContent = sentence;

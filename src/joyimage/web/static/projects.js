@@ -187,6 +187,7 @@ function extension(name) {
 
 /** @param {number} bytes */
 function inMegabytes(bytes) {
+  if (bytes >= 1e9) return `${(bytes / 1e9).toLocaleString("en", { maximumFractionDigits: 1 })} GB`;
   if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
   return `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: bytes < 1e7 ? 1 : 0 })} MB`;
 }

@@ -122,8 +122,7 @@ export class Run {
     this.shownAt = { preview: 0, words: 0 };
     this.setCanceling(false);
     byId("progress", HTMLElement).hidden = false;
-    withdraw("run");
-    withdraw("seed");
+    for (const name of ["run", "seed", "plan"]) withdraw(name);
     this.say("Sending…", null);
     offerNotifications();
     this.on.started();
@@ -144,7 +143,7 @@ export class Run {
       // Only now: until its results are stored, a reload takes the run up again.
       const { queue } = state.value;
       const left = this.isMade ? queue.filter((one) => one !== pending) : withoutRun(queue, pending.key);
-      if (left.length < queue.length - 1) notify("plan", "The steps after this one were not run. Once this one is right, redo the plan from here.", { kind: "news" });
+      if (left.length < queue.length - 1) this.tellOfTheRest();
       update({ queue: left });
       byId("progress", HTMLElement).hidden = true;
       tellFinished(this.outcome);
@@ -205,6 +204,14 @@ export class Run {
       this.outcome = ["Done.", job.verdicts?.[0]?.summary ?? job.checks?.[0]?.summary].filter(Boolean).join(" ");
       announce(`${this.outcome} The result is next to the controls.`);
     }
+  }
+
+  /** Say that what was to come after a run is not run; of a run that was canceled, in the same message. */
+  tellOfTheRest() {
+    const isCanceled = this.outcome.startsWith("Canceled.");
+    if (isCanceled) withdraw("run");
+    const words = "The steps after it were not run; redo the plan from there";
+    notify("plan", isCanceled ? `Canceled. ${words}.` : `${words} once it is right.`, { kind: "news" });
   }
 
   /** Where the model sees no such object: offer to run all the same. @param {Pending} pending */
