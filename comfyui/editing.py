@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from joyimage.client import Client
+from joyimage.errors import MissingObjectError
 from joyimage.loading import load_pipeline
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def run_edit(
     given: dict[str, Any] = {name: value for name, value in edit.given().items() if value is not None}
     generator = torch.Generator().manual_seed(given.pop("seed"))
     given["check_object"] = not given.pop("force", False)
-    return _pipeline(model)(image=image, region=region, generator=generator, **given).images[0]
+    try:
+        return _pipeline(model)(image=image, region=region, generator=generator, **given).images[0]
+    except MissingObjectError as error:
+        raise error.for_field() from None
 
 
 def _run_on_server(edit: Edit, image: Image.Image, region: Image.Image | None, server: str) -> Image.Image:

@@ -4,6 +4,8 @@ Each message is complete: it names the argument or file, the value, what is acce
 command line prints it as one line with exit code 2, and the server maps each class to one HTTP status.
 """
 
+from __future__ import annotations
+
 
 class JoyImageError(Exception):
     """Base class of every error that is meant for the user."""
@@ -14,7 +16,14 @@ class InvalidInputError(JoyImageError, ValueError):
 
 
 class MissingObjectError(InvalidInputError):
-    """The model sees no such object in the image as the one to edit; `force` has it edited nevertheless."""
+    """The model sees no such object in the image as the one to edit.
+
+    The message ends with the way around it, the argument `check_object=False`.
+    """
+
+    def for_field(self) -> MissingObjectError:
+        """Return the error with the field `force` of an edit in place of the library's argument."""
+        return MissingObjectError(str(self).replace("`check_object=False`", "`force`"))
 
 
 class InvalidTypeError(InvalidInputError, TypeError):

@@ -120,6 +120,7 @@ def test_edit_when_the_model_sees_no_such_object_then_rejected_unless_forced(
     rejected = recolor("elephant")
     assert rejected.code == 2
     assert "There is no elephant in this image" in rejected.err
+    assert rejected.err.rstrip().endswith("or edit anyway with `--force`.")
     assert "--force" in rejected.err
     assert not (tmp_path / "elephant.png").exists()
 

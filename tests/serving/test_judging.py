@@ -77,6 +77,7 @@ def test_edit_when_the_model_sees_no_such_object_then_400_unless_forced(
     rejected = post(server, "/v1/images/edits", prompt=prompt, steps=1)
     assert rejected.status_code == 400
     assert "There is no elephant in this image" in rejected.json()["error"]["message"]
+    assert rejected.json()["error"]["message"].endswith("or edit anyway with `force`.")
     assert post(server, "/v1/images/edits", prompt=prompt, steps=1, force="true").status_code == 200
     assert post(server, "/v1/images/edits", prompt="Remove the star.", steps=1).status_code == 200
 

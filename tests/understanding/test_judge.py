@@ -328,7 +328,7 @@ def bytes_of(image: Image.Image) -> bytes:
 
 
 def test_object_when_the_model_does_not_see_it_then_rejected_before_the_edit() -> None:
-    with pytest.raises(InvalidInputError, match=r"There is no elephant in this image.*`force`"):
+    with pytest.raises(InvalidInputError, match=r"There is no elephant in this image.*`check_object=False`"):
         check_present(Answers(elephant=0.01), ONE, "the elephant")
     check_present(Answers(elephant=0.6), ONE, "elephant")
 

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from joyimage.errors import InvalidInputError
+from joyimage.tiny.examples import load_example
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _COMMAND = "import sys; from joyimage.cli.main import main; sys.exit(main())"
-_PROMPT = "Remove the heart."
+_EXAMPLE = "shapes"
+_PROMPT = "Recolor the heart orange."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def measure_startup(rounds: int = 3, log: Callable[[str], None] = print) -> list
         raise InvalidInputError(f"`rounds` is {rounds}; expected 1 or more.")
     with tempfile.TemporaryDirectory() as folder:
         source, output = (str(Path(folder, name)) for name in ("in.png", "out.png"))
-        Image.new("RGB", (96, 96), "white").save(source)
+        load_example(_EXAMPLE).image.save(source)
         edit = ["edit", source, _PROMPT, "-o", output, "--model", "tiny", "--device", "cpu", "--seed", "0"]
         programs = {
             "import torch": ["-c", "import torch"],

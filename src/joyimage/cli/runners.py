@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from joyimage.cli.console import notify, say_loading, warn
 from joyimage.edits import Defaults, Describe, Edit, Generate, Move, Rotate
-from joyimage.errors import InvalidInputError
+from joyimage.errors import InvalidInputError, MissingObjectError
 from joyimage.imaging import read_mask
 from joyimage.types import ImageSize
 
@@ -209,15 +209,18 @@ class LocalRunner:
             self._warn_of_crop(ImageSize.of(images[0]), size)
         pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())
         call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
-        result = self.loaded.run(
-            lambda: call(
-                **inputs,
-                **{name: value for name, value in given.items() if value is not None},
-                **({} if size is None else {"width": size.width, "height": size.height}),
-                num_images_per_prompt=num_images,
-                generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+        try:
+            result = self.loaded.run(
+                lambda: call(
+                    **inputs,
+                    **{name: value for name, value in given.items() if value is not None},
+                    **({} if size is None else {"width": size.width, "height": size.height}),
+                    num_images_per_prompt=num_images,
+                    generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+                )
             )
-        )
+        except MissingObjectError as error:
+            raise error.for_field() from None
         checks = result.checks and [one.to_dict() for one in result.checks]
         verdicts = result.verdicts
         if is_judged and verdicts is None:

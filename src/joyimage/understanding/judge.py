@@ -239,7 +239,7 @@ def check_present(reader: Reader, image: Image, name: str) -> None:
     if is_absent(reader, image, name):
         raise MissingObjectError(
             f"There is no {questions.without_article(name)} in this image, as far as the model can tell. Name another "
-            "object, or edit nevertheless with `--force` (over HTTP `force`, in Python `check_object=False`)."
+            "object, or edit anyway with `check_object=False`."
         )
 
 

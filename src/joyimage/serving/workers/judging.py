@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from joyimage.edits import Edit, Move, Rotate
+from joyimage.errors import MissingObjectError
 from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.candidates import Choice, Chooser, check_choosable
 from joyimage.understanding.judge import check_objects_present, check_present, judge_drawing, judge_edit
@@ -28,16 +29,19 @@ def check_object(pipe: Any, item: WorkItem) -> None:
     """Reject a task about an object that the model does not see in the image, unless it is forced.
 
     Raises:
-        InvalidInputError: There is no such object.
+        MissingObjectError: There is no such object.
     """
     edit = item.task.edit
     if not isinstance(edit, (Edit, Move, Rotate)) or edit.force or item.before is None:
         return
     reader = ImageReader(pipe, pipe._feature_cache)
-    if not isinstance(edit, Edit):
-        check_present(reader, item.before, edit.object or "")
-    elif len(item.images) == 1:  # of several images no one knows which is meant
-        check_objects_present(reader, item.before, item.prompt)
+    try:
+        if not isinstance(edit, Edit):
+            check_present(reader, item.before, edit.object or "")
+        elif len(item.images) == 1:  # of several images no one knows which is meant
+            check_objects_present(reader, item.before, item.prompt)
+    except MissingObjectError as error:
+        raise error.for_field() from None
 
 
 def judge_item(pipe: Any, item: WorkItem, image: Image) -> Verdict:
