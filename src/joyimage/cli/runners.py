@@ -209,18 +209,14 @@ class LocalRunner:
             self._warn_of_crop(ImageSize.of(images[0]), size)
         pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty())
         call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
-        try:
-            result = self.loaded.run(
-                lambda: call(
-                    **inputs,
-                    **{name: value for name, value in given.items() if value is not None},
-                    **({} if size is None else {"width": size.width, "height": size.height}),
-                    num_images_per_prompt=num_images,
-                    generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
-                )
-            )
-        except MissingObjectError as error:
-            raise error.for_field() from None
+        result = self._call(
+            call,
+            **inputs,
+            **{name: value for name, value in given.items() if value is not None},
+            **({} if size is None else {"width": size.width, "height": size.height}),
+            num_images_per_prompt=num_images,
+            generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
+        )
         checks = result.checks and [one.to_dict() for one in result.checks]
         verdicts = result.verdicts
         if is_judged and verdicts is None:
@@ -239,6 +235,17 @@ class LocalRunner:
             checks=checks,
             adapters=adapters,
         )
+
+    def _call(self, call: Callable[..., Any], **arguments: Any) -> Any:
+        """Run a call of the pipeline.
+
+        Raises:
+            MissingObjectError: The model sees no such object in the image.
+        """
+        try:
+            return self.loaded.run(lambda: call(**arguments))
+        except MissingObjectError as error:
+            raise error.for_field() from None
 
     def identify_adapter(self, text: str) -> list[Any]:
         """Return what tells an adapter from others: the content of its files, and its scale."""
