@@ -129,6 +129,34 @@ def test_call_when_an_argument_is_wrong_then_rejected_by_name_before_work(
         assert word in sentence
 
 
+@pytest.mark.parametrize(
+    ("negative", "scale", "is_warned"),
+    [
+        ("blurry", 1.0, True),
+        (["", "blurry"], 0.5, True),
+        ("blurry", 1.5, False),
+        (" ", 1.0, False),
+        (None, 1.0, False),
+    ],
+)
+def test_check_inputs_when_a_negative_prompt_has_no_effect_then_warns(
+    pipe: Any,
+    negative: str | list[str] | None,
+    scale: float,
+    is_warned: bool,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    pipe.check_inputs(["red", "blue"], None, None, negative, guidance_scale=scale)
+
+    assert [str(one.message) for one in recwarn if "`negative_prompt` has no effect" in str(one.message)] == (
+        [
+            f"`negative_prompt` has no effect: `guidance_scale` is {scale:g}, and guidance is off at 1 and below."
+        ]
+        if is_warned
+        else []
+    )
+
+
 def test_check_inputs_when_all_is_well_then_number_of_prompts(pipe: Any) -> None:
     assert pipe.check_inputs("one", None, None) == 1
     assert pipe.check_inputs(["one", "two"], 64, 64, "dark") == 2

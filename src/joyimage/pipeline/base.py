@@ -2,6 +2,7 @@
 
 # Annotations are real types here, as in `parts.py`.
 
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,6 +160,12 @@ class JoyImagePipeline(PipelineParts):
         sampling = self._with_defaults(sampling)
         self._check_speed(sampling.speed)
         num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
+        if prompts.has_negative and sampling.guidance_scale <= 1:
+            warnings.warn(
+                f"`negative_prompt` has no effect: `guidance_scale` is {sampling.guidance_scale:g}, and guidance is"
+                " off at 1 and below.",
+                stacklevel=5,
+            )
         return num_prompts, sampling.as_plain_numbers()
 
     def _with_defaults(self, sampling: SamplingInputs) -> SamplingInputs:

@@ -36,6 +36,14 @@ class PromptInputs:
     negative_prompt_embeds: Tensor | None = None
     negative_prompt_embeds_mask: Tensor | None = None
 
+    @property
+    def has_negative(self) -> bool:
+        """Whether the caller gave a negative prompt that is not empty."""
+        texts = (
+            [self.negative_prompt] if isinstance(self.negative_prompt, str) else self.negative_prompt or []
+        )
+        return self.negative_prompt_embeds is not None or any(text.strip() for text in texts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingInputs:
