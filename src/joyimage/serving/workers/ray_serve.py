@@ -12,8 +12,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from joyimage import errors
 from joyimage.compat.ray import keep_replica_on_loopback
-from joyimage.errors import InvalidInputError, InvalidResultError, OutOfMemoryError
 from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.loading import load_runner
 from joyimage.serving.workers.protocol import DeviceFailedError, ReplicaLostError
@@ -46,13 +46,22 @@ _ASK_S = 0.1
 _KNOWN_IMAGES = 16  # that one replica is remembered for
 _QUEUE_A_REPLICA = 1  # more than one run in flight for each, and another replica is started
 _ERRORS: dict[str, type[Exception]] = {
-    "OutOfMemoryError": OutOfMemoryError,
-    "InvalidResultError": InvalidResultError,
-    "InvalidInputError": InvalidInputError,
+    **{name: one for name, one in vars(errors).items() if isinstance(one, type)},
     "DeviceFailedError": ReplicaLostError,  # Ray starts another replica; the server continues
     "ValueError": ValueError,
     "TypeError": TypeError,
 }
+
+
+def tell_error(error: BaseException) -> tuple[str, str]:
+    """Return an error as a replica tells of it: the name of a class that both sides know, and the message."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((name for name in names if name in _ERRORS), "RuntimeError"), str(error)
+
+
+def told_error(name: str, message: str) -> Exception:
+    """Return the error that a replica told of."""
+    return _ERRORS.get(name, RuntimeError)(message)
 
 
 class EditReplica:
@@ -119,8 +128,7 @@ class EditReplica:
             except BaseException as error:  # noqa: BLE001 - it is raised again where the job is kept
                 if isinstance(error, DeviceFailedError):
                     self._failure = error
-                names = [kind.__name__ for kind in type(error).__mro__]
-                put("error", (next((name for name in names if name in _ERRORS), "RuntimeError"), str(error)))
+                put("error", tell_error(error))
 
         threading.Thread(target=work, name="joyimage-run", daemon=True).start()
         try:
@@ -193,7 +201,7 @@ class RayRunner:
             return None
         if failure is None:
             raise ReplicaLostError("the replica ended without an answer")
-        error = _ERRORS.get(failure[0], RuntimeError)(failure[1])
+        error = told_error(*failure)
         raise error
 
 
