@@ -52,6 +52,9 @@ def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_
     visitor.wait_until_idle()
     (job,) = server.jobs()[:1]  # both as one
     assert (job["kind"], job["state"], len(job["images"])) == ("plan", "succeeded", 2)
+    with page.expect_request(f"**/v1/jobs/{job['id']}/images/1"):  # what it has come to
+        page.click("#jobs-open")
+    page.keyboard.press("Escape")
     ends = page.evaluate(
         "[...document.querySelectorAll('#plan-steps, #plan-steps *')].map((one) => one.getBoundingClientRect().right)"
     )

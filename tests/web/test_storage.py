@@ -123,3 +123,23 @@ def test_projects_when_the_browsers_own_room_is_used_up_then_the_image_stays_in_
     expect(page.locator("#projects-list")).not_to_contain_text("in this tab only")
     visitor.reload()
     visitor.expect_name("car.png")
+
+
+def test_lists_when_on_a_phone_then_the_buttons_of_a_row_stay_in_one_line(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = visitor.page
+    visitor.expect_model()
+    visitor.choose_example("shapes")
+    visitor.run()
+    for opened, dialog in (("#projects-open", "#projects-list"), ("#jobs-open", "#jobs-list")):
+        page.click(opened)
+        row = visitor.see(dialog).locator("li").first
+        expect(row.get_by_role("button").last).to_be_visible()
+        tops = row.evaluate(
+            "(row) => [...row.querySelectorAll('button')].map((one) => one.getBoundingClientRect().top)"
+        )
+        assert len(tops) > 1
+        assert max(tops) - min(tops) < 2
+        page.keyboard.press("Escape")

@@ -115,7 +115,7 @@ export class Jobs {
   /** @param {Job} job @param {HTMLElement} place */
   async addThumbnail(job, place) {
     try {
-      if (!this.thumbnails.has(job.id)) this.thumbnails.set(job.id, URL.createObjectURL(await getImage(job.id, 0)));
+      if (!this.thumbnails.has(job.id)) this.thumbnails.set(job.id, URL.createObjectURL(await getImage(job.id, job.plan ? job.images.length - 1 : 0))); // what a plan has come to
       place.replaceChildren(make("img", { src: this.thumbnails.get(job.id) ?? "", alt: "", loading: "lazy" }));
     } catch {
       place.textContent = "expired"; // results expire before their records do
