@@ -30,8 +30,11 @@ test: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/basedpyright --level error
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	@# Types take one core for minutes: checked beside the tests, and told after them.
+	@mkdir -p build
+	$(BIN)/basedpyright --level error >build/types.txt 2>&1 & types=$$!; trap "kill $$types; exit 130" INT TERM; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"; tests=$$?; \
+	wait $$types; types=$$?; cat build/types.txt; exit $$((tests | types))
 
 # Load, kills and wild requests for minutes: what `make test` does in a short form.
 test-load: .venv/.installed-test
