@@ -58,7 +58,7 @@ def main() -> None:
 
     model: Any = random_models.make_transformer()
     model.to(DEVICE)
-    arguments = {name: value.to(DEVICE) for name, value in inputs(batch_size=2).items()}
+    arguments = {name: value.to(DEVICE) for name, value in inputs(2, text_length=3, size=(2, 4)).items()}
     calls: list[str] = []
     for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate_"):
         kernel = getattr(kernels, name)

@@ -67,7 +67,7 @@ def test_examples_command_when_run_then_prints_every_file_and_rejects_a_file_as_
 
 
 def test_eval_tiny_when_json_then_every_task_and_the_same_again(joyimage: Joyimage) -> None:
-    arguments = ("eval", "tiny", "--num", 2, "--seed", 3, "--json")
+    arguments = ("eval", "tiny", "--num", 2, "--steps", 2, "--seed", 3, "--json")
 
     first, second = (json.loads(joyimage(*arguments).out) for _ in range(2))
 
@@ -79,7 +79,7 @@ def test_eval_tiny_when_json_then_every_task_and_the_same_again(joyimage: Joyima
 
 
 def test_eval_tiny_when_table_then_a_row_for_every_task(joyimage: Joyimage) -> None:
-    table = joyimage("eval", "tiny", "--num", 1).out
+    table = joyimage("eval", "tiny", "--num", 1, "--steps", 1).out
 
     for task in TASKS:
         assert f"| {task} " in table

@@ -27,8 +27,9 @@ def test_doctor_when_called_then_names_this_machine(joyimage: Joyimage) -> None:
     assert set(found["versions"]) == set(PACKAGES)
     assert found["versions"]["torch"] == torch.__version__
     assert found["fits"]
+    text = joyimage("doctor").out
     for name in found:
-        assert name in joyimage("doctor").out
+        assert name in text
 
 
 def test_doctor_when_the_embedded_model_loads_then_reports_what_runs(joyimage: Joyimage) -> None:

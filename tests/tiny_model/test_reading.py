@@ -45,9 +45,12 @@ if TYPE_CHECKING:
 PROMPTS = [generate(task, seed).prompt for task in TASKS for seed in range(12)]
 
 
+pytestmark = pytest.mark.usefixtures("short_corpus")
+
+
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    """The edit model's own tokenizer."""
+def tokenizer(short_corpus: None) -> Any:
+    """The edit model's own tokenizer, from fewer prompts."""
     return build_tokenizer()
 
 

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.usefixtures("short_corpus")
+
+
 @pytest.fixture(scope="module")
-def run_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_path(tmp_path_factory: pytest.TempPathFactory, short_corpus: None) -> Path:
     """A run of two VAE steps and, in two goes, three editing steps."""
     path = tmp_path_factory.mktemp("run")
     train_tiny(path, stage="vae", vae_steps=2, progress=False)
