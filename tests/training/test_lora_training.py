@@ -139,8 +139,10 @@ def adapter_bytes(config: Any) -> bytes:
     ],
 )
 def test_train_when_interrupted_and_run_again_then_the_same_bytes_as_in_one_go(
-    pairs: Path, tmp_path: Path, settings: dict[str, Any]
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
+    pairs = write_pairs(tmp_path / "pairs", 3)
+
     def config(name: str, steps: int) -> Any:
         return make_config(
             pairs, tmp_path / f"{name}/a.safetensors", train={"steps": steps, "save_every": 1, **settings}
