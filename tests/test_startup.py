@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import json
 import shutil
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers.models as models_module
 from peft import LoraConfig
 from PIL import Image
+from transformers.utils.import_utils import define_import_structure
 
 from joyimage.compat.deferred_imports import DEFERRED
 from joyimage.compat.openmp import let_waiting_threads_sleep
+from joyimage.compat.scans import Distributions
 from joyimage.loading import load_pipeline
 from tests import random_models
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run_program(program: str, *arguments: object) -> Any:
@@ -258,3 +260,69 @@ def test_command_when_it_loads_a_model_then_says_so_before_torch_is_imported(
     assert lines[0] == f"Loading {tmp_path / 'missing'} ..."
     assert lines.index("torch is imported") == 1
     assert lines[-1].startswith(f"There is no folder {tmp_path / 'missing'}")
+
+
+def test_distributions_when_looked_up_then_the_installed_version_and_the_whole_list_only_where_needed() -> (
+    None
+):
+    built: list[int] = []
+
+    def build() -> Any:
+        built.append(1)
+        return real
+
+    real = metadata.packages_distributions()
+    found = Distributions(build)
+
+    assert found
+    for name in ("torch", "numpy", "transformers", "diffusers", "peft"):
+        assert found[name] == real[name]
+    assert found.get("", []) == []
+    assert len(built) == 1, "only the empty name is no distribution"
+    assert found["PIL"] == real["PIL"]
+    assert {name: found[name] for name in found} == real
+    assert len(built) == 1
+    assert "no_such_package" not in found
+
+
+def test_command_when_it_loads_a_model_then_installed_files_are_scanned_once() -> None:
+    counts = run_program(
+        """
+        import builtins, importlib.metadata, json, os
+        from collections import Counter
+        from joyimage.compat.deferred_imports import collection_paused, defer_optional_imports
+
+        lists, opened = [], Counter()
+        build, read = importlib.metadata.packages_distributions, builtins.open
+        importlib.metadata.packages_distributions = lambda: lists.append(1) or build()
+
+        def count(file, *arguments, **options):
+            opened[str(file)] += 1
+            return read(file, *arguments, **options)
+
+        builtins.open = count
+        defer_optional_imports()
+        with collection_paused():
+            from transformers.models.auto.configuration_auto import AutoConfig
+            from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+            from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
+        models = [name for name in opened if "/transformers/models/" in name]
+        from transformers.utils import import_utils
+        folder = import_utils.__file__.replace("utils/import_utils", "models/__init__")
+        structure = import_utils.define_import_structure(folder)
+        print(json.dumps({
+            "lists": len(lists), "models": len(models), "most": max(opened[name] for name in models),
+            "loader": type(import_utils.__spec__.loader).__name__,
+            "names": sorted(name for one in structure.values() for names in one.values() for name in names),
+        }))
+        """
+    )
+
+    names = define_import_structure(str(Path(models_module.__file__ or "")))
+    assert counts["lists"] == 0
+    assert counts["models"] > 500
+    assert counts["most"] == 1
+    assert counts["loader"] == "SourceFileLoader"
+    assert counts["names"] == sorted(
+        name for one in names.values() for found in one.values() for name in found
+    )

@@ -22,8 +22,6 @@ CALLED_BY_OTHERS = {
     "_unsupported_upgrade_warning": "uvicorn",
     "check_health": "Ray",
     "check_inputs": "programs written for diffusers",
-    "create_module": "Python's import system",
-    "exec_module": "Python's import system",
     "expected_edit": "tests, which score documented examples",
     "expected_generation": "tests, which score documented examples",
     "on_end": "Starlette's parser of forms",

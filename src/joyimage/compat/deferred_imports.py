@@ -22,6 +22,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from joyimage.compat.scans import READS_MODELS, ReadOnceLoader, look_distributions_up
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -84,15 +86,12 @@ def collection_paused() -> Iterator[None]:
     """Pause Python's garbage collection inside the block, and leave out what lives then from later ones.
 
     Imports and loading create a million objects that stay. Without this, each full collection in between
-    looks at all of them again. The list of installed distributions is built once from here on: diffusers and
-    transformers each ask for it. It does nothing in a process that has not called `defer_optional_imports`.
+    looks at all of them again. It does nothing in a process that has not called `defer_optional_imports`.
     """
     if not _is_deferring():
         yield
         return
-    import importlib.metadata as metadata  # with what it imports, a tenth of the time until the first message
-
-    metadata.packages_distributions = functools.cache(metadata.packages_distributions)
+    look_distributions_up()
     gc.disable()
     try:
         yield
@@ -251,6 +250,9 @@ class _DeferringFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Return a spec for a deferred root; see `importlib.abc.MetaPathFinder`."""
         del target
+        if fullname == READS_MODELS and (spec := PathFinder.find_spec(fullname, path)) is not None:
+            spec.loader = ReadOnceLoader(spec)
+            return spec
         for group in self._groups:
             if group.is_started:
                 continue
