@@ -127,14 +127,19 @@ def test_jobs_when_they_differ_in_any_setting_then_they_never_share_a_batch(tmp_
     alone = {name for name, key in keys.items() if key is None}
     assert alone == {"close_up", "num_candidates", "until", "max_attempts"}
     assert len(set(keys.values())) == len(keys) - len(alone) + 1
-    assert set(Edit.settings()) - set(DIFFERENT) <= {"prompt", "negative_prompt", "seed"}
+    assert set(Edit.settings()) - set(DIFFERENT) <= {"prompt", "negative_prompt", "seed", "force"}
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"edit": {"prompt": "another"}}, {"edit": {"seed": 2}}, {"output_format": "webp"}],
+    [
+        {"edit": {"prompt": "another"}},
+        {"edit": {"seed": 2}},
+        {"edit": {"force": True}},
+        {"output_format": "webp"},
+    ],
 )
-def test_jobs_when_they_differ_in_prompt_seed_or_format_then_they_share_a_batch(
+def test_jobs_when_they_differ_in_what_is_each_ones_own_then_they_share_a_batch(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     settings = make_settings(tmp_path, batch_pixels=10**9)

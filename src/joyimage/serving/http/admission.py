@@ -139,7 +139,7 @@ def batch_key(task: Task, settings: ServerSettings) -> str | None:
     if 2 * task.num_images * task.target_size.num_pixels > settings.batch_pixels:
         return None
     alike = task.to_dict()
-    own = {"prompt", "negative_prompt", "seed"}
+    own = {"prompt", "negative_prompt", "seed", "force"}
     alike["edit"] = {name: value for name, value in alike["edit"].items() if name not in own}
     for name in ("given", "output_format", "output_compression"):
         del alike[name]
