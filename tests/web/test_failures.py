@@ -335,7 +335,7 @@ def test_file_when_unusual_then_it_can_be_edited_and_what_is_left_out_is_said(
 
     visitor.choose_file(tmp_path / name)
     visitor.expect_name(name)
-    visitor.page.fill("#prompt-edit", "Recolor the heart orange.")
+    visitor.page.fill("#prompt-edit", "Make it darker.")
     visitor.set("steps", 1)
     visitor.run()
 

@@ -187,8 +187,6 @@ class LocalRunner:
             ImageError: The mask cannot be read.
             InvalidInputError: The model does not take these images or this framing.
         """
-        import torch
-
         if self.companions is not None:
             self.companions.tell(edit, images)
         pipe: Any = self.loaded.pipe
@@ -211,11 +209,10 @@ class LocalRunner:
         call = pipe if isinstance(edit, (Edit, Generate)) else getattr(pipe, edit.kind)
         result = self._call(
             call,
+            range(seed, seed + num_images),
             **inputs,
             **{name: value for name, value in given.items() if value is not None},
             **({} if size is None else {"width": size.width, "height": size.height}),
-            num_images_per_prompt=num_images,
-            generator=[torch.Generator().manual_seed(seed + number) for number in range(num_images)],
         )
         checks = result.checks and [one.to_dict() for one in result.checks]
         verdicts = result.verdicts
@@ -236,14 +233,21 @@ class LocalRunner:
             adapters=adapters,
         )
 
-    def _call(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Run a call of the pipeline.
+    def _call(self, call: Callable[..., Any], seeds: Sequence[int], **arguments: Any) -> Any:
+        """Run a call of the pipeline, with an output for each seed.
 
         Raises:
             MissingObjectError: The model sees no such object in the image.
         """
+        import torch
+
+        def run() -> Any:
+            # New generators each time: where memory runs out, the call is made again.
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            return call(**arguments, num_images_per_prompt=len(seeds), generator=generators)
+
         try:
-            return self.loaded.run(lambda: call(**arguments))
+            return self.loaded.run(run)
         except MissingObjectError as error:
             raise error.for_field() from None
 
