@@ -103,7 +103,10 @@ class ReadOnceLoader(Loader):
 
 
 def _read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that calls `read` once for each folder; a file stands for its folder, as there."""
+    """Return a function that calls `read` once for each folder; a file stands for its folder, as there.
+
+    All callers get the same object, as they do from `read`, which keeps what it returned by the given path.
+    """
     known: dict[Path, Any] = {}
 
     @functools.wraps(read)
@@ -112,13 +115,6 @@ def _read_once(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
         folder = path if path.is_dir() else path.parent
         if folder not in known:
             known[folder] = read(module_path)
-        return _copy(known[folder])
+        return known[folder]
 
     return call
-
-
-def _copy(structure: Any) -> Any:
-    """Copy nested dicts of sets; `deepcopy` takes ten times as long."""
-    if isinstance(structure, dict):
-        return {key: _copy(value) for key, value in structure.items()}
-    return set(structure) if isinstance(structure, set) else structure
