@@ -339,34 +339,22 @@ def test_move_when_the_object_does_not_arrive_then_the_check_says_so(visit: Call
     assert "may not have arrived" in words
 
 
-def test_move_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
-    visit: Callable[..., Visitor], server: Server
+@pytest.mark.parametrize("mode", ["move", "edit"])
+def test_edit_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
+    visit: Callable[..., Visitor], server: Server, mode: str
 ) -> None:
     visitor = visit()
     visitor.choose_example("shapes")
-    visitor.choose_mode("move")
-    visitor.page.fill("#object", "yellow heart")
-    visitor.draw(0.1, 0.5, 0.35, 0.8)
+    if mode == "move":
+        visitor.choose_mode("move")
+        visitor.page.fill("#object", "yellow heart")
+        visitor.draw(0.1, 0.5, 0.35, 0.8)
+    else:
+        visitor.page.fill("#prompt-edit", "Remove the yellow heart.")
     visitor.page.click("#run")
     notice = visitor.see("[data-notice=run]")
     expect(notice).to_contain_text("There is no yellow heart in this image")
     expect(notice).not_to_contain_text("--force")
-
-    notice.get_by_text("Run it anyway", exact=True).click()
-
-    visitor.see("#result")
-    assert server.jobs()[0]["edit"]["force"] is True
-
-
-def test_edit_when_the_model_sees_no_such_object_then_it_can_be_run_anyway(
-    visit: Callable[..., Visitor], server: Server
-) -> None:
-    visitor = visit()
-    visitor.choose_example("shapes")
-    visitor.page.fill("#prompt-edit", "Remove the yellow heart.")
-    visitor.page.click("#run")
-    notice = visitor.see("[data-notice=run]")
-    expect(notice).to_contain_text("There is no yellow heart in this image")
 
     notice.get_by_text("Run it anyway", exact=True).click()
 
