@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, UnidentifiedImageError
 
 from joyimage.errors import ImageError, ImageTooLargeError, InvalidInputError, UnknownFormatError
+from joyimage.imaging.color_tags import state_profile
 from joyimage.imaging.headers import is_heif, read_size
 from joyimage.imaging.kinds import check_raw, describe_content, readable_formats
 from joyimage.imaging.pixels import srgb, to_8_bit, to_mask, upright
@@ -56,7 +57,8 @@ class DecodedImage:
         image: The image, upright, in sRGB, with samples of at most 8 bits, otherwise in its own mode.
         sha256: Hash of the file's content.
         format: Pillow's name of the file's format.
-        notes: What a user should know: an unusable color profile, an animation of which one frame is used.
+        notes: What a user should know: an unusable color profile, highlights that are cut off, an animation of which
+            one frame is used.
         dpi: Resolution in dots per inch, horizontally and vertically; None where the file says nothing.
         date: When the image was taken, as EXIF writes it ("2026:01:31 12:00:00"); None where the file says nothing.
     """
@@ -179,7 +181,7 @@ def decode(
 def _open(
     content: bytes, name: str, limits: Limits, formats: tuple[str, ...]
 ) -> tuple[tuple[Image.Image, str | None], int, str, dict[str, Any]]:
-    """Decode, and return what `srgb` makes of the upright image, the number of frames, the format, and metadata.
+    """Decode, and return the upright sRGB image with a note on its colors, its frames' number, format and metadata.
 
     Raises:
         UnknownFormatError: The content is of none of the formats.
@@ -196,8 +198,9 @@ def _open(
                 frames = getattr(opened, "n_frames", 1)
                 opened.load()
                 metadata = _read_metadata(opened)
-                image = to_8_bit(upright(opened), name)
-                return srgb(image), frames, opened.format or "", metadata
+                image, cut_off = state_profile(to_8_bit(upright(opened), name), content)
+                image, problem = srgb(image)
+                return (image, problem or cut_off), frames, opened.format or "", metadata
     except ImageError:
         raise
     except InvalidInputError as error:  # the samples are in no known range

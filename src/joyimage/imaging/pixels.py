@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageCms, ImageOps
 
 from joyimage.errors import InvalidInputError
+from joyimage.imaging.color_tags import state_profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
         ) from None
     if min(image.size) < 1:
         raise InvalidInputError(f"`{name}` has {image.width}x{image.height} pixels; expected at least one.")
-    image = to_8_bit(upright(image), name)
+    image, _ = state_profile(to_8_bit(upright(image), name))
     image, problem = srgb(image)
     if problem is not None:
         warnings.warn(f"`{name}`: {problem}.", stacklevel=2)
