@@ -31,7 +31,7 @@ def _unload(pipe: Any) -> Any:
     pipe.unload_lora_weights()
 
 
-def edit(pipe: Any) -> np.ndarray:
+def edit(pipe: Any, **options: Any) -> np.ndarray:
     return pipe(
         image=Image.new("RGB", (64, 64), "teal"),
         prompt="Make it red.",
@@ -39,6 +39,7 @@ def edit(pipe: Any) -> np.ndarray:
         guidance_scale=1.0,
         generator=torch.Generator().manual_seed(0),
         output_type="latent",
+        **options,
     ).images.numpy()
 
 
@@ -70,6 +71,63 @@ def test_adapters_when_loaded_blended_disabled_and_deleted_then_each_output_foll
     assert np.allclose(edit(pipe), plain, atol=1e-4)
     different = (plain, one, two, half)
     assert all(not np.allclose(a, b, atol=1e-3) for i, a in enumerate(different) for b in different[i + 1 :])
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.0, -1.0, np.float32(0.5)])
+def test_scale_of_a_call_when_given_then_as_set_adapters_and_gone_afterwards(pipe: Any, scale: Any) -> None:
+    pipe.load_lora_weights(strong(0), adapter_name="one")
+    pipe.set_adapters("one", 0.7)
+    before = edit(pipe)
+
+    scaled = edit(pipe, attention_kwargs={"scale": scale})
+    after = edit(pipe)
+    pipe.set_adapters("one", 0.7 * float(scale))
+
+    assert np.allclose(scaled, edit(pipe), atol=1e-5)
+    assert np.array_equal(after, before)
+    assert not np.allclose(scaled, before, atol=1e-3)
+
+
+def test_scale_of_a_call_when_the_call_fails_then_adapters_keep_their_strength(pipe: Any) -> None:
+    pipe.load_lora_weights(strong(0), adapter_name="one")
+    before = edit(pipe)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        edit(pipe, attention_kwargs={"scale": 0.0}, callback_on_step_end=fail)
+
+    assert np.array_equal(edit(pipe), before)
+
+
+@pytest.mark.parametrize("state", ["none", "disabled", "fused"])
+def test_scale_of_a_call_when_no_adapter_acts_then_a_warning_says_so(pipe: Any, state: str) -> None:
+    if state != "none":
+        pipe.load_lora_weights(strong(0))
+        (pipe.disable_lora if state == "disabled" else pipe.fuse_lora)()
+    before = edit(pipe)
+
+    with pytest.warns(UserWarning, match="scale of 0.5 for adapters has no effect"):
+        scaled = edit(pipe, attention_kwargs={"scale": 0.5})
+
+    assert np.array_equal(scaled, before)
+    if state == "fused":
+        pipe.unfuse_lora()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (0.5, "expected a dict"),
+        ({"scale": "much"}, "attention_kwargs"),
+        ({"scale": float("nan")}, "expected a finite number"),
+        ({"ip_adapter_masks": []}, "'ip_adapter_masks'; only 'scale'"),
+    ],
+)
+def test_attention_kwargs_when_wrong_then_rejected_before_work(pipe: Any, given: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        edit(pipe, attention_kwargs=given)
 
 
 def test_fuse_when_called_then_unload_keeps_it_and_unfuse_takes_it_out(pipe: Any) -> None:

@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from joyimage.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -138,7 +140,7 @@ def matrix_profile(primaries: Primaries, curve: Curve) -> bytes:
         curve: Curve of all three channels.
 
     Raises:
-        ValueError: No color has such chromaticities.
+        InvalidInputError: No color has such chromaticities.
     """
     colorants = _colorants(primaries)
     tags = {
@@ -220,7 +222,7 @@ def _with_profile(image: Image.Image, primaries: Primaries, curve: Curve) -> Ima
     if curve != _SRGB_CURVE or not _is_near(primaries, _SRGB):
         try:
             made.info[_ICC] = matrix_profile(primaries, curve)
-        except ValueError:
+        except InvalidInputError:
             return image
     return made
 
@@ -233,22 +235,22 @@ def _colorants(primaries: Primaries) -> np.ndarray:
     """Return red, green and blue as columns (X, Y, Z), adapted to ICC's white.
 
     Raises:
-        ValueError: No color has such chromaticities.
+        InvalidInputError: No color has such chromaticities.
     """
     import numpy as np  # a command that only sends an image to a server reads it without
 
     if min(y for _, y in primaries) <= 0:
-        raise ValueError("a chromaticity has no luminance")
+        raise InvalidInputError("a chromaticity has no luminance")
     white, *colors = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in primaries)
     matrix = np.stack(colors, 1)
     if abs(np.linalg.det(matrix)) < 1e-6:
-        raise ValueError("the primaries lie on a line")
+        raise InvalidInputError("the primaries lie on a line")
     matrix = matrix * np.linalg.solve(matrix, white)
     bradford = np.array(_BRADFORD)
     cones = bradford @ np.array(_D50_XYZ) / (bradford @ white)
     adapted = np.linalg.inv(bradford) @ np.diag(cones) @ bradford @ matrix
     if not np.isfinite(adapted).all() or np.abs(adapted).max() > 100:
-        raise ValueError("the primaries are no colors")
+        raise InvalidInputError("the primaries are no colors")
     return adapted
 
 

@@ -257,6 +257,7 @@ class JoyImagePipeline(PipelineParts):
             with (
                 reusing_steps(self.transformer, self.preset),
                 shifted(cast("Scheduler", self.scheduler), recipe and recipe.shift),
+                self.transformer.scaled_adapters(float((sampling.attention_kwargs or {}).get("scale", 1))),
             ):
                 yield self.compute_device
         finally:

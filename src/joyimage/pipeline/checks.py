@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -64,6 +64,7 @@ def check_call(
     is_normalized = cast("object", sampling.enable_denormalization)
     if not isinstance(is_normalized, (bool, np.bool_)):
         raise InvalidInputError(f"`enable_denormalization` is {is_normalized!r}; expected True or False.")
+    _check_attention_kwargs(sampling.attention_kwargs)
     num_outputs = num_prompts * int(sampling.num_images_per_prompt)
     _check_generator(sampling.generator)
     if isinstance(sampling.generator, list) and len(sampling.generator) != num_outputs:
@@ -75,6 +76,24 @@ def check_call(
     _check_choice("reference_latents", sampling.reference_latents, ("sample", "mode"))
     resolve_dtype(sampling.latents_dtype, torch.float32)
     return num_prompts
+
+
+def _check_attention_kwargs(given: object) -> None:
+    """Check the argument by which diffusers' pipelines scale adapters for one call.
+
+    Raises:
+        InvalidTypeError: It is not a dict.
+        InvalidInputError: It has another key than "scale", or that is not a finite number.
+    """
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise InvalidTypeError(f'`attention_kwargs` is {given!r}; expected a dict such as {{"scale": 0.5}}.')
+    unknown = [key for key in cast("Mapping[object, object]", given) if key != "scale"]
+    if unknown:
+        raise InvalidInputError(f"`attention_kwargs` has the key {unknown[0]!r}; only 'scale' is accepted.")
+    if "scale" in given:
+        _check_number("attention_kwargs['scale']", cast("Mapping[str, Any]", given)["scale"])
 
 
 def check_image_count(num_images: int, num_prompts: int) -> None:

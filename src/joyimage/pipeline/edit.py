@@ -2,7 +2,7 @@
 
 # Annotations are real types here, as in `base.py`.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -85,6 +85,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         close_up: bool = False,
         speed: str = DefaultSpeed(EXACT),
         check_object: bool = False,
+        attention_kwargs: Mapping[str, Any] | None = None,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Edit `image` as `prompt` says; without an image, generate one.
 
@@ -130,6 +131,8 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
                 the steps, the guidance scale and the schedule.
             check_object: Whether to ask the model first if the object to remove, recolor or replace is in the image,
                 and to reject the edit if not.
+            attention_kwargs: As in diffusers: {"scale": 0.5} multiplies the strength of the active adapters in this
+                call.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
@@ -164,6 +167,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
             max_sequence_length=max_sequence_length,
             output_type=output_type,
             speed=speed,
+            attention_kwargs=attention_kwargs,
         )
         framing = Framing(
             fit=fit, restore=restore, preserve=preserve, region=region, feather=feather, close_up=close_up
@@ -175,7 +179,6 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         size, shape, framed = self._place_images(image, num_prompts, framing, sampling)
         model_images = [ModelImage(one.image) for one in framed]
         self._check_named_objects(prompt, framed, wanted=check_object)
-
         with self._running(sampling) as device:
             # 2. Encode images and prompts.
             by_prompt = _group_by_prompt(model_images, num_prompts)

@@ -2,7 +2,7 @@
 
 # Annotations are real types here, as in `base.py`.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -69,6 +69,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         reference_latents: str = "mode",
         latents_dtype: str | torch.dtype | None = None,
         speed: str = DefaultSpeed(EXACT),
+        attention_kwargs: Mapping[str, Any] | None = None,
     ) -> JoyImageEditPipelineOutput | tuple[Any]:
         """Generate an image from `images` as `prompt` says; without images, from the prompt alone.
 
@@ -106,6 +107,8 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             speed: "exact" computes every step; "balanced" and "fast" reuse results of earlier steps for a stated price
                 (docs/speed.md), and "turbo" needs a turbo adapter. An active one sets the defaults of this argument, of
                 the steps, the guidance scale and the schedule.
+            attention_kwargs: As in diffusers: {"scale": 0.5} multiplies the strength of the active adapters in this
+                call.
 
         Returns:
             Images in the order prompt 0 first to last output, prompt 1, and so on.
@@ -140,6 +143,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
             max_sequence_length=max_sequence_length,
             output_type=output_type,
             speed=speed,
+            attention_kwargs=attention_kwargs,
         )
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 

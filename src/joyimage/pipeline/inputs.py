@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -65,6 +65,7 @@ class SamplingInputs:
     max_sequence_length: int = 4096
     output_type: str = "pil"
     speed: str = "exact"
+    attention_kwargs: Mapping[str, Any] | None = None
 
     @property
     def requested_size(self) -> ImageSize | None:

@@ -2,8 +2,9 @@
 
 # Annotations are real types here: diffusers reads those of the constructor when it loads a checkpoint.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import torch
@@ -32,6 +33,7 @@ from joyimage.pipeline.images import (
 from joyimage.pipeline.latents import statistics
 from joyimage.pipeline.loading import CheckpointLoadingMixin
 from joyimage.pipeline.processor import JoyImageProcessor
+from joyimage.pipeline.prompts import PROMPT_TEMPLATES, prefix_length
 from joyimage.pipeline.qwen3_vl import convert_text_encoder
 from joyimage.pipeline.session import DEFAULT_SESSION_BYTES, EditSession
 from joyimage.pipeline.settings import CheckpointSettings, resolve_settings
@@ -89,9 +91,12 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
             default_guidance_scale=default_guidance_scale,
         )
         untyped.register_to_config(**asdict(settings))
-        # Without a VAE prompts can be encoded; 8 is the factor of every Wan 2.1 VAE.
+        # Without a VAE prompts can be encoded; these are the factors of every Wan 2.1 VAE.
         self.vae_scale_factor_spatial: int = (
             8 if self.components["vae"] is None else vae.config["scale_factor_spatial"]
+        )
+        self.vae_scale_factor_temporal: int = (
+            4 if self.components["vae"] is None else vae.config["scale_factor_temporal"]
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -108,6 +113,26 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
         return JoyImageEditImageProcessor(
             vae_scale_factor=self.vae_scale_factor_spatial, base_size=self.config["base_size"]
         )
+
+    @property
+    def vae_image_processor(self) -> JoyImageEditImageProcessor:
+        """`image_processor`, by the name that diffusers' pipelines of this model give to it."""
+        return self.image_processor
+
+    @property
+    def prompt_template_encode(self) -> Mapping[str, str]:
+        """The trained template of a prompt with one image and with several. It cannot be changed."""
+        return MappingProxyType(PROMPT_TEMPLATES)
+
+    @property
+    def prompt_template_encode_start_idx(self) -> Mapping[str, int]:
+        """Number of leading tokens of each template whose states are dropped. It cannot be changed."""
+        return MappingProxyType(dict.fromkeys(PROMPT_TEMPLATES, prefix_length(self.tokenizer)))
+
+    @property
+    def text_token_max_length(self) -> int:
+        """Maximum number of tokens of a prompt without an image."""
+        return self.config["text_token_max_length"]
 
     @property
     def compute_device(self) -> torch.device:
@@ -277,7 +302,7 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
             prompts,
             images,
             device=device or self.compute_device,
-            max_tokens=max_tokens if images else min(max_tokens, self.config["text_token_max_length"]),
+            max_tokens=max_tokens if images else min(max_tokens, self.text_token_max_length),
             placeholders=placeholders,
             cache=self._feature_cache,
         )

@@ -14,6 +14,11 @@ SYSTEM_MESSAGE = (
     "text, spatial relationships of the objects and background:<|im_end|>\n"
 )
 IMAGE_PLACEHOLDER = "<image>\n"
+PROMPT_TEMPLATES = {
+    "image": SYSTEM_MESSAGE + "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+    "multiple_images": SYSTEM_MESSAGE + "{}<|im_start|>assistant\n",
+}
+"""The template as text, for programs that read it; `tokenize_conversation` builds the same token by token."""
 
 _tokenizer_lock = threading.RLock()
 """Held while a tokenizer runs: it stores in itself whether control tokens are read as text, for the next call."""

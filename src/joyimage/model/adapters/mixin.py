@@ -2,7 +2,8 @@
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,6 +123,39 @@ class AdapterMixin(PeftAdapterMixin):
         if layer is None or layer.disable_adapters:
             return None
         return only_recipe(known.get(name) for name in layer.active_adapters)
+
+    @contextmanager
+    def scaled_adapters(self, scale: float) -> Generator[None]:
+        """Multiply the strength of the active adapters, and give them back their own at the end.
+
+        Args:
+            scale: Factor on each adapter's update.
+        """
+        if scale == 1:
+            yield
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        modules = cast("nn.Module", self).modules()
+        layers: list[Any] = [
+            one
+            for one in modules
+            if isinstance(one, BaseTunerLayer) and not one.disable_adapters and not one.merged
+        ]
+        if not layers:
+            warnings.warn(
+                f"A scale of {scale:g} for adapters has no effect: none is active, or they are fused.",
+                stacklevel=2,
+            )
+        # Dividing by the factor again would not give back the same numbers, and nothing after 0.
+        strengths = [dict(layer.scaling) for layer in layers]
+        try:
+            for layer in layers:
+                layer.scale_layer(scale)
+            yield
+        finally:
+            for layer, strength in zip(layers, strengths, strict=True):
+                layer.scaling.update(strength)
 
     def _adapter_name(self, given: Any, *, is_replaced: bool) -> str:
         """Return the name of a new adapter, or of the one whose weights are replaced.
