@@ -19,7 +19,7 @@ from torch import distributed as typed_distributed
 from joyimage.acceleration.parallel import ParallelError
 from joyimage.companion import accompany, connect
 from joyimage.devices import check_gpus
-from joyimage.loading import check_load, load_pipeline
+from joyimage.loading import checked_load, load_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class Companions:
             ParallelError: Another process could not load it.
         """
         check_gpus(num_processes, load.get("device"))
-        check_load(**load)
+        checked_load(**load)
         # A file that only this user reads, where a port could be reached by others.
         folder = TemporaryDirectory(prefix="joyimage-")
         store = str(Path(folder.name) / "store")

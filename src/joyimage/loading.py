@@ -239,7 +239,7 @@ def load_pipeline(
         InvalidInputError: Another argument has a value that is not accepted.
         OutOfMemoryError: The device has too little memory.
     """
-    checked = check_load(
+    checked = checked_load(
         model,
         transformer=transformer,
         text_encoder=text_encoder,
@@ -296,7 +296,7 @@ class CheckedLoad:
     quantization: str | None
 
 
-def check_load(
+def checked_load(
     model: str | PathLike[str] | None = None,
     *,
     transformer: str | PathLike[str] | None = None,
@@ -323,7 +323,7 @@ def check_load(
 
     source = find_source(model, transformer=transformer, text_encoder=text_encoder, vae=vae)
     adapters = _named(loras)
-    requested = _check_offload(offload)
+    requested = _checked_offload(offload)
     _check_quantization(quantization)
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
@@ -438,7 +438,7 @@ def _activate(pipe: JoyImageEditPipeline | JoyImageEditPlusPipeline, adapters: t
         pipe.transformer.set_adapters(names, [adapter.scale for adapter in adapters])
 
 
-def _check_offload(offload: str | None) -> str | None:
+def _checked_offload(offload: str | None) -> str | None:
     """Return the requested plan, or None for the fastest that fits.
 
     Raises:

@@ -18,7 +18,7 @@ import torch
 from joyimage.benchmark import baseline, models, timing
 from joyimage.benchmark.report import device_slug, to_markdown, write_report
 from joyimage.benchmark.stages import STAGES
-from joyimage.benchmark.timing import WHOLE, Run, check_agreement, ratios
+from joyimage.benchmark.timing import WHOLE, Run, measure_agreement, ratios
 from joyimage.cli.main import main
 from joyimage.pipeline import base as base_module
 from tests.optional import present
@@ -241,7 +241,7 @@ def test_baseline_when_rope_and_patchify_are_fixed_then_same_image(minute: Any) 
     edit = timing.make_edit(minute, models.make_image(64), 1)
     plain, fixed = (timing.run(baseline.make_baseline(minute, kind), edit) for kind in ("eager", "fixed"))
 
-    assert float(check_agreement(plain, fixed, torch.float32)["max"]) <= 1e-5
+    assert float(measure_agreement(plain, fixed, torch.float32)["max"]) <= 1e-5
 
 
 def test_baseline_when_cudnn_is_chosen_then_no_other_model_takes_it(minute: Any) -> None:
@@ -252,7 +252,7 @@ def test_baseline_when_cudnn_is_chosen_then_no_other_model_takes_it(minute: Any)
 
     with pytest.raises(RuntimeError):  # a CPU has no cuDNN
         timing.run(chosen, edit)
-    assert check_agreement(timing.run(plain, edit), timing.run(minute, edit), torch.float32)
+    assert measure_agreement(timing.run(plain, edit), timing.run(minute, edit), torch.float32)
 
 
 def test_baseline_when_diffusers_has_none_then_a_sentence() -> None:
@@ -281,4 +281,4 @@ def test_ratios_when_machine_slows_down_then_each_round_is_its_own() -> None:
 @pytest.mark.parametrize("level", [0.6, float("nan")])
 def test_agreement_when_images_differ_then_rejected(level: float) -> None:
     with pytest.raises(timing.DisagreementError, match="can't be compared"):
-        check_agreement(make_run(1.0), make_run(1.0, level), torch.float32)
+        measure_agreement(make_run(1.0), make_run(1.0, level), torch.float32)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from joyimage.cli.commands.batch import check_rows
+from joyimage.cli.commands.batch import checked_rows
 from joyimage.cli.manifests import read_manifest
 from joyimage.cli.options import RunOptions
 from joyimage.edits import Edit
@@ -44,7 +44,7 @@ def read(source: Path, prompt: str | None = None) -> tuple[list[Row], dict[int, 
     problems: dict[int, str] = {}
     common = Edit(prompt=prompt)
     manifest = read_manifest(source)
-    return check_rows(manifest, source, source.parent / "out", common, RunOptions(), problems), problems
+    return checked_rows(manifest, source, source.parent / "out", common, RunOptions(), problems), problems
 
 
 def read_text(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joyimage.pipeline.checks import check_call
+from joyimage.pipeline.checks import checked_prompt_count
 from joyimage.pipeline.inputs import PromptInputs, SamplingInputs
 from tests import random_models
 
@@ -188,7 +188,7 @@ def test_check_call_when_numbers_are_any_then_passes_exactly_the_possible(
     )
 
     if is_possible:
-        assert check_call(prompts, sampling, text_dim=48) == 1
+        assert checked_prompt_count(prompts, sampling, text_dim=48) == 1
     else:
         with pytest.raises(ValueError, match="`"):
-            check_call(prompts, sampling, text_dim=48)
+            checked_prompt_count(prompts, sampling, text_dim=48)

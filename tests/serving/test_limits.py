@@ -77,7 +77,7 @@ def test_bodies_when_read_then_outside_of_the_event_loop(
 
     monkeypatch.setattr(parsing, "_parse_json", note("json", parsing._parse_json))
     monkeypatch.setattr(parsing, "decode_base64", note("base64", parsing.decode_base64))
-    monkeypatch.setattr(service_module, "check_upload", note("check", service_module.check_upload))
+    monkeypatch.setattr(service_module, "read_upload", note("check", service_module.read_upload))
     monkeypatch.setattr(service_module.Service, "_make_job", note("hash", service_module.Service._make_job))
     server = serve()
     import base64
@@ -95,7 +95,7 @@ def test_decoders_when_one_client_holds_them_then_probes_and_other_routes_answer
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, entered = threading.Event(), threading.Semaphore(0)
-    plain = service_module.check_upload
+    plain = service_module.read_upload
 
     def hold(*arguments: Any) -> Any:
         entered.release()
@@ -103,7 +103,7 @@ def test_decoders_when_one_client_holds_them_then_probes_and_other_routes_answer
         return plain(*arguments)
 
     server = serve(api_keys=KEYS, max_pending_uploads=6)
-    monkeypatch.setattr(service_module, "check_upload", hold)
+    monkeypatch.setattr(service_module, "read_upload", hold)
 
     def edit(client: httpx2.Client) -> httpx2.Response:
         return client.post("/v1/images/edits", data={"prompt": "x"}, files=[("image", png())])

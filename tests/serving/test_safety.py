@@ -20,7 +20,7 @@ from starlette.requests import Request
 from joyimage.serving.security.errors import TooLargeError, UploadError
 from joyimage.serving.security.keys import ApiKeys
 from joyimage.serving.security.signing import UrlSigner
-from joyimage.serving.security.uploads import PixelBudget, check_upload
+from joyimage.serving.security.uploads import PixelBudget, read_upload
 from joyimage.serving.settings import ServerSettings
 from tests.serving.parts import LiveServer, make_settings, png
 
@@ -63,7 +63,7 @@ def test_image_when_huge_then_rejected_before_a_decoder_sees_it(
     monkeypatch.setattr(Image, "open", decode)
 
     with pytest.raises(TooLargeError, match="pixels"):
-        check_upload(data, make_settings(tmp_path), PixelBudget(10**8), "a")
+        read_upload(data, make_settings(tmp_path), PixelBudget(10**8), "a")
 
 
 def test_image_when_its_data_expands_without_end_then_only_its_pixels_are_decoded(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_image_when_its_data_expands_without_end_then_only_its_pixels_are_decode
         bomb += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     started = time.perf_counter()
 
-    upload = check_upload(bomb, make_settings(tmp_path), PixelBudget(10**8), "a")
+    upload = read_upload(bomb, make_settings(tmp_path), PixelBudget(10**8), "a")
 
     assert upload.size == (10, 10)
     assert time.perf_counter() - started < 5
@@ -83,7 +83,7 @@ def test_image_when_its_data_expands_without_end_then_only_its_pixels_are_decode
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "AVIF"])
 def test_image_when_of_a_format_that_pillow_reads_then_accepted(kind: str, tmp_path: Path) -> None:
-    upload = check_upload(
+    upload = read_upload(
         file_of(Image.new("RGB", (6, 4), "red"), kind), make_settings(tmp_path), PixelBudget(100), "a"
     )
 
@@ -93,7 +93,7 @@ def test_image_when_of_a_format_that_pillow_reads_then_accepted(kind: str, tmp_p
 @pytest.mark.parametrize("data", [b"", b"%PDF-1.7", b"P6 1 1 255 abc", b"<svg/>"])
 def test_file_when_no_image_of_an_accepted_format_then_rejected(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(UploadError, match="expected PNG, JPEG"):
-        check_upload(data, make_settings(tmp_path), PixelBudget(100), "a")
+        read_upload(data, make_settings(tmp_path), PixelBudget(100), "a")
 
 
 def test_jpeg_when_it_has_hundreds_of_scans_then_rejected_before_it_is_decoded(
@@ -102,11 +102,11 @@ def test_jpeg_when_it_has_hundreds_of_scans_then_rejected_before_it_is_decoded(
     plain = file_of(Image.new("L", (64, 64)), "JPEG", progressive=True)
     last = plain.rindex(b"\xff\xda")
     bomb = plain[:last] + plain[last:-2] * 400 + b"\xff\xd9"
-    assert check_upload(plain, make_settings(tmp_path), PixelBudget(10**6), "a").size == (64, 64)
+    assert read_upload(plain, make_settings(tmp_path), PixelBudget(10**6), "a").size == (64, 64)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
 
     with pytest.raises(UploadError, match="scans"):
-        check_upload(bomb, make_settings(tmp_path), PixelBudget(10**6), "a")
+        read_upload(bomb, make_settings(tmp_path), PixelBudget(10**6), "a")
 
 
 def test_body_when_too_large_then_413_with_and_without_a_length(serve: Serve) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from joyimage.cli.commands.batch import check_rows
+from joyimage.cli.commands.batch import checked_rows
 from joyimage.cli.main import main
 from joyimage.cli.manifests import read_manifest
 from joyimage.cli.options import RunOptions
@@ -170,7 +170,7 @@ def test_batch_when_a_server_has_another_file_for_an_adapter_then_its_rows_have_
     )
     edit, options, problems = Edit(), RunOptions(server="http://127.0.0.1:1"), {}
     manifest = read_manifest(tmp_path / "rows.jsonl")
-    rows = check_rows(manifest, tmp_path / "rows.jsonl", tmp_path / "out", edit, options, problems)
+    rows = checked_rows(manifest, tmp_path / "rows.jsonl", tmp_path / "out", edit, options, problems)
 
     def keys(digest: str) -> list[str]:
         entry = {

@@ -322,7 +322,7 @@ def formats_of(model: nn.Module) -> Counter[str]:
     return Counter(module.encoding.name for module in model.modules() if isinstance(module, QuantizedLinear))
 
 
-def check_quantization(quantization: str | None) -> str | None:
+def checked_quantization(quantization: str | None) -> str | None:
     """Return a valid name of a quantization.
 
     Raises:

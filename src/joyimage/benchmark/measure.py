@@ -180,7 +180,7 @@ def _time(
     reference = make_baseline(ours)
     announce("Warming up, and comparing the two images.")
     theirs, own = timing.run(reference, edit), timing.run(ours, edit)
-    agreement = timing.check_agreement(theirs, own, dtype)
+    agreement = timing.measure_agreement(theirs, own, dtype)
     announce(f"Timing {4 * settings.rounds} edits, A B B A.")
     their_runs, our_runs = timing.compare(reference, ours, edit, settings.rounds)
     announce("Editing the same image again.")

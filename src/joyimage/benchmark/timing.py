@@ -179,7 +179,7 @@ def run_again(ours: Any, edit: Edit, times: int) -> list[Run]:
         return [run(ours, replace(edit, prompt=f"{edit.prompt} {number}")) for number in range(times)]
 
 
-def check_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
+def measure_agreement(reference: Run, ours: Run, dtype: torch.dtype) -> dict[str, float | str]:
     """Check that both implementations returned the same image.
 
     Args:

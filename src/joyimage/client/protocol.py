@@ -116,7 +116,7 @@ class Protocol:
     """
 
     def __init__(self, url: str, retries: int) -> None:
-        self.url = check_url(url)
+        self.url = checked_url(url)
         self.retries = retries
 
     def send(self, method: str, path: str, **content: Any) -> Steps[httpx2.Response]:
@@ -400,7 +400,7 @@ def may_retry(response: httpx2.Response) -> bool:
     return response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false"
 
 
-def check_url(url: str) -> str:
+def checked_url(url: str) -> str:
     """Return a server's address without a slash at its end.
 
     Raises:

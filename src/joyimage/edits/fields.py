@@ -119,7 +119,7 @@ class Setting:
 
 def setting(
     form: Form,
-    help: str,
+    description: str,
     *,
     aliases: tuple[str, ...] = (),
     flag: str | None = None,
@@ -131,7 +131,7 @@ def setting(
     """Declare a field of an edit, None by default; arguments as in `Setting`."""
     one = Setting(
         form=form,
-        help=help,
+        help=description,
         aliases=aliases,
         flag=flag,
         old_flags=old_flags,

@@ -197,8 +197,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         plan = self if plan is None else plan
         patch_size = self.settings.patch_size
         items = packing.split_items(hidden_states, self.settings.in_channels, patch_size)
-        states = self._check_text(encoder_hidden_states, batch_size=len(items[0]))
-        timestep = self._check_timestep(timestep, batch_size=len(items[0]))
+        states = self._checked_text(encoder_hidden_states, batch_size=len(items[0]))
+        timestep = self._checked_timestep(timestep, batch_size=len(items[0]))
         grids = tuple(packing.item_grid(item, patch_size) for item in items)
 
         # 1. Text, time and items become tokens.
@@ -268,7 +268,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         """Return no additional arguments: every block computes all tokens."""
         return {}
 
-    def _check_text(self, states: Tensor | None, batch_size: int) -> Tensor:
+    def _checked_text(self, states: Tensor | None, batch_size: int) -> Tensor:
         """Return the text encoder's states.
 
         Raises:
@@ -282,7 +282,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
             )
         return states
 
-    def _check_timestep(self, timestep: Tensor, batch_size: int) -> Tensor:
+    def _checked_timestep(self, timestep: Tensor, batch_size: int) -> Tensor:
         """Return one time per sample, `[B]`.
 
         Raises:

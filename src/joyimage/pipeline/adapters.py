@@ -90,7 +90,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
         Raises:
             InvalidInputError: There is no adapter of that name, or names and weights differ in number.
         """
-        names = self._check_names(adapter_names)
+        names = self._checked_names(adapter_names)
         weights: list[Any] = (
             list(adapter_weights) if isinstance(adapter_weights, list) else [adapter_weights] * len(names)
         )
@@ -111,7 +111,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
         Raises:
             InvalidInputError: There is no adapter of that name.
         """
-        names = self._check_names(adapter_names)
+        names = self._checked_names(adapter_names)
         if set(names) == set(self.get_list_adapters().get(_PART, ())):
             self.unload_lora_weights()
             return
@@ -143,7 +143,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
         if components is not None and list(components) != [_PART]:
             raise InvalidInputError(f"`components` is {components!r}; expected ['{_PART}'], or None.")
         if adapter_names is not None:
-            adapter_names = self._check_names(adapter_names)
+            adapter_names = self._checked_names(adapter_names)
         cast("Any", super()).fuse_lora(
             components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs
         )
@@ -190,7 +190,7 @@ class AdapterLoadingMixin(LoraBaseMixin):
         updates = read_updates(transformer_lora_layers, layers_in(transformer_lora_layers), statement)
         save_adapter(updates, Path(save_directory) / weight_name, "diffusers")
 
-    def _check_names(self, given: Sequence[str] | str) -> list[str]:
+    def _checked_names(self, given: Sequence[str] | str) -> list[str]:
         """Return the names of adapters that exist.
 
         Raises:

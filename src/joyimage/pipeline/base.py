@@ -23,7 +23,7 @@ from joyimage.pipeline.adapters import defaults_of
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
 from joyimage.pipeline.calls import DefaultGuidance, DefaultSchedule, DefaultSpeed, DefaultSteps
 from joyimage.pipeline.candidates import Halving
-from joyimage.pipeline.checks import check_call, check_callback, check_parts
+from joyimage.pipeline.checks import check_callback, check_parts, checked_prompt_count
 from joyimage.pipeline.conditioning import Conditioning, encode_conditioning
 from joyimage.pipeline.images import (
     ModelImage,
@@ -141,9 +141,11 @@ class JoyImagePipeline(PipelineParts):
             negative_prompt_embeds_mask=negative_prompt_embeds_mask,
         )
         callback = StepCallback.of(None, callback_on_step_end_tensor_inputs)
-        return self._check_call(prompts, SamplingInputs(height=height, width=width, **settings), callback)[0]
+        return self._checked_call(prompts, SamplingInputs(height=height, width=width, **settings), callback)[
+            0
+        ]
 
-    def _check_call(
+    def _checked_call(
         self, prompts: PromptInputs, sampling: SamplingInputs, callback: StepCallback
     ) -> tuple[int, SamplingInputs]:
         """Check what does not depend on images.
@@ -159,7 +161,7 @@ class JoyImagePipeline(PipelineParts):
         check_parts(self)
         sampling = self._with_defaults(sampling)
         self._check_speed(sampling.speed)
-        num_prompts = check_call(prompts, sampling, text_dim=self.transformer.config["text_dim"])
+        num_prompts = checked_prompt_count(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         if prompts.has_negative and sampling.guidance_scale <= 1:
             warnings.warn(
                 f"`negative_prompt` has no effect: `guidance_scale` is {sampling.guidance_scale:g}, and guidance is"

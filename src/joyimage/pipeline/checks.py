@@ -30,7 +30,7 @@ MAX_SIDE = 16_384
 """Longest side of a requested size in pixels, as for `--size`."""
 
 
-def check_call(
+def checked_prompt_count(
     prompts: PromptInputs, sampling: SamplingInputs, *, text_dim: int, num_train_timesteps: int = 1000
 ) -> int:
     """Check the arguments of a call, each alone and against the others.
@@ -48,7 +48,7 @@ def check_call(
         InvalidTypeError: A prompt is not a string, or a generator is not torch's.
         InvalidInputError: An argument is out of range or does not fit another.
     """
-    num_prompts = _check_prompts(prompts, text_dim)
+    num_prompts = _count_prompts(prompts, text_dim)
     _check_numbers(sampling)
     if sampling.timesteps is not None and sampling.sigmas is not None:
         raise InvalidInputError("`timesteps` and `sigmas` are both given; they exclude each other, give one.")
@@ -117,7 +117,7 @@ def check_latents(latents: Tensor | object | None, shape: tuple[int, ...]) -> No
     """
     if latents is None:
         return
-    latents = _check_tensor("latents", latents)
+    latents = _checked_tensor("latents", latents)
     if tuple(latents.shape) != shape:
         raise InvalidInputError(f"`latents` has shape {list(latents.shape)}; expected {list(shape)}.")
     _check_finite("latents", latents)
@@ -223,20 +223,20 @@ def check_parts(pipe: Any) -> None:
         )
 
 
-def _check_prompts(prompts: PromptInputs, text_dim: int) -> int:
+def _count_prompts(prompts: PromptInputs, text_dim: int) -> int:
     """Check the prompts of both guidance branches and return the number of prompts.
 
     Raises:
         InvalidInputError: A branch has neither text nor embeddings or both, or the branches differ in number.
     """
-    num_prompts = _check_prompt(
+    num_prompts = _count_prompt(
         "prompt", prompts.prompt, prompts.prompt_embeds, prompts.prompt_embeds_mask, text_dim
     )
     negative, embeds = prompts.negative_prompt, prompts.negative_prompt_embeds
     if negative is None and embeds is None:
         return num_prompts
     mask = prompts.negative_prompt_embeds_mask
-    num_negative = _check_prompt("negative_prompt", negative, embeds, mask, text_dim)
+    num_negative = _count_prompt("negative_prompt", negative, embeds, mask, text_dim)
     if num_negative != num_prompts and not isinstance(negative, str):
         raise InvalidInputError(
             f"`negative_prompt` has {num_negative} entries for {num_prompts} prompts; "
@@ -245,7 +245,7 @@ def _check_prompts(prompts: PromptInputs, text_dim: int) -> int:
     return num_prompts
 
 
-def _check_prompt(name: str, prompt: Any, embeds: object, mask: Any, text_dim: int) -> int:
+def _count_prompt(name: str, prompt: Any, embeds: object, mask: Any, text_dim: int) -> int:
     """Check the prompts of one guidance branch and return their number.
 
     Raises:
@@ -257,7 +257,7 @@ def _check_prompt(name: str, prompt: Any, embeds: object, mask: Any, text_dim: i
         came = "neither" if prompt is None else "both"
         raise InvalidInputError(f"`{name}` and `{embeds_name}`: {came} given; expected exactly one of them.")
     if embeds is not None:
-        embeds = _check_tensor(embeds_name, embeds)
+        embeds = _checked_tensor(embeds_name, embeds)
         if embeds.ndim != 3 or embeds.shape[-1] != text_dim:
             raise InvalidInputError(
                 f"`{embeds_name}` has shape {list(embeds.shape)}; expected [prompts, tokens, {text_dim}]."
@@ -393,7 +393,7 @@ def _check_generator(generator: Any) -> None:
             )
 
 
-def _check_tensor(name: str, value: object) -> Tensor:
+def _checked_tensor(name: str, value: object) -> Tensor:
     """Return an argument that holds floating-point numbers which can be read.
 
     Raises:

@@ -175,7 +175,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
         # 1. Check everything before any work, and bring the images to the target size.
-        num_prompts, sampling = self._check_call(prompts, sampling, callback)
+        num_prompts, sampling = self._checked_call(prompts, sampling, callback)
         size, shape, framed = self._place_images(image, num_prompts, framing, sampling)
         model_images = [ModelImage(one.image) for one in framed]
         self._check_named_objects(prompt, framed, wanted=check_object)

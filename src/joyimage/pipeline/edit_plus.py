@@ -148,7 +148,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
         callback = StepCallback.of(callback_on_step_end, callback_on_step_end_tensor_inputs)
 
         # 1. Check everything before any work, and bring each reference to its own size.
-        num_prompts, sampling = self._check_call(prompts, sampling, callback)
+        num_prompts, sampling = self._checked_call(prompts, sampling, callback)
         references = None if images is None else _group_references_by_prompt(images, num_prompts)
         size = self._choose_size(references, sampling.requested_size)
         shape = (num_prompts * sampling.num_images_per_prompt, *self._latent_shape(size))

@@ -50,7 +50,7 @@ def check_folder(
     Raises:
         CheckpointError: What is wrong, with file and key.
     """
-    check_index(folder / "model_index.json")
+    read_index(folder / "model_index.json")
     for part in (*CHECKS, *_SMALL_FILES):
         if part in without:
             continue
@@ -62,7 +62,7 @@ def check_folder(
             CHECKS[part](folder / part, variant)
 
 
-def check_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
     """Read `model_index.json`, and check that it is of our pipelines and names all their parts.
 
     Raises:

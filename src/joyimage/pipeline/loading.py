@@ -21,7 +21,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from transformers.processing_utils import ProcessorMixin
 
 from joyimage.acceleration.presets import PRESETS_FILE, read_presets
-from joyimage.acceleration.quantization import QUANTIZATIONS, check_quantization
+from joyimage.acceleration.quantization import QUANTIZATIONS, checked_quantization
 from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.checkpoint.headers import read_json
 from joyimage.model.checkpoint.parts import PARTS
@@ -32,7 +32,7 @@ from joyimage.pipeline.components import (
     open_part,
     published_components,
 )
-from joyimage.pipeline.folder_checks import PIPELINES, check_folder, check_index
+from joyimage.pipeline.folder_checks import PIPELINES, check_folder, read_index
 from joyimage.pipeline.hub import download_hint, fetch_index, find_folder, hub_errors
 from joyimage.pipeline.processor import JoyImageProcessor
 
@@ -90,7 +90,7 @@ class CheckpointLoadingMixin(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         kwargs["dtype"] = _resolve_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
         kwargs.setdefault("use_safetensors", True)
-        quantization = check_quantization(kwargs.pop("quantization", None))
+        quantization = checked_quantization(kwargs.pop("quantization", None))
         files = {
             part: Path(kwargs.pop(part)) for part in PARTS if isinstance(kwargs.get(part), str | PathLike)
         }
@@ -310,7 +310,7 @@ def pipeline_class(model: str) -> type[CheckpointLoadingMixin]:
     folder = find_folder(model)
     if folder is None:
         folder = fetch_index(model, {}).parent
-    name = check_index(folder / "model_index.json")["_class_name"]
+    name = read_index(folder / "model_index.json")["_class_name"]
     return getattr(importlib.import_module(PIPELINES[name]), name)
 
 

@@ -15,7 +15,7 @@ from joyimage.model.checkpoint.parts import PARTS
 from joyimage.model.checkpoint.shards import parse_size, write_shards
 from joyimage.pipeline.components import PUBLISHED_FOLDER, STEMS, build_empty_part, open_part
 from joyimage.pipeline.conversion import TOKENIZER_FILES, copy_files, write_json
-from joyimage.pipeline.folder_checks import CHECKS, check_folder, check_index
+from joyimage.pipeline.folder_checks import CHECKS, check_folder, read_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,7 @@ def write_folder(
         written = Path(scratch) / output.name
         _copy_small_files(folder, written)
         if base is None:
-            index = check_index(folder / "model_index.json")
+            index = read_index(folder / "model_index.json")
             kind = "JoyImageEditPlus" if plus else "JoyImageEdit"
             index |= {
                 "_class_name": f"{kind}Pipeline",

@@ -200,7 +200,7 @@ class ServerSettings(BaseSettings):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _checked_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             ipaddress.ip_network(one, strict=False)
         return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from joyimage.errors import InvalidInputError
-from joyimage.spatial.prompts import check_name, check_style, without_article
+from joyimage.spatial.prompts import check_style, checked_name, without_article
 
 if TYPE_CHECKING:
     from joyimage.spatial.box import Box
@@ -37,7 +37,7 @@ class ObjectMove:
         Raises:
             InvalidInputError: `object` is empty, or `box` has no area.
         """
-        object.__setattr__(self, "object", check_name(self.object))
+        object.__setattr__(self, "object", checked_name(self.object))
         if self.box is not None:
             object.__setattr__(self, "box", tuple(self.box))
             _check_box(self.box)

@@ -7,7 +7,7 @@ from joyimage.errors import InvalidInputError, InvalidTypeError
 STYLES = ("documented", "benchmark")
 
 
-def check_name(name: object) -> str:
+def checked_name(name: object) -> str:
     """Return the name of an object without surrounding whitespace.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from joyimage.errors import InvalidInputError
-from joyimage.spatial.prompts import check_name, check_style, without_article
+from joyimage.spatial.prompts import check_style, checked_name, without_article
 
 
 class View(StrEnum):
@@ -62,7 +62,7 @@ class ObjectRotation:
         Raises:
             InvalidInputError: `object` is empty, or `view` is not one of the eight.
         """
-        object.__setattr__(self, "object", check_name(self.object))
+        object.__setattr__(self, "object", checked_name(self.object))
         try:
             object.__setattr__(self, "view", View(self.view))
         except ValueError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.model_source import find_source
 from joyimage.pipeline.components import PUBLISHED_FOLDER
-from joyimage.pipeline.folder_checks import check_index
+from joyimage.pipeline.folder_checks import read_index
 from joyimage.pipeline.loading import pipeline_class, published_class, resolve_folder
 from joyimage.pipeline.streamed import load_from_disk, stream_from_host
 from joyimage.training.framing import Checkpoint
@@ -59,7 +59,7 @@ class BaseModel:
         folder = (
             PUBLISHED_FOLDER if found.base is None else resolve_folder(made, str(found.base), found.files)
         )
-        index = check_index(folder / "model_index.json")
+        index = read_index(folder / "model_index.json")
         checkpoint = Checkpoint(
             model=found.name,
             takes_several=made.__name__ == "JoyImageEditPlusPipeline",

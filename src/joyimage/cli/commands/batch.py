@@ -94,7 +94,7 @@ def batch(
     output.mkdir(parents=True, exist_ok=True)
 
     problems: dict[int, str] = {}
-    rows = check_rows(manifest, source, output, edit, options, problems)
+    rows = checked_rows(manifest, source, output, edit, options, problems)
     try:
         if ray:
             from joyimage.cli.ray_batch import run_rows_on_ray
@@ -122,7 +122,7 @@ def check_output_folder(output: Path, source: Path) -> None:
         )
 
 
-def check_rows(
+def checked_rows(
     manifest: Manifest,
     source: Path,
     output: Path,

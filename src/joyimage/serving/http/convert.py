@@ -13,7 +13,7 @@ from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError
 from joyimage.serving.http.openapi import ERRORS, EXAMPLE_IMAGE
 from joyimage.serving.http.parsing import parse_request
-from joyimage.serving.security.uploads import check_upload, open_image
+from joyimage.serving.security.uploads import open_image, read_upload
 
 router = APIRouter(tags=["images"])
 _LEVEL = 3  # a photograph hardly gets smaller above, and takes three times as long
@@ -60,7 +60,7 @@ async def convert(request: Request, context: Annotated[RequestContext, Depends(f
         file = _only(parsed.images)
 
         def work() -> bytes:
-            upload = check_upload(file, settings, service.pixels, context.client)
+            upload = read_upload(file, settings, service.pixels, context.client)
             with service.pixels.reserve(upload.size[0] * upload.size[1], context.client):
                 image = open_image(upload.data, settings)
                 png = io.BytesIO()

@@ -34,7 +34,7 @@ from joyimage.serving.jobs.task import Task
 from joyimage.serving.security.errors import RateLimitError
 from joyimage.serving.security.keys import RequestRates
 from joyimage.serving.security.signing import UrlSigner
-from joyimage.serving.security.uploads import PixelBudget, check_upload, mask_to_region, open_image
+from joyimage.serving.security.uploads import PixelBudget, mask_to_region, open_image, read_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -186,7 +186,7 @@ class Service:
                 if kind is None:
                     kind = _read_kind(parsed.fields.pop("kind", "edit"))
                 body = await self._read(kind, parsed, client)
-                uploads = await self._check_images(parsed, body, client)
+                uploads = await self._read_uploads(parsed, body, client)
                 task = self._make_task(body, uploads, info, is_awaited=is_awaited)
                 make_job = partial(self._make_job, is_awaited=is_awaited)
                 job = await self.budgets.parsing.run(client, make_job, task, body, uploads, client, key)
@@ -212,7 +212,7 @@ class Service:
             return await read_plan(parsed, self.settings, self.budgets, client)
         return read_body(kind, parsed.fields, is_form=parsed.is_form)
 
-    async def _check_images(self, parsed: ParsedRequest, body: AnyBody, client: str) -> Uploads:
+    async def _read_uploads(self, parsed: ParsedRequest, body: AnyBody, client: str) -> Uploads:
         """Check the files that came with a request, one after the other."""
         masks: Mapping[int | None, bytes] = {} if parsed.mask is None else {None: parsed.mask}
         if isinstance(body, PlanBody):
@@ -221,21 +221,21 @@ class Service:
             return Uploads()
 
         def read() -> Uploads:
-            images = [check_upload(data, self.settings, self.pixels, client) for data in parsed.images]
+            images = [read_upload(data, self.settings, self.pixels, client) for data in parsed.images]
             return Uploads(
-                images, {number: self._check_mask(data, number, client) for number, data in masks.items()}
+                images, {number: self._read_mask(data, number, client) for number, data in masks.items()}
             )
 
         return await self.budgets.decoding.run(client, read)
 
-    def _check_mask(self, data: bytes, number: int | None, client: str) -> Upload:
+    def _read_mask(self, data: bytes, number: int | None, client: str) -> Upload:
         """Check the file of a mask, of a plan's step where a number is given.
 
         Raises:
             JoyImageError: It is not a mask.
         """
         try:
-            mask = check_upload(data, self.settings, self.pixels, client, "mask")
+            mask = read_upload(data, self.settings, self.pixels, client, "mask")
             with self.pixels.reserve(mask.size[0] * mask.size[1], client):
                 mask_to_region(open_image(mask.data, self.settings, "mask"))  # rejects one that is none
         except JoyImageError as error:

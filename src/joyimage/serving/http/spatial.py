@@ -15,7 +15,7 @@ from joyimage.serving.http.bodies import ParseBody, check
 from joyimage.serving.http.openai import make
 from joyimage.serving.http.openapi import describe_route
 from joyimage.serving.http.parsing import parse_request
-from joyimage.serving.security.uploads import check_upload, open_image
+from joyimage.serving.security.uploads import open_image, read_upload
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, parse
 from joyimage.understanding import intent
 
@@ -59,7 +59,7 @@ async def _parse(request: Request, context: RequestContext) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         image = None
         if parsed.images:
-            upload = check_upload(parsed.images[0], settings, service.pixels, context.client)
+            upload = read_upload(parsed.images[0], settings, service.pixels, context.client)
             with service.pixels.reserve(upload.size[0] * upload.size[1], context.client):
                 image = to_rgb(open_image(upload.data, settings))
         text = body.prompt[: settings.max_prompt_chars]

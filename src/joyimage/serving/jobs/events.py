@@ -67,7 +67,7 @@ class EventLog:
     def publish(
         self,
         job_id: str,
-        type: str,
+        kind: str,
         data: dict[str, Any],
         *,
         restarted: int = 0,
@@ -85,7 +85,7 @@ class EventLog:
                     events[log.with_preview] = replace(events[log.with_preview], preview=None)
                 log.with_preview = len(events)
             number = max(0 if last is None else last.id, restarted * _PER_START) + 1
-            event = Event(number, type, data, preview)
+            event = Event(number, kind, data, preview)
             events.append(event)
             if event.is_last:
                 self._ended.append((time.monotonic(), job_id))
@@ -154,7 +154,7 @@ class EventLog:
             self._logs.pop(self._ended.popleft()[1], None)
 
 
-def sse(type: str, data: dict[str, Any], id: int | None = None) -> bytes:
+def sse(kind: str, data: dict[str, Any], number: int | None = None) -> bytes:
     """Write one server-sent event."""
-    number = "" if id is None else f"id: {id}\n"
-    return f"{number}event: {type}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    identity = "" if number is None else f"id: {number}\n"
+    return f"{identity}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

@@ -76,7 +76,7 @@ class PixelBudget:
                 self._changed.notify_all()
 
 
-def check_upload(
+def read_upload(
     data: bytes, settings: ServerSettings, budget: PixelBudget, client: str, param: str = "image"
 ) -> Upload:
     """Reject what is not an image, or too large a one.

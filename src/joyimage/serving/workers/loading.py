@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from joyimage.companions import Companions
 from joyimage.devices import check_gpus
 from joyimage.errors import InvalidInputError
-from joyimage.loading import Adapter, check_load, load_pipeline
+from joyimage.loading import Adapter, checked_load, load_pipeline
 from joyimage.serving.workers.local import LocalRunner
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_settings(settings: ServerSettings) -> None:
             f"`replicas` is {settings.replicas} and `gpus` is {settings.gpus}; several pipelines of several devices "
             "run with `--ray`, or as several servers."
         )
-    check_load(**_arguments(settings))
+    checked_load(**_arguments(settings))
 
 
 def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
