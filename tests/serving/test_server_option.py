@@ -230,3 +230,27 @@ def test_commands_when_a_server_edits_then_neither_torch_nor_diffusers_is_import
 
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out.png").is_file()
+
+
+def test_edit_when_the_server_has_something_to_say_then_one_line_once(
+    server: LiveServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(png(1))
+    command = [
+        "edit",
+        str(image),
+        "red",
+        "--negative-prompt",
+        "blue",
+        "--guidance",
+        "1",
+        "--server",
+        server.url,
+    ]
+
+    assert main([*command, "-o", str(tmp_path / "b.png")]) == 0
+
+    said = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert len(said) == 1
+    assert said[0].startswith("Warning: ")

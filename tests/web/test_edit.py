@@ -210,6 +210,20 @@ def test_page_when_reloaded_during_a_run_then_back_at_the_run_and_its_result(
     expect(visitor.see("#verdict")).to_contain_text("60 steps")
 
 
+def test_result_when_a_setting_had_no_effect_then_said_with_it(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    visitor.choose_example("shapes")
+    visitor.set("guidance", 1)
+    visitor.set("negative", "gray")
+
+    visitor.run()
+
+    said = visitor.see("#verdict").locator(".warning")
+    expect(said).to_have_text(
+        "Negative prompt has no effect: guidance scale is 1, and guidance is off at 1 and below."
+    )
+
+
 def test_results_when_several_then_a_grid_to_pick_from_and_each_has_its_seed(
     visit: Callable[..., Visitor], tmp_path: Path
 ) -> None:

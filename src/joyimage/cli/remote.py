@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,8 @@ class RemoteRunner:
                 bar.update(progress.step - bar.n)
 
             job = self._client.run(edit, list(images), mask=mask, progress=show)
+        for sentence in job.warnings:
+            warnings.warn(sentence, stacklevel=2)
         return RunResult(
             images=[Image.open(io.BytesIO(file)) for file in self._client.images(job)],
             width=job.width or 0,

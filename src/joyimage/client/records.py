@@ -29,6 +29,7 @@ class Job:
         checks: One entry per image of a spatial edit: what changed.
         verdicts: One entry per image that was judged: what was found, and what that is based on.
         candidates: Every candidate with seed and verdict, the chosen one first; None where there was no choice.
+        warnings: What you should know: values without effect or hardly trained, images read in part.
         images: Addresses of the images.
         masks: Addresses of the masks of `preserve` or a mask: 255 where the edit is shown, else 0.
         error: `message` and `code` of a failed job, and of a plan `plan_step`: which step failed, from 1.
@@ -52,6 +53,7 @@ class Job:
     checks: list[dict[str, Any]] | None = None
     verdicts: list[dict[str, Any]] | None = None
     candidates: list[dict[str, Any]] | None = None
+    warnings: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None

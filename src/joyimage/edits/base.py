@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from joyimage.advice import advise, collect_advice
 from joyimage.edits.fields import FieldError, Setting, own_settings, read_fields
 from joyimage.edits.parts import (
     FRAMING_DEFAULTS,
@@ -17,6 +18,7 @@ from joyimage.edits.parts import (
     Defaults,
     Framing,
     Sampling,
+    unused_negative_prompt,
 )
 from joyimage.errors import InvalidInputError
 from joyimage.spatial.box import resolve_box
@@ -175,11 +177,13 @@ class EditValue(CheckedFields):
         return resolved if image_size is None else resolved._in_pixels(image_size)
 
     def advice(self, image_size: ImageSize | None = None) -> list[str]:
-        """Return one sentence for each value that is accepted but was not trained, such as an unusual yaw."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        """Return one sentence for each value that is accepted but has no effect, or was not trained."""
+        with collect_advice() as sentences:
             self._check_spatial(image_size)
-        return list(dict.fromkeys(str(one.message) for one in caught))
+            given = self.given()
+            if given.get("negative_prompt") and given.get("guidance_scale", math.inf) <= 1:
+                advise(unused_negative_prompt(given["guidance_scale"]))
+        return sentences
 
     def _check_choice(self) -> None:
         """Reject several images of which each would be chosen among candidates.
@@ -217,8 +221,7 @@ def to_pixels(
     Raises:
         InvalidInputError: The box has no area or does not lie in the image.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `advice` reports it
+    with collect_advice():  # `EditValue.advice` gives it
         try:
             return resolve_box(box, image_size.pil, form)
         except ValueError as error:

@@ -38,6 +38,14 @@ class Defaults:
     speed: str = "exact"
 
 
+def unused_negative_prompt(guidance_scale: float) -> str:
+    """Return what is to be said of a negative prompt where there is no guidance."""
+    return (
+        f"`negative_prompt` has no effect: `guidance_scale` is {guidance_scale:g}, and guidance is off at 1 and"
+        " below."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckedFields:
     """Checks its fields when it is built."""

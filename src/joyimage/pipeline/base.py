@@ -2,7 +2,6 @@
 
 # Annotations are real types here, as in `parts.py`.
 
-import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,9 +14,11 @@ from torch import Tensor
 from joyimage.acceleration.parallel import GuidanceGroup
 from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
+from joyimage.advice import advise
 from joyimage.compat.diffusers import reset_step_caches
 from joyimage.compat.torch import without_compiler
 from joyimage.edits import Defaults
+from joyimage.edits.parts import unused_negative_prompt
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.adapters import defaults_of
 from joyimage.pipeline.callbacks import TENSOR_NAMES, StepCallback
@@ -163,11 +164,7 @@ class JoyImagePipeline(PipelineParts):
         self._check_speed(sampling.speed)
         num_prompts = checked_prompt_count(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         if prompts.has_negative and sampling.guidance_scale <= 1:
-            warnings.warn(
-                f"`negative_prompt` has no effect: `guidance_scale` is {sampling.guidance_scale:g}, and guidance is"
-                " off at 1 and below.",
-                stacklevel=5,
-            )
+            advise(unused_negative_prompt(sampling.guidance_scale), stacklevel=5)
         return num_prompts, sampling.as_plain_numbers()
 
     def _with_defaults(self, sampling: SamplingInputs) -> SamplingInputs:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, ImageChops
 
+from joyimage.advice import advise
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.checks import check_divisible
 from joyimage.pipeline.edit_mask import edited_mask
@@ -154,7 +154,7 @@ class Framing:
             for image in images:
                 stretch = requested.width * image.height / (requested.height * image.width)
                 if not 1 / _VISIBLE_STRETCH < stretch < _VISIBLE_STRETCH:
-                    warnings.warn(
+                    advise(
                         f"`height` and `width` are {requested.height} and {requested.width} for an image of"
                         f" {ImageSize.of(image)}: `fit` 'exact' stretches it."
                         " Leave out the size, or use `fit` 'pad'.",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 
+from joyimage.advice import advise
 from joyimage.errors import InvalidInputError
 from joyimage.pipeline.framing import Framing
 from joyimage.pipeline.images import to_images
@@ -95,7 +95,7 @@ def plan_move(
     edit = ObjectMove(object, pixels)
     framed = framing.place(source, choose_size(framing, source), image)
     if framed.placement.cuts(pixels):
-        warnings.warn(
+        advise(
             f"`box` is {pixels}, which the crop to {ImageSize.of(framed.image)} would cut off; "
             "the image is padded instead (fit='pad').",
             stacklevel=3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageFilter
 
+from joyimage.advice import collect_advice
 from joyimage.errors import InvalidInputError
 from joyimage.imaging.pixels import to_8_bit
 from joyimage.spatial.box import resolve_box
@@ -57,8 +57,7 @@ def region_mask(region: Any, size: ImageSize) -> Image.Image:
         raise InvalidInputError(
             f"`region` is of type {type(region).__name__}; expected a box of four numbers or a mask."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a small box warns about moves
+    with collect_advice():  # on a small box, which concerns moves
         try:
             box = resolve_box(cast("Sequence[float]", region), size.pil)
         except ValueError as error:

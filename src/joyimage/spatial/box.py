@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING
 
+from joyimage.advice import advise
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
             f"`box` is {given}; expected one inside the image of {width}x{height} pixels."
         )
     if min((right - left) / width, (bottom - top) / height) < SMALLEST_SHARE:
-        warnings.warn(
+        advise(
             f"`box` is {right - left}x{bottom - top} pixels in an image of {width}x{height}: training had hardly any "
             "boxes with a side under 2% of the image, and the move may fail.",
             stacklevel=3,

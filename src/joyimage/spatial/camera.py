@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
+from joyimage.advice import advise
 from joyimage.errors import InvalidInputError
 from joyimage.spatial.prompts import check_style
 
@@ -54,7 +54,7 @@ class CameraMove:
         if self.zoom not in ZOOMS:
             raise InvalidInputError(f"`zoom` is {self.zoom!r}; expected one of {', '.join(ZOOMS)}.")
         if self.yaw not in TRAINED_YAWS_DEGREES or self.pitch not in TRAINED_PITCHES_DEGREES:
-            warnings.warn(
+            advise(
                 f"Yaw {self.yaw:g}° with pitch {self.pitch:g}° is not on the trained grid (yaw in steps of 45° "
                 "from -135° to 180°, pitch in steps of 15° within ±75°); the result may be less accurate.",
                 stacklevel=3,

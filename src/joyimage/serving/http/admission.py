@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from joyimage.acceleration.presets import TURBO
+from joyimage.advice import collect_advice
 from joyimage.edits import Describe, Edit, Generate, Move
 from joyimage.pipeline.buckets import nearest_bucket
 from joyimage.serving.http.errors import ApiError
@@ -72,8 +72,10 @@ def make_task(
         )
     _check_limits(edit, settings)
     size = ImageSize(*images[0].size) if images else None
+    notes = _notes_on(images)
     if isinstance(edit, Describe):
-        return Task(edit=edit.resolve(info.defaults(), size), given=edit.to_dict(), num_inputs=len(images))
+        resolved = edit.resolve(info.defaults(), size)
+        return Task(edit=resolved, given=edit.to_dict(), num_inputs=len(images), warnings=notes)
     _check_framing(body, mask, images, info)
     defaults = info.defaults(parse_adapter(text, info.loras)[0] for text in edit.given().get("loras", ()))
     is_turbo = defaults.speed == TURBO
@@ -81,13 +83,12 @@ def make_task(
     # A turbo adapter is trained for its own number of steps; a quality does not change that.
     share = 1.0 if is_turbo else _SHARE_OF_STEPS.get(options.quality or "auto", 1.0)
     steps = max(1, round(defaults.num_inference_steps * share))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice for people at a prompt, not for servers
-        try:
-            resolved = edit.resolve(replace(defaults, num_inference_steps=steps), size)
+    try:
+        resolved = edit.resolve(replace(defaults, num_inference_steps=steps), size)
+        with collect_advice():
             _ = resolved.prompt  # checks the object of a spatial edit
-        except OverflowError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
+    except OverflowError as error:
+        raise ApiError(400, str(error), code="invalid_value") from None
     target = _find_target(resolved, size, info)
     if target is not None and target.num_pixels > settings.max_output_pixels:
         _reject("size", target, f"at most {settings.max_output_pixels:,} pixels")
@@ -100,7 +101,14 @@ def make_task(
         has_mask=mask is not None,
         has_previews=has_previews,
         target_size=target,
+        warnings=(*notes, *resolved.advice(size)),
     )
+
+
+def _notes_on(images: Sequence[Upload]) -> tuple[str, ...]:
+    """Return what was noticed of the images when they were read."""
+    names = ["`image`"] if len(images) == 1 else [f"`image[{number}]`" for number in range(len(images))]
+    return tuple(f"{name}: {note}." for name, one in zip(names, images, strict=True) for note in one.notes)
 
 
 def _understand(edit: AnyEdit, num_images: int, info: ModelInfo) -> AnyEdit:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.edits import Describe
 from joyimage.serving.jobs.plan import PlanTask, load_task, steps_made
-from joyimage.serving.jobs.task import UnreadableJobError
+from joyimage.serving.jobs.task import Task, UnreadableJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from joyimage.serving.jobs.records import Job
 
@@ -67,11 +67,18 @@ def job_record(
         "candidates": result.get("candidates"),
         "memory": result.get("memory"),
         "reused": result.get("reused"),
+        "warnings": [] if task is None else warnings_of(task, result),
         "images": [address("images", n) for n in range(job.count("images"))],
         "masks": [address("masks", n) for n in range(job.count("masks"))],
         "inputs": [address("inputs", n) for n in range(job.count("inputs"))],
         "error": job.error and _error(job.error),
     }
+
+
+def warnings_of(task: Task | PlanTask, result: Mapping[str, Any]) -> list[str]:
+    """Return what the client should know of a job: what was noticed when it came, and when it ran."""
+    noticed = task.warnings if isinstance(task, Task) else ()
+    return list(dict.fromkeys([*noticed, *result.get("warnings", ())]))
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +117,7 @@ def _steps(job: Job, plan: PlanTask, address: Callable[[str, int], str]) -> list
                 **{
                     name: known.get(name) for name in ("checks", "verdicts", "candidates", "memory", "reused")
                 },
+                "warnings": warnings_of(task, known),
                 "image": None if image is None or image >= job.count("images") else address("images", image),
                 "mask": None if mask is None or mask >= job.count("masks") else address("masks", mask),
             }

@@ -17,6 +17,7 @@ from joyimage.edits import Describe, Sampling
 from joyimage.serving.http.admission import check_model
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.errors import ApiError, to_api_error
+from joyimage.serving.http.job_record import warnings_of
 from joyimage.serving.http.openapi import describe_route
 from joyimage.serving.http.service import Service, raise_for
 from joyimage.serving.jobs.events import Event, sse
@@ -111,6 +112,8 @@ def _images_object(service: Service, job: Job, body: Any, base_url: str) -> dict
         "steps": sampling.num_inference_steps,
         "guidance": sampling.guidance_scale,
     }
+    if warnings := warnings_of(task, result):
+        answer["warnings"] = warnings
     return answer | {
         name: result[name]
         for name in ("prompt", "checks", "verdicts", "candidates", "memory", "reused")

@@ -49,6 +49,11 @@ _CANDIDATES = {
     "items": {"type": "object"},
     "description": "All candidates with seed, steps and verdict, the chosen one first.",
 }
+_WARNINGS = {
+    "type": "array",
+    "items": {"type": "string"},
+    "description": "Values without effect or hardly trained, and images of which only a part was read.",
+}
 _REUSED = {
     "type": ["boolean", "null"],
     "description": "Whether its images had been encoded for an earlier edit of the same client.",
@@ -106,6 +111,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
                 "description": "Setting that the job ran with after memory had run out.",
             },
             "reused": _REUSED,
+            "warnings": _WARNINGS,
         },
     },
     "Job": {
@@ -136,6 +142,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "candidates": _CANDIDATES,
             "memory": _WORDS,
             "reused": _REUSED,
+            "warnings": _WARNINGS,
             "images": {"type": "array", "items": {"type": "string"}},
             "masks": {"type": "array", "items": {"type": "string"}},
             "inputs": {"type": "array", "items": {"type": "string"}},
@@ -148,6 +155,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
             "object": {"const": "description"},
             "text": {"type": "string"},
             "job_id": {"type": "string"},
+            "warnings": _WARNINGS,
         },
     },
     "Parsed": {

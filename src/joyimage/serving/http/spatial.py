@@ -12,9 +12,11 @@ from starlette.responses import Response
 from joyimage.imaging import to_rgb
 from joyimage.serving.http.auth import RequestContext, find_context
 from joyimage.serving.http.bodies import ParseBody, check
+from joyimage.serving.http.job_record import warnings_of
 from joyimage.serving.http.openai import make
 from joyimage.serving.http.openapi import describe_route
 from joyimage.serving.http.parsing import parse_request
+from joyimage.serving.jobs.plan import load_task
 from joyimage.serving.security.uploads import open_image, read_upload
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, parse
 from joyimage.understanding import intent
@@ -86,4 +88,8 @@ async def describe(request: Request, context: Known) -> dict[str, Any]:
     """Answer a question about images."""
     job, _, _ = await context.service.admit(request, context.client, "describe", is_awaited=True)
     job = await context.service.result(request, job)
-    return {"object": "description", "text": (job.result or {})["text"], "job_id": job.id}
+    result = job.result or {}
+    answer = {"object": "description", "text": result["text"], "job_id": job.id}
+    if warnings := warnings_of(load_task(job.task), result):
+        answer["warnings"] = warnings
+    return answer

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SAID_OF_A_STEP = ("prompt", "checks", "verdicts", "candidates", "memory", "reused", "width", "height")
+_SAID_OF_A_STEP = (
+    "prompt",
+    "checks",
+    "verdicts",
+    "candidates",
+    "memory",
+    "reused",
+    "warnings",
+    "width",
+    "height",
+)
 
 
 class PlanRun(BatchRun):

@@ -33,6 +33,7 @@ class Task:
         has_mask: Whether a mask file came with the request.
         has_previews: Whether previews of steps are made.
         target_size: Size of an output before it is mapped back; None where the model decides.
+        warnings: What the client should know: values without effect or hardly trained, images read in part.
     """
 
     edit: AnyEdit
@@ -43,6 +44,7 @@ class Task:
     has_mask: bool = False
     has_previews: bool = True
     target_size: ImageSize | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -77,6 +79,7 @@ class Task:
             "has_mask": self.has_mask,
             "has_previews": self.has_previews,
             "target_size": None if self.target_size is None else str(self.target_size),
+            "warnings": list(self.warnings),
         }
 
     @classmethod
@@ -97,6 +100,7 @@ class Task:
                 has_mask=bool(data["has_mask"]),
                 has_previews=bool(data["has_previews"]),
                 target_size=None if size is None else ImageSize.parse(size),
+                warnings=tuple(map(str, data.get("warnings", ()))),  # rows of older servers have none
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UnreadableJobError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from joyimage.imaging.decode import DecodedImage
     from joyimage.serving.settings import ServerSettings
 
 _MEASURED = ("PNG", "JPEG", "WEBP")
@@ -34,10 +35,12 @@ class Upload:
     Attributes:
         data: The file.
         size: Width and height in pixels, upright.
+        notes: What a user should know, such as an animation of which one frame is used.
     """
 
     data: bytes
     size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 class PixelBudget:
@@ -102,8 +105,8 @@ def read_upload(
         raise rejection from None
     # Where the header does not tell the size before the file is opened, it is decoded alone.
     with budget.reserve(settings.max_image_pixels if size is None else size.num_pixels, client):
-        image = open_image(data, settings, param)
-        return Upload(data=data, size=image.size)
+        decoded = _decode(data, settings, param)
+        return Upload(data=data, size=decoded.image.size, notes=decoded.notes)
 
 
 def open_image(data: bytes, settings: ServerSettings, param: str = "image") -> Image.Image:
@@ -113,10 +116,14 @@ def open_image(data: bytes, settings: ServerSettings, param: str = "image") -> I
         UploadError: The file is broken, not what its header says, or of another format.
         TooLargeError: The image has too many pixels.
     """
+    return _decode(data, settings, param).image
+
+
+def _decode(data: bytes, settings: ServerSettings, param: str) -> DecodedImage:
     # What was measured must be decoded as that; a header of one format can precede another's data.
     formats = _MEASURED if read_size(data) is not None else ("HEIF",) if is_heif(data) else _OTHERS
     try:
-        return decode(data, f"`{param}`", _limits(settings), formats).image
+        return decode(data, f"`{param}`", _limits(settings), formats)
     except ImageError as error:
         rejection = _to_upload_error(error, param)
         raise rejection from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from joyimage.acceleration.parallel import ParallelError
+from joyimage.advice import collect_advice
 from joyimage.edits import Describe
 from joyimage.errors import InvalidResultError, OutOfMemoryError
 from joyimage.serving.workers.adapters import parse_adapter
@@ -230,7 +231,7 @@ class LocalRunner:
             watch = self._watch(steps, number_of_round, len(rounds), previews, report, is_stopped, reported)
             encoded = session.cache.miss_count["posterior"]
             try:
-                with session.caching():
+                with session.caching(), collect_advice():  # given when the tasks came and were prepared
                     parts = [(items[number], start, count) for number, start, count in batch]
                     output = self._call(parts, watch)
             finally:

@@ -7,11 +7,12 @@ denoised.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from joyimage.advice import collect_advice
 from joyimage.edits import Camera, Describe, Edit, Move, Rotate
 from joyimage.imaging.decode import Limits, decode
 from joyimage.pipeline.framing import Framing
@@ -112,6 +113,20 @@ def prepare(
     Raises:
         InvalidInputError: The task cannot be done.
     """
+    with collect_advice() as warnings:
+        prepared = _prepare(task, images, mask, info, image_hash=image_hash, client=client)
+    return replace(prepared, metadata=prepared.metadata | ({"warnings": warnings} if warnings else {}))
+
+
+def _prepare(
+    task: Task,
+    images: Sequence[bytes],
+    mask: bytes | None,
+    info: ModelInfo,
+    *,
+    image_hash: str | None,
+    client: str,
+) -> PreparedTask:
     edit = task.edit
     given = tuple(_decode(data) for data in images)
     known = {"image_hash": image_hash, "client": client}

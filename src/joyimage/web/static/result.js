@@ -107,6 +107,7 @@ export class Result {
     place.replaceChildren(
       ...(checked ? [make("strong", {}, checked)] : []),
       make("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+      ...(job.warnings ?? []).map((warning) => make("span", { class: "facts warning" }, plain(warning))),
     );
   }
 
@@ -255,6 +256,12 @@ export class Result {
       tell(button, "Selected: press Ctrl+C");
     }
   }
+}
+
+/** Return a sentence of the server's with the names of its fields as words. @param {string} sentence */
+function plain(sentence) {
+  const words = sentence.replace(/`([^`]*)`/g, (_, name) => name.replaceAll("_", " "));
+  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 /**

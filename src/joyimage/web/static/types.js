@@ -3,7 +3,7 @@
  *
  * @typedef {"edit" | "move" | "rotate" | "camera" | "generate" | "describe"} Kind
  * @typedef {"queued" | "running" | "succeeded" | "failed" | "cancelled"} JobState
- * @typedef {Pick<Job, "kind" | "seed" | "steps" | "guidance" | "width" | "height" | "prompt" | "checks" | "verdicts" | "candidates" | "memory" | "has_mask" | "edit"> & {state: JobState, image: string | null, mask: string | null}} JobStep
+ * @typedef {Pick<Job, "kind" | "seed" | "steps" | "guidance" | "width" | "height" | "prompt" | "checks" | "verdicts" | "candidates" | "memory" | "warnings" | "has_mask" | "edit"> & {state: JobState, image: string | null, mask: string | null}} JobStep
  *   One step of a plan.
  * @typedef {[number, number, number, number]} Box Left, top, right, bottom in pixels of the picture.
  *
@@ -43,6 +43,7 @@
  * @property {Verdict[] | null} [verdicts] Missing from older servers.
  * @property {{seed: number}[] | null} [candidates] All of them, the chosen one first; missing from older servers.
  * @property {string | null} memory
+ * @property {string[]} [warnings] Values without effect or hardly trained; missing from older servers.
  * @property {string[]} images
  * @property {string[]} [inputs] Missing from older servers.
  * @property {boolean} [has_mask] Whether a mask went in; missing from older servers.
