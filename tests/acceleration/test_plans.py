@@ -275,6 +275,40 @@ def test_prediction_when_a_vocabulary_runs_as_stored_then_a_resident_one_on_the_
     assert predict("disk", without, "cpu") == predict("disk", size, "cpu")
 
 
+def test_prediction_when_weights_are_cast_then_their_source_counts_where_it_is_mapped(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joyimage.pipeline.streamed import measure
+
+    monkeypatch.setattr(streaming, "LARGE_LAYER_SIZE", 4096)
+    cast, plain = measure(checkpoint, torch.bfloat16), measure(checkpoint, torch.float32)
+
+    for part in ("transformer", "text_encoder"):
+        # A window is two blocks in half of the bytes; the source is one block as stored.
+        assert cast.parts[part].window_source_bytes == cast.parts[part].window_bytes > 0
+        assert plain.parts[part].window_source_bytes == plain.parts[part].tensor_source_bytes == 0
+    assert cast.parts["text_encoder"].layer_source_bytes == 2 * cast.parts["text_encoder"].layer_bytes > 0
+    without = replace(
+        cast,
+        parts={
+            name: replace(part, window_source_bytes=0, layer_source_bytes=0, tensor_source_bytes=0)
+            for name, part in cast.parts.items()
+        },
+    )
+    for offload in ("none", "disk"):
+        assert predict(offload, cast, "cpu").host_bytes > predict(offload, without, "cpu").host_bytes
+        assert predict(offload, cast, "cuda") == predict(offload, without, "cuda")
+
+
+def test_prediction_when_a_vocabulary_is_large_then_not_beside_what_blocks_compute() -> None:
+    block = PartSize(num_bytes=100 * GB, resident_bytes=0, window_bytes=2 * GB, decoded_bytes=3 * GB)
+    vocabulary = PartSize(num_bytes=100 * GB, resident_bytes=0, window_bytes=GB, layer_bytes=4 * GB)
+    both = replace(PUBLISHED, base_size=16, parts={"transformer": block, "text_encoder": vocabulary})
+    alone = replace(both, parts={"transformer": block})
+
+    assert predict("disk", both, "cpu") == predict("disk", alone, "cpu")
+
+
 @pytest.mark.parametrize(
     ("line", "folder", "limit", "used", "stat"),
     [

@@ -54,7 +54,11 @@ class PartSize:
         resident_bytes: Weights outside of any block, which no plan moves during an edit.
         window_bytes: Blocks that are on the device at once when the part is streamed: one that runs and the next
             one on its way; 0 for a part that is not streamed.
+        layer_bytes: The largest layer outside of any list of blocks that is streamed by itself, such as a vocabulary.
         decoded_bytes: What decoding the largest quantized layer takes; 0 if no layer is quantized.
+        window_source_bytes: The block on its way as its file stores it; 0 where it runs in that form.
+        layer_source_bytes: That layer as its file stores it; 0 where it runs in that form.
+        tensor_source_bytes: The largest tensor as its file stores it, of those that run in another form.
         read_bytes: Blocks as their files store them.
         mapped_bytes: Vocabularies that run as their files store them: where they stay mapped, an edit reads a few
             rows of them only.
@@ -63,7 +67,11 @@ class PartSize:
     num_bytes: int
     resident_bytes: int
     window_bytes: int = 0
+    layer_bytes: int = 0
     decoded_bytes: int = 0
+    window_source_bytes: int = 0
+    layer_source_bytes: int = 0
+    tensor_source_bytes: int = 0
     read_bytes: int = 0
     mapped_bytes: int = 0
 
@@ -96,11 +104,27 @@ class PipelineSize:
     @property
     def activation_bytes(self) -> int:
         """Peak of what is computed, beside the weights, for one image with one reference."""
+        return max((self._computed_bytes(part) for part in self.parts.values()), default=0)
+
+    def streamed_bytes(self, *, with_source: bool) -> int:
+        """Return the peak of blocks and of what they compute, where they are streamed.
+
+        Args:
+            with_source: Whether what their files hold is mapped in the same memory.
+        """
+        peaks = [0]
+        for part in self.parts.values():
+            in_block, alone = part.window_bytes, part.layer_bytes
+            if with_source:
+                in_block, alone = in_block + part.window_source_bytes, alone + part.layer_source_bytes
+            peaks += [in_block + self._computed_bytes(part), alone]
+        return max(peaks)
+
+    def _computed_bytes(self, part: PartSize) -> int:
         tokens = 2 * (self.base_size // 16) ** 2 + self.text_tokens
         in_block = tokens * self.hidden_size * _TOKEN_WIDTHS
         in_vae = self.base_size**2 * self.vae_width * _PIXEL_CHANNELS
-        decoded = max((part.decoded_bytes for part in self.parts.values()), default=0)
-        return max(in_block * self.dtype_bytes + decoded, in_vae * self.dtype_bytes)
+        return max(in_block * self.dtype_bytes + part.decoded_bytes, in_vae * self.dtype_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,24 +189,26 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
     """
     blocks = [part for part in size.parts.values() if part.window_bytes]
     whole = size.num_bytes
-    streamed = sum(part.num_bytes - part.resident_bytes for part in blocks)
-    window = max((part.window_bytes for part in blocks), default=0)
+    others = whole - sum(part.num_bytes - part.resident_bytes for part in blocks)
     transformer = size.parts.get("transformer")
     on_device = {
-        "none": whole,
-        "model": max((part.num_bytes for part in size.parts.values()), default=0),
-        "block": whole - streamed + window,
-        "disk": whole - streamed + window,
-    }[offload] + size.activation_bytes
+        "none": whole + size.activation_bytes,
+        "model": max((part.num_bytes for part in size.parts.values()), default=0) + size.activation_bytes,
+        "block": others + size.streamed_bytes(with_source=False),
+        "disk": others + size.streamed_bytes(with_source=device == "cpu"),
+    }[offload]
     moved = 0
     if transformer is not None and offload in {"block", "disk"}:
         in_blocks = transformer.num_bytes - transformer.resident_bytes
         moved = in_blocks if offload == "block" else transformer.read_bytes or in_blocks
     if device == "cpu":
-        mapped = sum(part.mapped_bytes for part in size.parts.values()) if offload == "none" else 0
+        if offload == "none":
+            on_device -= sum(part.mapped_bytes for part in size.parts.values())
+            on_device += max((part.tensor_source_bytes for part in size.parts.values()), default=0)
         return MemoryPlan(
-            offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device - mapped, moved_bytes=moved
+            offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device, moved_bytes=moved
         )
+    window = max((max(part.window_bytes, part.layer_bytes) for part in blocks), default=0)
     on_host = {"none": 0, "model": whole, "block": whole, "disk": window}[offload]
     return MemoryPlan(
         offload=offload,

@@ -185,18 +185,29 @@ def _measure_part(
     blocks = {
         prefix: [name for name in sizes if name.startswith(f"{prefix}.")] for prefix, _ in find_blocks(model)
     }
+    # What is cast or decoded is mapped from its file meanwhile; what runs as it is stored is mapped only.
+    sources = {
+        name: stored[name].num_bytes if name in stored and stored[name].num_bytes != size else 0
+        for name, size in sizes.items()
+    }
     # A layer outside of any list, such as the vocabulary, has no next one that is fetched while it runs.
-    windows = [
-        (1 if list_name(prefix) is None else 2) * sum(sizes[name] for name in names)
-        for prefix, names in blocks.items()
-    ]
+    listed = [names for prefix, names in blocks.items() if list_name(prefix) is not None]
+    alone = [names for prefix, names in blocks.items() if list_name(prefix) is None]
     in_blocks = [name for names in blocks.values() for name in names]
-    vocabularies = [name for prefix, names in blocks.items() if list_name(prefix) is None for name in names]
+    vocabularies = [name for names in alone for name in names]
+
+    def largest(groups: list[list[str]], numbers: dict[str, int]) -> int:
+        return max((sum(numbers[name] for name in names) for names in groups), default=0)
+
     return PartSize(
         num_bytes=sum(sizes.values()),
         resident_bytes=sum(sizes.values()) - sum(sizes[name] for name in in_blocks),
-        window_bytes=max(windows, default=0),
+        window_bytes=2 * largest(listed, sizes),
+        layer_bytes=largest(alone, sizes),
         decoded_bytes=decoded,
+        window_source_bytes=largest(listed, sources),
+        layer_source_bytes=largest(alone, sources),
+        tensor_source_bytes=max(sources.values(), default=0),
         read_bytes=sum(stored[name].num_bytes if name in stored else sizes[name] for name in in_blocks),
         mapped_bytes=sum(
             sizes[name] for name in vocabularies if name in stored and stored[name].num_bytes == sizes[name]
