@@ -210,8 +210,42 @@ def test_quantized_layer_when_inputs_are_quantized_too_then_outputs_stay_close(n
     assert 1e-4 < error < {"int8": 0.015, "fp8": 0.05}[name]
 
 
-def test_choose_matmul_when_the_device_is_a_cpu_then_weights_are_decoded() -> None:
-    assert choose_matmul(quantized(torch.randn(64, 64), "int8"), torch.device("cpu")) == "decode"
+@pytest.mark.parametrize("width", [256, 64, 48])  # rotated in groups of 256 and 64, and not at all
+@pytest.mark.parametrize("has_one_scale", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_quantized_layer_when_its_integers_multiply_then_as_the_decoded_weight(
+    width: int, has_one_scale: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    encoded = quantized(torch.randn(96, width, generator=generator), "int8")
+    if has_one_scale:  # as files of other programs have
+        encoded.parts["_scale"] = encoded.parts["_scale"].mean().reshape(())
+    rows = 100 * torch.randn(2, 3, width, generator=generator)
+    bias = torch.randn(96, generator=generator).to(dtype)
+    exact = torch.nn.functional.linear(rows.to(dtype).float(), encoded.decode(torch.float32), bias.float())
+
+    decoded, scaled = (
+        QuantizedLinear(encoded, bias, matmul)(rows.to(dtype)) for matmul in ("decode", "scaled")
+    )
+
+    def error(output: torch.Tensor) -> float:
+        return float((output.float() - exact).norm() / exact.norm())
+
+    assert scaled.dtype == dtype
+    if dtype == torch.float16:  # whose range the sums of integers exceed
+        assert torch.equal(scaled, decoded)
+    else:
+        assert error(scaled) < max(1.5 * error(decoded), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("format", "expected"),
+    [("int8", "scaled"), ("int8_blockwise", "decode"), ("fp8", "decode"), ("nf4", "decode")],
+)
+def test_choose_matmul_when_the_device_is_a_cpu_then_inputs_are_not_rounded(
+    format: str, expected: str
+) -> None:
+    assert choose_matmul(quantized(torch.randn(64, 64), format), torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ QUANTIZATIONS = ("int8", "fp8", "nf4")
 FOUR_BIT_FORMATS = ("nf4", "nvfp4", "gguf-q4_0")
 """Formats in which sensitive weights take eight bits."""
 
-MATMULS = ("decode", "int8", "fp8")
-"""How a quantized layer multiplies: with decoded weights, or with inputs quantized to the weights' type."""
+MATMULS = ("decode", "scaled", "int8", "fp8")
+"""How a quantized layer multiplies: with decoded weights, with the integers of an int8 weight, whose outputs are scaled
+afterwards, or with inputs quantized to the weights' type."""
 
 _MIN_INT8_ROWS = 17  # CUDA's int8 matmul takes no fewer
 
@@ -41,7 +42,7 @@ _MIN_INT8_ROWS = 17  # CUDA's int8 matmul takes no fewer
 class QuantizedLinear(nn.Linear):
     """A linear layer that keeps its weight as a file stores it.
 
-    Each call decodes the weight, or multiplies in int8 or fp8 where `matmul` says so. Moving the layer to
+    Each call decodes the weight, or multiplies in another way where `matmul` says so. Moving the layer to
     another device moves the stored tensors; changing its precision changes the bias only. Adapters attach to
     it as to any linear layer.
 
@@ -56,7 +57,7 @@ class QuantizedLinear(nn.Linear):
         Args:
             weight: Weight [N, K] as stored.
             bias: [N], or None.
-            matmul: One of `MATMULS`; "int8" and "fp8" need a weight of that type.
+            matmul: One of `MATMULS`; all but "decode" need a weight of that type, "scaled" one of int8 by rows.
         """
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
@@ -103,8 +104,7 @@ class QuantizedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return `input @ weight.T + bias`, in the precision of the input, or under autocast in that of autocast.
 
-        Where a gradient flows to the input, the weight is decoded whatever `matmul` says, as rounded inputs have
-        no gradient.
+        Where a gradient flows to the input, the inputs are not rounded whatever `matmul` says, as that has no gradient.
 
         Args:
             input: [..., K].
@@ -113,7 +113,7 @@ class QuantizedLinear(nn.Linear):
         dtype = torch.get_autocast_dtype(input.device.type) if is_autocast else input.dtype
         rows = input.to(dtype)
         if torch.is_grad_enabled() and rows.requires_grad:
-            return cast("Tensor", cast("Any", _DecodedLinear).apply(rows, self))
+            return cast("Tensor", cast("Any", _FrozenLinear).apply(rows, self))
         encoded = self.encoded
         rows = rows.reshape(-1, self.in_features)
         if self.matmul == "int8" and len(rows) >= _MIN_INT8_ROWS:
@@ -121,7 +121,7 @@ class QuantizedLinear(nn.Linear):
         elif self.matmul == "fp8":
             output = _multiply_fp8(rows, encoded)
         else:
-            return _multiply_decoded(input.to(dtype), self)
+            return _multiply(input.to(dtype), self)
         if self.bias is not None:
             output = output + self.bias.to(output.dtype)
         return output.reshape(*input.shape[:-1], self.out_features)
@@ -148,18 +148,24 @@ class QuantizedLinear(nn.Linear):
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
 
 
-class _DecodedLinear(torch.autograd.Function):
-    """A frozen linear layer whose backward decodes the weight again: kept decoded, all weights would be in memory."""
+class _FrozenLinear(torch.autograd.Function):
+    """A frozen linear layer whose backward reads the weight again: kept decoded, all weights would be in memory."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
-        return _multiply_decoded(input, layer)
+        return _multiply(input, layer)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
         grad = cast("Tensor", grad_outputs[0])
-        return grad @ ctx.layer.encoded.decode(grad.dtype), None
+        layer: QuantizedLinear = ctx.layer
+        if not _takes_integers(layer, grad.dtype):
+            return grad @ layer.encoded.decode(grad.dtype), None
+        encoded = layer.encoded
+        rows = (grad * _row_scales(encoded)).to(grad.dtype) @ encoded.parts[WEIGHT].to(grad.dtype)
+        rotation = cast("Int8", encoded.encoding).rotation
+        return rows if rotation is None else rotate(rows, rotation), None
 
 
 def format_for(quantization: str, part: str, name: str, shape: tuple[int, ...]) -> str | None:
@@ -274,11 +280,12 @@ def choose_matmul(encoded: EncodedWeight, device: torch.device) -> str:
         encoded: The weight.
         device: Device that the layer runs on.
     """
+    is_int8 = isinstance(encoded.encoding, Int8) and encoded.encoding.block_size is None
     if device.type != "cuda" or any(size % 16 for size in encoded.shape):
-        return "decode"
+        return "scaled" if is_int8 else "decode"
     capability = torch.cuda.get_device_capability(device)
-    if isinstance(encoded.encoding, Int8) and encoded.encoding.block_size is None and capability >= (7, 5):
-        return "int8"
+    if is_int8:
+        return "int8" if capability >= (7, 5) else "scaled"
     is_e4m3 = encoded.encoding == Float8(torch.float8_e4m3fn)
     has_one_scale = "_scale" in encoded.parts and encoded.parts["_scale"].numel() == 1
     return "fp8" if is_e4m3 and has_one_scale and capability >= (8, 9) else "decode"
@@ -336,10 +343,28 @@ def checked_quantization(quantization: str | None) -> str | None:
     return quantization
 
 
-def _multiply_decoded(input: Tensor, layer: QuantizedLinear) -> Tensor:
-    """Return what a linear layer with the decoded weight would."""
+def _multiply(input: Tensor, layer: QuantizedLinear) -> Tensor:
+    """Return what a linear layer with the decoded weight would, but for rounding."""
     bias = None if layer.bias is None else layer.bias.to(input.dtype)
-    return nn.functional.linear(input, layer.encoded.decode(input.dtype), bias)
+    if not _takes_integers(layer, input.dtype):
+        return nn.functional.linear(input, layer.encoded.decode(input.dtype), bias)
+    # The integers are exact in every precision. The same product comes from rotating the inputs, far fewer numbers.
+    encoded = layer.encoded
+    rotation = cast("Int8", encoded.encoding).rotation
+    rows = input if rotation is None else rotate(input, rotation)
+    product = nn.functional.linear(rows, encoded.parts[WEIGHT].to(input.dtype))
+    output = (product * _row_scales(encoded)).to(input.dtype)
+    return output if bias is None else output + bias
+
+
+def _takes_integers(layer: QuantizedLinear, dtype: torch.dtype) -> bool:
+    """Return whether a layer multiplies with its integers; their sums exceed the range of fp16."""
+    return layer.matmul not in {"decode", "fp8"} and dtype != torch.float16
+
+
+def _row_scales(encoded: EncodedWeight) -> Tensor:
+    """Return the scale of each row of an int8 weight in fp32, [N] or [1]."""
+    return encoded.parts["_scale"].float().reshape(-1)
 
 
 def _multiply_int8(rows: Tensor, encoded: EncodedWeight) -> Tensor:

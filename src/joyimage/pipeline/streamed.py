@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from joyimage.model.checkpoint.grouping import StoredWeight
     from joyimage.model.checkpoint.source import WeightSource
 
 STREAMED = ("transformer", "text_encoder")
@@ -164,22 +165,7 @@ def _measure_part(
 ) -> PartSize:
     """Return the size of a part, from the names and shapes of its weights."""
     stored = {} if weights is None else weights.weights
-    linear = {f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear}
-    sizes: dict[str, int] = {}
-    decoded = 0
-    for name, parameter in model.named_parameters():
-        weight = stored.get(name)
-        sizes[name] = parameter.numel() * dtype.itemsize
-        if weight is not None and weight.encoding.name != "plain":
-            if name in linear and quantization != "none":
-                sizes[name] = weight.num_bytes
-        elif quantization in QUANTIZATIONS:
-            chosen = format_for(quantization, part, name, tuple(parameter.shape))
-            sizes[name] = round(
-                sizes[name] if chosen is None else parameter.numel() * BYTES_PER_WEIGHT[chosen]
-            )
-        if sizes[name] < parameter.numel() * dtype.itemsize:
-            decoded = max(decoded, parameter.numel() * (DECODING_BYTES + dtype.itemsize))
+    sizes, decoded = _measure_weights(model, part, stored, dtype, quantization)
     if part not in STREAMED:
         return PartSize(num_bytes=sum(sizes.values()), resident_bytes=sum(sizes.values()))
     blocks = {
@@ -213,6 +199,45 @@ def _measure_part(
             sizes[name] for name in vocabularies if name in stored and stored[name].num_bytes == sizes[name]
         ),
     )
+
+
+def _measure_weights(
+    model: Any,
+    part: str,
+    stored: Mapping[str, StoredWeight],
+    dtype: torch.dtype,
+    quantization: str | None,
+) -> tuple[dict[str, int], int]:
+    """Return the bytes of each weight as it runs, and what decoding the largest quantized one takes."""
+    linear = {f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear}
+    sizes: dict[str, int] = {}
+    decoded = 0
+    for name, parameter in model.named_parameters():
+        weight = stored.get(name)
+        sizes[name] = parameter.numel() * dtype.itemsize
+        if weight is not None and weight.encoding.name != "plain":
+            if name in linear and quantization != "none":
+                sizes[name] = weight.num_bytes
+        elif quantization in QUANTIZATIONS:
+            chosen = format_for(quantization, part, name, tuple(parameter.shape))
+            sizes[name] = round(
+                sizes[name] if chosen is None else parameter.numel() * BYTES_PER_WEIGHT[chosen]
+            )
+        if sizes[name] < parameter.numel() * dtype.itemsize:
+            extra = (
+                0 if _is_cast(weight, quantization, part, name, tuple(parameter.shape)) else DECODING_BYTES
+            )
+            decoded = max(decoded, parameter.numel() * (extra + dtype.itemsize))
+    return sizes, decoded
+
+
+def _is_cast(
+    weight: StoredWeight | None, quantization: str | None, part: str, name: str, shape: tuple[int, ...]
+) -> bool:
+    """Return whether a quantized weight is only cast where it runs: int8 with scales by rows."""
+    if weight is not None and weight.encoding.name != "plain":
+        return weight.encoding.name in {"int8_tensorwise", "int8_convrot"}
+    return quantization is not None and format_for(quantization, part, name, shape) == "int8"
 
 
 def _move_others(model: nn.Module, streamed: Container[int], device: torch.device) -> None:
