@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -224,8 +225,10 @@ def run_server(
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    from joyimage.compat.pillow import return_pixels_at_once
     from joyimage.serving.http.server import HttpServer
 
+    return_pixels_at_once()
     if not ray:  # with Ray, the devices are those of the cluster
         from joyimage.serving.workers.loading import check_settings
 
@@ -262,6 +265,7 @@ def run_server(
     if service is not None and service.dispatcher.is_stuck:
         os._exit(EXIT_BUG)  # the interpreter would wait for the device call for ever
     last_resort.cancel()
+    gc.freeze()  # a last collection would look at all objects of torch and the model, for seconds, and free nothing
     if failures:
         raise SystemExit(EXIT_BUG)
 
