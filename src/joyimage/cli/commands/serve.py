@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import signal
@@ -265,7 +264,6 @@ def run_server(
     if service is not None and service.dispatcher.is_stuck:
         os._exit(EXIT_BUG)  # the interpreter would wait for the device call for ever
     last_resort.cancel()
-    gc.freeze()  # a last collection would look at all objects of torch and the model, for seconds, and free nothing
     if failures:
         raise SystemExit(EXIT_BUG)
 
