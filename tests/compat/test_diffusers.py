@@ -8,7 +8,7 @@ from threading import Barrier, Event
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from diffusers.hooks.hooks import HookRegistry
+from diffusers.hooks.hooks import HookRegistry, ModelHook
 from diffusers.models import modeling_utils
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
@@ -92,11 +92,16 @@ def test_attention_backend_when_set_by_the_public_method_then_read_from_each_pro
     assert compat.attention_backend(processors[0]) == "native"
 
 
-def test_hook_registry_when_diffusers_installs_one_then_found() -> None:
+def test_hook_registry_when_diffusers_installs_a_hook_then_found_until_it_is_removed() -> None:
     module = nn.Linear(2, 2)
-
     assert compat.hook_registry(module) is None
-    assert HookRegistry.check_if_exists_or_initialize(module) is compat.hook_registry(module)
+
+    registry = HookRegistry.check_if_exists_or_initialize(module)
+    registry.register_hook(ModelHook(), "a hook")
+    assert compat.hook_registry(module) is registry
+
+    registry.remove_hook("a hook")
+    assert compat.hook_registry(module) is None
 
 
 def test_is_parallel_when_never_enabled_then_false_and_diffusers_still_sets_the_name() -> None:

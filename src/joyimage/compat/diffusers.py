@@ -91,7 +91,8 @@ def keep_attention_settings(before: Any, after: Any) -> None:
 
 def hook_registry(module: Any) -> HookRegistry | None:
     """Return the hooks that diffusers has installed on a module, or None if there are none."""
-    return getattr(module, "_diffusers_hook", None)
+    registry = getattr(module, "_diffusers_hook", None)
+    return registry if registry is not None and registry.hooks else None  # removed hooks leave an empty one
 
 
 def is_parallel(model: Any) -> bool:
