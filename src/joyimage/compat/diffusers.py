@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diffusers.hooks.hooks import HookRegistry
+    from torch import Tensor
 
 __all__ = [
     "AttentionProcessorMetadata",
@@ -36,6 +37,7 @@ __all__ = [
     "attention_backend",
     "causal_padding",
     "divide_tokens",
+    "follow_decision",
     "hook_registry",
     "is_parallel",
     "keep_attention_settings",
@@ -163,6 +165,38 @@ def share_decision(model: Any, leader: str, follower: str, step: int) -> None:
     ran_before = states[follower].gate_key is not None and states[follower].gate_key[0] == step - 1
     states[follower].gate_key = states[leader].gate_key
     states[follower].gate_should_compute = states[leader].gate_should_compute or not ran_before
+
+
+def follow_decision(
+    model: Any, branch: str, target: Tensor, *, step: int, sigma: float, num_inference_steps: int
+) -> None:
+    """Decide for a branch that another process runs whether this step reuses its blocks, as that process does.
+
+    The decision follows from the target, which all processes have. Without SeaCache nothing happens.
+
+    Args:
+        model: The transformer.
+        branch: Cache context of the branch.
+        target: Latents of the target, `[B, C, 1, H, W]`.
+        step: Index of the step.
+        sigma: Noise level of the step.
+        num_inference_steps: Number of steps.
+    """
+    hooks = hook_registry(model)
+    hook: Any = None if hooks is None else hooks.get_hook(sea_cache._SEA_CACHE_ROOT_HOOK)
+    if hook is None:
+        return
+    facts = sea_cache._SeaCacheForwardMetadata(
+        step_index=step,
+        sigma=sigma,
+        num_inference_steps=num_inference_steps,
+        raw_vision=list(target.unbind(0)),
+    )
+    with model.cache_context(branch):
+        state = hook.state_manager.get_state()
+        indicator = sea_cache._build_indicator(hook.config, facts)
+        computes = hook.shared_state.resolve_gate(state, facts, indicator, hook.config)
+        state.consecutive_cached = 0 if computes else state.consecutive_cached + 1
 
 
 def causal_padding(convolution: Any) -> tuple[int, int]:

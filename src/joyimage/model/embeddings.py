@@ -54,3 +54,15 @@ class ConditionEmbedding(nn.Module):
         temb = self.time_embedder(frequencies).to(dtype)
         modulation = self.time_proj(self.act_fn(temb))  # [B, 6 * D]
         return modulation.unflatten(1, (6, -1))
+
+
+class TokenStreams(nn.Module):
+    """Join the tokens of all items into the image stream, beside the text's.
+
+    It holds no parameters; it is a module so that context parallelism can split what it returns. Split here rather than
+    in the first block, a step cache in front of that block holds the part that its process computes.
+    """
+
+    def forward(self, items: list[Tensor], txt: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image stream `[B, L_img, D]` from the items' tokens `[B, L, D]`, and the text stream as it is."""
+        return torch.cat(items, dim=1), txt

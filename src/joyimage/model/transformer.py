@@ -23,7 +23,7 @@ from joyimage.model.adapters.mixin import AdapterMixin
 from joyimage.model.blocks import JoyImageTransformerBlock
 from joyimage.model.checkpoint.mixin import CheckpointMixin
 from joyimage.model.config import TransformerConfig, modernize
-from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding
+from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding, TokenStreams
 from joyimage.model.forward_plan import ForwardPlan, TextTokens
 from joyimage.model.ops import PLAIN_OPS, TransformerOps
 from joyimage.model.rope import Grid, ItemRotaryEmbedding, TextRotaryEmbedding
@@ -70,9 +70,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         "text_rope": {
             index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)
         },
-        "double_blocks.0": {
-            "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
-            "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3, split_output=False),
+        "token_streams": {
+            index: ContextParallelInput(split_dim=1, expected_dims=3, split_output=True) for index in (0, 1)
         },
         "double_blocks.*": {
             "encoder_hidden_states_mask": ContextParallelInput(
@@ -120,6 +119,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         self.condition_embedder = ConditionEmbedding(config.hidden_size, config.text_dim)
         self.item_rope = ItemRotaryEmbedding(config.axis_dims, config.theta)
         self.text_rope = TextRotaryEmbedding(config.axis_dims, config.theta)
+        self.token_streams = TokenStreams()
         self.double_blocks = nn.ModuleList(
             JoyImageTransformerBlock(config.hidden_size, config.num_attention_heads, config.mlp_width_ratio)
             for _ in range(config.num_layers)
@@ -203,12 +203,10 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
 
         # 1. Text, time and items become tokens.
         text = plan.embed_text(states, encoder_hidden_states_mask, grids)
-        txt = text.states  # [B, L_txt, D]
         temb = plan.embed_time(timestep, states.dtype)  # [1 or B, 6, D]
         target, *references = items
-        img = torch.cat(
-            [self.embed_item(target), *(plan.embed_reference(item) for item in references)], dim=1
-        )  # [B, L_img, D]
+        tokens = [self.embed_item(target), *(plan.embed_reference(item) for item in references)]
+        img, txt = self.token_streams(tokens, text.states)  # [B, L_img, D], [B, L_txt, D]
 
         # 2. Positions: of image tokens always, of text tokens (`text.rotary_emb`) with "mrope".
         image_rotary_emb = self.item_rope(grids, img.device)

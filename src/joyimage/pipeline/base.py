@@ -223,11 +223,6 @@ class JoyImagePipeline(PipelineParts):
                 f"`speed` is {name!r}; expected one of {', '.join((*self.speed_presets, TURBO))}."
             )
         check_preset(self.transformer, name, self._preset_of(name))
-        if self._preset_of(name).reuses_steps and self.processes is not None and self.processes.num_parts > 1:
-            raise InvalidInputError(
-                f'`speed` is "{name}", which reuses steps; where processes divide the tokens of an edit, each would'
-                ' decide for itself. Leave `speed` at "exact", or use 2 processes.'
-            )
 
     def _preset_of(self, name: str) -> SpeedPreset:
         """Return what a preset leaves out; "turbo" computes all of its few steps."""

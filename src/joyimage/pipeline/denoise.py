@@ -14,7 +14,7 @@ import torch
 from joyimage.acceleration.forward_cache import ForwardCache
 from joyimage.acceleration.settings import caches_forwards
 from joyimage.acceleration.streaming import run_together
-from joyimage.compat.diffusers import reset_step_caches, share_decision
+from joyimage.compat.diffusers import follow_decision, reset_step_caches, share_decision
 from joyimage.pipeline.conditioning import TextStates
 from joyimage.pipeline.guidance import Guidance, can_batch_branches, pad_texts
 from joyimage.pipeline.latents import select_outputs, split_outputs
@@ -70,6 +70,7 @@ def denoise(
             predictor.cache.begin(step)
 
             targets = predictor.split(latents[:, 0].to(transformer.dtype))
+            predictor.follow_decisions(targets)
             guided = guidance.begin(predictor.sigmas[step], is_on=pipe.do_classifier_free_guidance)
             forwards = _plan_forwards(conditioning, guided=guided, batched=batched)
             calls = [partial(predictor.predict, targets, branches) for branches in forwards]
@@ -179,6 +180,24 @@ class _Predictor:
         The branches of a step get the same objects, so that what is computed from them can be shared.
         """
         return [target] if len(self.references) == 1 else [target[group.rows] for group in self.references]
+
+    def follow_decisions(self, targets: list[Tensor]) -> None:
+        """Find out whether the conditional branch reuses its blocks in this step, where only other processes run it.
+
+        Args:
+            targets: Latents of the target by group, from `split`.
+        """
+        if self.pipe.processes is None or self.pipe.processes.branch == 0:
+            return
+        for number, target in enumerate(targets):
+            follow_decision(
+                self.cache.transformer,
+                _context("cond", number),
+                target,
+                step=self.cache.step,
+                sigma=self.sigmas[self.cache.step],
+                num_inference_steps=len(cast("Scheduler", self.pipe.scheduler).timesteps),
+            )
 
     def predict(self, targets: list[Tensor], branches: dict[str, TextStates]) -> list[Tensor]:
         """Run branches in one forward per group.
