@@ -87,6 +87,16 @@ def test_edit_when_rejected_then_the_next_one_is_shared_again(
     assert abs(run(shared, given, image)[0] - run(alone, given, image)[0]).max() <= 1
 
 
+def test_start_when_edits_are_shared_already_then_rejected_and_they_stay_so(
+    shared: LocalRunner, alone: LocalRunner, image: Image.Image
+) -> None:
+    with pytest.raises(InvalidInputError, match="This process shares edits with others already"):
+        load_runner(RunOptions(**TINY, gpus=2))
+
+    given = EDITS["without guidance"]
+    assert abs(run(shared, given, image)[0] - run(alone, given, image)[0]).max() <= 1
+
+
 def test_start_when_another_process_cannot_load_then_says_why() -> None:
     ours, theirs = multiprocessing.Pipe()
     theirs.send("There is no room.")
@@ -104,6 +114,7 @@ def test_start_when_another_process_cannot_load_then_says_why() -> None:
         (2, None, "`gpus` is 2, but torch sees no accelerator."),
         (2, "cuda", "`gpus` is 2, but this machine has 0 cuda devices."),
         (2, "cuda:1", "`gpus` is 2 and `device` is 'cuda:1', which is one; leave out its index."),
+        (4, "cpu", "`gpus` is 4 and `device` is 'cpu', where at most 2 processes can share an edit"),
     ],
 )
 def test_gpus_when_they_cannot_share_an_edit_then_the_message_says_why(

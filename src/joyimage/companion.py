@@ -27,7 +27,7 @@ def accompany(rank: int, num_processes: int, store: str, packed: bytes, first: C
         rank: Number of this process, from 1.
         num_processes: Number of processes.
         store: File in which the processes leave word for each other.
-        packed: Arguments of `load_pipeline`, and what makes the call from a loaded pipeline, pickled.
+        packed: What loads the pipeline, its arguments, and what makes the call from what was loaded, pickled.
         first: The way to the first process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what an interrupt ends
@@ -60,12 +60,10 @@ def connect(rank: int, num_processes: int, store: str) -> None:
 def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
     import torch
 
-    from joyimage.loading import load_pipeline
-
-    load, make_call = pickle.loads(packed)
+    loader, load, make_call = pickle.loads(packed)
     if (load.get("device") or "").startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // num_processes))
-    loaded = load_pipeline(**load, replica=rank)
+    loaded = loader(**load, replica=rank)
     return loaded, make_call(loaded)
 
 

@@ -19,16 +19,16 @@ from torch import distributed as typed_distributed
 from joyimage.acceleration.parallel import ParallelError
 from joyimage.companion import accompany, connect
 from joyimage.devices import check_gpus
+from joyimage.errors import InvalidInputError
 from joyimage.loading import checked_load, load_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.process import BaseProcess
 
-    from joyimage.loading import LoadedPipeline
-
     Load = dict[str, Any]
-    MakeCall = Callable[[LoadedPipeline], Callable[..., Any]]
+    Loader = Callable[..., Any]
+    MakeCall = Callable[[Any], Callable[..., Any]]
 
 distributed: Any = typed_distributed  # its functions are typed in part
 
@@ -53,31 +53,46 @@ class Companions:
 
     @classmethod
     def start(
-        cls, num_processes: int, load: Load, make_call: MakeCall, *, announce: Any = None
-    ) -> tuple[Companions, LoadedPipeline]:
+        cls,
+        num_processes: int,
+        load: Load,
+        make_call: MakeCall,
+        *,
+        loader: Loader = load_pipeline,
+        check: Callable[..., object] = checked_load,
+        announce: Any = None,
+    ) -> tuple[Companions, Any]:
         """Start the other processes, load the pipeline in all of them, and connect them.
 
         Args:
             num_processes: 2, 4 or 8, this one included.
-            load: Arguments of `load_pipeline`, which every process calls; they can be pickled.
-            make_call: From a loaded pipeline to what answers `tell`; a function of a module.
+            load: Arguments of `loader`, which every process calls; they can be pickled.
+            make_call: From what was loaded to what answers `tell`; a function of a module.
+            loader: Called with `load`, and with the process's number as `replica` or, in the first process, with
+                `announce`; what it returns has the pipeline as `pipe`. A function of a module.
+            check: Called with `load` before any process is started; rejects what cannot be loaded.
             announce: Called with the memory plan of this process; see `load_pipeline`.
 
         Returns:
-            The others, and this process's pipeline, which shares its edits with them.
+            The others, and what this process has loaded; its pipeline shares its edits with them.
 
         Raises:
             DeviceError: There are fewer devices.
-            InvalidInputError: The number is not accepted, or the model cannot be divided so.
+            InvalidInputError: The number is not accepted, the model cannot be divided so, or edits of this process are
+                shared already.
             JoyImageError: The pipeline cannot be loaded.
             ParallelError: Another process could not load it.
         """
+        if distributed.is_initialized():
+            raise InvalidInputError(
+                "This process shares edits with others already; end them before it shares edits in another way."
+            )
         check_gpus(num_processes, load.get("device"))
-        checked_load(**load)
+        check(**load)
         # A file that only this user reads, where a port could be reached by others.
         folder = TemporaryDirectory(prefix="joyimage-")
         store = str(Path(folder.name) / "store")
-        packed = pickle.dumps((load, make_call))
+        packed = pickle.dumps((loader, load, make_call))
         context = get_context("spawn")
         pairs = [context.Pipe() for _ in range(1, num_processes)]
         processes = [
@@ -95,7 +110,7 @@ class Companions:
             for process, (_, theirs) in zip(processes, pairs, strict=True):
                 process.start()
                 theirs.close()
-            loaded = load_pipeline(**load, announce=announce)
+            loaded = loader(**load, announce=announce)
             companions._await_loaded()
             companions.tell()
             connect(0, num_processes, store)

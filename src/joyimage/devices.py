@@ -28,6 +28,8 @@ AUTO = "auto"
 DTYPE_CHOICES = (*DTYPES, AUTO)
 GPUS_CHOICES = (1, 2, 4, 8)
 """Numbers of devices that can share an edit: one, or one, two or four for each guidance branch."""
+CPU_PROCESSES = 2
+"""Most processes that share an edit on a CPU: diffusers divides tokens between accelerators only."""
 
 _SLOW = 3.0
 """How many times as long as in float32 a precision may take on the CPU before it is warned of."""
@@ -127,6 +129,11 @@ def check_gpus(num: int, device: str | None) -> None:
     if device is None and kind == "cpu":
         raise DeviceError(
             f"`gpus` is {num}, but torch sees no accelerator. `device` cpu shares each edit by processes on the CPU."
+        )
+    if kind == "cpu" and num > CPU_PROCESSES:
+        raise DeviceError(
+            f"`gpus` is {num} and `device` is {device!r}, where at most {CPU_PROCESSES} processes can share an edit,"
+            " one for each guidance branch."
         )
     if kind != "cpu" and counts.get(kind, 0) < num:
         raise DeviceError(f"`gpus` is {num}, but this machine has {counts.get(kind, 0)} {kind} devices.")

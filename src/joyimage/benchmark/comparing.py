@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +12,17 @@ import torch
 
 from joyimage.benchmark.limits import count_work
 from joyimage.benchmark.measure import describe_device
-from joyimage.benchmark.models import MODEL_NAMES, build, make_image, resolve
+from joyimage.benchmark.models import MODEL_NAMES, make_image, resolve
 from joyimage.benchmark.peaks import measure_peaks
+from joyimage.benchmark.sharing import opened
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE, ratios, run_call, seconds_by_stage
-from joyimage.devices import choose_device, choose_dtype
+from joyimage.devices import GPUS_CHOICES, check_gpus, choose_device, choose_dtype
 from joyimage.edits import Edit, UnknownFieldError
 from joyimage.errors import InvalidInputError
 from joyimage.evaluation.prices import ForwardCounter
 from joyimage.imaging.psnr import psnr_of
-from joyimage.loading import default_model, load_pipeline
+from joyimage.loading import default_model
 from joyimage.tiny.worlds.scenes import generate
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 LOADED = ("dtype", "quantize", "offload", "lora")
 """Settings that a pipeline is loaded with; sides that differ in one have a pipeline each."""
+PLACED = ("gpus",)
+"""Settings that say how many devices share an edit."""
 SAMPLED = ("num_inference_steps", "guidance_scale", "negative_prompt", "speed")
 """Fields of an edit that a side may set; what it does not set is the default of its adapter or of the checkpoint."""
 
@@ -47,11 +51,13 @@ class Side:
         text: As it was given.
         call: Arguments of the pipeline's call.
         loading: What the pipeline is loaded with, of `LOADED`.
+        gpus: Number of devices that share the edit; None where the side does not say.
     """
 
     text: str
     call: dict[str, Any] = field(default_factory=dict)
     loading: dict[str, str] = field(default_factory=dict)
+    gpus: int | None = None
 
     @classmethod
     def parse(cls, option: str, text: str) -> Side:
@@ -59,7 +65,7 @@ class Side:
 
         Args:
             option: Name of the option, for messages.
-            text: Fields of an edit under their own names or aliases, and `LOADED`.
+            text: Fields of an edit under their own names or aliases, `LOADED`, and `PLACED`.
 
         Raises:
             InvalidInputError: A word is no setting, a name is unknown, or a value is not accepted.
@@ -78,18 +84,19 @@ class Side:
             raise InvalidInputError(f"`{option}` is {text!r}; each name is expected once.")
         given = {name: value for name, _, value in words}
         loading = {name: given.pop(name) for name in LOADED if name in given}
+        gpus = _read_gpus(option, given.pop("gpus", None))
         settings = Edit.settings()
         known = {alias: name for name in SAMPLED for alias in (name, *settings[name].aliases)}
         for name in given:
             if name not in known:
                 raise InvalidInputError(
-                    f"`{option}`: {UnknownFieldError(name, (*SAMPLED, *LOADED), tuple(known))}"
+                    f"`{option}`: {UnknownFieldError(name, (*SAMPLED, *LOADED, *PLACED), tuple(known))}"
                 )
         try:
             call = Edit.from_text(given).given()
         except InvalidInputError as error:
             raise InvalidInputError(f"`{option}`: {error}") from None
-        return cls(text=text, call=call, loading=loading)
+        return cls(text=text, call=call, loading=loading, gpus=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,7 @@ def compare_settings(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    gpus: int = 1,
     edit: ComparedEdit | None = None,
     rounds: int = 3,
     announce: Callable[[str], None] = lambda _: None,
@@ -123,6 +131,7 @@ def compare_settings(
             checkpoint on an accelerator, tiny on a CPU.
         device: Where to run; None: an accelerator if there is one.
         dtype: Precision where a side gives none; None: what suits the device.
+        gpus: Number of devices that share an edit where a side does not say.
         edit: What both make; None: a drawn scene for tiny, a pattern for other models.
         rounds: Times that the four runs are made.
         announce: Told in a sentence what comes next.
@@ -131,14 +140,28 @@ def compare_settings(
         The report as JSON would hold it.
 
     Raises:
+        DeviceError: There are fewer devices than a side asks for.
         InvalidInputError: A setting is not accepted.
     """
     if rounds < 1:
         raise InvalidInputError(f"`rounds` is {rounds}; expected 1 or more.")
+    sides = _place(sides, gpus, device)
     where = choose_device(device)
     name = model or default_model(where)
-    pipes = _load(sides, name, where, dtype, announce)
-    edit = edit or _usual_edit(pipes[0], name)
+    with ExitStack() as stack:
+        pipes = _load(stack, sides, name, where, dtype, announce)
+        found = _compare(pipes, sides, edit or _usual_edit(pipes[0], name), rounds, announce)
+    return {"model": name, "rounds": rounds, **found}
+
+
+def _compare(
+    pipes: list[Any],
+    sides: tuple[Side, Side],
+    edit: ComparedEdit,
+    rounds: int,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Time the sides' pipelines on an edit, and count what they do."""
     calls = [_call(pipe, side, edit) for pipe, side in zip(pipes, sides, strict=True)]
     torch_device = pipes[0].compute_device
 
@@ -164,14 +187,13 @@ def compare_settings(
         for precision in {pipe.transformer.dtype for pipe in pipes}
     }
     return {
-        "model": name,
         "device": describe_device(torch_device),
-        "rounds": rounds,
         "psnr_db": _psnr(runs[0][0].image, runs[1][0].image),
         "ratios": ratios(*runs),
         "sides": {
             letter: {
                 "settings": sides[number].text,
+                "gpus": sides[number].gpus,
                 "forwards": forwards[number],
                 **_describe(pipes[number], calls[number], runs[number], peaks),
             }
@@ -206,7 +228,7 @@ def to_comparison(report: dict[str, Any]) -> str:
     lines = [
         *(
             f"{letter.upper()}: {side['settings'] or 'the defaults'} ({side['steps']} steps, guidance "
-            f"{side['guidance']:g}, speed {side['speed']}, {side['dtype']}, {side['forwards']} forwards)"
+            f"{side['guidance']:g}, speed {side['speed']}, {side['dtype']}, {side['forwards']} forwards{_shared(side)})"
             for letter, side in report["sides"].items()
         ),
         f"PSNR between both: {'the same image' if psnr is None else f'{psnr:.1f} dB'}.",
@@ -246,41 +268,88 @@ def to_comparison(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _read_gpus(option: str, text: str | None) -> int | None:
+    """Return the number of devices that a side gives.
+
+    Raises:
+        InvalidInputError: It is not accepted.
+    """
+    numbers = {str(number): number for number in GPUS_CHOICES}
+    if text is not None and text not in numbers:
+        raise InvalidInputError(f"`{option}`: `gpus` is {text!r}; expected {', '.join(numbers)}.")
+    return None if text is None else numbers[text]
+
+
+def _place(sides: tuple[Side, Side], gpus: int, device: str | None) -> tuple[Side, Side]:
+    """Return the sides with the number of devices of each.
+
+    Raises:
+        DeviceError: There are fewer devices.
+        InvalidInputError: The sides would need two sets of processes.
+    """
+    a, b = (side if side.gpus is not None else replace(side, gpus=gpus) for side in sides)
+    for side in (a, b):
+        check_gpus(side.gpus or 1, device)
+    if 1 not in {a.gpus, b.gpus} and (a.gpus, a.loading) != (b.gpus, b.loading):
+        raise InvalidInputError(
+            f"`--a` has {a.gpus} GPUs and `--b` has {b.gpus}, with different settings of the model, but one set of"
+            f" processes runs at a time. Give both the same `gpus`, {', '.join(f'`{name}`' for name in LOADED)}, or"
+            " one of them `gpus=1`."
+        )
+    return a, b
+
+
 def _load(
-    sides: tuple[Side, Side], model: str, device: str, dtype: str | None, announce: Callable[[str], None]
+    stack: ExitStack,
+    sides: tuple[Side, Side],
+    model: str,
+    device: str,
+    dtype: str | None,
+    announce: Callable[[str], None],
 ) -> list[Any]:
-    """Return the pipeline of each side; one for both where they are loaded alike.
+    """Return the pipeline of each side, until the stack is closed; one for both where they can share it.
 
     Raises:
         InvalidInputError: A side asks for what models with random weights do not have.
     """
-    pipes: list[Any] = []
-    for side in sides:
-        if pipes and side.loading == sides[0].loading:
-            pipes.append(pipes[0])
-            continue
+    loads = [_load_arguments(side, model, device, dtype) for side in sides]
+
+    def open_side(number: int) -> Any:
         announce(f"Loading {model}.")
-        precision = choose_dtype(side.loading.get("dtype", dtype), device)
-        if model in MODEL_NAMES and (built := resolve(model)) is not None:
-            others = [name for name in side.loading if name != "dtype"]
-            if others:
-                raise InvalidInputError(
-                    f"`{others[0]}` needs a checkpoint; {model!r} has random weights. Give another `model`."
-                )
-            pipes.append(build(built, torch.device(device), getattr(torch, precision)))
-        else:
-            pipes.append(
-                load_pipeline(
-                    model,
-                    device=device,
-                    dtype=precision,
-                    quantization=side.loading.get("quantize"),
-                    offload=side.loading.get("offload"),
-                    loras=[side.loading["lora"]] if "lora" in side.loading else [],
-                ).pipe
+        return stack.enter_context(opened(sides[number].gpus or 1, loads[number]))
+
+    if loads[0] != loads[1]:
+        return [open_side(0), open_side(1)]
+    gpus = [side.gpus for side in sides]
+    if gpus[0] == gpus[1]:
+        return [open_side(0)] * 2
+    shared = int(gpus[1] != 1)
+    if gpus[shared] != 2:  # the tokens of its transformer are divided from the start
+        return [open_side(0), open_side(1)]
+    # Room for one is enough: with a guidance branch on each device, a call may as well be made on one.
+    pipe = open_side(shared)
+    return [pipe if number == shared else pipe.alone() for number in (0, 1)]
+
+
+def _load_arguments(side: Side, model: str, device: str, dtype: str | None) -> dict[str, Any]:
+    """Return the arguments of `load_measured` for a side.
+
+    Raises:
+        InvalidInputError: It asks for what models with random weights do not have.
+    """
+    load = {"model": model, "device": device, "dtype": choose_dtype(side.loading.get("dtype", dtype), device)}
+    others = {name: value for name, value in side.loading.items() if name != "dtype"}
+    if model in MODEL_NAMES and (built := resolve(model)) is not None:
+        if others:
+            raise InvalidInputError(
+                f"`{next(iter(others))}` needs a checkpoint; {model!r} has random weights. Give another `model`."
             )
-        pipes[-1].set_progress_bar_config(disable=True)
-    return pipes
+        return {**load, "model": built}
+    names = {"quantize": "quantization", "lora": "loras"}
+    return {
+        **load,
+        **{names.get(name, name): [value] if name == "lora" else value for name, value in others.items()},
+    }
 
 
 def _usual_edit(pipe: Any, model: str) -> ComparedEdit:
@@ -303,6 +372,11 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float | None:
     """Return the PSNR of two images in [0, 1], dB; None where they are the same."""
     error = float(np.square(a.astype(np.float64) - b).mean())
     return psnr_of(error, peak=1, largest=_LARGEST_PSNR) if error else None
+
+
+def _shared(side: dict[str, Any]) -> str:
+    """Return what a report adds where several devices share an edit; the first one is counted and measured."""
+    return "" if side["gpus"] == 1 else f" on the first of {side['gpus']} GPUs"
 
 
 def _spread(summary: dict[str, Any]) -> str:

@@ -18,15 +18,14 @@ from joyimage.benchmark import timing
 from joyimage.benchmark.baseline import BASELINES, EAGER, make_baseline
 from joyimage.benchmark.counters import STEPS, budgets, count
 from joyimage.benchmark.loading import measure_loading
-from joyimage.benchmark.models import FULL, build, load_tiny, make_image, resolve
+from joyimage.benchmark.models import FULL, make_image, resolve
 from joyimage.benchmark.peaks import measure_kernels, measure_peaks
-from joyimage.devices import DTYPES
+from joyimage.benchmark.sharing import opened
+from joyimage.devices import DTYPES, check_gpus
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from joyimage.pipeline.edit import JoyImageEditPipeline
 
 _PACKAGES = ("joyimage", "torch", "diffusers", "transformers", "triton")
 
@@ -44,6 +43,7 @@ class Settings:
         size: Side of the image; None: the model's own.
         layers: Blocks of the transformer; None: the model's own.
         counters: Whether to count what an edit costs.
+        gpus: Number of devices that share each of joyimage's edits; diffusers' run on one.
     """
 
     model: str | None = None
@@ -54,13 +54,16 @@ class Settings:
     size: int | None = None
     layers: int | None = None
     counters: bool = True
+    gpus: int = 1
 
     def resolved(self) -> Settings:
         """Return the settings with device, model and dtype filled in.
 
         Raises:
+            DeviceError: There are fewer devices than `gpus`.
             InvalidInputError: A setting is not valid.
         """
+        check_gpus(self.gpus, self.device)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             kind = torch.device(device).type
@@ -87,6 +90,7 @@ class Settings:
         for name in ("model", "device", "dtype", "steps", "rounds", "size", "layers"):
             value = getattr(self, name)
             words += [] if value is None else [f"--{name} {value}"]
+        words += [] if self.gpus == 1 else [f"--gpus {self.gpus}"]
         return " ".join([*words, *([] if self.counters else ["--no-counters"])])
 
 
@@ -116,32 +120,45 @@ def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None
         "dtype": settings.dtype,
         "steps": settings.steps,
         "rounds": settings.rounds,
+        "gpus": settings.gpus,
     }
     if settings.counters:
         announce("Counting operations at the published sizes.")
         report["counters"] = _count()
 
     announce("Building both implementations on the same weights.")
-    ours = build(model, device, dtype) if model else load_tiny(device, dtype)
-    size = ours.config["base_size"]
-    report |= {"size": size, "layers": ours.transformer.config["num_layers"]}
-    report["acceleration"] = acceleration.report(ours).to_dict()
-    edit = timing.make_edit(ours, make_image(size), settings.steps)
-    report |= _time(ours, edit, dtype, settings, announce)
-    if settings.model == "full":
-        report["loading"] = None  # 50 GB of files for weights that mean nothing
-    else:
-        announce("Loading a saved checkpoint with both.")
-        report["loading"] = measure_loading(ours, edit, dtype)
+    load = {"model": model or "tiny", "device": settings.device, "dtype": settings.dtype}
+    with opened(settings.gpus, load) as ours:
+        report |= _measure_edits(ours, settings, dtype, announce)
     del ours
     gc.collect()
     announce("Measuring what the device can do.")
     report["peaks"] = measure_peaks(device, dtype, 30 if device.type == "cuda" else 1)
     if device.type == "cuda":
         report["kernels_gbs"] = measure_kernels(device, dtype)
-    if settings.counters and settings.model == "full" and (settings.size, settings.layers) == (None, None):
+    # Both compare with what one device can do.
+    is_published = settings.model == "full" and (settings.size, settings.layers) == (None, None)
+    if settings.counters and is_published and settings.gpus == 1:
         report["achieved_tflops"] = _achieved(report)
         report["floor_s"] = _floor(report)
+    return report
+
+
+def _measure_edits(
+    ours: Any, settings: Settings, dtype: torch.dtype, announce: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compare edits and loading with diffusers on a pipeline's weights, and say what ran."""
+    size = ours.config["base_size"]
+    report: dict[str, Any] = {"size": size, "layers": ours.transformer.config["num_layers"]}
+    report["acceleration"] = acceleration.report(ours).to_dict()
+    edit = timing.make_edit(ours, make_image(size), settings.steps)
+    report |= _time(ours, edit, dtype, settings, announce)
+    if settings.model == "full" or settings.gpus > 1:
+        # 50 GB of files for weights that mean nothing; and several processes load at the same time.
+        report["loading"] = None
+    else:
+        announce("Loading a saved checkpoint with both.")
+        report["loading"] = measure_loading(ours, edit, dtype)
     return report
 
 
@@ -171,7 +188,7 @@ def _count() -> dict[str, Any]:
 
 
 def _time(
-    ours: JoyImageEditPipeline,
+    ours: Any,
     edit: timing.Edit,
     dtype: torch.dtype,
     settings: Settings,
@@ -210,7 +227,7 @@ def _time(
     return result
 
 
-def _time_baseline(ours: JoyImageEditPipeline, edit: timing.Edit, kind: str, rounds: int) -> dict[str, Any]:
+def _time_baseline(ours: Any, edit: timing.Edit, kind: str, rounds: int) -> dict[str, Any]:
     """Time another baseline against ours, or say why it doesn't run here."""
     try:
         pipe = make_baseline(ours, kind)

@@ -23,7 +23,6 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.errors import InvalidInputError
-from joyimage.loading import load_pipeline
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from joyimage.pipeline.buckets import BASE_SIZES
 from joyimage.pipeline.edit import JoyImageEditPipeline
@@ -207,14 +206,6 @@ def build(model: BenchModel, device: torch.device, dtype: torch.dtype, seed: int
         processor=JoyImageProcessor(_make_image_processor(), tokenizer),
         base_size=model.base_size,
     )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def load_tiny(device: torch.device, dtype: torch.dtype) -> JoyImageEditPipeline:
-    """Load the embedded checkpoint."""
-    pipe = load_pipeline("tiny", device=str(device), dtype=str(dtype)).pipe
-    assert isinstance(pipe, JoyImageEditPipeline)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -10,6 +10,7 @@ from joyimage.benchmark.baseline import BASELINES
 from joyimage.benchmark.plot import draw_stages
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE
+from joyimage.devices import GPUS_CHOICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,11 +57,12 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
         folder: Where to; made if missing.
 
     Returns:
-        The page, `<device>.md`; beside it lie `<device>-<model>.json` and `.svg`.
+        The page, `<device>.md`; beside it lie `<device>-<model>.json` and `.svg`, for several devices
+        `<device>-<model>-<number>-gpus.json` and `.svg`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     slug = device_slug(report["device"]["name"])
-    stem = f"{slug}-{report['model']}"
+    stem = f"{slug}-{_name(report['model'], report.get('gpus', 1))}"
     (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     bars = {BASELINES["eager"]: report["seconds"]["diffusers"]}
     for kind, baseline in report["baselines"].items():
@@ -72,7 +74,8 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     reports = [
         json.loads(path.read_text(encoding="utf-8"))
         for model in ("full", "scaled", "tiny")
-        if (path := folder / f"{slug}-{model}.json").is_file()
+        for gpus in GPUS_CHOICES
+        if (path := folder / f"{slug}-{_name(model, gpus)}.json").is_file()
     ]
     page = folder / f"{slug}.md"
     page.write_text(to_markdown(reports), encoding="utf-8")
@@ -114,7 +117,8 @@ def to_summary(report: dict[str, Any]) -> str:
 
 def _section(report: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
-    image = f"{device_slug(report['device']['name'])}-{report['model']}.svg"
+    name = _name(report["model"], report.get("gpus", 1))
+    image = f"{device_slug(report['device']['name'])}-{name}.svg"
     lines = [
         f"## {_title(report)}",
         "",
@@ -253,10 +257,17 @@ def _counters(counters: dict[str, Any]) -> list[str]:
 
 
 def _title(report: dict[str, Any]) -> str:
+    gpus = report.get("gpus", 1)  # reports of earlier versions have none
+    shared = "" if gpus == 1 else f", joyimage's edits shared by {gpus} devices"
     return (
         f"{report['model']}: {report['size']} x {report['size']}, {report['layers']} blocks,"
-        f" {report['steps']} steps, {report['dtype']}"
+        f" {report['steps']} steps, {report['dtype']}{shared}"
     )
+
+
+def _name(model: str, gpus: int) -> str:
+    """Return the part of a file's name that says what was measured."""
+    return model if gpus == 1 else f"{model}-{gpus}-gpus"
 
 
 def _spread(summary: dict[str, Any], digits: int) -> str:

@@ -23,6 +23,7 @@ def bench(
     dtype: Annotated[str | None, _MODEL] = None,
     size: Annotated[int | None, _MODEL] = None,
     layers: Annotated[int | None, _MODEL] = None,
+    gpus: Annotated[int | None, Parameter(group=GROUPS["Advanced"], metavar="1|2|4|8")] = None,
     steps: Annotated[int, _MEASURED] = 10,
     rounds: Annotated[int, _MEASURED] = 3,
     counters: Annotated[bool, _MEASURED] = True,
@@ -46,6 +47,7 @@ def bench(
         dtype: Precision: "float32", "bfloat16" or "float16". Default: bfloat16 on a GPU, else float32.
         size: Side of the image in pixels. Default: the model's own.
         layers: Number of transformer blocks. Default: the model's own.
+        gpus: Number of GPUs that share each of joyimage's edits: 2 (one for each guidance branch), 4 or 8. Default: 1.
         steps: Number of denoising steps.
         rounds: Number of rounds; each runs both sides twice, in the order A B B A.
         counters: Count operations, traffic, copies and waits at the published sizes.
@@ -53,7 +55,7 @@ def bench(
         page: Measure the page in headless Chromium instead, and print it beside its budgets.
         server: URL of the server whose page is measured. Default: a new one with the tiny checkpoint.
         a: Compare two settings of joyimage instead: the first one, such as "steps=16 guidance=3". Names are those of an
-            edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload and lora.
+            edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload, lora and gpus.
         b: The second one, such as "steps=16 guidance=3 speed=balanced".
         image: Image that `--a` and `--b` edit. Default: a drawn one.
         prompt: Prompt for `--image`.
@@ -61,6 +63,7 @@ def bench(
         json: Print JSON instead of the tables.
     """
     check_sampling(steps, None)
+    _check_gpus(gpus, "startup" if startup else "page" if page else None)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
@@ -79,7 +82,7 @@ def bench(
         return
 
     if a is not None or b is not None:
-        report = _compare(a or "", b or "", image, prompt, (model, device, dtype), rounds)
+        report = _compare(a or "", b or "", image, prompt, (model, device, dtype, gpus), rounds)
         from joyimage.benchmark.comparing import to_comparison
 
         print(dumps(report) if json else to_comparison(report))
@@ -97,6 +100,7 @@ def bench(
         size=size,
         layers=layers,
         counters=counters,
+        gpus=1 if gpus is None else gpus,
     )
     report = measure(settings, notify)
     written = write_report(report, output)
@@ -104,15 +108,27 @@ def bench(
     notify(f"Written: {written}")
 
 
+def _check_gpus(gpus: int | None, other: str | None) -> None:
+    """Reject a number of GPUs beside a measurement that makes no edit to share.
+
+    Raises:
+        InvalidInputError: There is one.
+    """
+    if gpus is not None and other is not None:
+        raise InvalidInputError(
+            f"`gpus` is {gpus}, but `{other}` measures no edits that GPUs could share; leave out one of them."
+        )
+
+
 def _compare(
     a: str,
     b: str,
     image: Path | None,
     prompt: str | None,
-    where: tuple[str | None, str | None, str | None],
+    where: tuple[str | None, str | None, str | None, int | None],
     rounds: int,
 ) -> dict[str, Any]:
-    """Compare two settings on a model, device and dtype.
+    """Compare two settings on a model, device, dtype and number of devices.
 
     Raises:
         ImageError: The image cannot be read.
@@ -130,8 +146,15 @@ def _compare(
         if image is None or prompt is None
         else ComparedEdit(image=read_image(image).image, prompt=prompt)
     )
-    model, device, dtype = where
+    model, device, dtype, gpus = where
     hide_loading_bars()
     return compare_settings(
-        sides, model=model, device=device, dtype=dtype, edit=edit, rounds=rounds, announce=notify
+        sides,
+        model=model,
+        device=device,
+        dtype=dtype,
+        gpus=1 if gpus is None else gpus,
+        edit=edit,
+        rounds=rounds,
+        announce=notify,
     )
