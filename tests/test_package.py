@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import joyimage
@@ -133,3 +134,10 @@ def test_source_when_searched_then_rejected_input_raises_typed_errors() -> None:
     }
 
     assert {name for name in untyped if not name.startswith("serving/")} == set()
+
+
+def test_python_when_the_oldest_is_asked_for_then_the_oldest_that_diffusers_runs_on() -> None:
+    """0.42.1, the version that the pipelines agree with, does not install on Python 3.10."""
+    ours, theirs = (metadata(name)["Requires-Python"] for name in ("joyimage", "diffusers"))
+
+    assert [part.removesuffix(".0") for part in (ours, theirs)] == [">=3.11", ">=3.11"]

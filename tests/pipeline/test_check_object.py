@@ -94,3 +94,32 @@ def test_call_when_there_is_nothing_to_ask_about_then_not_asked(
     pipe(None, "Remove the elephant.", check_object=True, width=64, height=64, **ONE_STEP)
 
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda pipe: pipe(IMAGES[0], "Remove the star.", check_object=True, **ONE_STEP),
+        lambda pipe: pipe.rotate(IMAGES[0], "star", "back", check_object=True, **ONE_STEP),
+    ],
+    ids=["plain words", "rotation"],
+)
+def test_image_when_asked_about_and_edited_then_read_once(
+    pipe: Any, edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joyimage.understanding.judge.ABSENT", -1.0)  # it sees everything
+    number = 0
+    block = pipe.text_encoder.model.visual.blocks[0]
+    read = block.forward
+
+    def count(*given: Any, **options: Any) -> Any:
+        nonlocal number
+        number += 1
+        return read(*given, **options)
+
+    monkeypatch.setattr(block, "forward", count)
+
+    edit(pipe)
+
+    assert number == 1
+    assert pipe._feature_cache is None

@@ -12,7 +12,7 @@ import inspect
 import math
 import secrets
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -197,7 +197,7 @@ class Chooser:
         device = torch.device("cpu") if first is None else first.device
         tried: list[tuple[Candidate, Any]] = []
         last: JoyImageEditPipelineOutput | None = None
-        with _shared_features(self.pipe):
+        with shared_features(self.pipe):
             for _ in range(self.choice.attempts):
                 seeds = [seed + number for number in range(self.choice.num_candidates)]
                 seed += len(seeds)
@@ -256,7 +256,8 @@ def choosing(method: Method) -> Method:
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         choice = take_choice(options)
         if not choice.is_needed:
-            return method(self, *arguments, **options)
+            with shared_features(self) if options.get("check_object") is True else nullcontext():
+                return method(self, *arguments, **options)
         given = dict(signature.bind(self, *arguments, **options).arguments)
         del given["self"]
         return _choose_call(self, choice, method, given)
@@ -357,8 +358,8 @@ def _halved(pipe: Any, halving: Halving | None) -> Generator[None]:
 
 
 @contextmanager
-def _shared_features(pipe: Any) -> Generator[None]:
-    """Encode the image once for all attempts: in the session that runs, or in one of their own."""
+def shared_features(pipe: Any) -> Generator[None]:
+    """Encode the image once for all that is done with it: in the session that runs, or in one of its own."""
     if pipe._feature_cache is not None:
         yield
         return

@@ -15,7 +15,7 @@ from joyimage.errors import InvalidInputError
 from joyimage.pipeline.answers import ImageReader
 from joyimage.pipeline.base import JoyImagePipeline
 from joyimage.pipeline.calls import serialized
-from joyimage.pipeline.candidates import Choice, Chooser, check_choosable, take_choice
+from joyimage.pipeline.candidates import Choice, Chooser, check_choosable, shared_features, take_choice
 from joyimage.pipeline.checks import check_size
 from joyimage.pipeline.framing import FramedImage, Framing
 from joyimage.pipeline.images import ImageInput
@@ -113,8 +113,9 @@ class SpatialEditingPipeline(JoyImagePipeline):
         """
         prompt = ObjectRotation(object, view).prompt_in(_take_prompt_style(call, prompt_style))
         plan = plan_prompt(image, prompt, _take_framing(call), self._chooser(call))
-        self._check_object(plan, object, wanted=check_object)
-        return self._edit_spatially(plan, call)
+        with shared_features(self):
+            self._check_object(plan, object, wanted=check_object)
+            return self._edit_spatially(plan, call)
 
     def camera(
         self,

@@ -126,9 +126,7 @@ class ConversationReader:
         positions, following = image_positions(self.text_encoder, ids, vision["image_grid_thw"])
         lengths = [len(suffix) for suffix in suffixes]
         mask = _packing_mask(len(tokens), lengths, with_prefix=True) if len(suffixes) > 1 else None
-        cache_vision: CacheVision | None = None
-        if suffixes:  # the prefix alone is cached as a whole
-            cache_vision = partial(self.cache.get_or_compute, ("vision", *self.key))
+        cache_vision: CacheVision = partial(self.cache.get_or_compute, ("vision", *self.key))
         states, cache = run_encoder(
             self.text_encoder,
             torch.cat([ids, _pack(suffixes)], dim=1).to(self.device),

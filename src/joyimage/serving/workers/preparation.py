@@ -23,7 +23,7 @@ from joyimage.serving.workers.protocol import WorkItem
 from joyimage.types import ImageSize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from joyimage.serving.jobs.plan import PlanTask
     from joyimage.serving.jobs.task import Task
@@ -113,23 +113,28 @@ def prepare(
     Raises:
         InvalidInputError: The task cannot be done.
     """
-    with collect_advice() as warnings:
-        prepared = _prepare(task, images, mask, info, image_hash=image_hash, client=client)
-    return replace(prepared, metadata=prepared.metadata | ({"warnings": warnings} if warnings else {}))
+    given = tuple(_decode(data) for data in images)
+    decoded_mask = None if mask is None else _decode(mask)
+    return _prepare(task, given, decoded_mask, info, image_hash=image_hash, client=client)
 
 
 def _prepare(
+    task: Task, given: tuple[Image.Image, ...], mask: Image.Image | None, info: ModelInfo, **known: Any
+) -> PreparedTask:
+    """Bring decoded images to what the model takes, and collect the advice on them."""
+    with collect_advice() as warnings:
+        prepared = _frame(task, given, mask, info, known)
+    return replace(prepared, metadata=prepared.metadata | ({"warnings": warnings} if warnings else {}))
+
+
+def _frame(
     task: Task,
-    images: Sequence[bytes],
-    mask: bytes | None,
+    given: tuple[Image.Image, ...],
+    mask: Image.Image | None,
     info: ModelInfo,
-    *,
-    image_hash: str | None,
-    client: str,
+    known: Mapping[str, Any],
 ) -> PreparedTask:
     edit = task.edit
-    given = tuple(_decode(data) for data in images)
-    known = {"image_hash": image_hash, "client": client}
     if isinstance(edit, (Move, Rotate, Camera)):
         plan = _plan(edit, given[0], info)
         size = ImageSize.of(plan.model_input)
@@ -155,7 +160,7 @@ def _prepare(
             **known,
         )
         return PreparedTask(item=item, finish_images=None, metadata={})
-    region = edit.framing.region if mask is None else mask_to_region(_decode(mask))
+    region = edit.framing.region if mask is None else mask_to_region(mask)
     framing = _framing(edit, region)
     (image,) = to_images(given[0])
     size = _choose_size(edit, info)(framing, image)
@@ -199,11 +204,13 @@ def prepare_step(
     Raises:
         InvalidInputError: The step cannot be done.
     """
-    size = ImageSize.of(_decode(image))
+    given = _decode(image)
+    size = ImageSize.of(given)
+    scaled = None
     if mask is not None:
-        mask = encode(_decode(mask).convert("RGBA").resize(size.pil, Image.Resampling.NEAREST), "png", 100)
+        scaled = _decode(mask).convert("RGBA").resize(size.pil, Image.Resampling.NEAREST)
     task = plan.step_for(number, size)
-    return prepare(task, [image], mask, info, image_hash=image_hash, client=client)
+    return _prepare(task, (given,), scaled, info, image_hash=image_hash, client=client)
 
 
 def encode(image: Image.Image, output_format: str, quality: int) -> bytes:
