@@ -108,17 +108,29 @@ def test_start_when_another_process_cannot_load_then_says_why() -> None:
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
 @pytest.mark.parametrize(
-    ("gpus", "device", "message"),
+    ("gpus", "device", "layout", "message"),
     [
-        (3, "cpu", "`gpus` is 3; expected 1, 2, 4, 8."),
-        (2, None, "`gpus` is 2, but torch sees no accelerator."),
-        (2, "cuda", "`gpus` is 2, but this machine has 0 cuda devices."),
-        (2, "cuda:1", "`gpus` is 2 and `device` is 'cuda:1', which is one; leave out its index."),
-        (4, "cpu", "`gpus` is 4 and `device` is 'cpu', where at most 2 processes can share an edit"),
+        (3, "cpu", "guidance", "`gpus` is 3; expected 1, 2, 4, 8."),
+        (2, None, "guidance", "`gpus` is 2, but torch sees no accelerator."),
+        (2, "cuda", "tensor", "`gpus` is 2, but this machine has 0 cuda devices."),
+        (2, "cuda:1", "guidance", "`gpus` is 2 and `device` is 'cuda:1', which is one; leave out its index."),
+        (
+            4,
+            "cpu",
+            "guidance",
+            "`gpus` is 4 and `device` is 'cpu', where at most 2 processes can share an edit",
+        ),
+        (2, "cpu", "rows", "`gpu_layout` is 'rows'; expected guidance, tensor."),
+        (
+            1,
+            "cpu",
+            "tensor",
+            "`gpu_layout` is 'tensor', which several devices share an edit by; give `gpus` too",
+        ),
     ],
 )
 def test_gpus_when_they_cannot_share_an_edit_then_the_message_says_why(
-    gpus: int, device: str | None, message: str
+    gpus: int, device: str | None, layout: str, message: str
 ) -> None:
     with pytest.raises(JoyImageError, match=re.escape(message)):
-        check_gpus(gpus, device)
+        check_gpus(gpus, device, layout)

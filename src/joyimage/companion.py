@@ -17,15 +17,19 @@ from joyimage.compat.deferred_imports import defer_optional_imports
 from joyimage.errors import InvalidInputError, JoyImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
 
-def accompany(rank: int, num_processes: int, store: str, packed: bytes, first: Connection[Any, Any]) -> None:
+def accompany(
+    rank: int, num_processes: int, layout: str, store: str, packed: bytes, first: Connection[Any, Any]
+) -> None:
     """Load the pipeline, then make every call that the first process makes, until that one ends.
 
     Args:
         rank: Number of this process, from 1.
         num_processes: Number of processes.
+        layout: How they share edits; see `pipe.parallel`.
         store: File in which the processes leave word for each other.
         packed: What loads the pipeline, its arguments, and what makes the call from what was loaded, pickled.
         first: The way to the first process.
@@ -39,7 +43,12 @@ def accompany(rank: int, num_processes: int, store: str, packed: bytes, first: C
             first.send(str(error) or type(error).__name__)
             return
         first.send(None)
-        _follow(rank, num_processes, store, loaded, call, first)
+
+        def join() -> None:
+            connect(rank, num_processes, store)
+            loaded.pipe.parallel(num_processes, layout)
+
+        _follow(join, call, first)
 
 
 def connect(rank: int, num_processes: int, store: str) -> None:
@@ -67,15 +76,12 @@ def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
     return loaded, make_call(loaded)
 
 
-def _follow(
-    rank: int, num_processes: int, store: str, loaded: Any, call: Any, first: Connection[Any, Any]
-) -> None:
+def _follow(join: Callable[[], None], call: Callable[..., Any], first: Connection[Any, Any]) -> None:
     from joyimage.acceleration.parallel import ParallelError
 
     try:
         first.recv()  # all have loaded
-        connect(rank, num_processes, store)
-        loaded.pipe.parallel(num_processes)
+        join()
         while True:
             arguments = first.recv()
             # An error of the call itself is raised in the first process too, which tells the user.

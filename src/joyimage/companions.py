@@ -18,7 +18,7 @@ from torch import distributed as typed_distributed
 
 from joyimage.acceleration.parallel import ParallelError
 from joyimage.companion import accompany, connect
-from joyimage.devices import check_gpus
+from joyimage.devices import GPU_LAYOUTS, check_gpus
 from joyimage.errors import InvalidInputError
 from joyimage.loading import checked_load, load_pipeline
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 distributed: Any = typed_distributed  # its functions are typed in part
 
+TENSOR = GPU_LAYOUTS[1]
 _LONGEST_END_S = 3.0
 
 
@@ -60,6 +61,7 @@ class Companions:
         *,
         loader: Loader = load_pipeline,
         check: Callable[..., object] = checked_load,
+        layout: str = GPU_LAYOUTS[0],
         announce: Any = None,
     ) -> tuple[Companions, Any]:
         """Start the other processes, load the pipeline in all of them, and connect them.
@@ -71,6 +73,7 @@ class Companions:
             loader: Called with `load`, and with the process's number as `replica` or, in the first process, with
                 `announce`; what it returns has the pipeline as `pipe`. A function of a module.
             check: Called with `load` before any process is started; rejects what cannot be loaded.
+            layout: How they share edits, one of `GPU_LAYOUTS`; with "tensor" the loaders are given `num_parts` too.
             announce: Called with the memory plan of this process; see `load_pipeline`.
 
         Returns:
@@ -78,8 +81,8 @@ class Companions:
 
         Raises:
             DeviceError: There are fewer devices.
-            InvalidInputError: The number is not accepted, the model cannot be divided so, or edits of this process are
-                shared already.
+            InvalidInputError: The number or layout is not accepted, the model cannot be divided so, or edits of this
+                process are shared already.
             JoyImageError: The pipeline cannot be loaded.
             ParallelError: Another process could not load it.
         """
@@ -87,7 +90,9 @@ class Companions:
             raise InvalidInputError(
                 "This process shares edits with others already; end them before it shares edits in another way."
             )
-        check_gpus(num_processes, load.get("device"))
+        check_gpus(num_processes, load.get("device"), layout)
+        if layout == TENSOR:
+            load = {**load, "num_parts": num_processes}
         check(**load)
         # A file that only this user reads, where a port could be reached by others.
         folder = TemporaryDirectory(prefix="joyimage-")
@@ -98,7 +103,7 @@ class Companions:
         processes = [
             context.Process(
                 target=accompany,
-                args=(rank, num_processes, store, packed, theirs),
+                args=(rank, num_processes, layout, store, packed, theirs),
                 name=f"joyimage {rank + 1} of {num_processes}",
                 daemon=True,
             )
@@ -114,7 +119,7 @@ class Companions:
             companions._await_loaded()
             companions.tell()
             connect(0, num_processes, store)
-            loaded.pipe.parallel(num_processes)
+            loaded.pipe.parallel(num_processes, layout)
         except BaseException:
             companions.end()
             raise

@@ -28,6 +28,9 @@ AUTO = "auto"
 DTYPE_CHOICES = (*DTYPES, AUTO)
 GPUS_CHOICES = (1, 2, 4, 8)
 """Numbers of devices that can share an edit: one, or one, two or four for each guidance branch."""
+GPU_LAYOUTS = ("guidance", "tensor")
+"""How devices share an edit: each runs a guidance branch or a part of its tokens; or has a slice of the layers."""
+
 CPU_PROCESSES = 2
 """Most processes that share an edit on a CPU: diffusers divides tokens between accelerators only."""
 
@@ -104,20 +107,27 @@ def choose_device(device: str | None = None, *, replica: int = 0) -> str:
     return requested
 
 
-def check_gpus(num: int, device: str | None) -> None:
+def check_gpus(num: int, device: str | None, layout: str = GPU_LAYOUTS[0]) -> None:
     """Check that an edit can be shared by this many devices.
 
     Args:
         num: Number of devices.
         device: The requested device, without an index; None for the best one.
+        layout: One of `GPU_LAYOUTS`.
 
     Raises:
         DeviceError: There are fewer devices.
-        InvalidInputError: The number is not accepted, or the device has an index.
+        InvalidInputError: The number or the layout is not accepted, or the device has an index.
     """
     if num not in GPUS_CHOICES:
         raise InvalidInputError(f"`gpus` is {num}; expected {', '.join(map(str, GPUS_CHOICES))}.")
+    if layout not in GPU_LAYOUTS:
+        raise InvalidInputError(f"`gpu_layout` is {layout!r}; expected {', '.join(GPU_LAYOUTS)}.")
     if num == 1:
+        if layout != GPU_LAYOUTS[0]:
+            raise InvalidInputError(
+                f"`gpu_layout` is {layout!r}, which several devices share an edit by; give `gpus` too, such as 2."
+            )
         return
     kind, _, index = (device or "").partition(":")
     if index:
@@ -130,7 +140,7 @@ def check_gpus(num: int, device: str | None) -> None:
         raise DeviceError(
             f"`gpus` is {num}, but torch sees no accelerator. `device` cpu shares each edit by processes on the CPU."
         )
-    if kind == "cpu" and num > CPU_PROCESSES:
+    if kind == "cpu" and num > CPU_PROCESSES and layout == GPU_LAYOUTS[0]:
         raise DeviceError(
             f"`gpus` is {num} and `device` is {device!r}, where at most {CPU_PROCESSES} processes can share an edit,"
             " one for each guidance branch."

@@ -200,6 +200,7 @@ def load_pipeline(
     offload: str | None = None,
     quantization: str | None = None,
     replica: int = 0,
+    num_parts: int = 1,
     announce: Callable[[MemoryPlan], None] | None = None,
 ) -> LoadedPipeline:
     """Load the pipeline that a checkpoint is for.
@@ -227,6 +228,8 @@ def load_pipeline(
             language layers where the files hold them in full precision ("nf4" keeps the sensitive ones of the
             text encoder in int8); "none" decodes quantized files; None keeps the format of the files.
         replica: Number of the replica that the pipeline is for; see `choose_device`.
+        num_parts: Number of processes that have a slice of the transformer's layers each, for
+            `pipe.parallel(num_parts, layout="tensor")`; this one keeps the slice whose number is `replica`.
         announce: Called with the memory plan before weights are read, and with each later one; a small model has
             none unless memory runs out.
 
@@ -251,11 +254,12 @@ def load_pipeline(
         offload=offload,
         quantization=quantization,
         replica=replica,
+        num_parts=num_parts,
     )
     started = time.perf_counter()
     warn_if_slow(checked.dtype, checked.device)
     with typed_device_errors():
-        load = _plan_load(checked)
+        load = replace(_plan_load(checked), part=replica, num_parts=num_parts)
         pipe, plan = _load_first_that_fits(load, announce)
         if base_size is not None:
             pipe.register_to_config(base_size=base_size)
@@ -309,6 +313,7 @@ def checked_load(
     offload: str | None = None,
     quantization: str | None = None,
     replica: int = 0,
+    num_parts: int = 1,
 ) -> CheckedLoad:
     """Check the arguments of `load_pipeline`, which have the same names here, without loading anything.
 
@@ -328,6 +333,10 @@ def checked_load(
     place = choose_device(device, replica=replica)
     precision = choose_dtype(dtype, place)
     _check_plan(requested, quantization, place, offload=offload)
+    if num_parts > 1:
+        from joyimage.acceleration.tensor_parallel import check_whole
+
+        check_whole(offload=requested, quantization=quantization, loras=[str(one.path) for one in adapters])
     if base_size is not None:
         bucket_sizes(base_size)
     return CheckedLoad(

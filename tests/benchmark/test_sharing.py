@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 SMALL = ("--size", "64", "--layers", "2", "--steps", "1", "--rounds", "1", "--device", "cpu")
 
 
-def test_bench_when_two_processes_share_the_edits_then_as_diffusers_on_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "parallelism"), [("guidance", "guidance 2"), ("tensor", "tensor 2")])
+def test_bench_when_two_processes_share_the_edits_then_as_diffusers_on_one(
+    tmp_path: Path, layout: str, parallelism: str
+) -> None:
+    options = ["--no-counters", "--gpus", "2", "--gpu-layout", layout, "--output", str(tmp_path)]
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(["bench", *SMALL, "--no-counters", "--gpus", "2", "--output", str(tmp_path)]) == 0
+        assert main(["bench", *SMALL, *options]) == 0
 
     (path,) = tmp_path.glob("*-scaled-2-gpus.json")
     report: dict[str, Any] = json.loads(path.read_text())
     assert (report["gpus"], report["loading"]) == (2, None)
-    assert report["acceleration"]["parallelism"] == "guidance 2"
+    assert report["acceleration"]["parallelism"] == parallelism
     assert report["agreement"]["max"] <= timing.TOLERANCES[torch.float32]
     assert len(report["again_s"]["denoising"]["samples"]) == 2
-    assert report["command"].endswith("--gpus 2 --no-counters")
+    shown = "" if layout == "guidance" else f" --gpu-layout {layout}"
+    assert report["command"].endswith(f"--gpus 2{shown} --no-counters")
     page = next(tmp_path.glob("*.md")).read_text()
     assert "joyimage's edits shared by 2 devices" in page
     assert path.with_suffix(".svg").name in page
@@ -59,12 +64,43 @@ def test_compare_when_one_side_has_two_processes_then_the_same_image_from_half_o
     assert text.count("GPUs") == 1
 
 
+def test_compare_when_one_side_has_slices_of_the_layers_then_the_same_image(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = [
+        "bench",
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+        "--rounds",
+        "1",
+        "--json",
+        "--gpu-layout",
+        "tensor",
+    ]
+
+    code = main([*command, "--a", "steps=2 guidance=3", "--b", "steps=2 guidance=3 gpus=2"])
+
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    report: dict[str, Any] = json.loads(printed.out)
+    sides = report["sides"]
+    assert [(side["gpus"], side["gpu_layout"]) for side in sides.values()] == [(1, "guidance"), (2, "tensor")]
+    assert report["psnr_db"] is None or report["psnr_db"] > 90
+    assert "2 GPUs, tensor)" in to_comparison(report)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--gpus", "3", "--device", "cpu"], "`--gpus` is 3; expected 1, 2, 4, 8."),
         (["--gpus", "4", "--device", "cpu"], "`--gpus` is 4 and `--device` is 'cpu', where at most 2"),
         (["--gpus", "2", "--page"], "`--gpus` is 2, but `--page` measures no edits"),
+        (["--gpu-layout", "tensor", "--page"], "`--gpu-layout` is 'tensor', but `--page` measures no edits"),
+        (["--gpu-layout", "rows", "--gpus", "2"], "`--gpu-layout` is 'rows'; expected guidance, tensor."),
+        (["--gpu-layout", "tensor", "--b", "steps=1"], "`--gpu-layout` is 'tensor', which several devices"),
+        (["--b", "gpus=2 gpu_layout=rows"], "`--gpu-layout` is 'rows'; expected guidance, tensor."),
         (["--gpus", "2", "--startup"], "`--gpus` is 2, but `--startup` measures no edits"),
         (["--b", "gpus=3"], "`--b`: `gpus` is '3'; expected 1, 2, 4, 8."),
         (

@@ -39,6 +39,7 @@ REJECTED = {
     "quantize": "x",
     "base_size": "7",
     "gpus": "3",
+    "gpu_layout": "rows",
     "server": "nope",
     "rewrite": "nope",
     "intent": "x",
@@ -168,13 +169,13 @@ def test_sentence_when_it_names_arguments_then_only_those_with_an_option_change(
 def test_gpus_when_given_then_checked_once(
     joyimage: Joyimage, image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked: list[tuple[int, str | None]] = []
+    checked: list[tuple[int, str | None, str]] = []
 
-    def check(num: int, device: str | None) -> None:
-        checked.append((num, device))
+    def check(num: int, device: str | None, layout: str) -> None:
+        checked.append((num, device, layout))
 
-    def stop(num: int, device: str | None) -> None:
-        check(num, device)
+    def stop(num: int, device: str | None, layout: str) -> None:
+        check(num, device, layout)
         raise DeviceError("`gpus` is checked.")
 
     monkeypatch.setattr("joyimage.devices.check_gpus", check)
@@ -182,7 +183,7 @@ def test_gpus_when_given_then_checked_once(
 
     outcome = joyimage("edit", image_path, "p", "-o", tmp_path / "out.png", "--gpus", 2)
 
-    assert checked == [(2, None)]
+    assert checked == [(2, None, "guidance")]
     assert outcome.err.splitlines()[-1] == "`--gpus` is checked."
 
 

@@ -1,4 +1,4 @@
-"""One edit on four processes: two guidance branches, each with its tokens on two."""
+"""One edit on four processes: two guidance branches, each with its tokens on two; or a slice of the layers on each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from joyimage import JoyImageEditPipeline
-from joyimage.acceleration import report
+from joyimage.acceleration import accelerate, report
 from joyimage.acceleration.parallel import DEAD_PROCESS_SECONDS, GuidanceGroup, ParallelError
 from joyimage.acceleration.presets import PRESETS, SpeedPreset
 from joyimage.compat.torch import TorchDispatchMode
@@ -44,14 +44,18 @@ EDITS: dict[str, dict[str, Any]] = {
     "adapter": {"adapter": None},
     "turbo": {"adapter": SamplingRecipe(num_inference_steps=2, guidance_scale=1.0, shift=2.0)},
 }
+SLICED_EDITS = {name: call for name, call in EDITS.items() if "adapter" not in call}
 REUSING = [name for name, call in EDITS.items() if "speed" in call]
 MEASURED = SpeedPreset(threshold=0.5, max_reused_steps=3, guidance_sigmas=(0.0, 0.9))
 """The unconditional branch begins later: on its own it would reuse other steps than the conditional one."""
 CANDIDATES: dict[str, Any] = {"num_candidates": 3, "num_inference_steps": 4, "guidance_scale": 2.0}
 
 
-def make_pipe() -> Any:
+def make_pipe(layout: str = "guidance") -> Any:
     pipe: Any = random_models.make_pipeline()
+    if layout == "tensor":  # a head for each process
+        pipe.transformer = random_models.make_transformer(num_attention_heads=NUM, rope_dim_list=[4, 6, 6])
+        accelerate(pipe)
     pipe.register_to_config(base_size=64)
     pipe.set_progress_bar_config(disable=True)
     pipe.speed_presets = {**PRESETS, "measured": MEASURED}
@@ -144,18 +148,21 @@ class Exchanged(TorchDispatchMode):
 
     Attributes:
         all_to_all: Bytes of tensors that Ulysses exchanges, with what stays here.
+        all_reduce: Bytes of tensors that are summed.
         all_gather: Bytes of floating-point tensors that are gathered.
         text_tokens: Tokens of each branch's text, before processes divide them.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.all_to_all = self.all_gather = 0
+        self.all_to_all = self.all_reduce = self.all_gather = 0
         self.text_tokens: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "all_to_all" in func.name():
             self.all_to_all += args[0].nbytes
+        elif "allreduce" in func.name():
+            self.all_reduce += sum(one.nbytes for one in args[0])
         elif "allgather" in func.name():
             self.all_gather += sum(one.nbytes for one in args[1] if one.is_floating_point())
         return func(*args, **(kwargs or {}))
@@ -171,8 +178,36 @@ def count_exchange(pipe: Any, rank: int) -> dict[str, Any]:
         handle = pipe.transformer.condition_embedder.text_embedder.register_forward_hook(exchanged.see_text)
         run_edit(pipe, EDITS["guided"], rank)
         handle.remove()
-    names = ("all_to_all", "all_gather", "text_tokens")
+    names = ("all_to_all", "all_reduce", "all_gather", "text_tokens")
     return {name: getattr(exchanged, name) for name in names}
+
+
+def count_weights(pipe: Any) -> list[int]:
+    """Return how many weights and biases of the blocks' large layers are here, and how many other parameters."""
+    layers = [one for one in pipe.transformer.double_blocks.modules() if isinstance(one, torch.nn.Linear)]
+    large = sum(one.numel() for layer in layers for one in layer.parameters())
+    return [large, sum(one.numel() for one in pipe.transformer.parameters()) - large]
+
+
+def run_sliced(rank: int) -> dict[str, Any]:
+    """Make edits with a slice of the layers on each process; an adapter is fused before, and rejected after."""
+    pipe, fused = make_pipe("tensor"), make_pipe("tensor")
+    with adapted(fused, None):
+        fused.fuse_lora()
+    pipe.parallel(NUM, layout="tensor")
+    fused.parallel(NUM, layout="tensor")
+    assert report(pipe).parallelism == f"tensor {NUM}"
+    with (
+        pytest.raises(InvalidInputError, match=r'layout "tensor"\), and an adapter needs whole'),
+        adapted(pipe, None),
+    ):
+        pass
+    return {
+        "edits": {name: run_edit(pipe, call, rank) for name, call in SLICED_EDITS.items()},
+        "fused": run_edit(fused, {}, rank),
+        "weights": count_weights(pipe),
+        "exchange": count_exchange(pipe, rank),
+    }
 
 
 def run_rank(rank: int, folder: Path) -> None:
@@ -189,6 +224,7 @@ def run_rank(rank: int, folder: Path) -> None:
         "edits": {name: run_edit(pipe, call, rank) for name, call in EDITS.items()},
         "candidates": choose(tiny, rank),
         "exchange": count_exchange(pipe, rank),
+        "sliced": run_sliced(rank),
     }
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()  # a process that leaves early would close connections that others still use
@@ -269,6 +305,42 @@ def test_exchange_when_counted_then_as_documented(shared: Any) -> None:
         assert found["all_gather"] == (velocity + head) * float_bytes, rank
 
 
+def test_edit_when_four_processes_have_slices_of_the_layers_then_as_one(shared: Any) -> None:
+    alone = make_pipe("tensor")
+
+    for name, call in SLICED_EDITS.items():
+        expected, forwards = run_edit(alone, call)
+        for rank, one in enumerate(shared[0]):
+            latents, count = one["sliced"]["edits"][name]
+            assert (latents - expected).abs().max() < 1e-5 * expected.abs().max(), (rank, name)
+            assert count == forwards, name
+    with adapted(alone, None):
+        expected, _ = run_edit(alone, {})
+    for one in shared[0]:
+        assert (one["sliced"]["fused"][0] - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_weights_when_layers_are_sliced_then_each_process_has_its_share(shared: Any) -> None:
+    large, others = count_weights(make_pipe("tensor"))
+    found = [one["sliced"]["weights"] for one in shared[0]]
+
+    assert sum(one[0] for one in found) == large
+    for own, rest in found:
+        assert own == pytest.approx(large / NUM, rel=0.02)  # the first process has the biases behind the sums
+        assert rest == others
+
+
+def test_exchange_when_layers_are_sliced_then_as_documented(shared: Any) -> None:
+    """`docs/speed.md` states the bytes of the published model by the same formula."""
+    config = random_models.TRANSFORMER_CONFIG
+    for one in shared[0]:
+        found = one["sliced"]["exchange"]
+        # Both branches share a forward, whose texts are padded to the longer one. The last block is the target's alone.
+        tokens = 2 * (config["num_layers"] - 1) * (2 * 16 + max(found["text_tokens"])) + 2 * 16
+        assert found["all_reduce"] == 3 * 2 * tokens * config["hidden_size"] * 4
+        assert (found["all_to_all"], found["all_gather"]) == (0, 0)
+
+
 def test_parallel_when_it_cannot_be_then_the_message_says_why() -> None:
     pipe = make_pipe()
 
@@ -279,3 +351,5 @@ def test_parallel_when_it_cannot_be_then_the_message_says_why() -> None:
     pipe.processes = GuidanceGroup(rank=0, group=None, meeting=None, pair=None, num_parts=2)
     with pytest.raises(InvalidInputError, match="tokens are divided; load the pipeline again"):
         pipe.parallel(1)
+    with pytest.raises(InvalidInputError, match="`layout` is 'rows'; expected guidance, tensor"):
+        pipe.parallel(2, layout="rows")

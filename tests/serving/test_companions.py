@@ -45,3 +45,14 @@ def test_server_when_several_pipelines_take_several_devices_then_needs_ray(tmp_p
 
     with pytest.raises(InvalidInputError, match="run with `--ray`"):
         check_settings(settings)
+
+
+def test_server_when_quantized_layers_would_be_sliced_then_rejected_before_it_starts(tmp_path: Path) -> None:
+    settings = make_settings(
+        tmp_path, model="tiny", device="cpu", gpus=2, gpu_layout="tensor", quantize="int8"
+    )
+
+    with pytest.raises(
+        InvalidInputError, match="`quantization` is 'int8', but the layout \"tensor\" divides"
+    ):
+        check_settings(settings)

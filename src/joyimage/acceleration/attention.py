@@ -124,10 +124,12 @@ def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: i
     """Return parts `start` to `stop` of query, key, value, `[B, L, stop - start, N, H]`."""
     if not is_plain_linear(layer, rows):
         return torch.unflatten(layer(rows), -1, (3, heads, -1))[:, :, start:stop]
-    width = rows.shape[-1]
+    weight, bias = cast("Tensor", layer.weight), cast("Tensor", layer.bias)
+    width = len(weight) // 3  # narrower than the rows where processes have slices of the layer
     part = slice(start * width, stop * width)
-    weight, bias = cast("Tensor", layer.weight)[part], cast("Tensor", layer.bias)[part]
-    return torch.unflatten(nn.functional.linear(rows, weight, bias), -1, (stop - start, heads, -1))
+    return torch.unflatten(
+        nn.functional.linear(rows, weight[part], bias[part]), -1, (stop - start, heads, -1)
+    )
 
 
 register_processor(JointBufferAttnProcessor)

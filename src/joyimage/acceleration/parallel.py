@@ -4,14 +4,18 @@ Every process loads the same pipeline and makes the same call. In each step a pr
 target's velocity with one process of the other, so that every process holds every step's latents. What is random, and
 what a callback changes, is that of process 0. With 4 or 8 processes, 2 or 4 of them run a branch together by Ulysses
 sequence parallelism: each has all layers, a part of the tokens, and in attention a part of the heads.
+
+`tensor_parallel.py` is another layout, for devices that cannot hold all layers.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import distributed as typed_distributed
@@ -21,7 +25,7 @@ from joyimage.devices import GPUS_CHOICES
 from joyimage.errors import InvalidInputError, JoyImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from torch import Tensor
 
@@ -45,101 +49,41 @@ class ParallelError(JoyImageError, RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidanceGroup:
+class EditGroup(ABC):
     """The processes that share an edit.
 
     Attributes:
-        rank: Number of this process, from 0; the first half runs the conditional branch.
+        rank: Number of this process, from 0.
         group: Process group of all processes that share an edit.
         meeting: Process group in which they wait for each other before the first step, however long one of them reads.
-        pair: Process group of this process and the one with the same part of the tokens in the other branch.
-        num_parts: Parts that a branch's tokens are divided into, each on a process.
+        divided: What processes have parts of, "tokens" or "layers", until the pipeline is loaded again; None: nothing.
+        runs_all_branches: Whether every process runs all guidance branches.
     """
 
     rank: int
     group: Any
     meeting: Any
-    pair: Any
-    num_parts: int = 1
+
+    divided: ClassVar[str | None] = None
+    runs_all_branches: ClassVar[bool] = False
 
     @property
     def branch(self) -> int:
-        """Number of this process's branch: 0 is the conditional one."""
-        return self.rank // self.num_parts
+        """Number of the first guidance branch that this process runs: 0 is the conditional one."""
+        return 0
 
-    @classmethod
-    def join(cls, num_processes: int, transformer: Any) -> GuidanceGroup:
-        """Return the group of the processes that were started together, such as by `torchrun`.
-
-        Args:
-            num_processes: One of `NUM_PROCESSES`.
-            transformer: The network; its tokens are divided where there are more processes than branches, until it is
-                loaded again.
-
-        Raises:
-            InvalidInputError: There is no process group, it has another number of processes, the heads cannot be
-                divided, or there is no device for each process.
-        """
-        if num_processes not in NUM_PROCESSES:
-            raise InvalidInputError(
-                f"`num_processes` is {num_processes}; expected {', '.join(map(str, NUM_PROCESSES))}: one, two or four"
-                " for each guidance branch."
-            )
-        size = distributed.get_world_size() if distributed.is_initialized() else 1
-        if size != num_processes:
-            raise InvalidInputError(
-                f"`num_processes` is {num_processes}, but the number of connected processes is {size}; start the"
-                f" program with `torchrun --nproc-per-node {num_processes}`, and call"
-                " `torch.distributed.init_process_group` first."
-            )
-        num_parts = num_processes // NUM_BRANCHES
-        rank, timeout = distributed.get_rank(), datetime.timedelta(seconds=DEAD_PROCESS_SECONDS)
-        group = distributed.new_group(timeout=timeout)
-        meeting = distributed.new_group(backend="gloo")  # says at once when a process has ended
-        if num_parts == 1:
-            return cls(rank=rank, group=group, meeting=meeting, pair=group)
-        _check_parts(transformer, num_parts)
-        # Every process takes part in making every group, also those that it is not in.
-        pairs = [
-            distributed.new_group([part, part + num_parts], timeout=timeout) for part in range(num_parts)
-        ]
-        divide_tokens(transformer, num_branches=NUM_BRANCHES, num_parts=num_parts)
-        return cls(rank=rank, group=group, meeting=meeting, pair=pairs[rank % num_parts], num_parts=num_parts)
-
+    @abstractmethod
     def run(self, calls: Sequence[Callable[[], list[Tensor]]], like: Tensor) -> list[list[Tensor]]:
-        """Run one call per branch, each on its processes, and return the results of all.
+        """Run the calls of a step, and return the results of all on every process.
 
         Args:
             calls: Branches in the same order on every process, which return one velocity each; one call where there
-                is no guidance, which the processes of the conditional branch run for all.
+                is no guidance.
             like: A tensor with shape, precision and device of a velocity.
 
         Raises:
             ParallelError: Another process has ended.
         """
-        if len(calls) == 1:
-            found = self._predict(calls[0]) if self.branch == 0 else torch.empty_like(like)
-            return [[self.share(found)]]
-        velocity = self._predict(calls[self.branch])
-        velocities = [torch.empty_like(velocity) for _ in calls]
-        self._exchange(lambda: distributed.all_gather(velocities, velocity, group=self.pair))
-        return [[one] for one in velocities]
-
-    def _predict(self, call: Callable[[], list[Tensor]]) -> Tensor:
-        """Run a branch, whose tokens several processes may divide.
-
-        Raises:
-            ParallelError: One of them has ended.
-            RuntimeError: The branch itself has failed.
-        """
-        if self.num_parts == 1:
-            return call()[0].contiguous()
-        try:
-            return call()[0].contiguous()
-        except RuntimeError as error:
-            if _LOST_PROCESS.search(str(error)) is None:
-                raise
-            raise ParallelError(_LOST) from error
 
     def meet(self) -> None:
         """Wait until every process has come to the first step.
@@ -147,7 +91,8 @@ class GuidanceGroup:
         Raises:
             ParallelError: Another process has ended.
         """
-        self._exchange(lambda: distributed.barrier(group=self.meeting))
+        with lost_process(any_error=True):
+            distributed.barrier(group=self.meeting)
 
     def share_settings(self, *settings: float, like: Tensor) -> list[float]:
         """Return process 0's values of some numbers; `like` is a tensor on the device that exchanges them.
@@ -166,19 +111,136 @@ class GuidanceGroup:
             ParallelError: Another process has ended.
         """
         shared = tensor.contiguous()
-        self._exchange(lambda: distributed.broadcast(shared, src=0, group=self.group))
+        with lost_process(any_error=True):
+            distributed.broadcast(shared, src=0, group=self.group)
         return shared
 
-    def _exchange(self, collective: Callable[[], Any]) -> None:
-        """Run a collective.
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceGroup(EditGroup):
+    """Processes of which each runs a guidance branch, or a part of its tokens; the first half runs the conditional one.
+
+    Attributes:
+        pair: Process group of this process and the one with the same part of the tokens in the other branch.
+        num_parts: Parts that a branch's tokens are divided into, each on a process.
+    """
+
+    pair: Any
+    num_parts: int = 1
+
+    @property
+    def divided(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What processes have parts of."""
+        return "tokens" if self.num_parts > 1 else None
+
+    @property
+    def branch(self) -> int:
+        """Number of this process's guidance branch."""
+        return self.rank // self.num_parts
+
+    def __str__(self) -> str:
+        return f"guidance {NUM_BRANCHES}"
+
+    @classmethod
+    def join(cls, num_processes: int, transformer: Any) -> GuidanceGroup:
+        """Return the group of the processes that were started together, such as by `torchrun`.
+
+        Args:
+            num_processes: One of `NUM_PROCESSES`.
+            transformer: The network; its tokens are divided where there are more processes than branches, until it is
+                loaded again.
 
         Raises:
-            ParallelError: Another process has ended.
+            InvalidInputError: There is no process group, it has another number of processes, the heads cannot be
+                divided, there is no device for each process, or the layers are divided.
         """
-        try:
-            collective()
-        except RuntimeError as error:
-            raise ParallelError(_LOST) from error
+        if transformer.num_layer_parts > 1:
+            raise InvalidInputError(
+                'The transformer\'s layers are divided; `layout` must be "tensor", or load the pipeline again.'
+            )
+        num_parts = num_processes // NUM_BRANCHES
+        rank, group, meeting = connected_groups(num_processes)
+        if num_parts == 1:
+            return cls(rank=rank, group=group, meeting=meeting, pair=group)
+        _check_parts(transformer, num_parts)
+        # Every process takes part in making every group, also those that it is not in.
+        timeout = datetime.timedelta(seconds=DEAD_PROCESS_SECONDS)
+        pairs = [
+            distributed.new_group([part, part + num_parts], timeout=timeout) for part in range(num_parts)
+        ]
+        divide_tokens(transformer, num_branches=NUM_BRANCHES, num_parts=num_parts)
+        return cls(rank=rank, group=group, meeting=meeting, pair=pairs[rank % num_parts], num_parts=num_parts)
+
+    def run(self, calls: Sequence[Callable[[], list[Tensor]]], like: Tensor) -> list[list[Tensor]]:
+        """Run one call per branch, each on its processes; see `EditGroup.run`.
+
+        One call alone is run by the processes of the conditional branch, for all.
+        """
+        if len(calls) == 1:
+            found = self._predict(calls[0]) if self.branch == 0 else torch.empty_like(like)
+            return [[self.share(found)]]
+        velocity = self._predict(calls[self.branch])
+        velocities = [torch.empty_like(velocity) for _ in calls]
+        with lost_process(any_error=True):
+            distributed.all_gather(velocities, velocity, group=self.pair)
+        return [[one] for one in velocities]
+
+    def _predict(self, call: Callable[[], list[Tensor]]) -> Tensor:
+        """Run a branch, whose tokens several processes may divide.
+
+        Raises:
+            ParallelError: One of them has ended.
+            RuntimeError: The branch itself has failed.
+        """
+        if self.num_parts == 1:
+            return call()[0].contiguous()
+        with lost_process():
+            return call()[0].contiguous()
+
+
+def connected_groups(num_processes: int) -> tuple[int, Any, Any]:
+    """Return this process's number, the group of all processes, and the one in which they wait for each other.
+
+    Args:
+        num_processes: One of `NUM_PROCESSES`.
+
+    Raises:
+        InvalidInputError: It is none of them, there is no process group, or it has another number of processes.
+    """
+    if num_processes not in NUM_PROCESSES:
+        raise InvalidInputError(
+            f"`num_processes` is {num_processes}; expected {', '.join(map(str, NUM_PROCESSES))}: one, two or four"
+            " for each guidance branch."
+        )
+    size = distributed.get_world_size() if distributed.is_initialized() else 1
+    if size != num_processes:
+        raise InvalidInputError(
+            f"`num_processes` is {num_processes}, but the number of connected processes is {size}; start the"
+            f" program with `torchrun --nproc-per-node {num_processes}`, and call"
+            " `torch.distributed.init_process_group` first."
+        )
+    group = distributed.new_group(timeout=datetime.timedelta(seconds=DEAD_PROCESS_SECONDS))
+    meeting = distributed.new_group(backend="gloo")  # says at once when a process has ended
+    return distributed.get_rank(), group, meeting
+
+
+@contextmanager
+def lost_process(*, any_error: bool = False) -> Generator[None]:
+    """Raise `ParallelError` where another process does not answer inside the `with`.
+
+    Args:
+        any_error: Whether every `RuntimeError` means that; False for code that may fail in another way.
+
+    Raises:
+        ParallelError: Another process has ended.
+        RuntimeError: The code itself has failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any_error and _LOST_PROCESS.search(str(error)) is None:
+            raise
+        raise ParallelError(_LOST) from error
 
 
 def _check_parts(transformer: Any, num_parts: int) -> None:

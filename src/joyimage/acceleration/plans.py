@@ -126,6 +126,22 @@ class PipelineSize:
         in_vae = self.base_size**2 * self.vae_width * _PIXEL_CHANNELS
         return max(in_block * self.dtype_bytes + part.decoded_bytes, in_vae * self.dtype_bytes)
 
+    def sliced(self, name: str, num_parts: int) -> PipelineSize:
+        """Return the size with the blocks of a part divided between processes.
+
+        Args:
+            name: Name of the part.
+            num_parts: Number of processes; each has a slice of the blocks and all that is outside of them.
+        """
+        part = self.parts[name]
+        blocks = part.num_bytes - part.resident_bytes
+        sliced = replace(
+            part,
+            num_bytes=part.resident_bytes + -(-blocks // num_parts),
+            window_bytes=-(-part.window_bytes // num_parts),
+        )
+        return replace(self, parts={**self.parts, name: sliced})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:

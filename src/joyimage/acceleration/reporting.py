@@ -19,7 +19,6 @@ from joyimage.acceleration.conditions import (
     reason_to_call_vae,
     takes_masks,
 )
-from joyimage.acceleration.parallel import NUM_BRANCHES
 from joyimage.acceleration.settings import caches_forwards, find_transformer, name_of, settings_of
 from joyimage.acceleration.streaming import stream_of
 from joyimage.acceleration.verification import failures
@@ -148,7 +147,8 @@ def attention_backend_name(transformer: JoyImageEditTransformer3DModel) -> str:
 
 def _parallelism(target: Any, transformer: JoyImageEditTransformer3DModel) -> str | None:
     """Return how processes share an edit."""
-    names = [] if getattr(target, "processes", None) is None else [f"guidance {NUM_BRANCHES}"]
+    processes = getattr(target, "processes", None)
+    names = [] if processes is None else [str(processes)]
     return ", ".join([*names, *filter(None, [parallelism_of(transformer)])]) or None
 
 

@@ -17,7 +17,7 @@ from joyimage.benchmark.peaks import measure_peaks
 from joyimage.benchmark.sharing import opened
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE, ratios, run_call, seconds_by_stage
-from joyimage.devices import GPUS_CHOICES, check_gpus, choose_device, choose_dtype
+from joyimage.devices import GPU_LAYOUTS, GPUS_CHOICES, check_gpus, choose_device, choose_dtype
 from joyimage.edits import Edit, UnknownFieldError
 from joyimage.errors import InvalidInputError
 from joyimage.evaluation.prices import ForwardCounter
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 LOADED = ("dtype", "quantize", "offload", "lora")
 """Settings that a pipeline is loaded with; sides that differ in one have a pipeline each."""
-PLACED = ("gpus",)
-"""Settings that say how many devices share an edit."""
+PLACED = ("gpus", "gpu_layout")
+"""Settings that say how many devices share an edit, and how."""
 SAMPLED = ("num_inference_steps", "guidance_scale", "negative_prompt", "speed")
 """Fields of an edit that a side may set; what it does not set is the default of its adapter or of the checkpoint."""
 
@@ -52,12 +52,14 @@ class Side:
         call: Arguments of the pipeline's call.
         loading: What the pipeline is loaded with, of `LOADED`.
         gpus: Number of devices that share the edit; None where the side does not say.
+        gpu_layout: How they share it; None where the side does not say.
     """
 
     text: str
     call: dict[str, Any] = field(default_factory=dict)
     loading: dict[str, str] = field(default_factory=dict)
     gpus: int | None = None
+    gpu_layout: str | None = None
 
     @classmethod
     def parse(cls, option: str, text: str) -> Side:
@@ -84,7 +86,7 @@ class Side:
             raise InvalidInputError(f"`{option}` is {text!r}; each name is expected once.")
         given = {name: value for name, _, value in words}
         loading = {name: given.pop(name) for name in LOADED if name in given}
-        gpus = _read_gpus(option, given.pop("gpus", None))
+        gpus, gpu_layout = _read_gpus(option, given.pop("gpus", None)), given.pop("gpu_layout", None)
         settings = Edit.settings()
         known = {alias: name for name in SAMPLED for alias in (name, *settings[name].aliases)}
         for name in given:
@@ -96,7 +98,7 @@ class Side:
             call = Edit.from_text(given).given()
         except InvalidInputError as error:
             raise InvalidInputError(f"`{option}`: {error}") from None
-        return cls(text=text, call=call, loading=loading, gpus=gpus)
+        return cls(text=text, call=call, loading=loading, gpus=gpus, gpu_layout=gpu_layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ def compare_settings(
     device: str | None = None,
     dtype: str | None = None,
     gpus: int = 1,
+    gpu_layout: str = GPU_LAYOUTS[0],
     edit: ComparedEdit | None = None,
     rounds: int = 3,
     announce: Callable[[str], None] = lambda _: None,
@@ -132,6 +135,7 @@ def compare_settings(
         device: Where to run; None: an accelerator if there is one.
         dtype: Precision where a side gives none; None: what suits the device.
         gpus: Number of devices that share an edit where a side does not say.
+        gpu_layout: How they share it where a side does not say.
         edit: What both make; None: a drawn scene for tiny, a pattern for other models.
         rounds: Times that the four runs are made.
         announce: Told in a sentence what comes next.
@@ -145,7 +149,7 @@ def compare_settings(
     """
     if rounds < 1:
         raise InvalidInputError(f"`rounds` is {rounds}; expected 1 or more.")
-    sides = _place(sides, gpus, device)
+    sides = _place(sides, gpus, gpu_layout, device)
     where = choose_device(device)
     name = model or default_model(where)
     with ExitStack() as stack:
@@ -194,6 +198,7 @@ def _compare(
             letter: {
                 "settings": sides[number].text,
                 "gpus": sides[number].gpus,
+                "gpu_layout": sides[number].gpu_layout,
                 "forwards": forwards[number],
                 **_describe(pipes[number], calls[number], runs[number], peaks),
             }
@@ -280,23 +285,34 @@ def _read_gpus(option: str, text: str | None) -> int | None:
     return None if text is None else numbers[text]
 
 
-def _place(sides: tuple[Side, Side], gpus: int, device: str | None) -> tuple[Side, Side]:
-    """Return the sides with the number of devices of each.
+def _place(sides: tuple[Side, Side], gpus: int, layout: str, device: str | None) -> tuple[Side, Side]:
+    """Return the sides with the number of devices of each, and how they share an edit.
 
     Raises:
         DeviceError: There are fewer devices.
-        InvalidInputError: The sides would need two sets of processes.
+        InvalidInputError: A layout is not accepted, or the sides would need two sets of processes.
     """
-    a, b = (side if side.gpus is not None else replace(side, gpus=gpus) for side in sides)
-    for side in (a, b):
-        check_gpus(side.gpus or 1, device)
-    if 1 not in {a.gpus, b.gpus} and (a.gpus, a.loading) != (b.gpus, b.loading):
+    placed: list[Side] = []
+    for side in sides:
+        number = side.gpus or gpus
+        how = side.gpu_layout or (layout if number > 1 else GPU_LAYOUTS[0])
+        check_gpus(number, device, how)
+        placed.append(replace(side, gpus=number, gpu_layout=how))
+    a, b = placed
+    if layout != GPU_LAYOUTS[0]:
+        check_gpus(max(one.gpus or 1 for one in placed), device, layout)
+    if 1 not in {a.gpus, b.gpus} and _set_of(a) != _set_of(b):
         raise InvalidInputError(
             f"`--a` has {a.gpus} GPUs and `--b` has {b.gpus}, with different settings of the model, but one set of"
-            f" processes runs at a time. Give both the same `gpus`, {', '.join(f'`{name}`' for name in LOADED)}, or"
-            " one of them `gpus=1`."
+            " processes runs at a time. Give both the same"
+            f" {', '.join(f'`{name}`' for name in (*PLACED, *LOADED))}, or one of them `gpus=1`."
         )
     return a, b
+
+
+def _set_of(side: Side) -> tuple[object, ...]:
+    """Return what sides have in common that run on the same processes."""
+    return side.gpus, side.gpu_layout, side.loading
 
 
 def _load(
@@ -316,15 +332,15 @@ def _load(
 
     def open_side(number: int) -> Any:
         announce(f"Loading {model}.")
-        return stack.enter_context(opened(sides[number].gpus or 1, loads[number]))
+        side = sides[number]
+        return stack.enter_context(opened(side.gpus or 1, loads[number], side.gpu_layout or GPU_LAYOUTS[0]))
 
-    if loads[0] != loads[1]:
-        return [open_side(0), open_side(1)]
-    gpus = [side.gpus for side in sides]
-    if gpus[0] == gpus[1]:
+    a, b = sides
+    if loads[0] == loads[1] and _set_of(a) == _set_of(b):
         return [open_side(0)] * 2
-    shared = int(gpus[1] != 1)
-    if gpus[shared] != 2:  # the tokens of its transformer are divided from the start
+    shared = int(a.gpus == 1)
+    is_divided = (sides[shared].gpus, sides[shared].gpu_layout) != (2, GPU_LAYOUTS[0])
+    if loads[0] != loads[1] or is_divided:
         return [open_side(0), open_side(1)]
     # Room for one is enough: with a guidance branch on each device, a call may as well be made on one.
     pipe = open_side(shared)
@@ -376,7 +392,8 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def _shared(side: dict[str, Any]) -> str:
     """Return what a report adds where several devices share an edit; the first one is counted and measured."""
-    return "" if side["gpus"] == 1 else f" on the first of {side['gpus']} GPUs"
+    layout = "" if side["gpu_layout"] == GPU_LAYOUTS[0] else f", {side['gpu_layout']}"
+    return "" if side["gpus"] == 1 else f" on the first of {side['gpus']} GPUs{layout}"
 
 
 def _spread(summary: dict[str, Any]) -> str:

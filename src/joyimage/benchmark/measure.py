@@ -20,8 +20,8 @@ from joyimage.benchmark.counters import STEPS, budgets, count
 from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, make_image, resolve
 from joyimage.benchmark.peaks import measure_kernels, measure_peaks
-from joyimage.benchmark.sharing import opened
-from joyimage.devices import DTYPES, check_gpus
+from joyimage.benchmark.sharing import load_measured, opened
+from joyimage.devices import DTYPES, GPU_LAYOUTS, check_gpus
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Settings:
         layers: Blocks of the transformer; None: the model's own.
         counters: Whether to count what an edit costs.
         gpus: Number of devices that share each of joyimage's edits; diffusers' run on one.
+        gpu_layout: How they share it, one of `GPU_LAYOUTS`; with "tensor" the first one holds the whole model too, for
+            diffusers.
     """
 
     model: str | None = None
@@ -55,6 +57,7 @@ class Settings:
     layers: int | None = None
     counters: bool = True
     gpus: int = 1
+    gpu_layout: str = GPU_LAYOUTS[0]
 
     def resolved(self) -> Settings:
         """Return the settings with device, model and dtype filled in.
@@ -63,7 +66,7 @@ class Settings:
             DeviceError: There are fewer devices than `gpus`.
             InvalidInputError: A setting is not valid.
         """
-        check_gpus(self.gpus, self.device)
+        check_gpus(self.gpus, self.device, self.gpu_layout)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             kind = torch.device(device).type
@@ -91,6 +94,7 @@ class Settings:
             value = getattr(self, name)
             words += [] if value is None else [f"--{name} {value}"]
         words += [] if self.gpus == 1 else [f"--gpus {self.gpus}"]
+        words += [] if self.gpu_layout == GPU_LAYOUTS[0] else [f"--gpu-layout {self.gpu_layout}"]
         return " ".join([*words, *([] if self.counters else ["--no-counters"])])
 
 
@@ -128,9 +132,11 @@ def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None
 
     announce("Building both implementations on the same weights.")
     load = {"model": model or "tiny", "device": settings.device, "dtype": settings.dtype}
-    with opened(settings.gpus, load) as ours:
-        report |= _measure_edits(ours, settings, dtype, announce)
-    del ours
+    with opened(settings.gpus, load, settings.gpu_layout) as ours:
+        is_whole = settings.gpu_layout == GPU_LAYOUTS[0]
+        whole = ours if is_whole else load_measured(**load).pipe
+        report |= _measure_edits(ours, whole, settings, dtype, announce)
+    del ours, whole
     gc.collect()
     announce("Measuring what the device can do.")
     report["peaks"] = measure_peaks(device, dtype, 30 if device.type == "cuda" else 1)
@@ -145,14 +151,22 @@ def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None
 
 
 def _measure_edits(
-    ours: Any, settings: Settings, dtype: torch.dtype, announce: Callable[[str], None]
+    ours: Any, whole: Any, settings: Settings, dtype: torch.dtype, announce: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compare edits and loading with diffusers on a pipeline's weights, and say what ran."""
+    """Compare edits and loading with diffusers, and say what ran.
+
+    Args:
+        ours: The pipeline that is measured.
+        whole: The pipeline whose weights diffusers takes: the same one, unless it has slices of them.
+        settings: What is measured.
+        dtype: Precision of the weights.
+        announce: Told in a sentence what comes next.
+    """
     size = ours.config["base_size"]
     report: dict[str, Any] = {"size": size, "layers": ours.transformer.config["num_layers"]}
     report["acceleration"] = acceleration.report(ours).to_dict()
     edit = timing.make_edit(ours, make_image(size), settings.steps)
-    report |= _time(ours, edit, dtype, settings, announce)
+    report |= _time(ours, whole, edit, dtype, settings, announce)
     if settings.model == "full" or settings.gpus > 1:
         # 50 GB of files for weights that mean nothing; and several processes load at the same time.
         report["loading"] = None
@@ -189,12 +203,13 @@ def _count() -> dict[str, Any]:
 
 def _time(
     ours: Any,
+    whole: Any,
     edit: timing.Edit,
     dtype: torch.dtype,
     settings: Settings,
     announce: Callable[[str], None],
 ) -> dict[str, Any]:
-    reference = make_baseline(ours)
+    reference = make_baseline(whole)
     announce("Warming up, and comparing the two images.")
     theirs, own = timing.run(reference, edit), timing.run(ours, edit)
     agreement = timing.measure_agreement(theirs, own, dtype)
@@ -223,14 +238,14 @@ def _time(
             if kind != EAGER:
                 announce(f"Timing {BASELINES[kind]}.")
                 # One round each: the whole benchmark must end within ten minutes on one H200.
-                result["baselines"][kind] = _time_baseline(ours, edit, kind, rounds=1)
+                result["baselines"][kind] = _time_baseline(ours, whole, edit, kind, rounds=1)
     return result
 
 
-def _time_baseline(ours: Any, edit: timing.Edit, kind: str, rounds: int) -> dict[str, Any]:
+def _time_baseline(ours: Any, whole: Any, edit: timing.Edit, kind: str, rounds: int) -> dict[str, Any]:
     """Time another baseline against ours, or say why it doesn't run here."""
     try:
-        pipe = make_baseline(ours, kind)
+        pipe = make_baseline(whole, kind)
         timing.run(pipe, edit)
     except (RuntimeError, ValueError, ImportError) as error:
         return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}

@@ -10,7 +10,7 @@ import torch
 
 from joyimage.benchmark.models import BenchModel, build
 from joyimage.companions import Companions
-from joyimage.devices import choose_device
+from joyimage.devices import GPU_LAYOUTS, choose_device
 from joyimage.loading import checked_load, load_pipeline
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def load_measured(
     device: str,
     dtype: str,
     replica: int = 0,
+    num_parts: int = 1,
     announce: object = None,
     **loading: Any,
 ) -> Measured:
@@ -44,6 +45,8 @@ def load_measured(
         device: Where it runs, such as "cuda"; without an index the processes take the devices in turn.
         dtype: Precision of the weights, such as "bfloat16".
         replica: Number of the process.
+        num_parts: Number of slices of the transformer's layers, of which a loaded pipeline keeps one; a built one is
+            whole until it is shared.
         announce: Not called: a benchmark prints no memory plan.
         **loading: Further arguments of `load_pipeline`.
     """
@@ -51,7 +54,9 @@ def load_measured(
     if isinstance(model, BenchModel):
         place = torch.device(choose_device(device, replica=replica))
         return Measured(pipe=build(model, place, getattr(torch, dtype)))
-    pipe = load_pipeline(model, device=device, dtype=dtype, replica=replica, **loading).pipe
+    pipe = load_pipeline(
+        model, device=device, dtype=dtype, replica=replica, num_parts=num_parts, **loading
+    ).pipe
     pipe.set_progress_bar_config(disable=True)
     return Measured(pipe=pipe)
 
@@ -95,12 +100,13 @@ class SharedPipe:
 
 
 @contextmanager
-def opened(gpus: int, load: dict[str, Any]) -> Generator[Any]:
+def opened(gpus: int, load: dict[str, Any], layout: str = GPU_LAYOUTS[0]) -> Generator[Any]:
     """Load a pipeline, and end the processes that share its edits at the end of the `with`.
 
     Args:
         gpus: Number of devices that share each edit; with 1 there are no other processes.
         load: Arguments of `load_measured`.
+        layout: How they share it, one of `GPU_LAYOUTS`.
 
     Yields:
         The pipeline.
@@ -112,7 +118,9 @@ def opened(gpus: int, load: dict[str, Any]) -> Generator[Any]:
     if gpus == 1:
         yield load_measured(**load).pipe
         return
-    companions, measured = Companions.start(gpus, load, _follow, loader=load_measured, check=_check)
+    companions, measured = Companions.start(
+        gpus, load, _follow, loader=load_measured, check=_check, layout=layout
+    )
     try:
         yield SharedPipe(measured.pipe, companions)
     finally:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS
-from joyimage.devices import DTYPE_CHOICES, GPUS_CHOICES, check_device_name
+from joyimage.devices import DTYPE_CHOICES, GPU_LAYOUTS, GPUS_CHOICES, check_device_name
 from joyimage.errors import InvalidInputError
 from joyimage.loading import OFFLOAD_CHOICES, QUANTIZATIONS
 
@@ -232,6 +232,7 @@ class SizedModelOptions(ModelOptions):
     Attributes:
         base_size: Side of the square bucket that all buckets derive from.
         gpus: Number of devices that share each edit.
+        gpu_layout: How they share it.
     """
 
     base_size: Annotated[
@@ -251,6 +252,15 @@ class SizedModelOptions(ModelOptions):
             metavar="1|2|4|8",
         ),
     ] = None
+    gpu_layout: Annotated[
+        str | None,
+        Parameter(
+            help="How GPUs share an edit: guidance (a guidance branch on each, the fastest) or tensor (a slice of the "
+            "transformer's layers on each, for GPUs that cannot hold it whole). Default: guidance.",
+            group=GROUPS["Advanced"],
+            metavar="|".join(GPU_LAYOUTS),
+        ),
+    ] = None
 
     def check(self) -> None:
         """Reject what can be rejected before a checkpoint is loaded.
@@ -266,6 +276,10 @@ class SizedModelOptions(ModelOptions):
         if self.gpus is not None and self.gpus not in GPUS_CHOICES:
             expected = ", ".join(map(str, GPUS_CHOICES))
             raise InvalidInputError(f"`--gpus` is {self.gpus}; expected {expected}.")
+        if self.gpu_layout is not None and self.gpu_layout not in GPU_LAYOUTS:
+            raise InvalidInputError(
+                f"`--gpu-layout` is {self.gpu_layout!r}; expected {', '.join(GPU_LAYOUTS)}."
+            )
 
 
 LOADING = tuple(field.name for field in fields(SizedModelOptions) if field.name != "model")

@@ -113,7 +113,7 @@ def load_runner(options: RunOptions) -> Runner:
         return RemoteRunner.connect(options.server, options.model)
     say_loading(options.model)
     from joyimage.compat.deferred_imports import collection_paused
-    from joyimage.devices import choose_device, choose_dtype
+    from joyimage.devices import GPU_LAYOUTS, check_gpus, choose_device, choose_dtype
     from joyimage.loading import default_model, load_pipeline
 
     with collection_paused():
@@ -122,18 +122,19 @@ def load_runner(options: RunOptions) -> Runner:
         # With a transformer's file alone, the published model's configs in this package are the base.
         model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
-        gpus = options.gpus or 1
+        gpus, layout = options.gpus or 1, options.gpu_layout or GPU_LAYOUTS[0]
         notify(f"Model {model or options.transformer} on {device} in {dtype}.")
         load = {**options.to_load(), "model": model, "device": device, "dtype": dtype}
         load["base_size"] = options.base_size
         if gpus == 1:
+            check_gpus(gpus, options.device, layout)
             return LocalRunner(load_pipeline(**load))
     from joyimage.companions import Companions
 
     load["device"] = options.device  # as given: each process chooses its own, and `start` checks them
     # Outside: with the collection paused, what connecting imports would be reported as leaked in the end.
     announce = load.pop("announce")
-    companions, loaded = Companions.start(gpus, load, _follow, announce=announce)
+    companions, loaded = Companions.start(gpus, load, _follow, layout=layout, announce=announce)
     return LocalRunner(loaded, companions)
 
 

@@ -129,6 +129,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         self.gradient_checkpointing = False
         self._ops = PLAIN_OPS
         self.acceleration: object = None  # what `joyimage.acceleration.accelerate` chose
+        self.num_layer_parts = 1  # processes that have a slice of the blocks' layers each
 
     @classmethod
     def from_config(

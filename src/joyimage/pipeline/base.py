@@ -11,12 +11,14 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from joyimage.acceleration.parallel import GuidanceGroup
+from joyimage.acceleration.parallel import EditGroup, GuidanceGroup
 from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
+from joyimage.acceleration.tensor_parallel import TensorGroup
 from joyimage.advice import advise
 from joyimage.compat.diffusers import reset_step_caches
 from joyimage.compat.torch import without_compiler
+from joyimage.devices import GPU_LAYOUTS
 from joyimage.edits import Defaults
 from joyimage.edits.parts import unused_negative_prompt
 from joyimage.errors import InvalidInputError
@@ -37,6 +39,10 @@ from joyimage.pipeline.schedule import TURBO_SCHEDULE, Scheduler, set_schedule, 
 from joyimage.pipeline.vae import encode_frame
 from joyimage.types import ImageSize, LatentSize
 
+GUIDANCE, TENSOR = GPU_LAYOUTS
+LAYOUTS: dict[str, type[GuidanceGroup] | type[TensorGroup]] = {GUIDANCE: GuidanceGroup, TENSOR: TensorGroup}
+"""How processes share an edit."""
+
 
 class JoyImagePipeline(PipelineParts):
     """Base of the JoyAI-Image-Edit pipelines: the state of a call and its steps."""
@@ -50,7 +56,7 @@ class JoyImagePipeline(PipelineParts):
     speed_presets: dict[str, SpeedPreset] = PRESETS
     """What each value of `speed` leaves out; `joyimage calibrate` measures them for a checkpoint."""
 
-    processes: GuidanceGroup | None = None
+    processes: EditGroup | None = None
     """The processes that share an edit; see `parallel`."""
 
     # State of the running call.
@@ -180,28 +186,37 @@ class JoyImagePipeline(PipelineParts):
             changes["schedule"] = TURBO_SCHEDULE
         return replace(sampling, **changes)
 
-    def parallel(self, num_processes: int) -> None:
-        """Share every edit with other processes: each runs one guidance branch of a step, or a part of its tokens.
+    def parallel(self, num_processes: int, layout: str = GUIDANCE) -> None:
+        """Share every edit with other processes.
 
         All processes load the same pipeline and make the same calls; all of them return the images. Draws, latents,
         guidance scale and interruption are those of process 0. A process that ends, ends the others within 10 s.
 
         Args:
             num_processes: 2, 4 or 8, which `torchrun --nproc-per-node` has started and `torch.distributed` has
-                connected. From 4 on, a branch's tokens are divided, which stays until the pipeline is loaded again.
-                1 ends the sharing of 2.
+                connected. 1 ends the sharing where nothing is divided.
+            layout: "guidance": each process runs one guidance branch of a step, and from 4 processes on a part of its
+                tokens. "tensor": each holds a slice of the transformer's layers and runs all branches, for devices
+                that cannot hold the whole transformer; load the pipeline in host memory, call this, and move it to the
+                device. Adapters are fused before, and quantized layers are not sliced. What is divided stays so until
+                the pipeline is loaded again.
 
         Raises:
-            InvalidInputError: Another number of processes is connected, or the model cannot be divided so.
+            InvalidInputError: Another number of processes is connected, the layout does not exist, or the model cannot
+                be divided so.
         """
+        if layout not in LAYOUTS:
+            raise InvalidInputError(f"`layout` is {layout!r}; expected {', '.join(LAYOUTS)}.")
         if num_processes != 1:
-            self.processes = GuidanceGroup.join(num_processes, without_compiler(self.transformer))
-        elif self.processes is not None and self.processes.num_parts > 1:
-            raise InvalidInputError("`num_processes` is 1, but tokens are divided; load the pipeline again.")
+            self.processes = LAYOUTS[layout].join(num_processes, without_compiler(self.transformer))
+        elif self.processes is not None and self.processes.divided is not None:
+            raise InvalidInputError(
+                f"`num_processes` is 1, but {self.processes.divided} are divided; load the pipeline again."
+            )
         else:
             self.processes = None
 
-    def follow(self, processes: GuidanceGroup, like: Tensor) -> None:
+    def follow(self, processes: EditGroup, like: Tensor) -> None:
         """Take over from process 0 whether the loop ends, and the guidance scale."""
         interrupt, scale = processes.share_settings(float(self._interrupt), self._guidance_scale, like=like)
         self._interrupt, self._guidance_scale = bool(interrupt), scale

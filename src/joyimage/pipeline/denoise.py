@@ -113,7 +113,8 @@ def _prepare(
             references
         )  # each output decides for itself, so that a batch equals its single runs
     references = [group.to(transformer.dtype) for group in references]
-    batched = pipe.processes is None and can_batch_branches(transformer, latents[:, 0], references)
+    is_shared_by_branch = pipe.processes is not None and not pipe.processes.runs_all_branches
+    batched = not is_shared_by_branch and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
     cache = ForwardCache(transformer, scheduler.timesteps, num_branches=len(all_branches))
     predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])

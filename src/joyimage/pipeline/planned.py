@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from joyimage.acceleration.plans import Machine, MemoryPlan, candidates, choose_plan, next_plan, predict
 from joyimage.acceleration.quantization import choose_matmuls
+from joyimage.acceleration.tensor_parallel import divide_layers
 from joyimage.devices import free_cached_memory, free_memory, typed_device_errors
 from joyimage.pipeline import components
 from joyimage.pipeline.folder_checks import check_folder
 from joyimage.pipeline.streamed import load_from_disk, measure, stream_from_disk, stream_from_host
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from os import PathLike
     from pathlib import Path
 
@@ -39,6 +41,8 @@ class PlannedLoad:
         base_size: Side in pixels of the square bucket, or None for the checkpoint's own.
         quantization: "int8", "fp8", "nf4" or "none", or None for the format of the files.
         requested: Requested memory plan, one of `OFFLOADS`; None for the fastest that fits.
+        part: Number of the slice of the transformer's layers to keep.
+        num_parts: Number of slices; 1 keeps the layers whole.
     """
 
     cls: Any
@@ -50,6 +54,8 @@ class PlannedLoad:
     base_size: int | None
     quantization: str | None
     requested: str | None = None
+    part: int = 0
+    num_parts: int = 1
 
     def plan(self) -> MemoryPlan | None:
         """Return the memory plan, or None for a small model, for which planning takes longer than it saves.
@@ -106,28 +112,31 @@ class PlannedLoad:
     def _plans(self) -> tuple[str, ...]:
         """Return the plans that can run, the fastest first."""
         plans = candidates(self.device.type)
-        is_from_files = self.quantization in {None, "none"}
+        is_from_files = self.quantization in {None, "none"} and self.num_parts == 1
         return plans if is_from_files else tuple(plan for plan in plans if plan != "disk")
 
     def _size(self) -> PipelineSize:
-        return measure(
+        size = measure(
             self.folder,
             self.dtype,
             files=self.files,
             quantization=self.quantization,
             base_size=self.base_size,
         )
+        return size.sliced("transformer", self.num_parts)
 
     def _load(self, offload: str) -> Any:
-        load = partial(
+        load: Any = partial(
             self.cls.from_pretrained,
             self.model,
             **{"dtype": self.dtype, "quantization": self.quantization, **self.files},
         )
+        if self.num_parts > 1:
+            load = partial(self._load_part, load)
         if offload == "none":
             # diffusers' device map puts the weights straight onto the device, without a second copy; it knows
             # these two names only.
-            if str(self.device) in {"cpu", "cuda"}:
+            if str(self.device) in {"cpu", "cuda"} and self.num_parts == 1:
                 return load(device_map=str(self.device))
             return self._with_fast_matmuls(load().to(self.device))
         if offload == "model":
@@ -146,6 +155,12 @@ class PlannedLoad:
         )
         pipe = load(**parts)
         pipe.vae.to(self.device)
+        return pipe
+
+    def _load_part(self, load: Callable[..., Any]) -> Any:
+        """Load the pipeline in host memory, and keep the slice of the layers that the device has room for."""
+        pipe = load()
+        divide_layers(pipe.transformer, self.part, self.num_parts)
         return pipe
 
     def _with_fast_matmuls(self, pipe: Any) -> Any:

@@ -72,6 +72,8 @@ class ServerSettings(BaseSettings):
             bfloat16.
         base_size: Side in pixels of the square bucket; None: the checkpoint's own.
         gpus: Number of devices that share each edit: 1, 2, 4 or 8; together with several replicas, Ray is required.
+        gpu_layout: How they share it: "guidance" (a guidance branch on each), or "tensor" (a slice of the transformer's
+            layers on each, for GPUs that cannot hold it whole).
         replicas: Number of pipelines; several share the devices of a kind in turn.
         host: Address to listen on.
         port: Port to listen on; 0 picks a free one.
@@ -140,6 +142,7 @@ class ServerSettings(BaseSettings):
     dtype: str | None = None
     base_size: int | None = None
     gpus: Literal[1, 2, 4, 8] = 1
+    gpu_layout: Literal["guidance", "tensor"] = "guidance"
     replicas: int = Field(default=1, ge=1)
 
     host: str = "127.0.0.1"

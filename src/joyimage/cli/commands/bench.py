@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS, check_sampling
+from joyimage.devices import GPU_LAYOUTS
 from joyimage.errors import InvalidInputError
 
 _MODEL = Parameter(group=GROUPS["Model"])
@@ -24,6 +25,9 @@ def bench(
     size: Annotated[int | None, _MODEL] = None,
     layers: Annotated[int | None, _MODEL] = None,
     gpus: Annotated[int | None, Parameter(group=GROUPS["Advanced"], metavar="1|2|4|8")] = None,
+    gpu_layout: Annotated[
+        str | None, Parameter(group=GROUPS["Advanced"], metavar="|".join(GPU_LAYOUTS))
+    ] = None,
     steps: Annotated[int, _MEASURED] = 10,
     rounds: Annotated[int, _MEASURED] = 3,
     counters: Annotated[bool, _MEASURED] = True,
@@ -48,6 +52,8 @@ def bench(
         size: Side of the image in pixels. Default: the model's own.
         layers: Number of transformer blocks. Default: the model's own.
         gpus: Number of GPUs that share each of joyimage's edits: 2 (one for each guidance branch), 4 or 8. Default: 1.
+        gpu_layout: How GPUs share an edit: guidance (a guidance branch on each, the fastest) or tensor (a slice of the
+            transformer's layers on each, for GPUs that cannot hold it whole). Default: guidance.
         steps: Number of denoising steps.
         rounds: Number of rounds; each runs both sides twice, in the order A B B A.
         counters: Count operations, traffic, copies and waits at the published sizes.
@@ -55,7 +61,8 @@ def bench(
         page: Measure the page in headless Chromium instead, and print it beside its budgets.
         server: URL of the server whose page is measured. Default: a new one with the tiny checkpoint.
         a: Compare two settings of joyimage instead: the first one, such as "steps=16 guidance=3". Names are those of an
-            edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload, lora and gpus.
+            edit's fields (steps, guidance, speed, negative), and dtype, quantize, offload, lora, gpus and
+            gpu_layout.
         b: The second one, such as "steps=16 guidance=3 speed=balanced".
         image: Image that `--a` and `--b` edit. Default: a drawn one.
         prompt: Prompt for `--image`.
@@ -63,7 +70,7 @@ def bench(
         json: Print JSON instead of the tables.
     """
     check_sampling(steps, None)
-    _check_gpus(gpus, "startup" if startup else "page" if page else None)
+    _check_gpus({"gpus": gpus, "gpu_layout": gpu_layout}, "startup" if startup else "page" if page else None)
     # Loaded here: `joyimage --help` must not wait for torch.
     from json import dumps
 
@@ -82,7 +89,7 @@ def bench(
         return
 
     if a is not None or b is not None:
-        report = _compare(a or "", b or "", image, prompt, (model, device, dtype, gpus), rounds)
+        report = _compare(a or "", b or "", image, prompt, (model, device, dtype, gpus, gpu_layout), rounds)
         from joyimage.benchmark.comparing import to_comparison
 
         print(dumps(report) if json else to_comparison(report))
@@ -101,6 +108,7 @@ def bench(
         layers=layers,
         counters=counters,
         gpus=1 if gpus is None else gpus,
+        gpu_layout=gpu_layout or GPU_LAYOUTS[0],
     )
     report = measure(settings, notify)
     written = write_report(report, output)
@@ -108,16 +116,17 @@ def bench(
     notify(f"Written: {written}")
 
 
-def _check_gpus(gpus: int | None, other: str | None) -> None:
-    """Reject a number of GPUs beside a measurement that makes no edit to share.
+def _check_gpus(given: dict[str, object], other: str | None) -> None:
+    """Reject options of sharing edits beside a measurement that makes none.
 
     Raises:
         InvalidInputError: There is one.
     """
-    if gpus is not None and other is not None:
-        raise InvalidInputError(
-            f"`gpus` is {gpus}, but `{other}` measures no edits that GPUs could share; leave out one of them."
-        )
+    for name, value in given.items():
+        if value is not None and other is not None:
+            raise InvalidInputError(
+                f"`{name}` is {value!r}, but `{other}` measures no edits that GPUs could share; leave out one of them."
+            )
 
 
 def _compare(
@@ -125,7 +134,7 @@ def _compare(
     b: str,
     image: Path | None,
     prompt: str | None,
-    where: tuple[str | None, str | None, str | None, int | None],
+    where: tuple[str | None, str | None, str | None, int | None, str | None],
     rounds: int,
 ) -> dict[str, Any]:
     """Compare two settings on a model, device, dtype and number of devices.
@@ -146,7 +155,7 @@ def _compare(
         if image is None or prompt is None
         else ComparedEdit(image=read_image(image).image, prompt=prompt)
     )
-    model, device, dtype, gpus = where
+    model, device, dtype, gpus, layout = where
     hide_loading_bars()
     return compare_settings(
         sides,
@@ -154,6 +163,7 @@ def _compare(
         device=device,
         dtype=dtype,
         gpus=1 if gpus is None else gpus,
+        gpu_layout=layout or GPU_LAYOUTS[0],
         edit=edit,
         rounds=rounds,
         announce=notify,

@@ -42,10 +42,15 @@ class AdapterMixin(PeftAdapterMixin):
         Raises:
             CheckpointError: The file cannot be read, a key names no layer of this model, a matrix does not fit, or the
                 strength is stated in two ways.
-            InvalidInputError: `adapter_name` holds a dot, or is not there to be replaced.
+            InvalidInputError: `adapter_name` holds a dot or is not there to be replaced, or the layers are divided.
             InvalidTypeError: The adapter, or the name of its file, is of a type that is not accepted.
         """
         del prefix
+        if cast("Any", self).num_layer_parts > 1:
+            raise InvalidInputError(
+                'The transformer\'s layers are divided between processes (layout "tensor"), and an adapter needs whole'
+                " ones; load it and call `fuse_lora` before they are divided, or leave out the layout."
+            )
         source = pretrained_model_name_or_path_or_dict
         recipe: SamplingRecipe | None = None
         kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"), is_replaced=hotswap)

@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from joyimage.compat.diffusers import parallel_shards
-from joyimage.errors import CheckpointError
+from joyimage.errors import CheckpointError, InvalidInputError
 from joyimage.model.checkpoint.headers import StoredTensor, check_tensors, read_json, shapes_of, tensor_shapes
 from joyimage.model.checkpoint.layouts import from_original, key_from_original, settings_from_shapes
 from joyimage.model.checkpoint.shards import STEM, read_headers, read_weights
@@ -61,6 +61,24 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
                 f"{pretrained_model_name_or_path} lacks `{sorted(info['missing_keys'])[0]}`."
             )
         return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the model to a folder; see `ModelMixin.save_pretrained`.
+
+        Args:
+            save_directory: Folder to write; created where missing.
+            *args: As in diffusers.
+            **kwargs: As in diffusers: `variant`, `max_shard_size`, ….
+
+        Raises:
+            InvalidInputError: Its layers are divided between processes.
+        """
+        if cast("Any", self).num_layer_parts > 1:
+            raise InvalidInputError(
+                "This process has a slice of the transformer's layers, which is no model; save the pipeline before"
+                " they are divided."
+            )
+        cast("Any", super()).save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def check_folder(cls, folder: Path, variant: str | None = None) -> None:

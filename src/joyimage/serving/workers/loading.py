@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from joyimage.companions import Companions
+from joyimage.companions import TENSOR, Companions
 from joyimage.devices import check_gpus
 from joyimage.errors import InvalidInputError
 from joyimage.loading import Adapter, checked_load, load_pipeline
@@ -30,13 +30,14 @@ def check_settings(settings: ServerSettings) -> None:
         DeviceError: The device does not exist on this machine.
         InvalidInputError: A setting is out of range.
     """
-    check_gpus(settings.gpus, settings.device)
+    check_gpus(settings.gpus, settings.device, settings.gpu_layout)
     if settings.gpus > 1 and settings.replicas > 1:
         raise InvalidInputError(
             f"`replicas` is {settings.replicas} and `gpus` is {settings.gpus}; several pipelines of several devices "
             "run with `--ray`, or as several servers."
         )
-    checked_load(**_arguments(settings))
+    num_parts = settings.gpus if settings.gpu_layout == TENSOR else 1
+    checked_load(**_arguments(settings), num_parts=num_parts)
 
 
 def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
@@ -71,7 +72,11 @@ def load_runner(settings: ServerSettings, number: int = 0) -> LocalRunner:
     if settings.gpus == 1:
         return make_runner(load_pipeline(**arguments, replica=number, announce=announce))
     companions, loaded = Companions.start(
-        settings.gpus, arguments, partial(_follow, make_runner), announce=announce
+        settings.gpus,
+        arguments,
+        partial(_follow, make_runner),
+        layout=settings.gpu_layout,
+        announce=announce,
     )
     return make_runner(loaded, companions=companions)
 

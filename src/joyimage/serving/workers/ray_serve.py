@@ -35,6 +35,7 @@ MODEL_SETTINGS = (
         "offload",
         "device",
         "gpus",
+        "gpu_layout",
         "dtype",
         "base_size",
     ),
