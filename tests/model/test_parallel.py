@@ -9,12 +9,12 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput
-from torch import multiprocessing
 
 from joyimage.acceleration import accelerate, report
 from joyimage.acceleration.parallel import ParallelError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import random_models
+from tests.forked import start
 from tests.model.drive import assert_close, list_inputs
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ def run_edit(call: dict[str, Any], rank: int | None = None) -> Tensor:
 
 
 def test_context_parallel_when_two_processes_then_agree_with_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
+    processes = [start(run_rank, rank, tmp_path) for rank in (0, 1)]
     for process in processes:
         process.join()
 

@@ -11,7 +11,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from joyimage import JoyImageEditPipeline
 from joyimage.acceleration import accelerate, report
@@ -23,6 +22,7 @@ from joyimage.evaluation.prices import ForwardCounter
 from joyimage.model.adapters.recipe import SamplingRecipe
 from joyimage.tiny.examples import load_example
 from tests import random_models
+from tests.forked import start
 from tests.model.drive import draw
 
 if TYPE_CHECKING:
@@ -244,10 +244,7 @@ def run_rank(rank: int, folder: Path) -> None:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what each of four processes found, and what those that were left said when the last one died."""
     folder = tmp_path_factory.mktemp("shared")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, folder)) for rank in range(NUM)]
-    for process in processes:
-        process.start()
+    processes = [start(run_rank, rank, folder) for rank in range(NUM)]
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0, 3]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,7 +17,6 @@ import httpx2
 import numpy as np
 from PIL import Image
 
-from joyimage.cli.main import main
 from joyimage.edits import Defaults, kind_of
 from joyimage.serving.app import create_app
 from joyimage.serving.http.server import HttpServer
@@ -37,6 +34,7 @@ from joyimage.serving.settings import ServerSettings
 from joyimage.serving.workers.local import LocalRunner
 from joyimage.serving.workers.preparation import JobResult, prepare
 from tests import random_models
+from tests.forked import start_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -298,16 +296,6 @@ class LiveServer:
         assert not self._thread.is_alive()
 
 
-# Processes that have imported everything fork off this one: what is tested is the server, not the imports.
-_forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.serving.preload"])
-
-
-def _serve(arguments: list[str], log_path: str) -> None:
-    os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    sys.exit(main(["serve", *arguments]))
-
-
 class Process:
     """`joyimage serve` in a process of its own."""
 
@@ -325,9 +313,7 @@ class Process:
             "--base-size",
             base_size,
         ]
-        given = [str(part) for part in (*options, *arguments)]
-        self._process = _forkserver.Process(target=_serve, args=(given, str(log_path)), daemon=True)
-        self._process.start()
+        self._process = start_command("serve", *options, *arguments, log_path=log_path)
         self._log_path = log_path
         wait_for(lambda: "Serving" in self.log or not self._process.is_alive(), 90)
         assert self._process.is_alive(), self.log

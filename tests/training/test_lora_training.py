@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import socket
 import sys
 import types
 from pathlib import Path
@@ -28,6 +28,7 @@ from joyimage.training.memory import MemoryPlan, Savings
 from joyimage.training.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
 from joyimage.training.order import sample_generator
 from joyimage.training.validation import measure_losses
+from tests.forked import start
 from tests.training.pairs import CAPTION, framed, make_config, scene, write_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -401,24 +402,10 @@ def test_optimizer_when_its_state_is_nested_then_restored_from_tensors_and_json(
     assert torch.equal(restored["state1"], torch.ones(3, dtype=torch.uint8))
 
 
-def run_python(code: str, *, processes: int = 1, cwd: Path) -> subprocess.CompletedProcess[str]:
-    script = cwd / "program.py"
-    script.write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(script)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-
-
 PROGRAM = """
 from pathlib import Path
 from joyimage.training import train
+from tests.forked import start
 from tests.training.pairs import make_config
 settings = {{"steps": 3, "gradient_accumulation": 2, "save_every": 1}}
 if __name__ == "__main__":
@@ -427,32 +414,41 @@ if __name__ == "__main__":
 
 
 BASES = ("none", "int8", "fp8", "nf4")
-TWO_BASES = """
-from pathlib import Path
-from tests.training.test_lora_training import train_on_bases
-if __name__ == "__main__":
-    train_on_bases(Path({pairs!r}), Path({folder!r}))
-"""
 
 
 def train_on_bases(pairs: Path, folder: Path) -> None:
-    """Train on the plain base and on a quantized one, each with its adapter in a folder of its own."""
-    settings = {"steps": 3, "gradient_accumulation": 2, "save_every": 1}
+    """Train on the plain base and on quantized ones, each with its adapter in a folder of its own."""
+    settings = {"steps": 2, "gradient_accumulation": 2, "save_every": 1}
     for base in BASES:
         output = folder / base / "a.safetensors"
         train(make_config(pairs, output, train=settings, memory={"quantization": base}), progress=False)
 
 
-# Two processes have to start and import torch, and train four times: about 25 s.
+def train_as_one_of_two(rank: int, port: int, pairs: Path, folder: Path) -> None:
+    """Train in a process that is told of the other one as `torchrun` tells it."""
+    variables = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
+    train_on_bases(pairs, folder)
+
+
 def test_train_when_two_processes_shard_a_plain_or_quantized_base_then_the_same_bytes_as_one(
-    pairs: Path, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
+    pairs = write_pairs(tmp_path / "pairs", 4)  # those of one step
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processes = [start(train_as_one_of_two, rank, port, pairs, tmp_path / "two") for rank in (0, 1)]
     train_on_bases(pairs, tmp_path / "one")
+    for process in processes:
+        process.join()
 
-    program = TWO_BASES.format(pairs=str(pairs), folder=str(tmp_path / "two"))
-    done = run_python(program, processes=2, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert [process.exitcode for process in processes] == [0, 0]
     one, two = (
         [(tmp_path / name / base / "a.safetensors").read_bytes() for base in BASES] for name in ("one", "two")
     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import socket
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,25 +11,33 @@ import httpx2
 from PIL import Image
 from playwright.sync_api import expect
 
-from joyimage.cli.main import main
+from tests.forked import start_command
 from tests.serving.parts import wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import FilePayload, Locator, Page
 
+# Whether a reload finds the open project with its images, and the controls with the values that are given.
+_IS_STORED = """async (values) => {
+    const tab = JSON.parse(localStorage.getItem(`joyimage-tab-${sessionStorage.getItem("joyimage-session")}`));
+    if (!tab?.project || Object.entries(values).some(([id, value]) => tab.form[id] !== value)) return false;
+    const finish = (request) => new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+    });
+    const database = await finish(indexedDB.open("joyimage", 2));
+    const look = database.transaction(["projects", "pictures"]);
+    const [project, keys] = await Promise.all([
+        finish(look.objectStore("projects").get(tab.project)),
+        finish(look.objectStore("pictures").getAllKeys()),
+    ]);
+    database.close();
+    const ids = project?.attempts.flatMap(({ pictures }) => pictures) ?? [];
+    return ids.length > 0 && ids.every((id) => keys.includes(`${tab.project}/${id}`));
+}"""
 EXAMPLES = Path(__file__).parents[2] / "src/joyimage/web/static/examples"
 # A busy machine of two cores takes seconds for a tiny edit.
 PATIENCE_MS = 60_000
-
-# Processes that have imported everything fork off this one.
-_forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(["tests.serving.preload"])
-
-
-def _serve(arguments: list[str], log_path: str, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    os.dup2(os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    sys.exit(main(["serve", *arguments]))
 
 
 class Server:
@@ -44,15 +49,15 @@ class Server:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         options = ["--port", port, "--data-dir", folder / "data", "--model", "tiny", "--device", "cpu"]
-        self._arguments = [str(part) for part in (*options, *arguments)]
+        self._arguments = (*options, *arguments)
         self._environment = environment
         self._log_path = folder / "log"
         self.start()
 
     def start(self) -> None:
-        given = (self._arguments, str(self._log_path), self._environment)
-        self._process = _forkserver.Process(target=_serve, args=given, daemon=True)
-        self._process.start()
+        self._process = start_command(
+            "serve", *self._arguments, log_path=self._log_path, environment=self._environment
+        )
         wait_for(self._is_ready, 120)
 
     def _is_ready(self) -> bool:
@@ -105,6 +110,10 @@ class Visitor:
         """Reload, and wait until what was saved is back."""
         self.page.reload()
         self.page.wait_for_selector("html[data-started]", state="attached")
+
+    def wait_until_stored(self, **values: str) -> None:
+        """Wait until a reload finds the project with its images, and controls with these values, by id."""
+        self.page.wait_for_function(_IS_STORED, arg=values, timeout=PATIENCE_MS, polling=50)
 
     def see(self, selector: str) -> Locator:
         found = self.page.locator(selector)
