@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 def edit(pipe: Any) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(base_size=64)
     return pipe(
         image=Image.new("RGB", (64, 64), "teal"),
         prompt="Make it red.",

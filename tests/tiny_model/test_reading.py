@@ -57,12 +57,7 @@ def tokenizer(short_corpus: None) -> Any:
 @pytest.fixture(scope="module")
 def extended(tokenizer: Any) -> Any:
     """It with words of a few questions."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(language, "_CORPUS_CASES_PER_TASK", 4)
-    patch.setattr(language, "_PROMPT_SCENES_PER_TASK", 12)
-    patch.setattr(language, "_LEAST_COUNT", 4)
-    yield extend_tokenizer(tokenizer)
-    patch.undo()
+    return extend_tokenizer(tokenizer)
 
 
 @pytest.fixture(scope="module")
