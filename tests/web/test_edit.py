@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from tests.web.parts import Server
 
 
+# Empties the canvas of the difference, and holds the next drawing back until `drawDifference()`.
+HOLD_DIFFERENCE = """() => {
+    document.querySelector("#image-difference").width = 1;
+    const { decode } = HTMLImageElement.prototype;
+    const held = new Promise((resolve) => (window.drawDifference = resolve));
+    HTMLImageElement.prototype.decode = function () {
+        return held.then(() => decode.call(this));
+    };
+}"""
+
+
 def _large_sideways_jpeg() -> bytes:
     """5000 x 3000 pixels in the file, which says that it lies on its side."""
     exif = Image.Exif()
@@ -516,9 +527,12 @@ def test_result_when_compared_then_slider_difference_and_two_sides_zoom_in_step(
     assert lit[0] > 100  # the heart
     assert lit[1] < 30  # the background
 
+    visitor.choose_view("slider")
+    page.evaluate(HOLD_DIFFERENCE)
     visitor.choose_view("difference")
     visitor.choose_view("slider")  # before the difference has been drawn
-    page.wait_for_timeout(500)
+    page.evaluate("() => window.drawDifference()")
+    page.wait_for_function("() => document.querySelector('#image-difference').width > 1", polling=50)
     visitor.expect_name("-edit-")
 
     visitor.choose_view("sides")
@@ -739,7 +753,7 @@ def test_question_when_asked_then_an_answer_that_a_reload_keeps(
         answer = visitor.page.locator("#answer-text").text_content() or ""
         visitor.choose_mode("edit")
         expect(visitor.page.locator("#answer")).to_be_hidden()
-        visitor.page.wait_for_timeout(600)  # it is kept a moment later
+        visitor.wait_until_stored(mode="edit", answer=answer)
         visitor.reload()
         visitor.choose_mode("describe")
         expect(visitor.see("#answer-text")).to_have_text(answer)

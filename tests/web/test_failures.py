@@ -193,7 +193,7 @@ def test_browser_when_closed_and_opened_then_the_last_work_is_there(
     context = contexts()
     visitor = Visitor(context.new_page(), server).open()
     visitor.choose_example("car")
-    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+    visitor.wait_until_stored(object="car")
     visitor.page.close()
 
     again = Visitor(context.new_page(), server).open()
@@ -284,7 +284,7 @@ def test_page_when_reloaded_before_the_server_has_the_run_then_sent_once(
     visitor.page.route("**/v1/jobs", lambda route: route.abort())
     visitor.page.click("#run")
     expect(visitor.see("#progress-text")).to_contain_text("Trying again")
-    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+    visitor.wait_until_stored()
     visitor.page.unroute("**/v1/jobs")
 
     visitor.reload()
@@ -296,7 +296,7 @@ def test_page_when_reloaded_before_the_server_has_the_run_then_sent_once(
 def test_tab_when_duplicated_then_a_session_of_its_own(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     visitor.choose_example("car")
-    visitor.page.wait_for_timeout(600)  # it is kept a moment later
+    visitor.wait_until_stored()
 
     with visitor.page.expect_popup() as popup:
         visitor.page.evaluate("() => { window.open(location.href); }")  # which copies the tab's storage

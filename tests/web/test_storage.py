@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Dialog, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.web.parts import EXAMPLES, find_faults
 
@@ -42,16 +42,10 @@ REJECT = """() => {
 
 def _rejected_leave(page: Page) -> str:
     """Try to reload, and stay; return what kind of question the browser asked."""
-    asked: list[str] = []
-
-    def stay(dialog: Dialog) -> None:
-        asked.append(dialog.type)
-        dialog.dismiss()
-
-    page.once("dialog", stay)
-    page.evaluate("() => { setTimeout(() => location.reload()); }")
-    page.wait_for_timeout(500)
-    return "".join(asked)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    with page.expect_event("dialog") as asked:
+        page.evaluate("() => { setTimeout(() => location.reload()); }")
+    return asked.value.type
 
 
 def test_projects_when_their_limit_is_reached_then_nothing_is_lost_until_there_is_room(
