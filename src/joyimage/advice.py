@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,16 +15,22 @@ if TYPE_CHECKING:
 _collected: ContextVar[list[str] | None] = ContextVar("joyimage_advice", default=None)
 
 
-def advise(sentence: str, *, stacklevel: int = 2) -> None:
-    """Give advice: as Python's warning, or to the `collect_advice` around it.
+_OWN = {"joyimage", "torch", "contextlib"}
+"""Packages between the code that calls joyimage and the place that advises."""
+
+
+def advise(sentence: str) -> None:
+    """Give advice: as Python's warning at the line that calls joyimage, or to the `collect_advice` around it.
 
     Args:
         sentence: What to say.
-        stacklevel: As for `warnings.warn`: 2 is the line that calls the function which advises.
     """
     collected = _collected.get()
     if collected is None:
-        warnings.warn(sentence, stacklevel=stacklevel + 1)
+        level, frame = 1, inspect.currentframe()
+        while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
+            level, frame = level + 1, frame.f_back
+        warnings.warn(sentence, stacklevel=level - 1 if frame is None else level)
     elif sentence not in collected:
         collected.append(sentence)
 

@@ -108,9 +108,10 @@ def test_scale_of_a_call_when_no_adapter_acts_then_a_warning_says_so(pipe: Any, 
         (pipe.disable_lora if state == "disabled" else pipe.fuse_lora)()
     before = edit(pipe)
 
-    with pytest.warns(UserWarning, match="scale of 0.5 for adapters has no effect"):
+    with pytest.warns(UserWarning, match="scale of 0.5 for adapters has no effect") as told:
         scaled = edit(pipe, attention_kwargs={"scale": 0.5})
 
+    assert told[0].filename == __file__
     assert np.array_equal(scaled, before)
     if state == "fused":
         pipe.unfuse_lora()

@@ -87,6 +87,16 @@ def test_plan_when_a_step_is_hardly_trained_then_that_step_says_so(server: LiveS
     assert plan["plan"][1]["warnings"][0].startswith(UNTRAINED)
 
 
+def test_job_when_its_prompt_is_cut_off_then_its_record_says_so_in_the_end(server: LiveServer) -> None:
+    with server.client() as client:
+        fields = {"kind": "edit", "prompt": "red " * 6000}
+        record = ended(client, client.post("/v1/jobs", data=fields, files=[("image", png(1))]).json())
+
+    assert [warning.endswith("tokens too long; its end is left out.") for warning in record["warnings"]] == [
+        True
+    ]
+
+
 def test_client_when_something_is_to_be_known_then_the_job_has_it(server: LiveServer) -> None:
     job = Client(server.url).run(Camera(yaw=44), [opened(png(1))])
 

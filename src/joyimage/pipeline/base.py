@@ -170,7 +170,7 @@ class JoyImagePipeline(PipelineParts):
         self._check_speed(sampling.speed)
         num_prompts = checked_prompt_count(prompts, sampling, text_dim=self.transformer.config["text_dim"])
         if prompts.has_negative and sampling.guidance_scale <= 1:
-            advise(unused_negative_prompt(sampling.guidance_scale), stacklevel=5)
+            advise(unused_negative_prompt(sampling.guidance_scale))
         return num_prompts, sampling.as_plain_numbers()
 
     def _with_defaults(self, sampling: SamplingInputs) -> SamplingInputs:

@@ -158,7 +158,6 @@ class Framing:
                         f"`height` and `width` are {requested.height} and {requested.width} for an image of"
                         f" {ImageSize.of(image)}: `fit` 'exact' stretches it."
                         " Leave out the size, or use `fit` 'pad'.",
-                        stacklevel=6,  # the line that calls the pipeline
                     )
             return requested
         sizes = {ImageSize(*exact_size(image.size, processor.base_size)) for image in images}

@@ -98,7 +98,6 @@ def plan_move(
         advise(
             f"`box` is {pixels}, which the crop to {ImageSize.of(framed.image)} would cut off; "
             "the image is padded instead (fit='pad').",
-            stacklevel=3,
         )
         framing = replace(framing, fit="pad")
         framed = framing.place(source, choose_size(framing, source), image)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from typing import Any
 
+from joyimage.advice import advise
 from joyimage.errors import InvalidInputError
 
 # As trained: the blank, the backslash and the letter n after the first line break are literal.
@@ -109,7 +109,7 @@ def _shorten(texts: list[list[int]], room: int, max_tokens: int) -> None:
         raise InvalidInputError(
             f"`max_sequence_length` is {max_tokens}; expected more than the number of the images' tokens."
         )
-    warnings.warn(f"`prompt` is {excess} tokens too long; its end is left out.", stacklevel=4)
+    advise(f"`prompt` is {excess} tokens too long; its end is left out.")
     for text in reversed(texts):
         cut = min(excess, len(text))
         del text[len(text) - cut :]

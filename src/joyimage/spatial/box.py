@@ -63,7 +63,6 @@ def resolve_box(box: Sequence[float], size: tuple[int, int], form: str = "xyxy")
         advise(
             f"`box` is {right - left}x{bottom - top} pixels in an image of {width}x{height}: training had hardly any "
             "boxes with a side under 2% of the image, and the move may fail.",
-            stacklevel=3,
         )
     return left, top, right, bottom
 

@@ -57,7 +57,6 @@ class CameraMove:
             advise(
                 f"Yaw {self.yaw:g}° with pitch {self.pitch:g}° is not on the trained grid (yaw in steps of 45° "
                 "from -135° to 180°, pitch in steps of 15° within ±75°); the result may be less accurate.",
-                stacklevel=3,
             )
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, cast
 from diffusers.loaders.peft import PeftAdapterMixin
 from torch import Tensor, nn
 
+from joyimage.advice import advise
 from joyimage.errors import CheckpointError, InvalidInputError, InvalidTypeError
 from joyimage.model.adapters.files import download_adapter, find_adapter_file, read_adapter
 from joyimage.model.adapters.names import adaptable_layers
@@ -148,10 +149,7 @@ class AdapterMixin(PeftAdapterMixin):
             if isinstance(one, BaseTunerLayer) and not one.disable_adapters and not one.merged
         ]
         if not layers:
-            warnings.warn(
-                f"A scale of {scale:g} for adapters has no effect: none is active, or they are fused.",
-                stacklevel=2,
-            )
+            advise(f"A scale of {scale:g} for adapters has no effect: none is active, or they are fused.")
         # Dividing by the factor again would not give back the same numbers, and nothing after 0.
         strengths = [dict(layer.scaling) for layer in layers]
         try:

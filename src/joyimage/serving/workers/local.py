@@ -231,7 +231,7 @@ class LocalRunner:
             watch = self._watch(steps, number_of_round, len(rounds), previews, report, is_stopped, reported)
             encoded = session.cache.miss_count["posterior"]
             try:
-                with session.caching(), collect_advice():  # given when the tasks came and were prepared
+                with session.caching(), collect_advice() as warnings:
                     parts = [(items[number], start, count) for number, start, count in batch]
                     output = self._call(parts, watch)
             finally:
@@ -244,6 +244,8 @@ class LocalRunner:
             is_known = session.cache.miss_count["posterior"] == encoded
             each = len(output.images) // len(batch)
             for place, (number, _, _) in enumerate(batch):
+                if len(batch) == 1:  # else it is not known whose prompt was cut off
+                    made[number].metadata.setdefault("warnings", []).extend(warnings)
                 self._add(made[number], output, output.images[place * each : (place + 1) * each], is_known)
         self.sessions.trim()
         return [ModelOutput(images=tuple(one.images), metadata=one.metadata) for one in made]

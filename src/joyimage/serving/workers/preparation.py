@@ -72,6 +72,10 @@ class PreparedTask:
     def finish(self, output: ModelOutput) -> JobResult:
         """Write the files that a client gets."""
         metadata = {**self.metadata, **output.metadata}
+        metadata["warnings"] = [
+            *self.metadata.get("warnings", ()),
+            *output.metadata.get("warnings", ()),
+        ]
         if not output.images:
             return JobResult(metadata=metadata)
         images, masks, checks = list(output.images), None, None
@@ -124,7 +128,7 @@ def _prepare(
     """Bring decoded images to what the model takes, and collect the advice on them."""
     with collect_advice() as warnings:
         prepared = _frame(task, given, mask, info, known)
-    return replace(prepared, metadata=prepared.metadata | ({"warnings": warnings} if warnings else {}))
+    return replace(prepared, metadata=prepared.metadata | {"warnings": warnings})
 
 
 def _frame(
