@@ -11,6 +11,7 @@ import os
 import pickle  # of the package's own values, between its own processes
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from joyimage.compat.deferred_imports import defer_optional_imports
@@ -40,9 +41,13 @@ def accompany(
         try:
             loaded, call = _load(rank, num_processes, packed)
         except Exception as error:  # noqa: BLE001 - the first process says it
-            first.send(str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # unless it has failed for the same reason, and is gone
+                first.send(str(error) or type(error).__name__)
             return
-        first.send(None)
+        try:
+            first.send(None)
+        except OSError:
+            return
 
         def join() -> None:
             connect(rank, num_processes, store)
@@ -68,7 +73,10 @@ def connect(rank: int, num_processes: int, store: str) -> None:
 
 def _load(rank: int, num_processes: int, packed: bytes) -> tuple[Any, Any]:
     import torch
+    from tqdm import tqdm
 
+    # Its own is shared by processes, and reported as leaked where one is killed; here no bar is shown.
+    tqdm.set_lock(threading.RLock())
     loader, load, make_call = pickle.loads(packed)
     if (load.get("device") or "").startswith("cpu"):
         torch.set_num_threads(max(1, torch.get_num_threads() // num_processes))

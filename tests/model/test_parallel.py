@@ -38,6 +38,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "exact": {},
     "preset": {"speed": "fast", "is_interrupted": False},
     "no guidance": {"guidance_scale": 1.0},
+    "slices of the layers": {"layout": "tensor"},
 }
 """Edits that two processes share."""
 
@@ -67,7 +68,7 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.save((results, edits), folder / f"{rank}.pt")
     dist.barrier()  # a process that leaves early would close connections that the other one still uses
     try:
-        run_edit({"is_killed": True}, rank)
+        run_edit({"is_killed": True, "layout": "tensor"}, rank)
     except ParallelError as error:
         message = str(error)
     else:
@@ -85,14 +86,16 @@ def run_edit(call: dict[str, Any], rank: int | None = None) -> Tensor:
     pipe: Any = random_models.make_pipeline()
     pipe.register_to_config(base_size=64)
     pipe.set_progress_bar_config(disable=True)
+    layout = options.pop("layout", "guidance")
     if rank is not None:
-        pipe.parallel(2)
-        assert report(pipe).parallelism == "guidance 2"
+        pipe.parallel(2, layout)
+        assert report(pipe).parallelism == f"{layout} 2"
     is_interrupted, is_killed = options.pop("is_interrupted", True), options.pop("is_killed", False)
 
     def act(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if is_killed and rank == 1 and step == 2:
-            os._exit(3)  # no farewell, as of a killed process
+            # In the next forward, between two exchanges; no farewell, as of a killed process.
+            pipe.transformer.double_blocks[1].register_forward_pre_hook(lambda *_: os._exit(3))
         if rank in {None, 0} and step == 4:
             pipe._interrupt = is_interrupted
             return {"latents": tensors["latents"] * 1.01}
