@@ -50,11 +50,7 @@ def pytest_collection_finish() -> None:
     """Leave what has been imported out of garbage collections, each of which takes a third of a second with it."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    """Let the interpreter free everything as it ends: libraries report what is left then."""
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # libraries report what is left when the interpreter ends
 
 
 @pytest.hookimpl(wrapper=True)

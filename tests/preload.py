@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 
@@ -19,3 +20,4 @@ __all__ = ["app", "batch", "edit", "edit_plus", "random_models", "serve", "uvico
 
 # A garbage collection takes a third of a second with all of this, in each of the processes.
 gc.freeze()
+atexit.register(gc.unfreeze)  # libraries report what is left when the interpreter ends
