@@ -5,17 +5,27 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+from joyimage import companions
 from joyimage.cli.main import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.preload"])
+
+
+@contextmanager
+def forked_companions() -> Iterator[None]:
+    """Have processes that share edits fork off too; tests/serving/test_companions.py starts them as users do."""
+    with mock.patch.object(companions, "get_context", return_value=_forkserver):
+        yield
 
 
 def start(target: Callable[..., Any], *arguments: object) -> ForkServerProcess:

@@ -23,6 +23,7 @@ from joyimage.errors import InvalidInputError, JoyImageError
 from joyimage.loading import load_pipeline
 from joyimage.tiny.examples import load_example
 from joyimage.types import ImageSize
+from tests.forked import forked_companions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,12 @@ EDITS: dict[str, dict[str, Any]] = {
     "fast": {"kind": "edit", "prompt": RECOLOR, "guidance_scale": 3.0, "speed": "fast"},
     "moved": {"kind": "move", "object": "heart", "box": [4, 60, 34, 92], "guidance_scale": 2.0},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    with forked_companions():
+        yield
 
 
 @pytest.fixture(scope="module")

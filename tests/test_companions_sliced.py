@@ -14,10 +14,18 @@ from joyimage.cli.runners import LocalRunner, load_runner
 from joyimage.errors import InvalidInputError
 from joyimage.loading import load_pipeline
 from joyimage.tiny.examples import load_example
+from tests.forked import forked_companions
 from tests.test_companions import EDITS, TINY, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    with forked_companions():
+        yield
 
 
 def test_edit_when_two_processes_have_slices_of_the_layers_then_as_one(tmp_path: Path) -> None:

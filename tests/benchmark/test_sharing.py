@@ -15,11 +15,19 @@ from joyimage.benchmark.comparing import to_comparison
 from joyimage.benchmark.report import to_markdown
 from joyimage.cli.main import main
 from joyimage.errors import JoyImageError
+from tests.forked import forked_companions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SMALL = ("--size", "64", "--layers", "2", "--steps", "1", "--rounds", "1", "--device", "cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    with forked_companions():
+        yield
 
 
 @pytest.mark.parametrize(("layout", "parallelism"), [("guidance", "guidance 2"), ("tensor", "tensor 2")])
