@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,7 @@ from scripts.proof.memory_group import MemoryGroup, NoMemoryGroupError
 from scripts.proof.plan import Settings, prove
 from scripts.proof.report import render
 
-if TYPE_CHECKING:
-    from pathlib import Path
+FIGURES = Path(__file__).parents[2] / "docs/benchmarks/full-size-cpu.json"
 
 TINY = Shapes(
     transformer={
@@ -177,3 +177,19 @@ def test_group_when_there_is_no_memory_controller_then_one_sentence(
 
     with pytest.raises(NoMemoryGroupError, match="No memory control group can be made"), MemoryGroup(10**9):
         pass
+
+
+def test_committed_figures_when_read_then_every_edit_ended_and_its_peak_was_predicted_within_a_tenth() -> (
+    None
+):
+    edits = json.loads(FIGURES.read_text("utf-8"))["edits"]
+    planned = {name: edit for name, edit in edits.items() if "host_predicted" in edit}
+
+    assert {"joyimage-bf16-8GB", "joyimage-int8_convrot-8GB"} < set(planned)
+    assert all(edit["outcome"] == "done" for edit in planned.values())
+    wrong = {
+        name: edit["host_predicted"] / edit["rss_peak"] - 1
+        for name, edit in planned.items()
+        if abs(edit["host_predicted"] / edit["rss_peak"] - 1) > 0.1
+    }
+    assert wrong == {}
