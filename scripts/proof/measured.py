@@ -106,6 +106,8 @@ def read_log(path: Path) -> dict[str, Any]:
         last = events[-1]
         figures |= {"seconds": last["s"], "last": last.get("name", last["event"])}
         figures |= {key: last[key] for key in ("rss_peak", "anonymous_peak", "read")}
+        # Of programs and libraries, which are mapped as weight files are.
+        figures["code"] = events[0]["rss"] - events[0]["anonymous_peak"]
     return figures
 
 

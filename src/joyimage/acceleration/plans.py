@@ -58,7 +58,6 @@ class PartSize:
         decoded_bytes: What decoding the largest quantized layer takes; 0 if no layer is quantized.
         window_source_bytes: The block on its way as its file stores it; 0 where it runs in that form.
         layer_source_bytes: That layer as its file stores it; 0 where it runs in that form.
-        tensor_source_bytes: The largest tensor as its file stores it, of those that run in another form.
         read_bytes: Blocks as their files store them.
         mapped_bytes: Vocabularies that run as their files store them: where they stay mapped, an edit reads a few
             rows of them only.
@@ -71,7 +70,6 @@ class PartSize:
     decoded_bytes: int = 0
     window_source_bytes: int = 0
     layer_source_bytes: int = 0
-    tensor_source_bytes: int = 0
     read_bytes: int = 0
     mapped_bytes: int = 0
 
@@ -106,23 +104,26 @@ class PipelineSize:
         """Peak of what is computed, beside the weights, for one image with one reference."""
         return max((self._computed_bytes(part) for part in self.parts.values()), default=0)
 
-    def streamed_bytes(self, *, with_source: bool) -> int:
+    def streamed_bytes(self, *, on_cpu: bool) -> int:
         """Return the peak of blocks and of what they compute, where they are streamed.
 
+        On a CPU what their files hold is mapped in the same memory, and so are the freed activations of both guidance
+        branches: each runs in a thread of its own, for which the C library keeps them.
+
         Args:
-            with_source: Whether what their files hold is mapped in the same memory.
+            on_cpu: Whether they run in host memory.
         """
         peaks = [0]
         for part in self.parts.values():
             in_block, alone = part.window_bytes, part.layer_bytes
-            if with_source:
+            if on_cpu:
                 in_block, alone = in_block + part.window_source_bytes, alone + part.layer_source_bytes
-            peaks += [in_block + self._computed_bytes(part), alone]
+            peaks += [in_block + self._computed_bytes(part, 2 if on_cpu else 1), alone]
         return max(peaks)
 
-    def _computed_bytes(self, part: PartSize) -> int:
+    def _computed_bytes(self, part: PartSize, num_branches: int = 1) -> int:
         tokens = 2 * (self.base_size // 16) ** 2 + self.text_tokens
-        in_block = tokens * self.hidden_size * _TOKEN_WIDTHS
+        in_block = num_branches * tokens * self.hidden_size * _TOKEN_WIDTHS
         in_vae = self.base_size**2 * self.vae_width * _PIXEL_CHANNELS
         return max(in_block * self.dtype_bytes + part.decoded_bytes, in_vae * self.dtype_bytes)
 
@@ -210,8 +211,8 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
     on_device = {
         "none": whole + size.activation_bytes,
         "model": max((part.num_bytes for part in size.parts.values()), default=0) + size.activation_bytes,
-        "block": others + size.streamed_bytes(with_source=False),
-        "disk": others + size.streamed_bytes(with_source=device == "cpu"),
+        "block": others + size.streamed_bytes(on_cpu=False),
+        "disk": others + size.streamed_bytes(on_cpu=device == "cpu"),
     }[offload]
     moved = 0
     if transformer is not None and offload in {"block", "disk"}:
@@ -220,7 +221,6 @@ def predict(offload: str, size: PipelineSize, device: str) -> MemoryPlan:
     if device == "cpu":
         if offload == "none":
             on_device -= sum(part.mapped_bytes for part in size.parts.values())
-            on_device += max((part.tensor_source_bytes for part in size.parts.values()), default=0)
         return MemoryPlan(
             offload=offload, device_bytes=0, host_bytes=PROCESS_BYTES + on_device, moved_bytes=moved
         )

@@ -193,7 +193,6 @@ def _measure_part(
         decoded_bytes=decoded,
         window_source_bytes=largest(listed, sources),
         layer_source_bytes=largest(alone, sources),
-        tensor_source_bytes=max(sources.values(), default=0),
         read_bytes=sum(stored[name].num_bytes if name in stored else sizes[name] for name in in_blocks),
         mapped_bytes=sum(
             sizes[name] for name in vocabularies if name in stored and stored[name].num_bytes == sizes[name]
