@@ -124,6 +124,7 @@ def test_pipeline_when_built_from_components_then_edits_as_the_first(checkpoint:
 
 
 def test_pipeline_when_deleted_then_its_settings_are_forgotten(checkpoint: Path) -> None:
+    gc.collect()  # of tests before: else they may go while this one loads
     before = len(settings._SETTINGS)
     pipe = JoyImageEditPipeline.from_pretrained(checkpoint)
     assert len(settings._SETTINGS) > before
