@@ -217,9 +217,12 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
 
 def _with_profile(image: Image.Image, primaries: Primaries, curve: Curve) -> Image.Image:
     """Return the image with the profile; without any where it would be sRGB's, or is impossible."""
+    is_srgb = curve == _SRGB_CURVE and _is_near(primaries, _SRGB)
+    if is_srgb and _ICC not in image.info:  # as most AVIF files say
+        return image
     made = image.copy()
     made.info.pop(_ICC, None)
-    if curve != _SRGB_CURVE or not _is_near(primaries, _SRGB):
+    if not is_srgb:
         try:
             made.info[_ICC] = matrix_profile(primaries, curve)
         except InvalidInputError:

@@ -75,10 +75,9 @@ def job_record(
     }
 
 
-def warnings_of(task: Task | PlanTask, result: Mapping[str, Any]) -> list[str]:
+def warnings_of(task: Task, result: Mapping[str, Any]) -> list[str]:
     """Return what the client should know of a job: what was noticed when it came, and when it ran."""
-    noticed = task.warnings if isinstance(task, Task) else ()
-    return list(dict.fromkeys([*noticed, *result.get("warnings", ())]))
+    return list(dict.fromkeys([*task.warnings, *result.get("warnings", ())]))
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:

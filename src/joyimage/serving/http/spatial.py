@@ -16,7 +16,7 @@ from joyimage.serving.http.job_record import warnings_of
 from joyimage.serving.http.openai import make
 from joyimage.serving.http.openapi import describe_route
 from joyimage.serving.http.parsing import parse_request
-from joyimage.serving.jobs.plan import load_task
+from joyimage.serving.jobs.task import Task
 from joyimage.serving.security.uploads import open_image, read_upload
 from joyimage.spatial import CameraMove, ObjectMove, ObjectRotation, parse
 from joyimage.understanding import intent
@@ -90,6 +90,6 @@ async def describe(request: Request, context: Known) -> dict[str, Any]:
     job = await context.service.result(request, job)
     result = job.result or {}
     answer = {"object": "description", "text": result["text"], "job_id": job.id}
-    if warnings := warnings_of(load_task(job.task), result):
+    if warnings := warnings_of(Task.from_dict(job.task), result):
         answer["warnings"] = warnings
     return answer
