@@ -106,6 +106,8 @@ def test_deferred_modules_when_used_then_are_the_real_ones(tmp_path: Path) -> No
             scipy.integrate.quad(lambda x: 2 * x, 0, 1)[0],
         ]
 
+        import peft.tuners.lokr  # registers itself, which it can do once
+        answers["spec"] = peft.tuners.lokr.__spec__.origin is not None
         from peft import LoraConfig
         pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["img_attn_qkv"]))
         pipe.transformer.save_lora_adapter(sys.argv[1])
@@ -136,6 +138,7 @@ def test_deferred_modules_when_used_then_are_the_real_ones(tmp_path: Path) -> No
     assert answers["collects"] is True
     assert answers["before"] == [False, False]
     assert answers["scipy"] == [0.5, [0, 1], 1.0]
+    assert answers["spec"] is True
     assert answers["peft"] == [True, False, ["again", "default"]]
     assert answers["compile"] == [9.0, 2]  # two graphs: the plain function in between is in none
     assert answers["compiled"] is True

@@ -263,7 +263,10 @@ class _DeferringFinder(MetaPathFinder):
                 # A module that has no proxy is behind one that has: import all as usual.
                 group.load()
                 if fullname in sys.modules:
-                    return ModuleSpec(fullname, _Loader(sys.modules[fullname]))
+                    module = sys.modules[fullname]
+                    # The import system takes the spec of a module that is there by now, and would run it again.
+                    module.__spec__ = ModuleSpec(fullname, _Loader(module))
+                    return module.__spec__
         return None
 
 
