@@ -13,9 +13,10 @@ from joyimage.cli.options import RunOptions
 from joyimage.cli.runners import LocalRunner, load_runner
 from joyimage.errors import InvalidInputError
 from joyimage.loading import load_pipeline
+from joyimage.model.adapters.recipe import SamplingRecipe
 from joyimage.tiny.examples import load_example
 from tests.forked import forked_companions
-from tests.test_companions import EDITS, TINY, run
+from tests.test_companions import EDITS, RECOLOR, TINY, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,23 +29,42 @@ def forked() -> Iterator[None]:
         yield
 
 
+def save_adapter(path: Path, seed: int, header: dict[str, str] | None = None) -> str:
+    """Draw an adapter of the first block, of layers that are sliced by outputs and by inputs."""
+    generator, matrices = torch.Generator().manual_seed(seed), {}
+    for layer, outputs, inputs in (("attn.img_attn_qkv", 576, 192), ("img_mlp.net.2", 192, 768)):
+        for name, shape in (("lora_A", (2, inputs)), ("lora_B", (outputs, 2))):
+            drawn = 0.2 * torch.randn(shape, generator=generator)
+            matrices[f"double_blocks.0.{layer}.{name}.weight"] = drawn
+    save_file(matrices, path, header)
+    return str(path)
+
+
 def test_edit_when_two_processes_have_slices_of_the_layers_then_as_one(tmp_path: Path) -> None:
-    layer, adapter = "double_blocks.0.attn.img_attn_qkv", tmp_path / "adapter.safetensors"
-    matrices = {f"{layer}.lora_A.weight": torch.ones(1, 192), f"{layer}.lora_B.weight": torch.ones(576, 1)}
-    save_file(matrices, adapter)
+    style = save_adapter(tmp_path / "style.safetensors", 0)
+    recipe = SamplingRecipe(num_inference_steps=3, guidance_scale=1.0, shift=2.0)
+    quick = save_adapter(tmp_path / "quick.safetensors", 1, recipe.to_header())
+    edits = {
+        **{name: EDITS[name] for name in ("guided", "the best of two", "fast")},
+        "adapters": {**EDITS["guided"], "loras": [f"{style}:0.5", f"{quick}:-0.4"], "speed": "exact"},
+        "without them": EDITS["without guidance"],
+        "turbo adapter": {"kind": "edit", "prompt": RECOLOR, "loras": [quick], "speed": "turbo"},
+    }
     image, alone = load_example("shapes").image, LocalRunner(load_pipeline(**TINY))
     sliced = load_runner(RunOptions(**TINY, gpus=2, gpu_layout="tensor"))
     assert isinstance(sliced, LocalRunner)
     assert sliced.companions is not None
+    made: dict[str, Any] = {}
     try:
         assert report(sliced.loaded.pipe).parallelism == "tensor 2"
-        with pytest.raises(InvalidInputError, match="an adapter needs whole ones"):
-            run(sliced, {**EDITS["guided"], "loras": [str(adapter)]}, image)
-        for name in ("guided", "the best of two", "fast"):
-            together, expected = (run(runner, EDITS[name], image) for runner in (sliced, alone))
+        for name, edit in edits.items():
+            together, expected = (run(runner, edit, image) for runner in (sliced, alone))
             assert max(int(abs(a - b).max()) for a, b in zip(together, expected, strict=True)) <= 1, name
+            made[name] = together[0]
     finally:
         sliced.companions.end()
+    assert abs(made["adapters"] - made["guided"]).max() > 20
+    assert abs(made["turbo adapter"] - made["without them"]).max() > 20
 
 
 @pytest.mark.parametrize(

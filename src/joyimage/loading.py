@@ -336,7 +336,7 @@ def checked_load(
     if num_parts > 1:
         from joyimage.acceleration.tensor_parallel import check_whole
 
-        check_whole(offload=requested, quantization=quantization, loras=[str(one.path) for one in adapters])
+        check_whole(offload=requested, quantization=quantization)
     if base_size is not None:
         bucket_sizes(base_size)
     return CheckedLoad(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from joyimage.benchmark import timing
 from joyimage.benchmark.comparing import to_comparison
@@ -72,9 +73,14 @@ def test_compare_when_one_side_has_two_processes_then_the_same_image_from_half_o
     assert text.count("GPUs") == 1
 
 
-def test_compare_when_one_side_has_slices_of_the_layers_then_the_same_image(
-    capsys: pytest.CaptureFixture[str],
+def test_compare_when_one_side_has_slices_of_the_layers_and_of_an_adapter_then_the_same_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    layer, adapter = "double_blocks.0.attn.img_attn_proj", tmp_path / "style.safetensors"
+    shapes = {"lora_A": (2, 192), "lora_B": (192, 2)}
+    matrices = {f"{layer}.{name}.weight": 0.1 * torch.ones(shape) for name, shape in shapes.items()}
+    save_file(matrices, adapter)
+    call = f"steps=2 guidance=3 lora={adapter}"
     command = [
         "bench",
         "--model",
@@ -88,7 +94,7 @@ def test_compare_when_one_side_has_slices_of_the_layers_then_the_same_image(
         "tensor",
     ]
 
-    code = main([*command, "--a", "steps=2 guidance=3", "--b", "steps=2 guidance=3 gpus=2"])
+    code = main([*command, "--a", call, "--b", f"{call} gpus=2"])
 
     printed = capsys.readouterr()
     assert code == 0, printed.err

@@ -16,6 +16,7 @@ from joyimage.model.transformer import JoyImageEditTransformer3DModel
 from tests import random_models
 from tests.forked import start
 from tests.model.drive import assert_close, list_inputs
+from tests.model.sliced_adapters import draw_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ EDITS: dict[str, dict[str, Any]] = {
     "preset": {"speed": "fast", "is_interrupted": False},
     "no guidance": {"guidance_scale": 1.0},
     "slices of the layers": {"layout": "tensor"},
+    "slices with adapters": {"layout": "tensor", "has_adapters": True},
 }
 """Edits that two processes share."""
 
@@ -86,10 +88,15 @@ def run_edit(call: dict[str, Any], rank: int | None = None) -> Tensor:
     pipe: Any = random_models.make_pipeline()
     pipe.register_to_config(base_size=64)
     pipe.set_progress_bar_config(disable=True)
-    layout = options.pop("layout", "guidance")
+    layout, has_adapters = options.pop("layout", "guidance"), options.pop("has_adapters", False)
+    if has_adapters:
+        pipe.load_lora_weights(draw_adapter("lora"), adapter_name="before")
     if rank is not None:
         pipe.parallel(2, layout)
         assert report(pipe).parallelism == f"{layout} 2"
+    if has_adapters:
+        pipe.load_lora_weights(draw_adapter("dora", 100), adapter_name="after")
+        pipe.set_adapters(["before", "after"], [0.5, 0.8])
     is_interrupted, is_killed = options.pop("is_interrupted", True), options.pop("is_killed", False)
 
     def act(pipe: Any, step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:

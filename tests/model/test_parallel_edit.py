@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -23,7 +24,14 @@ from joyimage.model.adapters.recipe import SamplingRecipe
 from joyimage.tiny.examples import load_example
 from tests import random_models
 from tests.forked import start
-from tests.model.drive import draw
+from tests.model.sliced_adapters import (
+    RANK,
+    biggest_difference,
+    distinct,
+    draw_adapter,
+    edit_with_adapters,
+    edit_with_products,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -44,7 +52,6 @@ EDITS: dict[str, dict[str, Any]] = {
     "adapter": {"adapter": None},
     "turbo": {"adapter": SamplingRecipe(num_inference_steps=2, guidance_scale=1.0, shift=2.0)},
 }
-SLICED_EDITS = {name: call for name, call in EDITS.items() if "adapter" not in call}
 REUSING = [name for name, call in EDITS.items() if "speed" in call]
 MEASURED = SpeedPreset(threshold=0.5, max_reused_steps=3, guidance_sigmas=(0.0, 0.9))
 """The unconditional branch begins later: on its own it would reuse other steps than the conditional one."""
@@ -71,11 +78,8 @@ def load_tiny() -> Any:
 @contextmanager
 def adapted(pipe: Any, recipe: SamplingRecipe | None) -> Generator[None]:
     """Load an adapter, which is a turbo adapter if it has a recipe."""
-    adapter: dict[str, Any] = {}
-    for number, layer in enumerate(("attn.img_attn_qkv", "txt_mlp.net.2")):
-        linear = pipe.transformer.get_submodule(f"double_blocks.1.{layer}")
-        for side, shape in (("A", (3, linear.in_features)), ("B", (linear.out_features, 3))):
-            adapter[f"double_blocks.1.{layer}.lora_{side}.weight"] = 0.2 * draw(*shape, seed=number)
+    drawn = draw_adapter("lora")
+    adapter = {key: one for key, one in drawn.items() if key.startswith("double_blocks")}
     pipe.transformer.load_lora_adapter(adapter, adapter_name="drawn")
     pipe.transformer.keep_recipe("drawn", recipe)
     try:
@@ -189,24 +193,33 @@ def count_weights(pipe: Any) -> list[int]:
     return [large, sum(one.numel() for one in pipe.transformer.parameters()) - large]
 
 
+def edit_adapted(rank: int = 0, num_processes: int = 1) -> dict[str, torch.Tensor]:
+    """Edit with adapters from before the layers are divided and after, or on one process with whole layers."""
+    made: dict[str, torch.Tensor] = {}
+    for kind, edits in (("LoRA and DoRA", edit_with_adapters), ("LoKr", edit_with_products)):
+        pipe = make_pipe("tensor")
+        divide = (lambda: None) if num_processes == 1 else partial(pipe.parallel, num_processes, "tensor")
+
+        def edit(pipe: Any = pipe, **call: Any) -> torch.Tensor:
+            return run_edit(pipe, {"num_inference_steps": 1, **call}, rank)[0]
+
+        made |= {f"{kind}: {name}": one for name, one in edits(pipe, divide, edit).items()}
+    return made
+
+
 def run_sliced(rank: int) -> dict[str, Any]:
-    """Make edits with a slice of the layers on each process; an adapter is fused before, and rejected after."""
-    pipe, fused = make_pipe("tensor"), make_pipe("tensor")
-    with adapted(fused, None):
-        fused.fuse_lora()
+    """Make edits with a slice of the layers on each process."""
+    pipe = make_pipe("tensor")
     pipe.parallel(NUM, layout="tensor")
-    fused.parallel(NUM, layout="tensor")
     assert report(pipe).parallelism == f"tensor {NUM}"
-    with (
-        pytest.raises(InvalidInputError, match=r'layout "tensor"\), and an adapter needs whole'),
-        adapted(pipe, None),
-    ):
-        pass
+    with adapted(pipe, None):
+        exchange_of_adapter = count_exchange(pipe, rank)
     return {
-        "edits": {name: run_edit(pipe, call, rank) for name, call in SLICED_EDITS.items()},
-        "fused": run_edit(fused, {}, rank),
+        "edits": {name: run_edit(pipe, call, rank) for name, call in EDITS.items()},
+        "adapted": edit_adapted(rank, NUM),
         "weights": count_weights(pipe),
         "exchange": count_exchange(pipe, rank),
+        "exchange with an adapter": exchange_of_adapter,
     }
 
 
@@ -305,26 +318,30 @@ def test_exchange_when_counted_then_as_documented(shared: Any) -> None:
 def test_edit_when_four_processes_have_slices_of_the_layers_then_as_one(shared: Any) -> None:
     alone = make_pipe("tensor")
 
-    for name, call in SLICED_EDITS.items():
+    for name, call in EDITS.items():
         expected, forwards = run_edit(alone, call)
         for rank, one in enumerate(shared[0]):
             latents, count = one["sliced"]["edits"][name]
             assert (latents - expected).abs().max() < 1e-5 * expected.abs().max(), (rank, name)
             assert count == forwards, name
-    with adapted(alone, None):
-        expected, _ = run_edit(alone, {})
-    for one in shared[0]:
-        assert (one["sliced"]["fused"][0] - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_adapters_when_four_processes_have_slices_of_the_layers_then_as_one(shared: Any) -> None:
+    expected = edit_adapted()
+
+    assert distinct(expected)
+    for rank, one in enumerate(shared[0]):
+        for name, latents in one["sliced"]["adapted"].items():
+            assert biggest_difference(latents, expected[name]) < 1e-5, (rank, name)
 
 
 def test_weights_when_layers_are_sliced_then_each_process_has_its_share(shared: Any) -> None:
     large, others = count_weights(make_pipe("tensor"))
-    found = [one["sliced"]["weights"] for one in shared[0]]
+    config = random_models.TRANSFORMER_CONFIG
+    biases = 4 * config["num_layers"] * config["hidden_size"]  # behind the sums, which each process has whole
 
-    assert sum(one[0] for one in found) == large
-    for own, rest in found:
-        assert own == pytest.approx(large / NUM, rel=0.02)  # the first process has the biases behind the sums
-        assert rest == others
+    for one in shared[0]:
+        assert one["sliced"]["weights"] == [(large - biases) // NUM + biases, others]
 
 
 def test_exchange_when_layers_are_sliced_then_as_documented(shared: Any) -> None:
@@ -333,9 +350,13 @@ def test_exchange_when_layers_are_sliced_then_as_documented(shared: Any) -> None
     for one in shared[0]:
         found = one["sliced"]["exchange"]
         # Both branches share a forward, whose texts are padded to the longer one. The last block is the target's alone.
-        tokens = 2 * (config["num_layers"] - 1) * (2 * 16 + max(found["text_tokens"])) + 2 * 16
+        text = max(found["text_tokens"])
+        tokens = 2 * (config["num_layers"] - 1) * (2 * 16 + text) + 2 * 16
         assert found["all_reduce"] == 3 * 2 * tokens * config["hidden_size"] * 4
         assert (found["all_to_all"], found["all_gather"]) == (0, 0)
+        # Of the adapter's layers four are sliced by inputs: one of images, two of texts, and one of the target.
+        sums = 3 * (2 * 2 * 16 + 2 * 2 * text + 2 * 16) * RANK * 4
+        assert one["sliced"]["exchange with an adapter"]["all_reduce"] == found["all_reduce"] + sums
 
 
 def test_parallel_when_it_cannot_be_then_the_message_says_why() -> None:

@@ -24,6 +24,7 @@ CALLED_BY_OTHERS = {
     "check_inputs": "programs written for diffusers",
     "expected_edit": "tests, which score documented examples",
     "expected_generation": "tests, which score documented examples",
+    "get_delta_weight": "peft",
     "on_end": "Starlette's parser of forms",
     "load_published": "tests, as diffusers loads a folder",
     "pids": "tests, which end replicas",

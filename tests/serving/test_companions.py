@@ -6,36 +6,48 @@ import multiprocessing
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.torch import save_file
 
 from joyimage.errors import InvalidInputError
 from joyimage.serving.workers.loading import check_settings, load_runner
 from joyimage.serving.workers.protocol import DeviceFailedError
+from tests import random_models
+from tests.model.sliced_adapters import draw_adapter
 from tests.serving.parts import SIDE, difference, make_settings, make_task, png, run_on
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from joyimage.serving.workers.local import LocalRunner
-
 
 def test_server_when_two_processes_share_an_edit_then_as_one_and_a_killed_one_fails_the_device(
-    tmp_path: Path, runner: LocalRunner
+    tmp_path: Path,
 ) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    runner.pipe.save_pretrained(checkpoint)
-    settings = make_settings(tmp_path, model=str(checkpoint), device="cpu", gpus=2, base_size=SIDE)
-    shared = load_runner(settings)
-    task = make_task("edit", num_inputs=1, guidance_scale=3.0)
+    checkpoint, adapter = tmp_path / "checkpoint", tmp_path / "style.safetensors"
+    random_models.make_pipeline().save_pretrained(checkpoint)
+    save_file(draw_adapter("lora"), adapter)
+    settings = make_settings(
+        tmp_path, model=str(checkpoint), device="cpu", base_size=SIDE, loras={"style": adapter}
+    )
+    alone = load_runner(settings)
+    shared = load_runner(settings.model_copy(update={"gpus": 2, "gpu_layout": "tensor"}))
+    tasks = [
+        make_task("edit", num_inputs=1, guidance_scale=3.0),
+        make_task("edit", num_inputs=1, guidance_scale=3.0, loras=["style:0.5"]),
+    ]
     assert shared.companions is not None
     try:
-        (together,), (expected,) = (run_on(one, (task, png())) for one in (shared, runner))
-        assert difference(together.images[0], expected.images[0]) <= 1
+        plain, styled = (
+            [run_on(one, (task, png()))[0].images[0] for one in (shared, alone)] for task in tasks
+        )
+        assert difference(*plain) <= 1
+        assert difference(*styled) <= 1
+        assert difference(plain[0], styled[0]) > 5
 
         (other,) = (one for one in multiprocessing.active_children() if one.name == "joyimage 2 of 2")
         other.kill()
         other.join()
         with pytest.raises(DeviceFailedError, match="joyimage 2 of 2: the process has ended"):
-            run_on(shared, (task, png(1)))
+            run_on(shared, (tasks[0], png(1)))
     finally:
         shared.companions.end()
 

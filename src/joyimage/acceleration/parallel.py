@@ -154,7 +154,7 @@ class GuidanceGroup(EditGroup):
             InvalidInputError: There is no process group, it has another number of processes, the heads cannot be
                 divided, there is no device for each process, or the layers are divided.
         """
-        if transformer.num_layer_parts > 1:
+        if transformer.layer_slice.num_parts > 1:
             raise InvalidInputError(
                 'The transformer\'s layers are divided; `layout` must be "tensor", or load the pipeline again.'
             )

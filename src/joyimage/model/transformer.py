@@ -27,6 +27,7 @@ from joyimage.model.embeddings import ConditionEmbedding, PatchEmbedding, TokenS
 from joyimage.model.forward_plan import ForwardPlan, TextTokens
 from joyimage.model.ops import PLAIN_OPS, TransformerOps
 from joyimage.model.rope import Grid, ItemRotaryEmbedding, TextRotaryEmbedding
+from joyimage.model.slices import LayerSlice
 from joyimage.model.step_cache import StepCacheMixin
 
 
@@ -129,7 +130,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         self.gradient_checkpointing = False
         self._ops = PLAIN_OPS
         self.acceleration: object = None  # what `joyimage.acceleration.accelerate` chose
-        self.num_layer_parts = 1  # processes that have a slice of the blocks' layers each
+        self.layer_slice = LayerSlice()  # what this process has of the blocks' large layers
 
     @classmethod
     def from_config(

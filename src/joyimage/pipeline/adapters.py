@@ -135,8 +135,8 @@ class AdapterLoadingMixin(LoraBaseMixin):
             **kwargs: As in diffusers.
 
         Raises:
-            InvalidInputError: The weights are quantized or streamed, so there is nothing to add to; or an argument is
-                not accepted. The weights are unchanged.
+            InvalidInputError: The weights are quantized or streamed, so there is nothing to add to; they are slices
+                whose processes are not connected; or an argument is not accepted. The weights are unchanged.
         """
         _check_can_fuse(self.transformer)
         _check_weight("lora_scale", lora_scale)
@@ -144,6 +144,8 @@ class AdapterLoadingMixin(LoraBaseMixin):
             raise InvalidInputError(f"`components` is {components!r}; expected ['{_PART}'], or None.")
         if adapter_names is not None:
             adapter_names = self._checked_names(adapter_names)
+        if self.transformer.layer_slice.num_parts > 1:
+            self._meet()
         cast("Any", super()).fuse_lora(
             components or [_PART], lora_scale, safe_fusing, adapter_names, **kwargs
         )
@@ -189,6 +191,21 @@ class AdapterLoadingMixin(LoraBaseMixin):
         statement = Statement(config=None if config is None else strip_prefix(config), source="the metadata")
         updates = read_updates(transformer_lora_layers, layers_in(transformer_lora_layers), statement)
         save_adapter(updates, Path(save_directory) / weight_name, "diffusers")
+
+    def _meet(self) -> None:
+        """Wait for the processes that have the other slices of the layers: they measure DoRA's rows together.
+
+        Raises:
+            InvalidInputError: They are not connected.
+            ParallelError: One of them has ended.
+        """
+        processes = cast("Any", self).processes
+        if processes is None:
+            raise InvalidInputError(
+                "`fuse_lora` adds adapters to slices of the transformer's layers, whose processes are not connected;"
+                ' call `pipe.parallel(N, layout="tensor")` first.'
+            )
+        processes.meet()
 
     def _checked_names(self, given: Sequence[str] | str) -> list[str]:
         """Return the names of adapters that exist.

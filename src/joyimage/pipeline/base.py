@@ -198,8 +198,8 @@ class JoyImagePipeline(PipelineParts):
             layout: "guidance": each process runs one guidance branch of a step, and from 4 processes on a part of its
                 tokens. "tensor": each holds a slice of the transformer's layers and runs all branches, for devices
                 that cannot hold the whole transformer; load the pipeline in host memory, call this, and move it to the
-                device. Adapters are fused before, and quantized layers are not sliced. What is divided stays so until
-                the pipeline is loaded again.
+                device. Adapters are sliced with their layers, also those loaded later; quantized layers are not
+                sliced. What is divided stays so until the pipeline is loaded again.
 
         Raises:
             InvalidInputError: Another number of processes is connected, the layout does not exist, or the model cannot

@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,15 +43,10 @@ class AdapterMixin(PeftAdapterMixin):
         Raises:
             CheckpointError: The file cannot be read, a key names no layer of this model, a matrix does not fit, or the
                 strength is stated in two ways.
-            InvalidInputError: `adapter_name` holds a dot or is not there to be replaced, or the layers are divided.
+            InvalidInputError: `adapter_name` holds a dot or is not there to be replaced.
             InvalidTypeError: The adapter, or the name of its file, is of a type that is not accepted.
         """
         del prefix
-        if cast("Any", self).num_layer_parts > 1:
-            raise InvalidInputError(
-                'The transformer\'s layers are divided between processes (layout "tensor"), and an adapter needs whole'
-                " ones; load it and call `fuse_lora` before they are divided, or leave out the layout."
-            )
         source = pretrained_model_name_or_path_or_dict
         recipe: SamplingRecipe | None = None
         kwargs["adapter_name"] = self._adapter_name(kwargs.get("adapter_name"), is_replaced=hotswap)
@@ -75,27 +70,83 @@ class AdapterMixin(PeftAdapterMixin):
             recipe = recipe_of(header, label)
         check_values(tensors, label)
         model = cast("nn.Module", self)
-        layers = adaptable_layers(model)
-        metadata = None
-        is_lokr = any(".lokr_" in key for key in tensors)
-        if is_lokr:
+        layers, own = adaptable_layers(model), cast("Any", self).layer_slice
+        if any(".lokr_" in key for key in tensors):
             named = rename_lokr(tensors, layers, label)
             tensors = {f"transformer.{key}": value for key, value in named.items()}  # as diffusers reads LoKr
+            self._inject(tensors, is_lokr=True, hotswap=hotswap, **kwargs)
         else:
             updates = read_updates(tensors, layers, statement, label)
             _check_shapes(model, updates, label)
+            if own.num_parts > 1:
+                from joyimage.model.adapters.slicing import slice_updates
+
+                updates = slice_updates(updates, own)
             tensors, metadata = peft_form(updates)
-        with warnings.catch_warnings():
+            self._inject(tensors, is_lokr=False, hotswap=hotswap, metadata=metadata, **kwargs)
+        self.keep_recipe(kwargs["adapter_name"], recipe)
+
+    def _inject(self, tensors: dict[str, Tensor], *, is_lokr: bool, **kwargs: Any) -> None:
+        """Put an adapter on the layers.
+
+        Args:
+            tensors: The adapter's tensors by the names that diffusers reads. Where layers are sliced, LoRA matrices
+                are slices too, and LoKr factors are whole.
+            is_lokr: Whether they are LoKr factors.
+            **kwargs: As in diffusers.
+        """
+        is_sliced = cast("Any", self).layer_slice.num_parts > 1
+        with warnings.catch_warnings(), ExitStack() as stack:
             # Several adapters are what users ask for here.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-            cast("Any", super()).load_lora_adapter(
-                tensors,
-                prefix="transformer" if is_lokr else None,
-                hotswap=hotswap,
-                metadata=metadata,
-                **kwargs,
+            if is_sliced and is_lokr:
+                from joyimage.model.adapters.slicing import whole_sizes
+
+                stack.enter_context(whole_sizes(self))
+            prefix = "transformer" if is_lokr else None
+            cast("Any", super()).load_lora_adapter(tensors, prefix=prefix, **kwargs)
+        if is_sliced:
+            from joyimage.model.adapters.slicing import sum_adapters
+
+            sum_adapters(self)
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
+        """Add a new adapter, to be trained; see `PeftAdapterMixin.add_adapter`.
+
+        Args:
+            adapter_config: Config of the adapter, as peft has it.
+            adapter_name: Name of the adapter.
+
+        Raises:
+            InvalidInputError: The layers are divided between processes.
+        """
+        self._check_not_sliced("`add_adapter` makes an adapter to train")
+        cast("Any", super()).add_adapter(adapter_config, adapter_name)
+
+    def save_lora_adapter(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write an adapter to a folder; see `PeftAdapterMixin.save_lora_adapter`.
+
+        Args:
+            save_directory: Folder to write; created where missing.
+            *args: As in diffusers.
+            **kwargs: As in diffusers: `adapter_name`, `weight_name`, ….
+
+        Raises:
+            InvalidInputError: The layers are divided between processes.
+        """
+        self._check_not_sliced("`save_lora_adapter` writes whole adapters")
+        cast("Any", super()).save_lora_adapter(save_directory, *args, **kwargs)
+
+    def _check_not_sliced(self, what: str) -> None:
+        """Reject what needs whole layers.
+
+        Raises:
+            InvalidInputError: The layers are divided between processes.
+        """
+        if cast("Any", self).layer_slice.num_parts > 1:
+            raise InvalidInputError(
+                f"{what}, and this process has a slice of the transformer's layers. Do it before they are divided."
             )
-        self.keep_recipe(kwargs["adapter_name"], recipe)
 
     def keep_recipe(self, adapter_name: str, recipe: SamplingRecipe | None) -> None:
         """Remember how an adapter is sampled.
@@ -239,7 +290,7 @@ def check_values(tensors: Mapping[str, Tensor], label: str) -> None:
 
 
 def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: str) -> None:
-    """Reject matrices that do not fit on their layers, before the model is touched.
+    """Reject matrices that do not fit on their layers, which may be slices, before the model is touched.
 
     Raises:
         CheckpointError: One does not fit.
@@ -249,7 +300,7 @@ def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: s
         module: Any = modules.get(f"{layer}.base_layer", modules[layer])
         is_linear = isinstance(module, nn.Linear)  # a quantized weight is stored in another shape
         shape = [module.out_features, module.in_features] if is_linear else list(module.weight.shape)
-        outputs, *inputs = shape
+        outputs, *inputs = shape = cast("Any", model).layer_slice.whole_shape(shape, layer)
         fits = {
             "lora_A.weight": list(update.down.shape[1:]) == inputs,
             "lora_B.weight": update.up.ndim >= 2 and list(update.up.shape[:2]) == [outputs, update.rank],

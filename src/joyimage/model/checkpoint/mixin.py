@@ -73,7 +73,7 @@ class CheckpointMixin(ModelMixin, ConfigMixin, FromOriginalModelMixin):
         Raises:
             InvalidInputError: Its layers are divided between processes.
         """
-        if cast("Any", self).num_layer_parts > 1:
+        if cast("Any", self).layer_slice.num_parts > 1:
             raise InvalidInputError(
                 "This process has a slice of the transformer's layers, which is no model; save the pipeline before"
                 " they are divided."
