@@ -10,24 +10,33 @@ from PIL import Image
 from joyimage.tiny.worlds.scenes import TASKS, generate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-def write_scenes(folder: Path, num_per_task: int, *, first_seed: int, drawings_share: int = 1) -> Path:
-    """Draw scenes of every task with their results, and list them in pairs.jsonl.
+def write_scenes(
+    folder: Path,
+    num_per_task: int,
+    *,
+    first_seed: int,
+    drawings_share: int = 1,
+    tasks: Sequence[str] = TASKS,
+) -> Path:
+    """Draw scenes of tasks with their results, and list them in pairs.jsonl.
 
     Args:
         folder: Folder to write; created if missing.
         num_per_task: Scenes per task.
         first_seed: Seed of the first scene of each task.
         drawings_share: Times as many scenes that are made from text alone.
+        tasks: Which tasks.
 
     Returns:
         The list.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, str]] = []
-    for task in TASKS:
+    for task in tasks:
         for number in range(num_per_task * (drawings_share if task == "text-to-image" else 1)):
             case = generate(task, first_seed + number)
             row = {"target": f"{task}-{number}-after.png", "prompt": case.prompt}

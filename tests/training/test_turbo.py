@@ -28,6 +28,7 @@ from joyimage.training.turbo import Distillation, noise_levels
 from tests.training.pairs import make_config, scene, write_pairs
 
 TWO_STEPS = SamplingRecipe(num_inference_steps=2, guidance_scale=1.0, shift=3.0)
+STEP_LENGTHS = (0.25, 0.75)  # between the noise levels 1, 3/4 and 0
 COND, UNCOND = 1.0, 2.0
 
 
@@ -84,13 +85,13 @@ def make_features() -> Features:
     )
 
 
-def distill(transformer: FieldTransformer, guidance: float) -> Distillation:
+def distill(transformer: FieldTransformer, guidance: float, own_share: float = 0.5) -> Distillation:
     return Distillation(
         transformer,
         TWO_STEPS,
         teacher_steps=6,
         teacher_guidance=guidance,
-        own_share=0.5,
+        own_share=own_share,
         precision=torch.float32,
     )
 
@@ -128,35 +129,80 @@ def test_loss_when_the_field_is_known_then_the_distance_to_the_teachers_guided_s
         latents = latents - (levels[number] - levels[number + 1]) * velocity
     expected = (start - latents) / (levels[first] - levels[first + 3])
 
-    loss, mse = distill(transformer, guidance).loss([features], noise, step, starts_from_own=False)
+    [(loss, value)] = distill(transformer, guidance).losses([features], noise, step)
 
-    assert float(loss) == pytest.approx(float(expected.square().mean()), rel=1e-5)
-    assert float(mse) == pytest.approx(float(loss))
+    # As far as its error moves the latents, with weights whose mean is 1.
+    weight = STEP_LENGTHS[step] ** 2 / np.mean(np.square(STEP_LENGTHS))
+    assert float(loss) == pytest.approx(weight * float(expected.square().mean()), rel=1e-5)
+    assert float(value) == pytest.approx(float(loss))
     branches = {prompt for is_student, _, prompt in transformer.seen if not is_student}
     assert branches == ({COND, UNCOND} if guidance > 1 else {COND})
     assert [one for one in transformer.seen if one[0]] == [(True, round(1000 * levels[first], 3), COND)]
 
 
-def test_loss_when_the_student_starts_from_its_own_steps_then_they_begin_at_pure_noise() -> None:
+def test_losses_when_the_student_goes_all_its_way_then_each_step_starts_where_its_own_led() -> None:
     transformer, features = FieldTransformer(0.25), make_features()
     noise = torch.randn(1, 4, 1, 2, 2, generator=torch.Generator().manual_seed(2))
-    levels = noise_levels(2, 3.0)
-
-    distill(transformer, 1.0).loss([features], noise, 1, starts_from_own=True)
-    # The same loss, from where that step leads.
-    start = noise - (levels[0] - levels[1]) * 0.25 * noise
+    level = 1 - STEP_LENGTHS[0]
+    # Pure noise, and from where the first step leads.
     moved = Features(
-        target=(start[0] - levels[1] * noise[0]) / (1 - levels[1]),
+        target=((1 - STEP_LENGTHS[0] * 0.25) * noise[0] - level * noise[0]) / (1 - level),
         references=(),
         prompt=features.prompt,
         empty=features.empty,
     )
+    distillation = distill(transformer, 3.0)
+    given = [
+        next(distillation.losses([start], noise, step))[0] for step, start in enumerate((features, moved))
+    ]
+    transformer.seen.clear()
 
-    own = distill(transformer, 3.0).loss([features], noise, 1, starts_from_own=True)
-    given = distill(transformer, 3.0).loss([moved], noise, 1, starts_from_own=False)
-    assert float(own[0]) == pytest.approx(float(given[0]), rel=1e-5)
-    assert transformer.seen[0] == (True, 1000.0, COND)
+    own = [loss for loss, _ in distillation.losses([features], noise, None)]
+
+    assert [float(loss) for loss in own] == pytest.approx([float(loss) / 2 for loss in given], rel=1e-5)
+    students = [(level, prompt) for is_student, level, prompt in transformer.seen if is_student]
+    assert students == [(1000.0, COND), (750.0, COND)]
     assert transformer.is_student
+
+
+@pytest.mark.parametrize(("own_share", "learned"), [(0.0, {0, 1}), (1.0, {None}), (0.5, {None, 0, 1})])
+def test_draw_when_a_share_of_the_batches_is_the_students_own_then_the_others_learn_one_step(
+    own_share: float, learned: set[int | None]
+) -> None:
+    distillation = distill(FieldTransformer(0.0), 3.0, own_share)
+    generator = torch.Generator().manual_seed(0)
+
+    drawn = [distillation.draw_step(generator) for _ in range(200)]
+
+    assert set(drawn) == learned
+    assert drawn.count(None) / 200 == pytest.approx(own_share, abs=0.1)
+
+
+def test_train_when_a_step_has_several_batches_then_all_run_equal_forwards(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Processes divide the batches and gather the sharded base in each forward: unequal counts would never end.
+    seen: list[int | None] = []
+
+    def look(distillation: Distillation, features: Any, noise: Tensor, step: int | None) -> Any:
+        seen.append(step)
+        return losses(distillation, features, noise, step)
+
+    losses = Distillation.losses
+    monkeypatch.setattr(Distillation, "losses", look)
+    config = make_config(
+        pairs,
+        tmp_path / "a.safetensors",
+        train={"steps": 6, "gradient_accumulation": 2},
+        lora={"rank": 2},
+        turbo={"num_inference_steps": 2, "teacher_steps": 2, "teacher_guidance": 1.0},
+        validate={"every": 0},
+    )
+
+    train(config, progress=False)
+
+    assert seen[::2] == seen[1::2]
+    assert len(set(seen)) > 1
 
 
 def turbo_config(pairs: Path, output: Path, steps: int) -> Any:

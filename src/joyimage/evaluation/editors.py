@@ -23,6 +23,7 @@ def pipeline_editor(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     speed: str | None = None,
+    schedule: str | None = None,
 ) -> Editor:
     """Edit with a pipeline; each case has its own generator, so the batch size does not matter.
 
@@ -31,11 +32,17 @@ def pipeline_editor(
         num_inference_steps: Denoising steps; None uses the default of the active turbo adapter or of the checkpoint.
         guidance_scale: Guidance scale; None uses the default of the adapter or checkpoint.
         speed: Speed preset; None uses that of the adapter or checkpoint.
+        schedule: Noise levels, one of `SCHEDULES`; None uses those of the adapter or checkpoint.
 
     Returns:
         The editor.
     """
-    given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "speed": speed}
+    given = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "speed": speed,
+        "schedule": schedule,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     pipe.set_progress_bar_config(disable=True)
 

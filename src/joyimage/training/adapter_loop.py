@@ -27,7 +27,7 @@ from joyimage.training.turbo import Distillation, measure_distillation, recipe_f
 from joyimage.training.validation import Sample, make_samples, measure_losses, write_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from joyimage.training.config import TrainingConfig
@@ -244,9 +244,9 @@ class AdapterLoop:
         errors = torch.zeros((), device=self._device)
         for place in own:
             with explicit_attention(self._device):
-                loss, mse = self._loss(step, place, batches[place])
-                (loss / len(own)).backward()
-            errors += mse / len(own)
+                for loss, mse in self._losses(step, place, batches[place]):
+                    (loss / len(own)).backward()
+                    errors += mse / len(own)
         self._processes.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
         if not bool(torch.isfinite(norm)):
@@ -263,10 +263,14 @@ class AdapterLoop:
             tensor.lerp_(self._parameters[name].detach(), 1 - decay)
         return float(errors)
 
-    def _loss(self, step: int, place: int, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, all of whose draws follow from seed, step and place."""
+    def _losses(self, step: int, place: int, indices: list[int]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the parts of a batch's loss, all of whose draws follow from seed, step and place."""
         if self._distillation is not None:
-            return self._distillation_loss(self._distillation, step, place, indices)
+            return self._distillation_losses(self._distillation, step, place, indices)
+        return [self._pair_loss(step, place, indices)]
+
+    def _pair_loss(self, step: int, place: int, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch of an adapter that learns what the pairs show."""
         train = self._config.train
         pairs = [self._survey.training[index] for index in indices]
         drops: list[bool] = []
@@ -289,20 +293,19 @@ class AdapterLoop:
             changed_region_weight=train.changed_region_weight,
         )
 
-    def _distillation_loss(
+    def _distillation_losses(
         self, distillation: Distillation, step: int, place: int, indices: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch of a turbo adapter; all pairs of a batch learn the same step."""
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the parts of the loss of a batch of a turbo adapter."""
         seed = self._config.train.seed
         features = [self._cache.read(self._survey.training[index].key) for index in indices]
         noise = [
             torch.randn(one.target.shape, generator=sample_generator(seed, step, place, row))
             for row, one in enumerate(features)
         ]
-        learned, from_own = distillation.draw_step(sample_generator(seed, step, place))
-        return distillation.loss(
-            features, torch.stack(noise).to(self._device), learned, starts_from_own=from_own
-        )
+        # All batches of an optimizer step learn the same: processes that share the sharded base run equal forwards.
+        learned = distillation.draw_step(sample_generator(seed, step))
+        return distillation.losses(features, torch.stack(noise).to(self._device), learned)
 
     def _measure(self, keys: list[str]) -> dict[str, float]:
         """Return the losses of held-out pairs."""

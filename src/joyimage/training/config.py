@@ -120,8 +120,8 @@ class TurboConfig:
         teacher_steps: Steps of the model without the adapter that it replaces, a multiple of its own.
         teacher_guidance: Guidance scale of those steps; the checkpoint's own if None.
         shift: Shift of the noise levels; the checkpoint's own if None.
-        own_share: Share of the training starts that the adapter's own steps have led to from pure noise; the others
-            lie between noise and an image of the pairs.
+        own_share: Share of the batches in which the adapter goes through all of its steps from pure noise and learns
+            each; in the others it learns one step, which starts between noise and an image of the pairs.
     """
 
     num_inference_steps: int = 4

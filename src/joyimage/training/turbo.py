@@ -20,7 +20,6 @@ from torch import Tensor
 from joyimage.model.adapters.recipe import SamplingRecipe
 from joyimage.pipeline.guidance import combine
 from joyimage.training.adapter_loss import Batch, predict_velocity
-from joyimage.training.objective import velocity_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,8 +36,8 @@ class Distillation:
         recipe: How the student will be sampled.
         teacher_steps: Steps of the teacher over all noise levels, a multiple of the student's.
         teacher_guidance: The teacher's guidance scale; 1 is without guidance.
-        own_share: Share of the starts that the student itself has come to from pure noise; the others lie between
-            pure noise and an image of the training pairs.
+        own_share: Share of the batches in which the student goes through all of its steps from pure noise; in the
+            others it learns one step, which starts between pure noise and the images of the training pairs.
         precision: bfloat16 computes under autocast, float32 as it is.
     """
 
@@ -56,8 +55,13 @@ class Distillation:
         self._guidance = teacher_guidance
         self._own_share = own_share
         self._precision = precision
-        self._stride = teacher_steps // recipe.num_inference_steps
         self._levels = noise_levels(teacher_steps, recipe.shift)
+        stride = teacher_steps // recipe.num_inference_steps
+        # The teacher's noise levels that each of the student's steps lies between, as their numbers.
+        self._spans = [(first, first + stride) for first in range(0, teacher_steps, stride)]
+        squares = [(self._levels[first] - self._levels[last]) ** 2 for first, last in self._spans]
+        # An error of a velocity moves the latents by the step's length, so that is what its square is weighted with.
+        self._weights = [square * len(squares) / sum(squares) for square in squares]
 
     @classmethod
     def of(cls, config: TrainingConfig, pipe: Any, precision: torch.dtype) -> Distillation:
@@ -77,58 +81,63 @@ class Distillation:
     @property
     def num_steps(self) -> int:
         """Steps of the student."""
-        return (len(self._levels) - 1) // self._stride
+        return len(self._spans)
 
-    def draw_step(self, generator: torch.Generator) -> tuple[int, bool]:
-        """Draw which of its steps the student learns, and whether it starts where its own steps led.
+    def draw_step(self, generator: torch.Generator) -> int | None:
+        """Draw which of its steps the student learns; None where it learns all of them, each where its own steps led.
 
         Args:
-            generator: Source of the draws.
+            generator: Source of the draws; processes that share a batch's forwards have to draw alike.
         """
         step = int(torch.randint(self.num_steps, (), generator=generator))
-        return step, bool(torch.rand((), generator=generator) < self._own_share)
+        return None if float(torch.rand((), generator=generator)) < self._own_share else step
 
-    def loss(
-        self, features: Sequence[Features], noise: Tensor, step: int, *, starts_from_own: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch in one step, and the same without gradient.
+    def losses(
+        self, features: Sequence[Features], noise: Tensor, step: int | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the parts of a batch's loss, whose sum it is, each with its value without gradient.
+
+        Call `backward` on each part before the next one: their graphs are then never in memory together.
 
         Args:
             features: Features of each pair.
             noise: `[B, C, 1, H, W]`, fp32, on the training device.
-            step: Number of the student's step, from 0.
-            starts_from_own: Whether the student's own steps lead to the start.
+            step: Number of the student's step, from 0, which starts between pure noise and the pairs' images; None
+                goes through all of its steps from pure noise.
         """
         cond = Batch.collate(features, [False] * len(features), noise.device)
-        first, last = step * self._stride, (step + 1) * self._stride
-        with torch.no_grad():
-            if starts_from_own:
-                start = noise
-                for number in range(step):
-                    start = self._advance(start, cond, number)
-            else:
-                start = torch.lerp(cond.target, noise, self._levels[first])
-            uncond = Batch.collate(features, [True] * len(features), noise.device)
-            with _without_adapter(self._transformer):
-                end = self._teach(start, cond, uncond, range(first, last))
-        # A velocity is a change per noise level.
-        expected = (start - end) / (self._levels[first] - self._levels[last])
-        velocity = self._velocity(start, cond, first)
-        return velocity_loss(velocity[:, :, 0], expected[:, :, 0], torch.ones_like(noise[:, :1, 0]))
+        uncond = Batch.collate(features, [True] * len(features), noise.device)
+        if step is not None:
+            start = torch.lerp(cond.target, noise, self._levels[self._spans[step][0]])
+            yield self._compare(start, cond, uncond, step)[:2]
+            return
+        latents = noise
+        for number in range(self.num_steps):
+            loss, value, latents = self._compare(latents, cond, uncond, number)
+            yield loss / self.num_steps, value / self.num_steps
 
-    def _advance(self, latents: Tensor, cond: Batch, number: int) -> Tensor:
-        """Return the latents after one of the student's steps."""
-        first, last = number * self._stride, (number + 1) * self._stride
-        return latents - (self._levels[first] - self._levels[last]) * self._velocity(latents, cond, first)
+    def _compare(
+        self, start: Tensor, cond: Batch, uncond: Batch, number: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of one of the student's steps, its value, and the latents that the step leads to."""
+        first, last = self._spans[number]
+        length = self._levels[first] - self._levels[last]
+        end = self._teach(start, cond, uncond, range(first, last))
+        velocity = self._velocity(start, cond, first)
+        # A velocity is a change per noise level.
+        expected = (start - end) / length
+        loss = self._weights[number] * (velocity - expected).square().mean()
+        return loss, loss.detach(), start - length * velocity.detach()
 
     def _teach(self, latents: Tensor, cond: Batch, uncond: Batch, numbers: range) -> Tensor:
-        """Return the latents after some steps of the teacher."""
-        for number in numbers:
-            velocity = self._velocity(latents, cond, number)
-            if self._guidance > 1:
-                other = self._velocity(latents, uncond, number)
-                velocity = combine(velocity[:, None], other[:, None], self._guidance)[:, 0]
-            latents = latents - (self._levels[number] - self._levels[number + 1]) * velocity
+        """Return the latents after some steps of the teacher, without gradient."""
+        with torch.no_grad(), _without_adapter(self._transformer):
+            for number in numbers:
+                velocity = self._velocity(latents, cond, number)
+                if self._guidance > 1:
+                    other = self._velocity(latents, uncond, number)
+                    velocity = combine(velocity[:, None], other[:, None], self._guidance)[:, 0]
+                latents = latents - (self._levels[number] - self._levels[number + 1]) * velocity
         return latents
 
     def _velocity(self, latents: Tensor, batch: Batch, number: int) -> Tensor:
@@ -164,7 +173,7 @@ def noise_levels(num_steps: int, shift: float) -> list[float]:
 def measure_distillation(
     distillation: Distillation, cache: FeatureCache, keys: Sequence[str], noise: Sequence[Tensor]
 ) -> dict[str, float]:
-    """Return the mean loss of held-out pairs in each of the student's steps.
+    """Return the mean loss of held-out pairs in each of the student's steps, which start where its own ones led.
 
     Args:
         distillation: Student and teacher.
@@ -176,9 +185,8 @@ def measure_distillation(
     with torch.no_grad():
         for key, drawn in zip(keys, noise, strict=True):
             features = [cache.read(key)]
-            for step in range(distillation.num_steps):
-                loss = distillation.loss(features, drawn[None], step, starts_from_own=False)[1]
-                sums[f"loss@step{step + 1}"] = sums.get(f"loss@step{step + 1}", 0.0) + float(loss)
+            for number, (_, loss) in enumerate(distillation.losses(features, drawn[None], None), 1):
+                sums[f"loss@step{number}"] = sums.get(f"loss@step{number}", 0.0) + float(loss)
     return {name: value / len(keys) for name, value in sums.items()}
 
 
