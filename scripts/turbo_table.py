@@ -94,6 +94,7 @@ def train_adapter(run: Path, model: str, num_steps: int, recipe: Recipe) -> Path
                 "batch_size": recipe.batch_size,
                 "learning_rate": recipe.learning_rate,
                 "warmup_steps": 20,
+                "decay_steps": recipe.steps // 2,
                 "ema": 0.99,
                 "save_every": 50,
                 "dtype": recipe.dtype,

@@ -58,6 +58,22 @@ def test_precision_when_not_given_then_fp32_on_a_cpu_and_bf16_elsewhere(
     assert TrainConfig(dtype=given).precision_on(device) == expected
 
 
+@pytest.mark.parametrize(
+    ("warmup_steps", "decay_steps", "expected"),
+    [
+        (0, 0, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        (1, 0, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        (1, 3, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+    ],
+)
+def test_rate_when_it_rises_and_falls_then_its_peak_is_the_learning_rate(
+    warmup_steps: int, decay_steps: int, expected: list[float]
+) -> None:
+    settings = TrainConfig(steps=6, learning_rate=2.0, warmup_steps=warmup_steps, decay_steps=decay_steps)
+
+    assert [settings.rate_at(step) for step in range(6)] == pytest.approx([2 * share for share in expected])
+
+
 def test_output_when_it_is_a_file_then_the_run_is_beside_it(tmp_path: Path) -> None:
     config = config_from_dict({"output": "a/sketch.safetensors", "data": [{"target": "t"}]}, tmp_path)
 
@@ -74,6 +90,7 @@ def test_output_when_it_is_a_file_then_the_run_is_beside_it(tmp_path: Path) -> N
         ({"data": [{"targets": "x"}]}, r"`data\[0\]\.targets`.*Did you mean `data\[0\]\.target`"),
         ({"train": {"steps": "many"}}, r"`train\.steps` is 'many'; expected a whole number"),
         ({"train": {"steps": 0}}, r"`train\.steps` is 0; expected 1"),
+        ({"train": {"steps": 5, "decay_steps": 6}}, r"`train\.decay_steps` is 6; expected 0 to 5"),
         ({"train": {"ema": float("nan")}}, r"`train\.ema` is nan"),
         ({"train": {"optimizer": "sgd"}}, r"`train\.optimizer` is 'sgd'; expected adamw"),
         ({"lora": {"targets": "all"}}, r"`lora\.targets` is 'all'"),

@@ -187,6 +187,22 @@ def test_train_when_the_caption_or_an_image_changes_then_encoded_again_and_the_o
     assert num_cached() == 3
 
 
+def test_resume_when_the_rate_falls_at_the_end_then_the_same_run_is_finished_but_no_longer_one(
+    pairs: Path, tmp_path: Path
+) -> None:
+    def config(steps: int, decay_steps: int) -> Any:
+        settings = {"steps": steps, "decay_steps": decay_steps, "save_every": 1}
+        return make_config(pairs, tmp_path / f"{decay_steps}.safetensors", train=settings)
+
+    train(config(2, 0), progress=False)
+    adapter = train(config(2, 1), progress=False).adapter
+
+    assert adapter.read_bytes() != config(2, 0).adapter_path.read_bytes()
+    assert train(config(2, 1), progress=False).steps == 2
+    with pytest.raises(CheckpointError, match=r"`train\.steps` was 2 and is 3"):
+        train(config(3, 1), progress=False)
+
+
 def test_resume_when_settings_differ_then_each_is_named_with_both_values(pairs: Path, tmp_path: Path) -> None:
     def config(**sections: Any) -> Any:
         train_settings = {"steps": 1, **sections.pop("train", {})}
@@ -417,11 +433,13 @@ BASES = ("none", "int8", "fp8", "nf4")
 
 
 def train_on_bases(pairs: Path, folder: Path) -> None:
-    """Train on the plain base and on quantized ones, each with its adapter in a folder of its own."""
+    """Train on the plain base and on quantized ones, and a turbo adapter, each in a folder of its own."""
     settings = {"steps": 2, "gradient_accumulation": 2, "save_every": 1}
-    for base in BASES:
-        output = folder / base / "a.safetensors"
-        train(make_config(pairs, output, train=settings, memory={"quantization": base}), progress=False)
+    runs: dict[str, dict[str, Any]] = {base: {"memory": {"quantization": base}} for base in BASES}
+    runs["turbo"] = {"turbo": {"num_inference_steps": 2, "teacher_steps": 2, "teacher_guidance": 2.0}}
+    for name, sections in runs.items():
+        config = make_config(pairs, folder / name / "a.safetensors", train=settings, **sections)
+        train(config, progress=False)
 
 
 def train_as_one_of_two(rank: int, port: int, pairs: Path, folder: Path) -> None:
@@ -450,10 +468,11 @@ def test_train_when_two_processes_shard_a_plain_or_quantized_base_then_the_same_
 
     assert [process.exitcode for process in processes] == [0, 0]
     one, two = (
-        [(tmp_path / name / base / "a.safetensors").read_bytes() for base in BASES] for name in ("one", "two")
+        [(tmp_path / name / run / "a.safetensors").read_bytes() for run in (*BASES, "turbo")]
+        for name in ("one", "two")
     )
     assert one == two
-    assert len(set(one)) == len(BASES)
+    assert len(set(one)) == len(BASES) + 1
 
 
 def test_train_when_tensorboard_is_on_then_its_events_are_those_of_the_log_and_all_are_written(

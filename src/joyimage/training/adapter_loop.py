@@ -255,7 +255,7 @@ class AdapterLoop:
                 " 'float32'."
             )
         for group in self._optimizer.param_groups:
-            group["lr"] = train.learning_rate * min(1.0, (step + 1) / (train.warmup_steps + 1))
+            group["lr"] = train.rate_at(step)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         decay = min(train.ema, (step + 1) / (step + 10))

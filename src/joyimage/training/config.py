@@ -72,7 +72,9 @@ class TrainConfig:
         batch_size: Pairs per forward.
         gradient_accumulation: Forwards per optimizer step, over all processes.
         learning_rate: Peak rate.
-        warmup_steps: Steps over which the rate rises; it is constant afterwards.
+        warmup_steps: Steps over which the rate rises.
+        decay_steps: Last steps, over which the rate falls to 0; with 0 it stays constant. A run with such steps can be
+            resumed, but not extended.
         optimizer: One of `OPTIMIZERS`.
         timesteps: How noise levels are drawn: "shift" by the checkpoint's own schedule, "uniform", "logit_normal".
         loss_weight: "none", or "bell" for more weight on middle noise levels.
@@ -90,6 +92,7 @@ class TrainConfig:
     gradient_accumulation: int = 1
     learning_rate: float = 1e-4
     warmup_steps: int = 50
+    decay_steps: int = 0
     optimizer: str = "adamw"
     timesteps: str = "shift"
     loss_weight: str = "none"
@@ -99,6 +102,16 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 100
     dtype: str | None = None
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step.
+
+        Args:
+            step: Its number, from 0.
+        """
+        rise = (step + 1) / (self.warmup_steps + 1)
+        fall = (self.steps - step) / (self.decay_steps + 1)
+        return self.learning_rate * min(1.0, rise, fall)
 
     def precision_on(self, device: str) -> str:
         """Return what is computed in on a device: "bfloat16" or "float32".
@@ -357,6 +370,7 @@ def _check(config: TrainingConfig) -> None:
         ("train.batch_size", train.batch_size, 1, 4096),
         ("train.gradient_accumulation", train.gradient_accumulation, 1, 4096),
         ("train.warmup_steps", train.warmup_steps, 0, 10**8),
+        ("train.decay_steps", train.decay_steps, 0, train.steps),
         ("train.save_every", train.save_every, 1, 10**8),
         ("train.learning_rate", train.learning_rate, 1e-9, 10.0),
         ("train.changed_region_weight", train.changed_region_weight, 0, 1000),

@@ -272,8 +272,10 @@ def _settings(
     """Return everything that the numbers of a run depend on, by the names in the config."""
     train_settings = dataclasses.asdict(config.train)
     train_settings["dtype"] = config.train.precision_on(device)
-    for name in ("steps", "save_every"):
-        train_settings.pop(name)
+    train_settings.pop("save_every")
+    if not config.train.decay_steps:  # otherwise the rate of each step depends on how many there are
+        train_settings.pop("decay_steps")
+        train_settings.pop("steps")
     keys = json.dumps([[one.key, one.example.source] for one in survey.training])
     what: dict[str, Any] = {
         "model": config.model,
