@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FIRST_SEED = 600_000
 """Scenes that neither the checkpoint nor the evaluation has seen."""
 BATCH = 20
+DRAWINGS = "text-to-image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,13 @@ def train_adapter(run: Path, model: str, num_steps: int, recipe: Recipe) -> Path
 
 
 def score(
-    model: str, num: int, adapter: Path | None = None, *, tasks: Sequence[str] = TASKS, **call: Any
+    model: str,
+    num: int,
+    adapter: Path | None = None,
+    *,
+    tasks: Sequence[str] = TASKS,
+    num_drawings: int | None = None,
+    **call: Any,
 ) -> dict[str, float]:
     """Return the share of each row's edits that happened, and their mean.
 
@@ -121,6 +128,7 @@ def score(
         num: Scenes per row.
         adapter: Adapter to load; its own settings apply where `call` gives none.
         tasks: The rows; with all tasks there is one more, of combinations held out.
+        num_drawings: Scenes of the row of images from text, where few steps cost the most; `num` if None.
         **call: Settings of `pipeline_editor`.
     """
     pipe: Any = load_pipeline(model, device="cpu", dtype="float32").pipe
@@ -133,6 +141,8 @@ def score(
         rows = {name: row.done for name, row in found.tasks.items()}
     else:
         rows = {task: _share_done(editor, task, num) for task in tasks}
+    if num_drawings is not None and DRAWINGS in rows:
+        rows[DRAWINGS] = _share_done(editor, DRAWINGS, num_drawings)
     return {**rows, "mean": float(np.mean(list(rows.values())))}
 
 
@@ -151,6 +161,9 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--num", type=int, default=60, help="scenes per row")
+    parser.add_argument(
+        "--num-drawings", type=int, help="scenes of the row of images from text; as --num if left out"
+    )
     parser.add_argument("--few", type=int, nargs="+", default=[2, 4], help="steps of the adapters")
     for name, kind, text in (
         ("pairs", int, "training scenes per task"),
@@ -166,26 +179,28 @@ def main() -> None:
         default = getattr(Recipe, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     options = vars(parser.parse_args())
-    run, model, num, few = (options.pop(name) for name in ("run", "model", "num", "few"))
-    print_table(measure(run, model, num, few, Recipe(**options)))
+    num = {name: options.pop(name) for name in ("num", "num_drawings")}
+    run, model, few = (options.pop(name) for name in ("run", "model", "few"))
+    print_table(measure(run, model, few, Recipe(**options), **num))
 
 
 def measure(
-    run: Path, model: str, num: int, few: Sequence[int], recipe: Recipe
+    run: Path, model: str, few: Sequence[int], recipe: Recipe, *, num: int, num_drawings: int | None
 ) -> dict[str, dict[str, float]]:
     """Train adapters, and return the rows of the table by their names.
 
     Args:
         run: Folder of the run.
         model: The checkpoint.
-        num: Scenes per row.
         few: Steps of each adapter.
         recipe: How they are trained.
+        num: Scenes per row.
+        num_drawings: Scenes of the row of images from text; `num` if None.
     """
     table: dict[str, dict[str, float]] = {}
 
     def add(name: str, adapter: Path | None = None, **call: Any) -> None:
-        table[name] = score(model, num, adapter, tasks=recipe.tasks, **call)
+        table[name] = score(model, num, adapter, tasks=recipe.tasks, num_drawings=num_drawings, **call)
         print(f"{name}: {table[name]}", file=sys.stderr, flush=True)
 
     for scale in (1.0, recipe.guidance):
