@@ -468,11 +468,18 @@ def test_train_when_two_processes_shard_a_plain_or_quantized_base_then_the_same_
 
     assert [process.exitcode for process in processes] == [0, 0]
     one, two = (
-        [(tmp_path / name / run / "a.safetensors").read_bytes() for run in (*BASES, "turbo")]
-        for name in ("one", "two")
+        [(tmp_path / name / base / "a.safetensors").read_bytes() for base in BASES] for name in ("one", "two")
     )
     assert one == two
-    assert len(set(one)) == len(BASES) + 1
+    assert len(set(one)) == len(BASES)
+    # Its batches have several gradients, which are summed in another order.
+    alone, shared = (
+        torch.cat(
+            [tensor.flatten() for tensor in load_file(tmp_path / name / "turbo/a.safetensors").values()]
+        )
+        for name in ("one", "two")
+    )
+    assert float(torch.cosine_similarity(alone, shared, dim=0)) > 1 - 1e-5
 
 
 def test_train_when_tensorboard_is_on_then_its_events_are_those_of_the_log_and_all_are_written(

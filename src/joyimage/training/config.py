@@ -107,7 +107,7 @@ class TrainConfig:
         """Return the learning rate of a step.
 
         Args:
-            step: Its number, from 0.
+            step: Number of the step, from 0.
         """
         rise = (step + 1) / (self.warmup_steps + 1)
         fall = (self.steps - step) / (self.decay_steps + 1)
@@ -388,17 +388,7 @@ def _check(config: TrainingConfig) -> None:
     ):
         if not low <= value <= high:  # NaN as well
             raise InvalidInputError(f"`{name}` is {value:g}; expected {low:g} to {high:g}.")
-    for name, value, choices in (
-        ("train.optimizer", train.optimizer, OPTIMIZERS),
-        ("train.timesteps", train.timesteps, TIMESTEPS),
-        ("train.loss_weight", train.loss_weight, LOSS_WEIGHTS),
-        ("train.dtype", train.dtype, ("bfloat16", "float32")),
-        ("memory.preset", config.memory.preset, PRESETS),
-        ("memory.quantization", config.memory.quantization, QUANTIZATIONS),
-        ("memory.offload", config.memory.offload, OFFLOADS),
-    ):
-        if value is not None and value not in choices:
-            raise InvalidInputError(f"`{name}` is {value!r}; expected {', '.join(choices)}.")
+    _check_choices(config)
     if not config.output.name:
         raise InvalidInputError("`output` is empty; expected a folder, or a file NAME.safetensors.")
     if not lora.targets or (isinstance(lora.targets, str) and lora.targets not in TARGETS):
@@ -411,6 +401,26 @@ def _check(config: TrainingConfig) -> None:
     for number, one in enumerate(config.data):
         if (one.pairs is None) == (one.target is None):
             raise InvalidInputError(f"`data[{number}]` needs either `target` (a folder) or `pairs` (a file).")
+
+
+def _check_choices(config: TrainingConfig) -> None:
+    """Reject values that are not among those that a setting takes.
+
+    Raises:
+        InvalidInputError: The message names the setting and what it takes.
+    """
+    train = config.train
+    for name, value, choices in (
+        ("train.optimizer", train.optimizer, OPTIMIZERS),
+        ("train.timesteps", train.timesteps, TIMESTEPS),
+        ("train.loss_weight", train.loss_weight, LOSS_WEIGHTS),
+        ("train.dtype", train.dtype, ("bfloat16", "float32")),
+        ("memory.preset", config.memory.preset, PRESETS),
+        ("memory.quantization", config.memory.quantization, QUANTIZATIONS),
+        ("memory.offload", config.memory.offload, OFFLOADS),
+    ):
+        if value is not None and value not in choices:
+            raise InvalidInputError(f"`{name}` is {value!r}; expected {', '.join(choices)}.")
 
 
 def _check_turbo(config: TrainingConfig, turbo: TurboConfig) -> None:
