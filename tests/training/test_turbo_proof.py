@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_adapter_when_the_base_needs_guidance_then_four_steps_win_back_what_they
     )
     adapter = train_adapter(tmp_path / "turbo", model, 4, recipe)
 
-    def share_done(adapter: Path | None = None, **call: float) -> float:
+    def share_done(adapter: Path | None = None, **call: Any) -> float:
         return score(model, NUM_DRAWINGS, adapter, tasks=(TASK,), **call)[TASK]
 
     few = share_done(num_inference_steps=4, guidance_scale=1.0)
