@@ -6,12 +6,16 @@ Dimension key: B batch, L tokens, N heads, H head width, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 
-from joyimage.acceleration.conditions import can_write_in_place, is_plain_linear
+from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
+from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
+from joyimage.acceleration.ops import linear_on_cpu, weights_of
+from joyimage.compat.diffusers import attention_backend
 from joyimage.model.attention import JointAttnProcessor, register_processor
 
 if TYPE_CHECKING:
@@ -84,6 +88,13 @@ class JointBufferAttnProcessor(JointAttnProcessor):
         query, key, value = qkv.unbind(2)
         return query, key, value
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return softmax attention of the joint sequence, `[B, L, N, H]`; on a CPU in oneDNN's products."""
+        is_free = attention_backend(self) == AttentionBackendName.NATIVE and self._parallel_config is None
+        if is_free and can_attend_in_products(query, key):
+            return attend_in_products(query, key, value, mask)
+        return super().attend(query, key, value, mask)
+
 
 def _norm_rotate(attn: JointAttention, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None) -> None:
     """Normalize and rotate queries or keys in their place in the buffer."""
@@ -112,24 +123,26 @@ def _project_target(
 
 def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
     """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
+    if rows.dtype == torch.float32 and can_use_onednn(layer, rows):
+        out.copy_(linear_on_cpu(rows, *weights_of(layer)))
+        return
     if not is_plain_linear(layer, rows):
         out.copy_(layer(rows))
         return
-    weight = cast("Tensor", layer.weight).t()
+    weight, bias = weights_of(layer)
     for row, target in zip(rows, out, strict=True):
-        torch.addmm(cast("Tensor", layer.bias), row, weight, out=target)
+        torch.addmm(bias, row, weight.t(), out=target)
 
 
 def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: int) -> Tensor:
     """Return parts `start` to `stop` of query, key, value, `[B, L, stop - start, N, H]`."""
     if not is_plain_linear(layer, rows):
         return torch.unflatten(layer(rows), -1, (3, heads, -1))[:, :, start:stop]
-    weight, bias = cast("Tensor", layer.weight), cast("Tensor", layer.bias)
+    weight, bias = weights_of(layer)
     width = len(weight) // 3  # narrower than the rows where processes have slices of the layer
     part = slice(start * width, stop * width)
-    return torch.unflatten(
-        nn.functional.linear(rows, weight[part], bias[part]), -1, (stop - start, heads, -1)
-    )
+    multiply = linear_on_cpu if can_use_onednn(layer, rows) else nn.functional.linear
+    return torch.unflatten(multiply(rows, weight[part], bias[part]), -1, (stop - start, heads, -1))
 
 
 register_processor(JointBufferAttnProcessor)

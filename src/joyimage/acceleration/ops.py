@@ -8,14 +8,14 @@ Dimension key: B batch, L tokens, N heads, H head width, D model width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from joyimage.acceleration.conditions import can_write_in_place, is_plain_linear
+from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
 from joyimage.acceleration.verification import run_verified
-from joyimage.compat.torch import addmm_gelu
+from joyimage.compat.torch import addmm_gelu, onednn_linear
 from joyimage.model.ops import EPS, TransformerOps
 from joyimage.model.rope import RotaryTables, rotate
 
@@ -32,10 +32,18 @@ class TorchOps(TransformerOps):
         rotated = normed if tables is None else rotate_at_once(normed, tables)
         return rotated if out is None else out.copy_(rotated)
 
+    def linear(self, layer: nn.Module, hidden_states: Tensor) -> Tensor:
+        """Run a linear layer; on a CPU in oneDNN."""
+        if not can_use_onednn(layer, hidden_states):
+            return layer(hidden_states)
+        return linear_on_cpu(hidden_states, *weights_of(layer))
+
     def feed_forward(self, mlp: nn.Module, hidden_states: Tensor) -> Tensor:
-        """Run a GELU-tanh MLP; on a GPU bias and activation go into the first matmul's epilogue."""
+        """Run a GELU-tanh MLP; bias and activation go into the first matmul."""
         layers: Any = mlp
         expand: Any = layers.net[0].proj
+        if can_use_onednn(expand, hidden_states):
+            return self.linear(layers.net[2], linear_on_cpu(hidden_states, *weights_of(expand), gelu=True))
         if not (hidden_states.is_cuda and can_write_in_place() and is_plain_linear(expand, hidden_states)):
             return mlp(hidden_states)
         rows = hidden_states.flatten(0, -2)
@@ -111,6 +119,17 @@ class TritonOps(TorchOps):
 
     def _takes(self, tensor: Tensor) -> bool:
         return (self.on_any_device or tensor.is_cuda) and can_write_in_place()
+
+
+def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a linear layer for which `is_plain_linear` holds."""
+    return cast("Tensor", layer.weight), cast("Tensor", layer.bias)
+
+
+def linear_on_cpu(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
+    """Multiply `[B, L, D]` by the weight of a linear layer in oneDNN, and apply GELU (tanh) if asked for."""
+    rows = hidden_states.flatten(0, -2).contiguous()
+    return onednn_linear(rows, weight, bias, gelu=gelu).unflatten(0, hidden_states.shape[:-1])
 
 
 def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:

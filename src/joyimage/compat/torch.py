@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +24,12 @@ __all__ = [
     "float8_matmul",
     "has_fast_bf16",
     "has_forward_hooks",
+    "has_onednn",
     "int8_matmul",
     "is_compiled",
     "is_mutating",
     "lerp_all_",
+    "onednn_linear",
     "tree_map",
     "version_of",
     "without_compiler",
@@ -41,6 +45,36 @@ def addmm_gelu(bias: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         weight: `[K, M]`.
     """
     return torch._addmm_activation(bias, rows, weight, use_gelu=True)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@cache
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether `onednn_linear` runs in a precision on this machine's CPU.
+
+    On processors of other makers than Intel, torch's own fp32 products run in MKL without AVX-512; oneDNN's use it.
+    """
+    if platform.machine().lower() not in {"x86_64", "amd64"} or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _onednn()._is_mkldnn_bf16_supported())
+
+
+def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Return `rows @ weight.T + bias`, or its GELU in the tanh form, as `[M, N]`; on a CPU only.
+
+    Args:
+        rows: `[M, K]`, contiguous.
+        weight: `[N, K]`.
+        bias: `[N]`; None adds nothing.
+        gelu: Whether to apply GELU where the product is in registers.
+    """
+    activation, form = ("gelu", "tanh") if gelu else ("none", "")
+    return _onednn()._linear_pointwise(rows, weight, bias, activation, [], form)
+
+
+def _onednn() -> Any:
+    return torch.ops.mkldnn
 
 
 def int8_matmul(rows: Tensor, weight: Tensor) -> Tensor:

@@ -86,9 +86,9 @@ class JointAttnProcessor:
         joint = self.attend(query, key, value, joint_mask(encoder_hidden_states_mask, num_image_tokens))
         joint = joint.flatten(2).to(query.dtype)  # [B, L, D]
         if num_target_tokens is not None:
-            return attn.img_attn_proj(joint), encoder_hidden_states
+            return attn.ops.linear(attn.img_attn_proj, joint), encoder_hidden_states
         img, txt = joint[:, :num_image_tokens], joint[:, num_image_tokens:]
-        return attn.img_attn_proj(img), attn.txt_attn_proj(txt)
+        return attn.ops.linear(attn.img_attn_proj, img), attn.ops.linear(attn.txt_attn_proj, txt)
 
     def project(
         self,

@@ -67,6 +67,10 @@ class TransformerOps:
         rotated = normed if tables is None else rotate(normed, tables)
         return rotated if out is None else out.copy_(rotated)
 
+    def linear(self, layer: nn.Module, hidden_states: Tensor) -> Tensor:
+        """Run a linear layer on `[B, L, D]`."""
+        return layer(hidden_states)
+
     def feed_forward(self, mlp: nn.Module, hidden_states: Tensor) -> Tensor:
         """Run a GELU-tanh MLP, diffusers' `FeedForward`, on `[B, L, D]`."""
         return mlp(hidden_states)
