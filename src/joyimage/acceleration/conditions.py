@@ -51,21 +51,28 @@ def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
         and weight.dtype == hidden_states.dtype
         and weight.device == hidden_states.device
         and isinstance(layer.bias, Tensor)
-        and "forward" not in layer.__dict__
-        and not has_forward_hooks(layer)
+        and runs_itself(layer)
+    )
+
+
+def runs_itself(module: nn.Module) -> bool:
+    """Return whether nothing but a module's own `forward` runs when it is called: no hook, and no other forward."""
+    return "forward" not in module.__dict__ and not has_forward_hooks(module)
+
+
+def suits_onednn(hidden_states: Tensor) -> bool:
+    """Return whether products of `onednn_linear` with tokens `[..., D]` run here and are the faster ones."""
+    return (
+        can_write_in_place()
+        and hidden_states.device.type == "cpu"
+        and hidden_states.shape[:-1].numel() >= _FEWEST_ROWS
+        and has_onednn(hidden_states.dtype)
     )
 
 
 def can_use_onednn(layer: nn.Module, hidden_states: Tensor) -> bool:
-    """Return whether a layer's weight may go to `onednn_linear` with tokens `[B, L, D]` on a CPU."""
-    num_rows = hidden_states.shape[:-1].numel()
-    return (
-        hidden_states.device.type == "cpu"
-        and num_rows >= _FEWEST_ROWS
-        and has_onednn(hidden_states.dtype)
-        and can_write_in_place()
-        and is_plain_linear(layer, hidden_states)
-    )
+    """Return whether a layer's weight may go to `onednn_linear` with tokens `[..., D]`."""
+    return suits_onednn(hidden_states) and is_plain_linear(layer, hidden_states)
 
 
 def can_shorten_last_block(transformer: JoyImageEditTransformer3DModel) -> bool:

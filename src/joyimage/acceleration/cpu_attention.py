@@ -23,10 +23,10 @@ _MOST_SCORES = 2**20
 def can_attend_in_products(query: Tensor, key: Tensor) -> bool:
     """Return whether `attend_in_products` takes queries `[B, L, N, H]` and keys `[B, K, N, H]`, and is worth it."""
     return (
-        query.device.type == "cpu"
+        can_write_in_place()
+        and query.device.type == "cpu"
         and query.shape[1] * key.shape[1] * key.shape[3] >= _FEWEST_MULTIPLICATIONS
         and has_onednn(query.dtype)
-        and can_write_in_place()
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
+from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear, runs_itself
 from joyimage.acceleration.verification import run_verified
 from joyimage.compat.torch import addmm_gelu, onednn_linear
 from joyimage.model.ops import EPS, TransformerOps
@@ -42,9 +42,12 @@ class TorchOps(TransformerOps):
         """Run a GELU-tanh MLP; bias and activation go into the first matmul."""
         layers: Any = mlp
         expand: Any = layers.net[0].proj
+        # What hooks an MLP, such as a step cache, has to see its call.
+        if not (can_write_in_place() and all(map(runs_itself, (layers, layers.net[0], layers.net[1])))):
+            return mlp(hidden_states)
         if can_use_onednn(expand, hidden_states):
             return self.linear(layers.net[2], linear_on_cpu(hidden_states, *weights_of(expand), gelu=True))
-        if not (hidden_states.is_cuda and can_write_in_place() and is_plain_linear(expand, hidden_states)):
+        if not (hidden_states.is_cuda and is_plain_linear(expand, hidden_states)):
             return mlp(hidden_states)
         rows = hidden_states.flatten(0, -2)
         # On CUDA this operator's GELU is the tanh form, which the published weights want.

@@ -1,6 +1,6 @@
 """Qwen3-VL as a text encoder: its states before the final norm, without the work that nothing reads.
 
-`convert_text_encoder` gives four modules classes that have a second way to run. It happens once, when a text
+`convert_text_encoder` gives some modules classes that have a second way to run. It happens once, when a text
 encoder becomes part of a pipeline. They use that way only inside `run_encoder`, in the thread that calls it:
 answers to questions, other threads and other programs get the library's own arithmetic.
 
@@ -24,8 +24,11 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
+from joyimage.acceleration.conditions import suits_onednn
+from joyimage.compat.torch import onednn_linear
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
@@ -79,6 +82,19 @@ class SkippableLinear(nn.Linear):
         return super().forward(input) if _run.get() is None else input
 
 
+class EncoderLinear(nn.Linear):
+    """A layer that multiplies in oneDNN on a CPU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Project `[..., D]`."""
+        weight: Any = self.weight
+        is_plain = type(weight) is nn.Parameter and weight.dtype == input.dtype
+        if _run.get() is None or not (is_plain and suits_onednn(input)):
+            return super().forward(input)
+        rows = input.flatten(0, -2).contiguous()
+        return onednn_linear(rows, weight, self.bias).unflatten(0, input.shape[:-1])
+
+
 class PatchConv3d(nn.Conv3d):
     """The patch embedding as a matmul: its kernel equals its stride and its input.
 
@@ -106,22 +122,15 @@ class CachedVisionModel(Qwen3VLVisionModel):
         return copy.copy(features)  # the library writes other features into what it is given
 
 
-_CONVERTED: dict[type, type] = {
-    Qwen3VLTextRMSNorm: SkippableRMSNorm,
-    nn.Linear: SkippableLinear,
-    nn.Conv3d: PatchConv3d,
-    Qwen3VLVisionModel: CachedVisionModel,
-}
-
-
 def convert_text_encoder(text_encoder: Qwen3VLForConditionalGeneration) -> None:
     """Give a text encoder's modules their second way to run, in place; weights and saved files stay as they are.
 
     Args:
         text_encoder: The text encoder; converting it again changes nothing.
     """
-    for module in _convertible(text_encoder):
-        module.__class__ = _CONVERTED.get(type(module), type(module))
+    for module, original, converted in _conversions(text_encoder):
+        if type(module) is original:
+            module.__class__ = converted
     layer = _last_layer(text_encoder)
     if layer not in _handles:
         # As trained: states before the final norm (std about 21, not 2), which no output of the library carries.
@@ -130,9 +139,9 @@ def convert_text_encoder(text_encoder: Qwen3VLForConditionalGeneration) -> None:
 
 def revert_text_encoder(text_encoder: Qwen3VLForConditionalGeneration) -> None:
     """Undo `convert_text_encoder`, in place."""
-    originals = {converted: original for original, converted in _CONVERTED.items()}
-    for module in _convertible(text_encoder):
-        module.__class__ = originals.get(type(module), type(module))
+    for module, original, converted in _conversions(text_encoder):
+        if type(module) is converted:
+            module.__class__ = original
     handle = _handles.pop(_last_layer(text_encoder), None)
     if handle is not None:
         handle.remove()
@@ -227,15 +236,15 @@ def fork_cache(cache: Any) -> Any:
     return fork
 
 
-def _convertible(text_encoder: Any) -> tuple[nn.Module, ...]:
-    """Return the modules that have a second way to run."""
+def _conversions(text_encoder: Any) -> Iterator[tuple[nn.Module, type, type]]:
+    """Return the modules that have a second way to run, each with the library's class and ours."""
     model = text_encoder.model
-    return (
-        model.language_model.norm,
-        text_encoder.lm_head,
-        model.visual.patch_embed.proj,
-        model.visual,
-    )
+    yield model.language_model.norm, Qwen3VLTextRMSNorm, SkippableRMSNorm
+    yield text_encoder.lm_head, nn.Linear, SkippableLinear
+    yield model.visual.patch_embed.proj, nn.Conv3d, PatchConv3d
+    yield model.visual, Qwen3VLVisionModel, CachedVisionModel
+    for module in model.modules():
+        yield module, nn.Linear, EncoderLinear
 
 
 def _last_layer(text_encoder: Any) -> nn.Module:
