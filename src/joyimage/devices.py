@@ -210,11 +210,13 @@ def warn_if_slow(dtype: str, device: str) -> None:
 def _seconds_of_product(dtype: str) -> float:
     import torch
 
+    from joyimage.compat.torch import fastest_product
+
     left, right = (torch.ones(shape, dtype=getattr(torch, dtype)) for shape in ((256, 512), (512, 512)))
     seconds: list[float] = []
     for _ in range(4):  # the first one prepares
         started = time.perf_counter()
-        torch.mm(left, right)
+        fastest_product(left, right)
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 
@@ -224,12 +226,14 @@ def _seconds_of_block(dtype: str) -> float:
     import torch
     from torch.nn import functional
 
+    from joyimage.compat.torch import fastest_product
+
     precision = getattr(torch, dtype)
     tokens, weight = torch.ones(256, 512, dtype=precision), torch.ones(512, 512, dtype=precision)
     image, kernel = torch.ones(1, 32, 32, 32, dtype=precision), torch.ones(32, 32, 3, 3, dtype=precision)
     heads = torch.ones(1, 2, 256, 64, dtype=precision)
     calls = (
-        lambda: torch.mm(tokens, weight),
+        lambda: fastest_product(tokens, weight),
         lambda: functional.conv2d(image, kernel, padding=1),
         lambda: functional.scaled_dot_product_attention(heads, heads, heads),
     )

@@ -86,6 +86,17 @@ def test_attention_when_texts_have_different_lengths_then_padding_is_not_attende
         assert relative(got[sample : sample + 1], expected) <= BOUNDS[torch.float32]
 
 
+@torch.no_grad()
+def test_attention_when_padding_comes_first_then_it_is_not_attended_to_either() -> None:
+    query, key, value = (draw(1, 30, 2, 16, seed=part) for part in range(3))
+    mask = torch.tensor([False] * 4 + [True] * 20 + [False] * 6)[None, None, None]
+
+    got = attend_in_products(query, key, value, mask)
+
+    expected = exact_attention(query, key[:, 4:24], value[:, 4:24])
+    assert relative(got, expected) <= BOUNDS[torch.float32]
+
+
 def test_attention_when_a_gradient_is_wanted_or_it_is_short_then_torch_attends() -> None:
     long, short = draw(1, 600, 1, 128), draw(1, 20, 1, 128)
 

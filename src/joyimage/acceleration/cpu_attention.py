@@ -48,11 +48,17 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     for sample in range(len(query)):
         keys, values = key[sample], value[sample]
         if mask is not None:
-            is_real = mask[sample, 0, 0]
-            keys, values = keys[is_real], values[is_real]
+            keys, values = _select(mask[sample, 0, 0], keys, values)
         for head in range(query.shape[2]):
             _attend_head(query[sample, :, head], keys[:, head], values[:, head], out[sample, :, head])
     return out
+
+
+def _select(is_real: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of `keys` and `values` `[K, N, H]` where `is_real` `[K]`, without a copy if these come first."""
+    num_real = int(is_real.sum())
+    chosen = slice(num_real) if bool(is_real[:num_real].all()) else is_real
+    return keys[chosen], values[chosen]
 
 
 def _attend_head(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:

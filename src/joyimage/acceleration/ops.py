@@ -132,7 +132,8 @@ def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
 def linear_on_cpu(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
     """Multiply `[B, L, D]` by the weight of a linear layer in oneDNN, and apply GELU (tanh) if asked for."""
     rows = hidden_states.flatten(0, -2).contiguous()
-    return onednn_linear(rows, weight, bias, gelu=gelu).unflatten(0, hidden_states.shape[:-1])
+    result = onednn_linear(rows, weight, bias, gelu=gelu)
+    return result.view(*hidden_states.shape[:-1], len(weight))
 
 
 def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:

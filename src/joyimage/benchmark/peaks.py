@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from joyimage.acceleration.attention import JointBufferAttnProcessor
 from joyimage.acceleration.ops import TritonOps
 from joyimage.benchmark.models import FULL
 from joyimage.benchmark.op_counter import num_bytes
+from joyimage.compat.torch import fastest_product
 from joyimage.model.ops import EPS
 
 if TYPE_CHECKING:
@@ -35,16 +37,16 @@ def measure_peaks(device: torch.device, dtype: torch.dtype, seconds: float = 30.
     side, tokens, heads = (8192, _TOKENS, FULL.num_attention_heads) if is_cuda else (1024, 592, 2)
     make: dict[str, Any] = {"device": device, "dtype": dtype}
     left, right = torch.randn(side, side, **make), torch.randn(side, side, **make)
-    product = torch.empty_like(left)
     # As in the model: heads beside each other in a token's row.
-    query, key, value = (torch.randn(1, tokens, heads, 128, **make).transpose(1, 2) for _ in range(3))
+    query, key, value = (torch.randn(1, tokens, heads, 128, **make) for _ in range(3))
     numbers = torch.randn(2**28 if is_cuda else 2**23, **make)
     copied = torch.empty_like(numbers)
 
     def attend() -> None:
-        nn.functional.scaled_dot_product_attention(query, key, value)
+        with torch.no_grad():
+            JointBufferAttnProcessor().attend(query, key, value, None)
 
-    matmul = _repeat(lambda: torch.mm(left, right, out=product), device, seconds)
+    matmul = _repeat(lambda: fastest_product(left, right), device, seconds)
     attention = _repeat(attend, device, seconds / 6)
     copy = _repeat(lambda: copied.copy_(numbers), device, seconds / 15)
     return {

@@ -21,6 +21,7 @@ __all__ = [
     "compile_with",
     "drop_compiled",
     "fast_autocast",
+    "fastest_product",
     "float8_matmul",
     "has_fast_bf16",
     "has_forward_hooks",
@@ -71,6 +72,13 @@ def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, g
     """
     activation, form = ("gelu", "tanh") if gelu else ("none", "")
     return _onednn()._linear_pointwise(rows, weight, bias, activation, [], form)
+
+
+def fastest_product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return `rows @ weight.T` as plain layers of a pipeline compute it; see `onednn_linear` for shapes."""
+    if rows.device.type == "cpu" and has_onednn(rows.dtype):
+        return onednn_linear(rows, weight)
+    return torch.mm(rows, weight.t())
 
 
 def _onednn() -> Any:

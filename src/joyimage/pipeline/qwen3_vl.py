@@ -92,7 +92,7 @@ class EncoderLinear(nn.Linear):
         if _run.get() is None or not (is_plain and suits_onednn(input)):
             return super().forward(input)
         rows = input.flatten(0, -2).contiguous()
-        return onednn_linear(rows, weight, self.bias).unflatten(0, input.shape[:-1])
+        return onednn_linear(rows, weight, self.bias).view(*input.shape[:-1], self.out_features)
 
 
 class PatchConv3d(nn.Conv3d):
