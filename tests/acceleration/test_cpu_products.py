@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from joyimage.acceleration.attention import project_part
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
 from joyimage.acceleration.ops import TorchOps
-from joyimage.compat.torch import has_onednn
+from joyimage.acceleration.quantization import QuantizedLinear, quantized
+from joyimage.compat.torch import TorchDispatchMode, has_onednn
 
 pytestmark = pytest.mark.skipif(
     not has_onednn(torch.float32), reason="this processor's products are torch's own"
@@ -29,6 +30,18 @@ DTYPES = [
 ]
 # Relative to the largest value; torch's own kernels differ from fp64 by as much.
 BOUNDS = {torch.float32: 4e-6, torch.bfloat16: 1.2e-2}
+
+
+class Operators(TorchDispatchMode):
+    """Keep the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -147,6 +160,23 @@ def test_mlp_when_a_part_has_a_hook_then_the_hook_sees_its_call(name: str) -> No
 
     assert seen == [name]
     torch.testing.assert_close(hooked, plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_quantized_layer_when_tokens_are_a_view_with_gaps_then_the_weight_is_not_copied_for_each_sample(
+    dtype: torch.dtype,
+) -> None:
+    weight = draw(48, 64)
+    layer = QuantizedLinear(quantized(weight, "int8"), None, matmul="scaled")
+    tokens = draw(3, 50, 64, dtype=dtype)[:, :40]
+
+    with Operators() as operators:
+        got = layer(tokens)
+
+    assert [name for name in operators.names if "mm" in name or "linear" in name] != []
+    assert [name for name in operators.names if "bmm" in name] == []
+    assert relative(got, tokens.double() @ weight.double().t()) <= 0.02
 
 
 def test_layer_when_a_gradient_is_wanted_then_it_has_one() -> None:

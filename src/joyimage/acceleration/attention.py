@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
-from joyimage.acceleration.ops import linear_on_cpu, weights_of
+from joyimage.acceleration.ops import weights_of
 from joyimage.compat.diffusers import attention_backend
+from joyimage.compat.torch import onednn_linear
 from joyimage.model.attention import JointAttnProcessor, register_processor
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _project_target(
 def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
     """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
     if rows.dtype == torch.float32 and can_use_onednn(layer, rows):
-        out.copy_(linear_on_cpu(rows, *weights_of(layer)))
+        out.copy_(onednn_linear(rows, *weights_of(layer)))
         return
     if not is_plain_linear(layer, rows):
         out.copy_(layer(rows))
@@ -141,7 +142,7 @@ def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: i
     weight, bias = weights_of(layer)
     width = len(weight) // 3  # narrower than the rows where processes have slices of the layer
     part = slice(start * width, stop * width)
-    multiply = linear_on_cpu if can_use_onednn(layer, rows) else nn.functional.linear
+    multiply = onednn_linear if can_use_onednn(layer, rows) else nn.functional.linear
     return torch.unflatten(multiply(rows, weight[part], bias[part]), -1, (stop - start, heads, -1))
 
 

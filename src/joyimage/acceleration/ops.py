@@ -36,7 +36,7 @@ class TorchOps(TransformerOps):
         """Run a linear layer; on a CPU in oneDNN."""
         if not can_use_onednn(layer, hidden_states):
             return layer(hidden_states)
-        return linear_on_cpu(hidden_states, *weights_of(layer))
+        return onednn_linear(hidden_states, *weights_of(layer))
 
     def feed_forward(self, mlp: nn.Module, hidden_states: Tensor) -> Tensor:
         """Run a GELU-tanh MLP; bias and activation go into the first matmul."""
@@ -46,7 +46,7 @@ class TorchOps(TransformerOps):
         if not (can_write_in_place() and all(map(runs_itself, (layers, layers.net[0], layers.net[1])))):
             return mlp(hidden_states)
         if can_use_onednn(expand, hidden_states):
-            return self.linear(layers.net[2], linear_on_cpu(hidden_states, *weights_of(expand), gelu=True))
+            return self.linear(layers.net[2], onednn_linear(hidden_states, *weights_of(expand), gelu=True))
         if not (hidden_states.is_cuda and is_plain_linear(expand, hidden_states)):
             return mlp(hidden_states)
         rows = hidden_states.flatten(0, -2)
@@ -127,13 +127,6 @@ class TritonOps(TorchOps):
 def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a linear layer for which `is_plain_linear` holds."""
     return cast("Tensor", layer.weight), cast("Tensor", layer.bias)
-
-
-def linear_on_cpu(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
-    """Multiply `[B, L, D]` by the weight of a linear layer in oneDNN, and apply GELU (tanh) if asked for."""
-    rows = hidden_states.flatten(0, -2).contiguous()
-    result = onednn_linear(rows, weight, bias, gelu=gelu)
-    return result.view(*hidden_states.shape[:-1], len(weight))
 
 
 def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from joyimage.compat.torch import float8_matmul, int8_matmul, own_buffers, own_parameters
+from joyimage.acceleration.conditions import suits_onednn
+from joyimage.compat.torch import float8_matmul, int8_matmul, onednn_linear, own_buffers, own_parameters
 from joyimage.errors import InvalidInputError
 from joyimage.model.checkpoint.encodings.base import WEIGHT, EncodedWeight, Plain
 from joyimage.model.checkpoint.encodings.float4 import NF4_BLOCK, NV_BLOCK, Nf4, Nvfp4
@@ -346,15 +347,27 @@ def checked_quantization(quantization: str | None) -> str | None:
 def _multiply(input: Tensor, layer: QuantizedLinear) -> Tensor:
     """Return what a linear layer with the decoded weight would, but for rounding."""
     bias = None if layer.bias is None else layer.bias.to(input.dtype)
-    if not _takes_integers(layer, input.dtype):
-        return nn.functional.linear(input, layer.encoded.decode(input.dtype), bias)
-    # The integers are exact in every precision. The same product comes from rotating the inputs, far fewer numbers.
+    # As one matrix: torch would copy the weight for each sample of a view with gaps.
+    rows = input.flatten(0, -2).contiguous()
     encoded = layer.encoded
-    rotation = cast("Int8", encoded.encoding).rotation
-    rows = input if rotation is None else rotate(input, rotation)
-    product = nn.functional.linear(rows, encoded.parts[WEIGHT].to(input.dtype))
-    output = (product * _row_scales(encoded)).to(input.dtype)
-    return output if bias is None else output + bias
+    if not _takes_integers(layer, input.dtype):
+        output = _product(rows, encoded.decode(input.dtype), bias)
+    else:
+        # The integers are exact in every precision. Rotating the inputs, far fewer numbers, gives the same product.
+        rotation = cast("Int8", encoded.encoding).rotation
+        rows = rows if rotation is None else rotate(rows, rotation)
+        output = (_product(rows, encoded.parts[WEIGHT].to(input.dtype)) * _row_scales(encoded)).to(
+            input.dtype
+        )
+        output = output if bias is None else output + bias
+    return output.view(*input.shape[:-1], layer.out_features)
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return `rows @ weight.T + bias`, [M, N]."""
+    return (
+        onednn_linear(rows, weight, bias) if suits_onednn(rows) else nn.functional.linear(rows, weight, bias)
+    )
 
 
 def _takes_integers(layer: QuantizedLinear, dtype: torch.dtype) -> bool:

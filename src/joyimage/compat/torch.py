@@ -62,16 +62,18 @@ def has_onednn(dtype: torch.dtype) -> bool:
 
 
 def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Return `rows @ weight.T + bias`, or its GELU in the tanh form, as `[M, N]`; on a CPU only.
+    """Return `rows @ weight.T + bias`, or its GELU in the tanh form, as `[..., N]`; on a CPU only.
 
     Args:
-        rows: `[M, K]`, contiguous.
+        rows: `[..., K]`.
         weight: `[N, K]`.
         bias: `[N]`; None adds nothing.
         gelu: Whether to apply GELU where the product is in registers.
     """
     activation, form = ("gelu", "tanh") if gelu else ("none", "")
-    return _onednn()._linear_pointwise(rows, weight, bias, activation, [], form)
+    matrix = rows.flatten(0, -2).contiguous()
+    product: Tensor = _onednn()._linear_pointwise(matrix, weight, bias, activation, [], form)
+    return product.view(*rows.shape[:-1], len(weight))
 
 
 def fastest_product(rows: Tensor, weight: Tensor) -> Tensor:

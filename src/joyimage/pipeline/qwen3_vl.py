@@ -91,8 +91,7 @@ class EncoderLinear(nn.Linear):
         is_plain = type(weight) is nn.Parameter and weight.dtype == input.dtype
         if _run.get() is None or not (is_plain and suits_onednn(input)):
             return super().forward(input)
-        rows = input.flatten(0, -2).contiguous()
-        return onednn_linear(rows, weight, self.bias).view(*input.shape[:-1], self.out_features)
+        return onednn_linear(input, weight, self.bias)
 
 
 class PatchConv3d(nn.Conv3d):
