@@ -279,17 +279,18 @@ class JoyImagePipeline(PipelineParts):
         images: list[list[ModelImage]] | None,
         sampling: SamplingInputs,
         num_prompts: int,
+        device: torch.device,
     ) -> Conditioning:
         """Encode the prompts of both guidance branches about the images of each prompt."""
 
         def encode_batch(texts: list[str], num_branches: int) -> tuple[Tensor, Tensor]:
             groups = None if images is None else images * num_branches
-            return self._encode_texts(texts, groups, None, sampling.max_sequence_length)
+            return self._encode_texts(texts, groups, device, sampling.max_sequence_length)
 
         return encode_conditioning(
             prompts,
             encode_batch,
-            self.compute_device,
+            device,
             num_prompts=num_prompts,
             num_images_per_prompt=sampling.num_images_per_prompt,
             default_negative_prompt=self._default_negative_prompt,

@@ -54,7 +54,8 @@ def denoise(
     scheduler, transformer = cast("Scheduler", pipe.scheduler), pipe.transformer
     timesteps = scheduler.timesteps
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
-    conditioning = conditioning.to(transformer.dtype)  # the parts may have different precisions
+    dtype = transformer.dtype  # found by a walk over all modules, so once
+    conditioning = conditioning.to(dtype)  # the parts may have different precisions
     preset = pipe.preset
     if pipe.processes is not None:  # what was drawn is that of process 0
         pipe.processes.meet()
@@ -69,14 +70,14 @@ def denoise(
             pipe.current_timestep = timestep
             predictor.cache.begin(step)
 
-            targets = predictor.split(latents[:, 0].to(transformer.dtype))
+            targets = predictor.split(latents[:, 0].to(dtype))
             predictor.follow_decisions(targets)
             guided = guidance.begin(predictor.sigmas[step], is_on=pipe.do_classifier_free_guidance)
             forwards = _plan_forwards(conditioning, guided=guided, batched=batched)
             calls = [partial(predictor.predict, targets, branches) for branches in forwards]
             velocities = [
                 velocity.to(latents.dtype)
-                for found in _run(pipe, calls, like=latents.to(transformer.dtype))
+                for found in _run(pipe, calls, like=latents.to(dtype))
                 for velocity in found
             ]
             velocity = guidance.combine(velocities, pipe.guidance_scale)

@@ -182,7 +182,7 @@ class JoyImageEditPipeline(SpatialEditingPipeline):
         with self._running(sampling) as device:
             # 2. Encode images and prompts.
             by_prompt = _group_by_prompt(model_images, num_prompts)
-            conditioning = self._encode_conditioning(prompts, by_prompt, sampling, num_prompts)
+            conditioning = self._encode_conditioning(prompts, by_prompt, sampling, num_prompts, device)
 
             # 3. Set the noise levels; draw the noise, then the references' latents.
             self._set_schedule(sampling, device)

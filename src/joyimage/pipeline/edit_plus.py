@@ -157,7 +157,7 @@ class JoyImageEditPlusPipeline(SpatialEditingPipeline):
 
         with self._running(sampling) as device:
             # 2. Encode references and prompts.
-            conditioning = self._encode_conditioning(prompts, model_images, sampling, num_prompts)
+            conditioning = self._encode_conditioning(prompts, model_images, sampling, num_prompts, device)
 
             # 3. Set the noise levels; draw each output's noise and its references' latents.
             self._set_schedule(sampling, device)
