@@ -56,7 +56,6 @@ def denoise(
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     dtype = transformer.dtype  # found by a walk over all modules, so once
     conditioning = conditioning.to(dtype)  # the parts may have different precisions
-    preset = pipe.preset
     if pipe.processes is not None:  # what was drawn is that of process 0
         pipe.processes.meet()
         latents = pipe.processes.share(latents)
@@ -64,7 +63,7 @@ def denoise(
             replace(group, items=[pipe.processes.share(item) for item in group.items]) for group in references
         ]
     predictor, batched = _prepare(pipe, latents, references, conditioning)
-    guidance = Guidance(preset)
+    guidance = Guidance(pipe.preset)
     with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
         for step, timestep in enumerate(timesteps):
             pipe.current_timestep = timestep
