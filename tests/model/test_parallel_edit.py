@@ -78,9 +78,7 @@ def load_tiny() -> Any:
 @contextmanager
 def adapted(pipe: Any, recipe: SamplingRecipe | None) -> Generator[None]:
     """Load an adapter, which is a turbo adapter if it has a recipe."""
-    drawn = draw_adapter("lora")
-    adapter = {key: one for key, one in drawn.items() if key.startswith("double_blocks")}
-    pipe.transformer.load_lora_adapter(adapter, adapter_name="drawn")
+    pipe.transformer.load_lora_adapter(draw_adapter("lora"), adapter_name="drawn")
     pipe.transformer.keep_recipe("drawn", recipe)
     try:
         yield

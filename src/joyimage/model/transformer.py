@@ -79,7 +79,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
                 split_dim=1, expected_dims=2, split_output=False
             ),
         },
-        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+        # Not `proj_out` itself: an adapter that is loaded later wraps it, and has to see its own part of the tokens.
+        "patches": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
 
     @register_to_config
@@ -127,6 +128,7 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         )
         self.norm_out = FP32LayerNorm(config.hidden_size, eps=1e-6, elementwise_affine=False)
         self.proj_out = nn.Linear(config.hidden_size, math.prod(config.patch_size) * config.out_channels)
+        self.patches = nn.Identity()  # where devices divide the tokens, their parts are put together here
         self.gradient_checkpointing = False
         self._ops = PLAIN_OPS
         self.acceleration: object = None  # what `joyimage.acceleration.accelerate` chose
@@ -236,7 +238,8 @@ class JoyImageEditTransformer3DModel(  # pyright: ignore[reportIncompatibleMetho
         sizes = [math.prod(grid) for grid in grids]
         if not is_parallel(self):  # where devices divide the tokens, the head puts them together
             img = img[:, : sum(sizes)]
-        parts = self.proj_out(self.norm_out(img))[:, : sum(sizes)].split(sizes, dim=1)  # [B, L, patch * C]
+        patches = self.patches(self.proj_out(self.norm_out(img)))  # [B, L, patch * C]
+        parts = patches[:, : sum(sizes)].split(sizes, dim=1)
         velocities = [
             packing.unpatchify(part, grid, patch_size) for part, grid in zip(parts, grids, strict=True)
         ]
