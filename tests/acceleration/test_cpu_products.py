@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from joyimage.acceleration.attention import project_part
+from joyimage.acceleration.attention import project_into, project_part
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
 from joyimage.acceleration.ops import TorchOps
 from joyimage.acceleration.quantization import QuantizedLinear, quantized
@@ -122,7 +122,7 @@ def test_attention_when_a_gradient_is_wanted_or_it_is_short_then_torch_attends()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_tokens", [1, 15, 16, 33, 500])
+@pytest.mark.parametrize("num_tokens", [1, 15, 16, 33, 2500])
 @torch.no_grad()
 def test_layers_when_run_on_a_cpu_then_products_of_fp64(num_tokens: int, dtype: torch.dtype) -> None:
     layer = nn.Linear(24, 3 * 32).to(dtype)
@@ -131,9 +131,13 @@ def test_layers_when_run_on_a_cpu_then_products_of_fp64(num_tokens: int, dtype: 
 
     whole = TorchOps().linear(layer, tokens)
     part = project_part(layer, tokens, 1, 3, heads=4)
+    buffer = torch.zeros(2, num_tokens + 1, 96, dtype=dtype)
+    project_into(layer, tokens, buffer[:, 1:])
 
     assert whole.dtype == dtype
     assert relative(whole, expected) <= BOUNDS[dtype]
+    assert relative(buffer[:, 1:], expected) <= BOUNDS[dtype]
+    assert not buffer[:, 0].any()
     assert relative(part, expected.unflatten(-1, (3, 4, -1))[:, :, 1:]) <= BOUNDS[dtype]
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 QKV = tuple[Tensor, Tensor, Tensor]
 
+_ROWS_AT_A_TIME = 2048
+
 
 @dataclass
 class ImageRows:
@@ -125,7 +127,10 @@ def _project_target(
 def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
     """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
     if rows.dtype == torch.float32 and can_use_onednn(layer, rows):
-        out.copy_(onednn_linear(rows, *weights_of(layer)))
+        # It takes no place to write to: some rows at a time, so that there is never a second buffer of that size.
+        parts = (torch.split(tokens, _ROWS_AT_A_TIME, dim=1) for tokens in (rows, out))
+        for part, target in zip(*parts, strict=True):
+            target.copy_(onednn_linear(part, *weights_of(layer)))
         return
     if not is_plain_linear(layer, rows):
         out.copy_(layer(rows))
