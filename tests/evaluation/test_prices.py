@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from joyimage.evaluation.calibration import calibrate
 from joyimage.evaluation.prices import compare_images, measure_prices, to_price_json, to_price_table
 from joyimage.tiny.examples import load_example
 from joyimage.tiny.suite import DrawnScenes
+from scripts.st_lpips import load_st_lpips
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +58,55 @@ def test_prices_when_shown_then_table_and_json_have_every_preset(prices: Any) ->
     assert [row["speed"] for row in json.loads(json.dumps(to_price_json(list(prices.values()))))] == list(
         PRESETS
     )
+
+
+def test_prices_when_a_distance_is_asked_for_then_the_table_has_its_mean_and_its_largest_value(
+    pipe: Any,
+) -> None:
+    seen: list[float] = []
+
+    def distance(a: Any, b: Any) -> float:
+        seen.append(float(np.abs(a.astype(float) - b).mean()))
+        return seen[-1]
+
+    measured = measure_prices(
+        pipe, DrawnScenes(), num=1, num_inference_steps=4, progress=False, distance=distance
+    )
+
+    assert measured[0].distance is None
+    assert len(seen) == 9 * (len(measured) - 1)
+    assert measured[1].distance == (pytest.approx(np.mean(seen[:9])), max(seen[:9]))
+    table = to_price_table(measured, num=1, rows=9, distance_name="difference")
+    assert f"| {np.mean(seen[:9]):.5f} | {max(seen[:9]):.5f} |" in table
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+def test_st_lpips_when_images_differ_more_then_it_grows() -> None:
+    pytest.importorskip("stlpips_pytorch")
+    before = set(sys.modules)
+    distance = load_st_lpips()
+    image = np.asarray(load_example("shapes").image.convert("RGB"))
+    noise = np.random.default_rng(0).normal(size=image.shape)
+
+    values = [
+        distance(image, np.clip(image + strength * noise, 0, 255).astype(np.uint8))
+        for strength in (0, 5, 20, 80)
+    ]
+
+    assert values[0] == 0
+    assert values == sorted(set(values))
+    assert not {"torchvision", "IPython", "torchsummary"} & (set(sys.modules) - before)
+
+
+def test_st_lpips_when_it_cannot_be_had_then_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps stlpips-pytorch"):
+        load_st_lpips()
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(SystemExit, match="unset it"):
+        load_st_lpips()
 
 
 def test_compare_images_when_one_differs_then_mean_and_pooled_psnr() -> None:

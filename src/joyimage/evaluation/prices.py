@@ -40,6 +40,8 @@ class Price:
         strict: Mean over the rows of the share of edits that happened and left the rest alone.
         largest_loss: Largest loss of `done` of a task or of the held-out combinations against exact edits.
         seconds: Seconds per edit, on a machine that may be busy.
+        distance: Mean and largest perceptual distance from the exact images; None for exact edits and where none was
+            asked for.
     """
 
     speed: str
@@ -52,6 +54,7 @@ class Price:
     strict: float
     largest_loss: float
     seconds: float
+    distance: tuple[float, float] | None = None
 
 
 class ForwardCounter:
@@ -90,6 +93,7 @@ def measure_prices(
     num_inference_steps: int = 16,
     guidance_scale: float = 3.0,
     progress: bool = True,
+    distance: Callable[[Pixels, Pixels], float] | None = None,
 ) -> list[Price]:
     """Run a suite under each speed preset of a pipeline.
 
@@ -101,6 +105,7 @@ def measure_prices(
         num_inference_steps: Denoising steps.
         guidance_scale: Guidance scale.
         progress: Whether to show a progress bar.
+        distance: A perceptual distance of two images of the same size; None: it is not measured.
 
     Returns:
         One price per preset, exact edits first.
@@ -122,6 +127,9 @@ def measure_prices(
         forwards = counter.count / len(images)
         is_exact = speed == EXACT
         mean, pooled = (None, None) if is_exact else compare_images(exact_images, images)
+        distances: list[float] = []
+        if distance is not None and not is_exact:
+            distances = [distance(a, b) for a, b in zip(exact_images, images, strict=True)]
         prices.append(
             Price(
                 speed=speed,
@@ -134,6 +142,7 @@ def measure_prices(
                 strict=_mean(found, "strict"),
                 largest_loss=max(row.done - found.tasks[name].done for name, row in exact.tasks.items()),
                 seconds=found.seconds_per_edit,
+                distance=(float(np.mean(distances)), max(distances)) if distances else None,
             )
         )
     return prices
@@ -152,18 +161,19 @@ def to_price_json(prices: Sequence[Price]) -> list[dict[str, Any]]:
     return [asdict(price) for price in prices]
 
 
-def to_price_table(prices: Sequence[Price], *, num: int, rows: int) -> str:
+def to_price_table(prices: Sequence[Price], *, num: int, rows: int, distance_name: str | None = None) -> str:
     """Arrange prices for a reader, as a Markdown table.
 
     Args:
         prices: From `measure_prices`.
         num: Cases per row.
         rows: Number of rows: the tasks, and the held-out combinations.
+        distance_name: Name of the perceptual distance; None leaves its columns out.
     """
-    lines = [
-        "| speed | forwards | fewer | PSNR, dB | of all pixels | done | strict | largest loss of a task |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    extra = [] if distance_name is None else [distance_name, "largest"]
+    names = ["speed", "forwards", "fewer", "PSNR, dB", "of all pixels", *extra]
+    names += ["done", "strict", "largest loss of a task"]
+    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
     for price in prices:
         cells = [
             price.speed,
@@ -171,6 +181,7 @@ def to_price_table(prices: Sequence[Price], *, num: int, rows: int) -> str:
             f"{price.fewer:.2f}x",
             _number(price.psnr, 1),
             _number(price.pooled_psnr, 1),
+            *(_number(value, 5) for value in (price.distance or (None, None)) if extra),
             f"{price.done:.3f}",
             f"{price.strict:.3f}",
             f"{price.largest_loss:.3f}",
