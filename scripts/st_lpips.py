@@ -1,16 +1,17 @@
 """ST-LPIPS, a perceptual distance that hardly sees a shift by a pixel (Ghildyal and Liu, arXiv 2207.13686).
 
 The network and its weights are those of the package stlpips-pytorch, which is not a dependency: it asks for
-torchvision, IPython and torchsummary, and uses none of them for this network.
+torchvision, IPython and torchsummary, and uses none of them for this network. Parts of its code are licensed for
+noncommercial use only (CC BY-NC-SA 4.0); none of it is in joyimage.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,28 +23,35 @@ if TYPE_CHECKING:
     from joyimage.evaluation.metrics import Pixels
 
 PACKAGE = "stlpips_pytorch"
+WEIGHTS = "weights/vST0.0/alex_shift_tolerant.pth"
 INSTALL = "pip install --no-deps stlpips-pytorch==0.0.2"
 
 _UNUSED = {"torchvision": ("models",), "IPython": ("embed",), "torchsummary": ("summary",)}
 """What the package imports at its top without need: modules, and what it takes from each."""
 
 
+class MissingMetricError(RuntimeError):
+    """The package of the metric is not installed."""
+
+
 def load_st_lpips() -> Callable[[Pixels, Pixels], float]:
     """Return the distance of two images `[H, W, 3]` uint8: 0 for equal ones, about 1 for unrelated ones.
 
     Raises:
-        SystemExit: The package is not installed, or its weights would be unpickled.
+        MissingMetricError: The package is not installed.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise SystemExit(f"ST-LPIPS needs a package that is not installed: {INSTALL}")
-    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0") not in {"", "0"}:
-        raise SystemExit(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, so that the weights of ST-LPIPS would be unpickled: unset it."
-        )
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingMetricError(f"ST-LPIPS needs a package that is not installed: {INSTALL}")
     with _stand_ins():
         module: Any = importlib.import_module(f"{PACKAGE}.stlpips")
-    # torch.load, which it calls, reads tensors alone.
-    network: Any = module.LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+    network: Any = module.LPIPS(net="alex", variant="shift_tolerant", pretrained=False, verbose=False)
+    # The package itself would accept a file that lacks weights, and leaves it to torch's default and an environment
+    # variable whether more than tensors is unpickled.
+    weights = torch.load(Path(spec.origin).parent / WEIGHTS, map_location="cpu", weights_only=True)
+    # The network holds these layers under two names, the file under one.
+    layers = {f"{name[:3]}s.{name[3:]}": value for name, value in weights.items() if name[:3] == "lin"}
+    network.load_state_dict(weights | layers)
 
     def distance(a: Pixels, b: Pixels) -> float:
         with torch.no_grad():

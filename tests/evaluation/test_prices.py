@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from joyimage import JoyImageEditPipeline
@@ -19,6 +22,7 @@ from joyimage.evaluation.calibration import calibrate
 from joyimage.evaluation.prices import compare_images, measure_prices, to_price_json, to_price_table
 from joyimage.tiny.examples import load_example
 from joyimage.tiny.suite import DrawnScenes
+from scripts import speed_table, st_lpips
 from scripts.st_lpips import load_st_lpips
 
 if TYPE_CHECKING:
@@ -98,15 +102,47 @@ def test_st_lpips_when_images_differ_more_then_it_grows() -> None:
     assert not {"torchvision", "IPython", "torchsummary"} & (set(sys.modules) - before)
 
 
-def test_st_lpips_when_it_cannot_be_had_then_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(SystemExit, match="pip install --no-deps stlpips-pytorch"):
+@pytest.mark.parametrize("content", ["nothing", "code"])
+def test_st_lpips_when_its_file_is_not_all_weights_then_rejected_and_nothing_runs(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("stlpips_pytorch")
+    path, folder = tmp_path / "weights.pth", tmp_path / "ran"
+    torch.save({} if content == "nothing" else _MakesFolder(folder), path)
+    monkeypatch.setattr(st_lpips, "WEIGHTS", str(path))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+    with pytest.raises((RuntimeError, UnpicklingError), match=r"Missing key|Weights only load failed"):
         load_st_lpips()
 
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(SystemExit, match="unset it"):
-        load_st_lpips()
+    assert not folder.exists()
+
+
+class _MakesFolder:
+    """Makes a folder when unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self._folder,)
+
+
+@pytest.mark.parametrize(
+    ("num", "message"), [("1", "pip install --no-deps stlpips-pytorch==0.0.2"), ("0", "`num` is 0")]
+)
+def test_speed_table_when_nothing_can_be_measured_then_one_sentence_before_a_model_is_loaded(
+    num: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr(speed_table, "load_pipeline", lambda *_a, **_b: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(sys, "argv", ["speed_table", "--num", num])
+
+    assert speed_table.main() == 2
+
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
 
 
 def test_compare_images_when_one_differs_then_mean_and_pooled_psnr() -> None:
