@@ -57,10 +57,7 @@ class App {
     this.places = new Places({ workspace, controls: this.controls, stage: this.stage }, { moved: () => actions.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
     this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (actions.onMode(), this.stage.reveal()), openProject: (id) => void this.places.open(id), run: () => actions.onRun() });
     this.references = new References(workspace, () => server.limits);
-    this.result = new Result(workspace, {
-      model: () => server.model,
-      schemas: () => server.schemas,
-      hasKey: () => server.needsKey,
+    this.result = new Result(workspace, server, {
       goTo: (place) => void this.places.goTo(place),
       keepSeed: (seed) => (this.places.keepSeed(seed), actions.showWork()),
     });
@@ -78,7 +75,7 @@ class App {
       added: () => actions.startAnew(),
     });
     this.jobs = new Jobs((job) => void this.places.openJob(job));
-    this.projects = new Projects(workspace, { open: (id) => this.places.open(id), deleted: () => actions.onMode(), makeRecord: (...made) => this.result.makeRecord(...made) });
+    this.projects = new Projects(workspace, server, { open: (id) => this.places.open(id), deleted: () => actions.onMode(), makeRecord: (...made) => this.result.makeRecord(...made) });
     actions.listen();
   }
 

@@ -16,6 +16,8 @@ import { zip } from "./zip.js";
 /** @import { Attempt, Project } from "./history.js" */
 /** @import { Place } from "./layers.js" */
 /** @import { StoredPicture, StoredProject } from "./keep.js" */
+/** @import { Server } from "./server.js" */
+/** @import { Known } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 const THUMBNAIL_PX = 256;
@@ -23,10 +25,12 @@ const THUMBNAIL_PX = 256;
 export class Projects {
   /**
    * @param {Workspace} workspace
-   * @param {{open: (id: string) => Promise<boolean>, deleted: () => void, makeRecord: (attempt: Attempt, number: number, picture: StoredPicture, inputDigest: string | null) => object | null}} on
+   * @param {Server} server
+   * @param {{open: (id: string) => Promise<boolean>, deleted: () => void, makeRecord: (known: Known, attempt: Attempt, number: number, picture: StoredPicture, inputDigest: string | null) => object | null}} on
    */
-  constructor(workspace, on) {
+  constructor(workspace, server, on) {
     this.workspace = workspace;
+    this.server = server;
     this.on = on;
     this.dialog = byId("projects-dialog", HTMLDialogElement);
     /** @type {string[]} Addresses of thumbnails, while the list is open. */
@@ -38,8 +42,14 @@ export class Projects {
   }
 
   async show() {
+    this.say(null);
     this.dialog.showModal();
     await this.render();
+  }
+
+  /** Say in the dialog what became of an export: the page's messages are behind it. @param {string | null} sentence */
+  say(sentence) {
+    tell(byId("projects-problem", HTMLElement), sentence);
   }
 
   async render() {
@@ -108,6 +118,7 @@ export class Projects {
 
   /** Save a project for GIMP and Krita: what was opened, and the chosen result of each attempt above it. @param {Project} project */
   async exportLayers(project) {
+    this.say(null);
     try {
       const stored = await Promise.all(project.attempts.map(({ pictures, selected }) => this.workspace.findPicture(project.id, pictures[selected])));
       const shown = stored.findLastIndex((one) => one !== null);
@@ -127,36 +138,47 @@ export class Projects {
       const blob = new Blob([top.data], { type: "image/png" }); // scaled once: the merged image is the layer, pixel for pixel
       save(openRaster(size, layers, await asPng(blob, size, place), await asPng(blob, size, place, THUMBNAIL_PX)), `${project.name.replace(/\.\w+$/, "")}.ora`);
     } catch (error) {
-      notify("download", sentence(error));
+      this.say(sentence(error));
     }
   }
 
   /** Save a project as a ZIP: every image with its record, and the tree as JSON. @param {Project} project */
   async export(project) {
     try {
-      const files = [{ name: "project.json", data: new TextEncoder().encode(JSON.stringify(project, null, 1)) }];
-      const named = new Set();
-      for (const attempt of project.attempts) {
-        for (const [number, id] of attempt.pictures.entries()) {
-          const stored = await this.workspace.findPicture(project.id, id);
-          if (!stored) continue;
-          const source = inputOf(project, attempt.id);
-          const before = source && (await this.workspace.findPicture(project.id, source.picture));
-          const record = this.on.makeRecord(attempt, number, stored, before && (await digest(before.blob)));
-          const file = record ? await withRecord(stored.blob, record) : stored.blob;
-          const name = `${nameOf(project, attempt.id).toLowerCase().replace(" ", "-")}${attempt.pictures.length > 1 ? `-${number + 1}` : ""}${extension(stored.name)}`;
-          named.add(id);
-          files.push({ name, data: new Uint8Array(await file.arrayBuffer()) });
-        }
-      }
-      for (const id of picturesOf(project)) {
-        const stored = named.has(id) ? null : await this.workspace.findPicture(project.id, id);
-        if (stored) files.push({ name: `reference-${named.size}-${stored.name}`, data: new Uint8Array(await stored.blob.arrayBuffer()) });
-      }
-      save(zip(files), `${project.name.replace(/\.\w+$/, "")}.zip`);
+      const isMade = project.attempts.some(({ job }) => job);
+      this.say(isMade && !this.server.known ? "Waiting for the server, to write the settings into the images…" : null);
+      const known = isMade ? await this.server.waitForKnown() : null;
+      const name = `${project.name.replace(/\.\w+$/, "")}.zip`;
+      save(await this.zip(project, known), name);
+      const isBare = isMade && !known;
+      this.say(isBare ? `The server has not answered, so the images in ${name} do not contain the settings that made them; project.json does. Export again once the server is back.` : null);
     } catch (error) {
-      notify("download", sentence(error));
+      this.say(sentence(error));
     }
+  }
+
+  /** @param {Project} project @param {Known | null} known Null for images without records. @returns {Promise<Blob>} */
+  async zip(project, known) {
+    const files = [{ name: "project.json", data: new TextEncoder().encode(JSON.stringify(project, null, 1)) }];
+    const named = new Set();
+    for (const attempt of project.attempts) {
+      for (const [number, id] of attempt.pictures.entries()) {
+        const stored = await this.workspace.findPicture(project.id, id);
+        if (!stored) continue;
+        const source = inputOf(project, attempt.id);
+        const before = source && (await this.workspace.findPicture(project.id, source.picture));
+        const record = known && this.on.makeRecord(known, attempt, number, stored, before && (await digest(before.blob)));
+        const file = record ? await withRecord(stored.blob, record) : stored.blob;
+        const name = `${nameOf(project, attempt.id).toLowerCase().replace(" ", "-")}${attempt.pictures.length > 1 ? `-${number + 1}` : ""}${extension(stored.name)}`;
+        named.add(id);
+        files.push({ name, data: new Uint8Array(await file.arrayBuffer()) });
+      }
+    }
+    for (const id of picturesOf(project)) {
+      const stored = named.has(id) ? null : await this.workspace.findPicture(project.id, id);
+      if (stored) files.push({ name: `reference-${named.size}-${stored.name}`, data: new Uint8Array(await stored.blob.arrayBuffer()) });
+    }
+    return zip(files);
   }
 }
 

@@ -3,7 +3,7 @@
 import { byId, chosen, make, save, tell } from "./dom.js";
 import { findAttempt, inOrder, nameOf } from "./history.js";
 import { maskFile, whiteMaskFile } from "./mask.js";
-import { notify } from "./notices.js";
+import { notify, withdraw } from "./notices.js";
 import { withRecord } from "./png.js";
 import { digest, fileNames, makeRecord, writeCommands } from "./recipe.js";
 import { sentence } from "./run.js";
@@ -14,16 +14,21 @@ import { shorten } from "./words.js";
 
 /** @import { Attempt } from "./history.js" */
 /** @import { Labeled } from "./turntable.js" */
-/** @import { Model, Picture, Schemas } from "./types.js" */
+/** @import { Server } from "./server.js" */
+/** @import { Known, Picture } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
+
+const WAITING_MS = 400; // a faster server needs no message
 
 export class Result {
   /**
    * @param {Workspace} workspace
-   * @param {{model: () => Model | null, schemas: () => Schemas | null, hasKey: () => boolean, goTo: (attempt: string) => void, keepSeed: (seed: number) => void}} on
+   * @param {Server} server
+   * @param {{goTo: (attempt: string) => void, keepSeed: (seed: number) => void}} on
    */
-  constructor(workspace, on) {
+  constructor(workspace, server, on) {
     this.workspace = workspace;
+    this.server = server;
     this.on = on;
     this.forms = byId("copy-forms", HTMLFieldSetElement);
     byId("download", HTMLElement).addEventListener("click", () => void this.download());
@@ -35,6 +40,7 @@ export class Result {
       this.writeCommands();
       byId("copy-dialog", HTMLDialogElement).showModal();
     });
+    void server.answered.then(() => byId("copy-dialog", HTMLDialogElement).open && this.writeCommands());
     new ResizeObserver(() => this.showCurrent()).observe(byId("strip-items", HTMLElement));
     byId("pin", HTMLElement).addEventListener("click", () => this.pin());
     byId("sheet", HTMLElement).addEventListener("click", () => void this.saveSet(contactSheet, "sheet.png"));
@@ -178,25 +184,30 @@ export class Result {
   /**
    * Return the record of an attempt's result, of any project.
    *
+   * @param {Known} known
    * @param {Attempt} attempt
    * @param {number} selected
    * @param {{width: number, height: number}} picture The result.
    * @param {string | null} inputDigest SHA-256 of the image that was sent.
    */
-  makeRecord({ job, request, pictures }, selected, picture, inputDigest) {
-    const [model, schemas] = [this.on.model(), this.on.schemas()];
-    return job && model && schemas && makeRecord({ job, request, pictures: pictures.map(() => picture), selected }, schemas, model, inputDigest);
+  makeRecord({ model, schemas }, { job, request, pictures }, selected, picture, inputDigest) {
+    return job && makeRecord({ job, request, pictures: pictures.map(() => picture), selected }, schemas, model, inputDigest);
   }
 
   /** Save the chosen result, how it was made written into it. */
   async download() {
-    const { results, result } = this.workspace;
-    const model = this.on.model();
-    const schemas = this.on.schemas();
-    if (!results || !result || !model || !schemas) return;
+    // As they are now: while the server is waited for, something else may be shown.
+    const { input, results, result } = this.workspace;
+    if (!results || !result) return; // nor is there a button then
+    notify("download", "Waiting for the server, to write the settings into the image…", { kind: "news", afterMs: WAITING_MS });
     try {
-      const { input } = this.workspace;
-      const record = makeRecord(results, schemas, model, input && (await digest(input.blob)));
+      const known = await this.server.waitForKnown();
+      withdraw("download");
+      if (!known) {
+        save(result.blob, result.name);
+        return notify("download", `The server has not answered, so ${result.name} was saved without the settings that made it. Save it again once the server is back.`);
+      }
+      const record = makeRecord(results, known.schemas, known.model, input && (await digest(input.blob)));
       save(await withRecord(result.blob, record), result.name);
     } catch (error) {
       notify("download", sentence(error));
@@ -234,9 +245,11 @@ export class Result {
 
   writeCommands() {
     const { results } = this.workspace;
-    const schemas = this.on.schemas();
-    if (!results || !schemas) return;
-    tell(byId("copy-text", HTMLElement), writeCommands(results, schemas, this.language, location.origin, this.on.hasKey(), this.inputs.map((one) => one.name)));
+    if (!results) return; // nor is there a button then
+    const { known, needsKey } = this.server;
+    const text = known && writeCommands(results, known.schemas, this.language, location.origin, needsKey, this.inputs.map((one) => one.name));
+    tell(byId("copy-text", HTMLElement), text ?? "Waiting for the server: the commands appear here once it has answered.");
+    byId("copy-do", HTMLButtonElement).disabled = !known;
     byId("copy-input", HTMLElement).hidden = this.inputs.length === 0;
     byId("copy-mask", HTMLElement).hidden = !results.request?.mask;
     tell(byId("copy-mask", HTMLElement), results.request?.mask ? `Download ${this.names.mask}` : null);

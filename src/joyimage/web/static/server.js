@@ -1,22 +1,24 @@
 /** The server as the page sees it: whether it is there, which model it has, and what that model is for. */
 
 import { getHealth, getSchemas, listModels, on as api } from "./api.js";
-import { byId, tell } from "./dom.js";
+import { byId, pause, tell } from "./dom.js";
 import { findExample } from "./ideas.js";
 import { askForKey } from "./key.js";
 import { notify, withdraw } from "./notices.js";
 import { sentence } from "./run.js";
 
-/** @import { Model, Schemas } from "./types.js" */
+/** @import { Known, Model, Schemas } from "./types.js" */
 
 const READY_EVERY_MS = 10_000;
 const WAITING_EVERY_MS = 1500;
+// Browsers let a click start a download for 5 s.
+const LONGEST_WAIT_MS = 4000;
 const PHOTO_COMMAND = "joyimage ui --model jdopensource/JoyAI-Image-Edit-Diffusers";
 
 export class Server {
-  /** @param {(models: Model[], schemas: Schemas) => void} known Called when a model is known, at first and after each restart. */
-  constructor(known) {
-    this.known = known;
+  /** @param {(models: Model[], schemas: Schemas) => void} told Called when a model is known, at first and after each restart. */
+  constructor(told) {
+    this.told = told;
     /** @type {Model | null} */
     this.model = null;
     /** @type {Schemas | null} */
@@ -27,6 +29,10 @@ export class Server {
     this.tellReady = () => {};
     /** @type {Promise<void>} Done when the server could run something. */
     this.ready = new Promise((resolve) => (this.tellReady = resolve));
+    /** @type {() => void} */
+    this.tellKnown = () => {};
+    /** @type {Promise<void>} Done when the model and the fields of edits are known. */
+    this.answered = new Promise((resolve) => (this.tellKnown = resolve));
     api.keyNeeded = askForKey;
     api.reach = (isThere) => this.onReach(isThere);
   }
@@ -43,6 +49,18 @@ export class Server {
 
   get limits() {
     return this.model?.limits ?? null;
+  }
+
+  /** @returns {Known | null} Null from a reload until the server has answered for the first time. */
+  get known() {
+    const { model, schemas } = this;
+    return model && schemas && { model, schemas };
+  }
+
+  /** Wait for the server's first answer, but not for long. @returns {Promise<Known | null>} Null if there is none by then. */
+  async waitForKnown() {
+    if (!this.known) await Promise.race([this.answered, pause(LONGEST_WAIT_MS)]);
+    return this.known;
   }
 
   /** Look at the server again and again: whether it is there, whether its model is. */
@@ -62,7 +80,8 @@ export class Server {
         this.schemas = await getSchemas();
         this.model = models[0];
         this.isModelOld = this.model.default_steps === undefined;
-        this.known(models, this.schemas);
+        this.told(models, this.schemas);
+        this.tellKnown();
       }
       const { id, device } = this.model;
       tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `Loading ${id}…`);

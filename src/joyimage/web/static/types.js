@@ -96,6 +96,8 @@
  * @property {string[]} [speeds] Missing from older servers.
  * @property {string[]} [sizes]
  *
+ * @typedef {{model: Model, schemas: Schemas}} Known What the server has said of its model and of the fields of edits.
+ *
  * @typedef {object} Health
  * @property {boolean} is_ready
  * @property {string | null} problem

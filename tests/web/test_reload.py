@@ -1,0 +1,166 @@
+"""A reload: what is asked for before the server has answered is done in full, or the page says what is missing."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from joyimage.imaging import read_record
+from tests.web.parts import find_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from playwright.sync_api import Download, Page, Route
+
+    from tests.web.conftest import Complaints
+    from tests.web.parts import Visitor
+
+MODELS = "**/v1/models"
+SCHEMAS = "**/v1/edits/schema"
+
+
+class Held:
+    """Requests of one kind that get no answer until they are released."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self._page = page
+        self._pattern = pattern
+        self._routes: list[Route] = []
+        page.route(pattern, lambda route: self._routes.append(route))  # Playwright wants a function of Python
+
+    def release(self) -> None:
+        for route in self._routes:
+            route.continue_()
+        self._page.unroute(self._pattern)
+
+
+@pytest.fixture
+def visitor(visit: Callable[..., Visitor]) -> Visitor:
+    """Somebody who has made an edit, which a reload finds again."""
+    visitor = visit()
+    visitor.expect_model()
+    visitor.choose_example("shapes")
+    visitor.set("steps", 1)
+    visitor.run()
+    visitor.wait_until_stored()
+    return visitor
+
+
+def _extract(download: Download, folder: Path) -> dict[str, Any] | None:
+    """Save an exported project, and return the record of its edit, if there is one."""
+    download.save_as(folder / "shapes.zip")
+    with zipfile.ZipFile(folder / "shapes.zip") as archive:
+        archive.extractall(folder)
+    return read_record(folder / "edit-1.png")
+
+
+@pytest.mark.parametrize("pattern", [MODELS, SCHEMAS])
+def test_save_when_pressed_before_the_server_has_answered_then_saved_with_its_settings(
+    visitor: Visitor, tmp_path: Path, pattern: str
+) -> None:
+    visitor.download(tmp_path / "before.png")
+    held = Held(visitor.page, pattern)
+    visitor.reload()
+
+    with visitor.page.expect_download() as download:
+        visitor.page.click("#download")
+        expect(visitor.see("[data-notice=download]")).to_contain_text("Waiting for the server")
+        held.release()
+
+    download.value.save_as(tmp_path / "after.png")
+    assert (tmp_path / "after.png").read_bytes() == (tmp_path / "before.png").read_bytes()
+    assert read_record(tmp_path / "after.png") is not None
+    expect(visitor.page.locator("[data-notice=download]")).to_have_count(0)
+
+
+def test_save_when_the_server_does_not_answer_then_saved_and_the_page_says_what_is_missing(
+    visitor: Visitor, complaints: Complaints, tmp_path: Path
+) -> None:
+    complaints.expects_failed_requests = True  # no one answers
+    made = np.asarray(visitor.download(tmp_path / "before.png"))
+    visitor.page.route("**/v1/**", lambda route: route.abort())
+    visitor.reload()
+
+    saved = visitor.download(tmp_path / "after.png")
+
+    assert np.array_equal(np.asarray(saved), made)
+    assert read_record(tmp_path / "after.png") is None
+    notice = visitor.see("[data-notice=download]")
+    expect(notice).to_contain_text("was saved without the settings that made it")
+    visitor.page.unroute("**/v1/**")
+    visitor.expect_model()
+    visitor.download(tmp_path / "again.png")  # as the notice advises
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "before.png").read_bytes()
+    expect(notice).to_have_count(0)
+
+
+def test_copy_when_opened_before_the_server_has_answered_then_the_commands_come_later(
+    visitor: Visitor,
+) -> None:
+    page = visitor.page
+    text = page.locator("#copy-text")
+    page.click("#copy-open")
+    expect(text).to_contain_text("joyimage edit")
+    commands = text.text_content() or ""
+    held = Held(page, SCHEMAS)
+    visitor.reload()
+
+    page.click("#copy-open")
+
+    expect(text).to_contain_text("Waiting for the server")
+    expect(page.locator("#copy-do")).to_be_disabled()  # there is nothing to copy yet
+    assert find_faults(page) == []
+    held.release()
+    expect(text).to_have_text(commands)
+    expect(page.locator("#copy-do")).to_be_enabled()
+
+
+def test_export_when_pressed_before_the_server_has_answered_then_images_have_their_settings(
+    visitor: Visitor, tmp_path: Path
+) -> None:
+    page = visitor.page
+    visitor.download(tmp_path / "before.png")
+    held = Held(page, MODELS)
+    visitor.reload()
+    page.click("#projects-open")
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export shapes.png").click()
+        expect(page.locator("#projects-problem")).to_contain_text("Waiting for the server")
+        held.release()
+
+    record = _extract(download.value, tmp_path)
+    assert record is not None
+    assert record == read_record(tmp_path / "before.png")
+    expect(page.locator("#projects-problem")).to_be_hidden()
+
+
+def test_export_when_the_server_does_not_answer_then_the_page_says_what_the_images_lack(
+    visitor: Visitor, complaints: Complaints, tmp_path: Path
+) -> None:
+    complaints.expects_failed_requests = True  # no one answers
+    page = visitor.page
+    made = np.asarray(visitor.download(tmp_path / "before.png"))
+    page.route("**/v1/**", lambda route: route.abort())
+    visitor.reload()
+    page.click("#projects-open")
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export shapes.png").click()
+
+    assert _extract(download.value, tmp_path) is None
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "edit-1.png")), made)
+    problem = page.locator("#projects-problem")
+    expect(problem).to_contain_text("do not contain the settings that made them; project.json does")
+    assert find_faults(page) == []
+    _, attempt = json.loads((tmp_path / "project.json").read_text())["attempts"]
+    assert attempt["job"]["steps"] == 1
+    assert attempt["request"]["fields"]["prompt"] == "Recolor the heart orange."
