@@ -447,6 +447,7 @@ def test_prompt_when_it_has_several_lines_then_the_model_reads_it_as_typed(
     visitor.choose_file(
         {"name": 'a "b"\n é.png', "mimeType": "image/png", "buffer": (EXAMPLES / "shapes.png").read_bytes()}
     )
+    visitor.expect_name("é.png")
 
     visitor.run()
 
