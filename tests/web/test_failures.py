@@ -153,6 +153,7 @@ def test_run_when_started_while_the_server_is_gone_then_sent_once_it_is_back(
 ) -> None:
     complaints.expects_failed_requests = True  # no one answers
     visitor = visit()
+    visitor.expect_model()
     visitor.choose_example("shapes")
     number = len(server.jobs())
     visitor.page.context.set_offline(True)

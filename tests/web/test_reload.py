@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from joyimage.imaging import read_record
-from tests.web.parts import find_faults
+from tests.web.parts import PATIENCE_MS, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Download, Page, Route
 
     from tests.web.conftest import Complaints
-    from tests.web.parts import Visitor
+    from tests.web.parts import Server, Visitor
 
 MODELS = "**/v1/models"
 SCHEMAS = "**/v1/edits/schema"
@@ -164,3 +165,69 @@ def test_export_when_the_server_does_not_answer_then_the_page_says_what_the_imag
     _, attempt = json.loads((tmp_path / "project.json").read_text())["attempts"]
     assert attempt["job"]["steps"] == 1
     assert attempt["request"]["fields"]["prompt"] == "Recolor the heart orange."
+
+
+def test_run_when_started_before_the_server_has_answered_then_sent_once_with_what_was_chosen(
+    visitor: Visitor, server: Server
+) -> None:
+    page = visitor.page
+    visitor.unfold()
+    page.select_option("#size", index=3)
+    page.select_option("#field-intent", "literal")
+    visitor.set("seed", 7)
+    visitor.run()
+    visitor.wait_until_stored(seed="7")
+    wanted, number = server.jobs()[0]["edit"], len(server.jobs())
+    assert (wanted["intent"], wanted["size"] is None) == ("literal", False)
+    held = Held(page, MODELS)
+    visitor.reload()
+
+    page.click("#run")
+    expect(page.locator("#run-problem")).to_contain_text("Waiting for the server")
+    page.click("#run")  # as people do who see nothing happen
+    assert len(server.jobs()) == number
+    held.release()
+
+    expect(page.locator("#strip-items li")).to_have_count(4, timeout=PATIENCE_MS)
+    visitor.wait_until_idle()
+    assert len(server.jobs()) == number + 1
+    assert server.jobs()[0]["edit"] == wanted
+    expect(page.locator("#run-problem")).to_be_hidden()
+
+
+def test_job_when_opened_before_the_server_has_answered_then_all_of_its_settings_come_back(
+    visitor: Visitor, visit: Callable[..., Visitor]
+) -> None:
+    visitor.unfold()
+    visitor.page.select_option("#field-intent", "literal")
+    visitor.run()
+    other = visit()
+    page = other.page
+    held = Held(page, SCHEMAS)
+    other.reload()
+    page.click("#jobs-open")
+
+    with page.expect_response("**/inputs/0") as answer:
+        page.locator("#jobs-list li").first.get_by_role("button", name="Open").click()
+    answer.value.finished()
+    held.release()
+
+    expect(page.locator("#field-intent")).to_have_value("literal")
+
+
+def test_photo_when_opened_before_the_server_has_answered_then_advice_on_the_tiny_model_comes_later(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit()
+    page = visitor.page
+    held = Held(page, MODELS)
+    visitor.reload()
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "PNG")
+    visitor.choose_file({"name": "photo.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    visitor.expect_name("photo.png")
+    expect(page.locator("[data-notice=tiny]")).to_have_count(0)
+
+    held.release()
+
+    expect(visitor.see("[data-notice=tiny]")).to_contain_text("The tiny model here edits drawn scenes")

@@ -50,11 +50,11 @@ class App {
     const { region } = this;
     /** @type {Controls} */
     this.controls = new Controls({ box: spatial.box, objectTool: spatial.objectTool, compass: spatial.compass, orbit: spatial.orbit, region, settings });
-    this.composer = new Composer({ workspace, controls: this.controls, spatial, region, settings, takesSeveral: () => server.takesSeveral });
+    this.composer = new Composer({ workspace, controls: this.controls, spatial, region, settings, server });
     /** @type {Stage} */
     this.stage = new Stage(workspace, region, spatial, { mode: currentMode, isForming: () => this.composer.isForming });
     this.pen = new KeyPen({ viewer: this.stage.viewer, region, objectTool: spatial.objectTool, used: () => this.stage.marks });
-    this.places = new Places({ workspace, controls: this.controls, stage: this.stage }, { moved: () => actions.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
+    this.places = new Places({ workspace, server, controls: this.controls, stage: this.stage }, { moved: () => actions.onMode(), isShownFor: (pending) => this.composer.isShownFor(pending) });
     this.opening = new Opening({ workspace, server, spatial, region, viewer: this.stage.viewer }, { opened: () => (actions.onMode(), this.stage.reveal()), openProject: (id) => void this.places.open(id), run: () => actions.onRun() });
     this.references = new References(workspace, () => server.limits);
     this.result = new Result(workspace, server, {

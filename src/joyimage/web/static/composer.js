@@ -9,6 +9,7 @@ import { source, state } from "./store.js";
 /** @import { Controls as Form } from "./form.js" */
 /** @import { RegionTool } from "./regiontool.js" */
 /** @import { Controls, Problem } from "./request.js" */
+/** @import { Server } from "./server.js" */
 /** @import { Settings } from "./settings.js" */
 /** @import { Spatial } from "./spatial.js" */
 /** @import { Pending } from "./types.js" */
@@ -17,19 +18,27 @@ import { source, state } from "./store.js";
 /** @typedef {Pick<Pending, "project" | "parent" | "from" | "place">} Origin Where the results of a run belong. */
 
 export class Composer {
-  /** @param {{workspace: Workspace, controls: Form, spatial: Spatial, region: RegionTool, settings: Settings, takesSeveral: () => boolean}} parts */
-  constructor({ workspace, controls, spatial, region, settings, takesSeveral }) {
+  /** @param {{workspace: Workspace, controls: Form, spatial: Spatial, region: RegionTool, settings: Settings, server: Server}} parts */
+  constructor({ workspace, controls, spatial, region, settings, server }) {
     this.workspace = workspace;
     this.controls = controls;
     this.spatial = spatial;
     this.region = region;
     this.settings = settings;
-    this.takesSeveral = takesSeveral;
+    this.server = server;
+    this.isWaiting = false; // for the server's first answer
   }
 
-  /** Return what the controls ask for. @returns {Promise<Controls | null>} Null where something is missing: it is said, and has the focus. */
+  /**
+   * Return what the controls ask for.
+   *
+   * @returns {Promise<Controls | null>} Null where something is missing: it is said, and has the focus. Null too where an
+   *   earlier call still waits for the server.
+   */
   async compose() {
     await this.spatial.prompt.checking;
+    if (this.isWaiting) return null;
+    if (!this.server.known) await this.wait();
     const controls = this.read();
     const problem = findProblem(controls);
     tell(byId("run-problem", HTMLElement), problem?.sentence ?? null);
@@ -37,12 +46,20 @@ export class Composer {
     return problem ? null : controls;
   }
 
+  /** Wait until the controls that the server fills are there, and it is known how an image goes in and how many do. */
+  async wait() {
+    this.isWaiting = true;
+    tell(byId("run-problem", HTMLElement), "Waiting for the server. This continues as soon as it answers.");
+    await this.server.answered;
+    this.isWaiting = false;
+  }
+
   /** @returns {Controls} */
   read() {
     const { source: image, references } = this.workspace;
     const kind = currentMode();
     const pictures = image ? [image.id] : [];
-    if (kind === "edit" && this.takesSeveral()) pictures.push(...references.map(({ id }) => id));
+    if (kind === "edit" && this.server.takesSeveral) pictures.push(...references.map(({ id }) => id));
     return {
       kind,
       form: this.controls.read(),

@@ -12,17 +12,19 @@ import { shorten } from "./words.js";
 
 /** @import { Controls } from "./form.js" */
 /** @import { Base } from "./history.js" */
+/** @import { Server } from "./server.js" */
 /** @import { Stage } from "./stage.js" */
 /** @import { Job, Pending } from "./types.js" */
 /** @import { Workspace } from "./workspace.js" */
 
 export class Places {
   /**
-   * @param {{workspace: Workspace, controls: Controls, stage: Stage}} parts
+   * @param {{workspace: Workspace, server: Server, controls: Controls, stage: Stage}} parts
    * @param {{moved: () => void, isShownFor: (pending: Pending) => boolean}} on `moved` comes when the place has changed.
    */
-  constructor({ workspace, controls, stage }, on) {
+  constructor({ workspace, server, controls, stage }, on) {
     this.workspace = workspace;
+    this.server = server;
     this.controls = controls;
     this.stage = stage;
     this.on = on;
@@ -104,7 +106,10 @@ export class Places {
       const id = project && isHere ? project.id : `job-${job.id}`;
       let parent = ROOT;
       for (const part of isHere ? [] : parts) {
-        await this.workspace.addJob(id, await fetchResults(part, null, null), await fetchInputs(part), this.controls.readJob(part), parent);
+        const results = await fetchResults(part, null, null);
+        const inputs = await fetchInputs(part);
+        await this.server.waitForKnown(); // the job's settings are read into controls that the page makes then
+        await this.workspace.addJob(id, results, inputs, this.controls.readJob(part), parent);
         parent = part.id;
       }
       if (currentMode() === "generate" && job.kind !== "generate") choose("mode", "edit");

@@ -25,6 +25,7 @@ export class Server {
     this.schemas = null;
     this.isModelOld = true; // whether the server may have another model than the one known here
     this.needsKey = false;
+    this.opened = ""; // name of the image that was opened last
     /** @type {() => void} */
     this.tellReady = () => {};
     /** @type {Promise<void>} Done when the server could run something. */
@@ -76,12 +77,14 @@ export class Server {
       const health = await getHealth();
       this.needsKey = health.needs_key;
       if (!this.model || this.isModelOld) {
+        const isFirst = !this.known;
         const models = await listModels();
         this.schemas = await getSchemas();
         this.model = models[0];
         this.isModelOld = this.model.default_steps === undefined;
         this.told(models, this.schemas);
         this.tellKnown();
+        if (isFirst && this.opened) this.advise(this.opened);
       }
       const { id, device } = this.model;
       tell(byId("model-chip", HTMLElement), health.is_ready ? `Model: ${id} · ${device}` : `Loading ${id}…`);
@@ -105,6 +108,7 @@ export class Server {
 
   /** Say before the first disappointment what the embedded model is for. @param {string} name Of the picture. */
   advise(name) {
+    this.opened = name;
     if (!this.isTiny || findExample(name)) return withdraw("tiny");
     notify(
       "tiny",
