@@ -113,12 +113,12 @@ def test_attention_when_padding_comes_first_then_it_is_not_attended_to_either() 
 def test_attention_when_a_gradient_is_wanted_or_it_is_short_then_torch_attends() -> None:
     long, short = draw(1, 600, 1, 128), draw(1, 20, 1, 128)
 
-    assert not can_attend_in_products(long, long)  # a gradient is wanted
+    assert not can_attend_in_products(long, long, long)  # a gradient is wanted
     with torch.no_grad():
-        assert can_attend_in_products(long, long)
-        assert not can_attend_in_products(short, short)
-        assert not can_attend_in_products(long.half(), long.half())
-        assert not can_attend_in_products(long.to("meta"), long.to("meta"))
+        assert can_attend_in_products(long, long, long)
+        assert not can_attend_in_products(short, short, short)
+        assert not can_attend_in_products(*[long.half()] * 3)
+        assert not can_attend_in_products(*[long.to("meta")] * 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,10 +14,11 @@ import torch
 from diffusers.hooks.taylorseer_cache import TaylorSeerCacheConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from joyimage.acceleration import ForwardCache, accelerate, attention
+from joyimage.acceleration import ForwardCache, accelerate, attention, cpu_projection
 from joyimage.acceleration.conditions import is_plain_linear
-from joyimage.acceleration.ops import rotate_at_once
+from joyimage.acceleration.ops import TorchOps, rotate_at_once
 from joyimage.model import rope
+from joyimage.model.ops import PLAIN_OPS, TransformerOps
 from tests import random_models
 from tests.model.drive import TEXT_DIM, draw, inputs, list_inputs
 
@@ -354,22 +355,26 @@ def test_compile_when_a_block_is_compiled_for_any_size_then_no_break_and_the_sam
     assert num_graphs == [2, 2, 2]  # two blocks; other sizes compile nothing anew
 
 
+@pytest.mark.parametrize(
+    ("ops", "module", "function", "place"),
+    [(TorchOps(), cpu_projection, "_project_stream", 2), (PLAIN_OPS, attention, "project_into", 1)],
+)
 @torch.no_grad()
 def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_projection_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, ops: TransformerOps, module: Any, function: str, place: int
 ) -> None:
     model = make_fast_transformer()
+    model.set_ops(ops)
     items, timestep = [draw(1, 16, 1, 4, 6, seed=3), draw(1, 16, 1, 4, 6, seed=4)], torch.tensor([500.0])
     projected: list[int] = []
-    project_into = attention.project_into
+    project = getattr(module, function)
     monkeypatch.setattr(
-        attention,
-        "project_into",
-        lambda layer, rows, out: (projected.append(rows.shape[1]), project_into(layer, rows, out))[1],
+        module, function, lambda *given: (projected.append(given[place].shape[1]), project(*given))[1]
     )
     cache = ForwardCache(model, timestep, num_branches=2)
 
     for length in (7, 4):
         model(items, timestep, draw(1, length, TEXT_DIM), plan=cache)
 
-    assert projected == [12, 7, 12, 7, 4, 12, 4]  # two blocks; 12 image tokens
+    assert Counter(projected[:4]) == {12: 2, 7: 2}  # two blocks; 12 image tokens
+    assert Counter(projected[4:]) == {12: 1, 4: 2}

@@ -66,8 +66,10 @@ def test_edit_when_every_kernel_is_wrong_then_numbers_are_those_of_plain_torch(
         lines = len(caplog.records)
         second = model(**inputs()).sample
 
-    assert torch.equal(first, expected)
-    assert torch.equal(second, expected)
+    torch.testing.assert_close(
+        first, expected, rtol=1e-4, atol=1e-5
+    )  # plain torch, in another order on a CPU
+    assert torch.equal(second, first)
     assert set(failures()) == {
         f"kernel {name}" for name in ("norm_modulate", "gated_add_norm_modulate", "norm_rotate")
     }

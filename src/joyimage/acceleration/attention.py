@@ -5,7 +5,6 @@ Dimension key: B batch, L tokens, N heads, H head width, D model width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
-from joyimage.acceleration.ops import weights_of
+from joyimage.acceleration.cpu_projection import ImageRows, can_project_on_cpu, project_on_cpu
+from joyimage.acceleration.weight_layouts import multiply, weights_of
 from joyimage.compat.diffusers import attention_backend
-from joyimage.compat.torch import onednn_linear
 from joyimage.model.attention import JointAttnProcessor, register_processor
 
 if TYPE_CHECKING:
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
 QKV = tuple[Tensor, Tensor, Tensor]
 
 _ROWS_AT_A_TIME = 2048
-
-
-@dataclass
-class ImageRows:
-    """Queries, keys and values of image tokens that two guidance branches have in common.
-
-    Attributes:
-        qkv: Normalized and rotated, `[B, L_img, 3, N, H]`; None until a branch has computed them.
-    """
-
-    qkv: Tensor | None = None
 
 
 class JointBufferAttnProcessor(JointAttnProcessor):
@@ -73,18 +61,22 @@ class JointBufferAttnProcessor(JointAttnProcessor):
             return _project_target(attn, img, txt, image_rotary_emb, text_rotary_emb, num_target_tokens)
         if not can_write_in_place():
             return super().project(attn, img, txt, image_rotary_emb, text_rotary_emb, None)
+        if self._is_free and can_project_on_cpu(attn, img):
+            tables = (image_rotary_emb, text_rotary_emb)
+            pairs, value = project_on_cpu(attn, (img, txt), tables, image_rows)
+            return pairs[:, :, 0], pairs[:, :, 1], value
         num_image_tokens = img.shape[1]
         num_tokens = num_image_tokens + txt.shape[1]
         qkv = img.new_empty(len(img), num_tokens, 3, attn.heads, attn.head_dim)
         img_qkv, txt_qkv = qkv[:, :num_image_tokens], qkv[:, num_image_tokens:]
-        if image_rows is not None and image_rows.qkv is not None:
-            img_qkv.copy_(image_rows.qkv)
+        if image_rows is not None and image_rows.parts is not None:
+            img_qkv.copy_(image_rows.parts[0])
         else:
             project_into(attn.img_attn_qkv, img, img_qkv.flatten(2))
             _norm_rotate(attn, img_qkv[:, :, 0], attn.img_attn_q_norm, image_rotary_emb)
             _norm_rotate(attn, img_qkv[:, :, 1], attn.img_attn_k_norm, image_rotary_emb)
             if image_rows is not None:
-                image_rows.qkv = img_qkv
+                image_rows.parts = (img_qkv,)
         project_into(attn.txt_attn_qkv, txt, txt_qkv.flatten(2))
         _norm_rotate(attn, txt_qkv[:, :, 0], attn.txt_attn_q_norm, text_rotary_emb)
         _norm_rotate(attn, txt_qkv[:, :, 1], attn.txt_attn_k_norm, text_rotary_emb)
@@ -93,10 +85,18 @@ class JointBufferAttnProcessor(JointAttnProcessor):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Return softmax attention of the joint sequence, `[B, L, N, H]`; on a CPU in oneDNN's products."""
-        is_free = attention_backend(self) == AttentionBackendName.NATIVE and self._parallel_config is None
-        if is_free and can_attend_in_products(query, key):
+        if not self._is_free or query.device.type != "cpu":
+            return super().attend(query, key, value, mask)
+        if can_attend_in_products(query, key, value):
             return attend_in_products(query, key, value, mask)
-        return super().attend(query, key, value, mask)
+        # What diffusers' dispatcher would call, without the way there.
+        heads = [part.transpose(1, 2) for part in (query, key, value.to(query.dtype))]
+        return nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether no kernel was chosen for attention, and one device has all tokens."""
+        return attention_backend(self) == AttentionBackendName.NATIVE and self._parallel_config is None
 
 
 def _norm_rotate(attn: JointAttention, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None) -> None:
@@ -130,7 +130,7 @@ def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
         # It takes no place to write to: some rows at a time, so that there is never a second buffer of that size.
         parts = (torch.split(tokens, _ROWS_AT_A_TIME, dim=1) for tokens in (rows, out))
         for part, target in zip(*parts, strict=True):
-            target.copy_(onednn_linear(part, *weights_of(layer)))
+            target.copy_(multiply(layer, part))
         return
     if not is_plain_linear(layer, rows):
         out.copy_(layer(rows))
@@ -147,8 +147,11 @@ def project_part(layer: nn.Module, rows: Tensor, start: int, stop: int, heads: i
     weight, bias = weights_of(layer)
     width = len(weight) // 3  # narrower than the rows where processes have slices of the layer
     part = slice(start * width, stop * width)
-    multiply = onednn_linear if can_use_onednn(layer, rows) else nn.functional.linear
-    return torch.unflatten(multiply(rows, weight[part], bias[part]), -1, (stop - start, heads, -1))
+    if can_use_onednn(layer, rows):
+        product = multiply(layer, rows, part)
+    else:
+        product = nn.functional.linear(rows, weight[part], bias[part])
+    return torch.unflatten(product, -1, (stop - start, heads, -1))
 
 
 register_processor(JointBufferAttnProcessor)

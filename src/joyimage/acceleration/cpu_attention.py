@@ -20,13 +20,13 @@ _MOST_SCORES = 2**20
 """Scores that are held at a time: 4 MB, which stay in a core's cache or near it."""
 
 
-def can_attend_in_products(query: Tensor, key: Tensor) -> bool:
-    """Return whether `attend_in_products` takes queries `[B, L, N, H]` and keys `[B, K, N, H]`, and is worth it."""
+def can_attend_in_products(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Return whether `attend_in_products` takes these, and is worth it; shapes as there."""
     return (
         can_write_in_place()
         and query.device.type == "cpu"
         and query.shape[1] * key.shape[1] * key.shape[3] >= _FEWEST_MULTIPLICATIONS
-        and has_onednn(query.dtype)
+        and has_onednn(value.dtype)
     )
 
 
@@ -37,14 +37,14 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
 
     Args:
         query: `[B, L, N, H]`, in fp32 or bf16, on a CPU.
-        key: `[B, K, N, H]`.
-        value: `[B, K, N, H]`.
+        key: `[B, K, N, H]`, in fp32 or bf16.
+        value: `[B, K, N, H]`, in fp32 or bf16, which the result has too.
         mask: `[B, 1, 1, K]` bool over the keys, True where attended to; None attends to all.
 
     Returns:
         `[B, L, N, H]`.
     """
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out = torch.empty(query.shape, dtype=value.dtype)
     for sample in range(len(query)):
         keys, values = key[sample], value[sample]
         if mask is not None:

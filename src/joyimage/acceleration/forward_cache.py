@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
-from joyimage.acceleration.attention import ImageRows, JointBufferAttnProcessor
+from joyimage.acceleration.attention import JointBufferAttnProcessor
 from joyimage.acceleration.conditions import can_shorten_last_block
+from joyimage.acceleration.cpu_projection import ImageRows
 from joyimage.compat.torch import version_of, without_compiler
 from joyimage.model import packing
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear, runs_itself
 from joyimage.acceleration.verification import run_verified
-from joyimage.compat.torch import addmm_gelu, onednn_linear
+from joyimage.acceleration.weight_layouts import multiply
+from joyimage.compat.torch import addmm_gelu
 from joyimage.model.ops import EPS, TransformerOps
 from joyimage.model.rope import RotaryTables, rotate
 
@@ -23,6 +24,11 @@ from joyimage.model.rope import RotaryTables, rotate
 @dataclass(frozen=True)
 class TorchOps(TransformerOps):
     """Operations that torch itself can run in fewer passes over the tokens."""
+
+    @property
+    def is_for_cpu(self) -> bool:
+        """Whether tensors on a CPU may take paths that are made for one."""
+        return True
 
     def norm_rotate(
         self, heads: Tensor, norm: nn.RMSNorm, tables: RotaryTables | None, out: Tensor | None = None
@@ -36,23 +42,23 @@ class TorchOps(TransformerOps):
         """Run a linear layer; on a CPU in oneDNN."""
         if not can_use_onednn(layer, hidden_states):
             return layer(hidden_states)
-        return onednn_linear(hidden_states, *weights_of(layer))
+        return multiply(layer, hidden_states)
 
     def feed_forward(self, mlp: nn.Module, hidden_states: Tensor) -> Tensor:
         """Run a GELU-tanh MLP; bias and activation go into the first matmul."""
-        layers: Any = mlp
-        expand: Any = layers.net[0].proj
+        activated, dropout, reduce = cast("Any", mlp).net
         # What hooks an MLP, such as a step cache, has to see its call.
-        if not (can_write_in_place() and all(map(runs_itself, (layers, layers.net[0], layers.net[1])))):
+        if not (can_write_in_place() and all(map(runs_itself, (mlp, activated, dropout)))):
             return mlp(hidden_states)
+        expand = activated.proj
         if can_use_onednn(expand, hidden_states):
-            return self.linear(layers.net[2], onednn_linear(hidden_states, *weights_of(expand), gelu=True))
+            return self.linear(reduce, multiply(expand, hidden_states, gelu=True))
         if not (hidden_states.is_cuda and is_plain_linear(expand, hidden_states)):
             return mlp(hidden_states)
         rows = hidden_states.flatten(0, -2)
         # On CUDA this operator's GELU is the tanh form, which the published weights want.
         inner = addmm_gelu(expand.bias, rows, expand.weight.t())
-        return layers.net[2](inner.unflatten(0, hidden_states.shape[:-1]))
+        return reduce(inner.unflatten(0, hidden_states.shape[:-1]))
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ class TritonOps(TorchOps):
     """
 
     on_any_device: bool = False
+
+    @property
+    def is_for_cpu(self) -> bool:
+        """Whether tensors on a CPU may take paths that are made for one."""
+        return not self.on_any_device
 
     def norm_modulate(self, hidden_states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Normalize and modulate tokens; see `TransformerOps.norm_modulate`."""
@@ -122,11 +133,6 @@ class TritonOps(TorchOps):
 
     def _takes(self, tensor: Tensor) -> bool:
         return (self.on_any_device or tensor.is_cuda) and can_write_in_place()
-
-
-def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a linear layer for which `is_plain_linear` holds."""
-    return cast("Tensor", layer.weight), cast("Tensor", layer.bias)
 
 
 def rotate_at_once(hidden_states: Tensor, tables: RotaryTables) -> Tensor:

@@ -11,9 +11,10 @@ import torch
 from diffusers.utils import logging
 
 from joyimage.acceleration.attention import JointBufferAttnProcessor
+from joyimage.acceleration.conditions import runs_itself
 from joyimage.acceleration.ops import TorchOps, TritonOps
-from joyimage.compat.diffusers import keep_attention_settings
-from joyimage.compat.torch import without_compiler
+from joyimage.compat.diffusers import is_hooked, keep_attention_settings
+from joyimage.compat.torch import is_compiled, without_compiler
 from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.model.attention import JointAttnProcessor
 from joyimage.model.ops import PLAIN_OPS, TransformerOps
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 KERNELS_VARIABLE = "JOYIMAGE_KERNELS"
 OPS = ("auto", "plain", "torch", "triton")
 ATTENTIONS = ("auto", "plain", "joint_buffer")
+
+_PROCESSORS = (JointAttnProcessor, JointBufferAttnProcessor)
 
 logger = logging.get_logger(__name__)
 
@@ -102,6 +105,20 @@ def caches_forwards(transformer: Any) -> bool:
     return settings is None or settings.forward_cache
 
 
+def can_infer(transformer: Any) -> bool:
+    """Return whether a transformer may run in torch's inference mode, which takes a twentieth off a small model's loop.
+
+    What is computed there can never have a gradient, so nothing that somebody has put into the network may see it.
+    """
+    return (
+        isinstance(transformer, JoyImageEditTransformer3DModel)  # and not in the wrapper of `torch.compile`
+        and not is_compiled(transformer)
+        and all(parameter.device.type == "cpu" for parameter in transformer.parameters())
+        and all(runs_itself(module) and not is_hooked(module) for module in transformer.modules())
+        and all(type(block.attn.processor) in _PROCESSORS for block in transformer.blocks)
+    )
+
+
 def name_of(ops: TransformerOps) -> str:
     """Return the name that `accelerate` knows operations by."""
     if isinstance(ops, TritonOps):
@@ -148,9 +165,10 @@ def _choose_ops(name: str, skipped: dict[str, str]) -> TransformerOps:
 def _set_processors(transformer: JoyImageEditTransformer3DModel, name: str, skipped: dict[str, str]) -> str:
     """Give every block the processor of that name, keep its attention backend, and return the name."""
     blocks = transformer.blocks
-    own = (JointAttnProcessor, JointBufferAttnProcessor)
     others = {
-        type(block.attn.processor).__name__ for block in blocks if type(block.attn.processor) not in own
+        type(block.attn.processor).__name__
+        for block in blocks
+        if type(block.attn.processor) not in _PROCESSORS
     }
     if name == "auto" and others:
         skipped["attention"] = f"the caller's processor {', '.join(sorted(others))} stays"

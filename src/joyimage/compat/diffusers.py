@@ -39,6 +39,7 @@ __all__ = [
     "divide_tokens",
     "follow_decision",
     "hook_registry",
+    "is_hooked",
     "is_parallel",
     "keep_attention_settings",
     "parallel_shards",
@@ -95,6 +96,13 @@ def hook_registry(module: Any) -> HookRegistry | None:
     """Return the hooks that diffusers has installed on a module, or None if there are none."""
     registry = getattr(module, "_diffusers_hook", None)
     return registry if registry is not None and registry.hooks else None  # removed hooks leave an empty one
+
+
+def is_hooked(module: Any) -> bool:
+    """Tell whether hooks of diffusers or accelerate are on a module itself, as offloading installs them."""
+    own = vars(module)
+    registry: HookRegistry | None = own.get("_diffusers_hook")
+    return "_hf_hook" in own or (registry is not None and bool(registry.hooks))
 
 
 def is_parallel(model: Any) -> bool:

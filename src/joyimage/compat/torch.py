@@ -31,6 +31,7 @@ __all__ = [
     "is_mutating",
     "lerp_all_",
     "onednn_linear",
+    "reorder_weight",
     "tree_map",
     "version_of",
     "without_compiler",
@@ -66,7 +67,7 @@ def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, g
 
     Args:
         rows: `[..., K]`.
-        weight: `[N, K]`.
+        weight: `[N, K]`, plain or from `reorder_weight`.
         bias: `[N]`; None adds nothing.
         gelu: Whether to apply GELU where the product is in registers.
     """
@@ -74,6 +75,16 @@ def onednn_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, g
     matrix = rows.flatten(0, -2).contiguous()
     product: Tensor = _onednn()._linear_pointwise(matrix, weight, bias, activation, [], form)
     return product.view(*rows.shape[:-1], len(weight))
+
+
+def reorder_weight(weight: Tensor, num_rows: int) -> Tensor:
+    """Return a weight `[N, K]` in the layout that `onednn_linear` reads; it reorders a plain one in every call.
+
+    Args:
+        weight: On a CPU.
+        num_rows: Rows that it will be multiplied with; other numbers work as well.
+    """
+    return _onednn()._reorder_linear_weight(weight, num_rows)
 
 
 def fastest_product(rows: Tensor, weight: Tensor) -> Tensor:

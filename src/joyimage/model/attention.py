@@ -84,7 +84,7 @@ class JointAttnProcessor:
             **kwargs,
         )
         joint = self.attend(query, key, value, joint_mask(encoder_hidden_states_mask, num_image_tokens))
-        joint = joint.flatten(2).to(query.dtype)  # [B, L, D]
+        joint = joint.flatten(2).to(hidden_states.dtype)  # [B, L, D]
         if num_target_tokens is not None:
             return attn.ops.linear(attn.img_attn_proj, joint), encoder_hidden_states
         img, txt = joint[:, :num_image_tokens], joint[:, num_image_tokens:]

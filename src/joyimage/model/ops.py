@@ -34,7 +34,7 @@ class TransformerOps:
         width = hidden_states.shape[-1:]
         if len(scale) == 1:
             # One time for all samples: layer_norm's own weight and bias save a pass over the tokens.
-            return nn.functional.layer_norm(hidden_states, width, (1 + scale)[0, 0], shift[0, 0], EPS)
+            return nn.functional.layer_norm(hidden_states, width, (1 + scale).view(-1), shift.view(-1), EPS)
         normed = nn.functional.layer_norm(hidden_states, width, eps=EPS)
         return torch.addcmul(shift, normed, 1 + scale)
 

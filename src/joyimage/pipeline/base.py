@@ -16,7 +16,6 @@ from joyimage.acceleration.presets import EXACT, PRESETS, TURBO, SpeedPreset
 from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.acceleration.tensor_parallel import TensorGroup
 from joyimage.advice import advise
-from joyimage.compat.diffusers import reset_step_caches
 from joyimage.compat.torch import without_compiler
 from joyimage.devices import GPU_LAYOUTS
 from joyimage.edits import Defaults
@@ -270,8 +269,7 @@ class JoyImagePipeline(PipelineParts):
             ):
                 yield self.compute_device
         finally:
-            reset_step_caches(self.transformer)
-            self.maybe_free_model_hooks()
+            self.maybe_free_model_hooks()  # empties step caches as well
 
     def _encode_conditioning(
         self,

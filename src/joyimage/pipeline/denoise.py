@@ -5,6 +5,7 @@ Dimension key: B outputs, C latent channels, H, W latent rows and columns, L tex
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from joyimage.acceleration.forward_cache import ForwardCache
-from joyimage.acceleration.settings import caches_forwards
+from joyimage.acceleration.settings import caches_forwards, can_infer
 from joyimage.acceleration.streaming import run_together
+from joyimage.acceleration.weight_layouts import weight_layouts
 from joyimage.compat.diffusers import follow_decision, reset_step_caches, share_decision
 from joyimage.pipeline.conditioning import TextStates
 from joyimage.pipeline.guidance import Guidance, can_batch_branches, pad_texts
@@ -56,15 +58,13 @@ def denoise(
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     dtype = transformer.dtype  # found by a walk over all modules, so once
     conditioning = conditioning.to(dtype)  # the parts may have different precisions
-    if pipe.processes is not None:  # what was drawn is that of process 0
-        pipe.processes.meet()
-        latents = pipe.processes.share(latents)
-        references = [
-            replace(group, items=[pipe.processes.share(item) for item in group.items]) for group in references
-        ]
+    latents, references = _share_draws(pipe, latents, references)
     predictor, batched = _prepare(pipe, latents, references, conditioning)
     guidance = Guidance(pipe.preset)
-    with cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar:
+    with (
+        weight_layouts(transformer) as layouts,
+        cast("Any", pipe).progress_bar(total=len(timesteps)) as progress_bar,
+    ):
         for step, timestep in enumerate(timesteps):
             pipe.current_timestep = timestep
             predictor.cache.begin(step)
@@ -84,6 +84,8 @@ def denoise(
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
 
             latents, conditioning = callback.run(pipe, step, timestep, latents, conditioning)
+            if callback.function is not None:
+                layouts.check()  # it may have changed weights
             if pipe.processes is not None:
                 latents = pipe.processes.share(latents)
                 pipe.follow(pipe.processes, like=latents)
@@ -103,6 +105,20 @@ def denoise(
     return latents
 
 
+def _share_draws(
+    pipe: JoyImagePipeline, latents: Tensor, references: list[References]
+) -> tuple[Tensor, list[References]]:
+    """Return noise and references as process 0 has drawn them, where several share the edit."""
+    processes = pipe.processes
+    if processes is None:
+        return latents, references
+    processes.meet()
+    latents = processes.share(latents)
+    return latents, [
+        replace(group, items=[processes.share(item) for item in group.items]) for group in references
+    ]
+
+
 def _prepare(
     pipe: JoyImagePipeline, latents: Tensor, references: list[References], conditioning: Conditioning
 ) -> tuple[_Predictor, bool]:
@@ -117,7 +133,13 @@ def _prepare(
     batched = not is_shared_by_branch and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
     cache = ForwardCache(transformer, scheduler.timesteps, num_branches=len(all_branches))
-    predictor = _Predictor(pipe, references, cache, [float(sigma) for sigma in scheduler.sigmas.cpu()])
+    predictor = _Predictor(
+        pipe=pipe,
+        references=references,
+        cache=cache,
+        sigmas=[float(sigma) for sigma in scheduler.sigmas.cpu()],
+        infers=pipe.processes is None and can_infer(transformer),
+    )
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)
     return predictor, batched
@@ -157,12 +179,14 @@ class _Predictor:
         references: References of each group of outputs.
         cache: What the forwards of the loop share.
         sigmas: Noise level of each step, and 0 at the end.
+        infers: Whether the transformer runs in torch's inference mode.
     """
 
     pipe: JoyImagePipeline
     references: list[References]
     cache: ForwardCache
     sigmas: list[float]
+    infers: bool
 
     def prepare(self, target: Tensor, branches: dict[str, TextStates]) -> None:
         """Do all work on the host before the loop, so that no step waits for it.
@@ -221,11 +245,14 @@ class _Predictor:
             context, leader = _context(branch, number), _context("cond", number)
             if context != leader:
                 share_decision(self.cache.transformer, leader, context, step)
-            with cast("Any", self.pipe.transformer).cache_context(
-                context,
-                step_index=step,
-                sigma=self.sigmas[step],
-                num_inference_steps=len(timesteps),
+            with (
+                torch.inference_mode() if self.infers else nullcontext(),
+                cast("Any", self.pipe.transformer).cache_context(
+                    context,
+                    step_index=step,
+                    sigma=self.sigmas[step],
+                    num_inference_steps=len(timesteps),
+                ),
             ):
                 velocity: Tensor = self.pipe.transformer(
                     hidden_states=[

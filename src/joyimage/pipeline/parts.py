@@ -10,11 +10,12 @@ from typing import Any, ClassVar, cast
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditionalGeneration
 
 from joyimage.acceleration.settings import accelerate_new
+from joyimage.compat.diffusers import is_hooked
 from joyimage.devices import available_devices
 from joyimage.errors import DeviceError, InvalidInputError, InvalidTypeError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -137,7 +138,10 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
     @property
     def compute_device(self) -> torch.device:
         """Device that the parts run on, also while offloading keeps their weights elsewhere."""
-        return self._execution_device
+        parts = [part for part in self.components.values() if isinstance(part, nn.Module)]
+        if any(is_hooked(module) for part in parts for module in part.modules()):
+            return self._execution_device  # which takes several walks over all modules
+        return self.device
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
