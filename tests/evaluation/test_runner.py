@@ -58,6 +58,28 @@ def test_evaluate_when_run_then_takes_its_own_scenes_in_batches_of_one_task():
     assert min(case.seed for case in cases) == EVALUATION_SEEDS_START + 3_000_000 > max(TRAINING_SEEDS)
 
 
+def test_evaluate_when_only_some_tasks_are_asked_for_then_runs_these_scenes_and_no_others():
+    seen = []
+
+    def editor(cases):
+        seen.append([(case.task, case.seed, case.held_out) for case in cases])
+        return perfect_editor(cases)
+
+    suite = DrawnScenes(seed=3)
+    found = evaluate(editor, suite, num=5, batch_size=4, tasks=("move", "text-to-image"), progress=False)
+
+    wanted = [
+        [(task, suite.case(task, number, False).seed, False) for number in batch]
+        for task in ("move", "text-to-image")
+        for batch in (range(4), range(4, 5))
+    ]
+    assert seen == wanted
+    assert {task: (row.n, row.done) for task, row in found.tasks.items()} == {
+        "move": (5, 1),
+        "text-to-image": (5, 1),
+    }
+
+
 def test_evaluate_when_only_some_edits_succeed_then_gives_the_share():
     def editor(cases):
         return [
@@ -94,7 +116,14 @@ def test_table_when_one_edit_of_200_fails_then_the_share_is_not_rounded_up_to_al
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [({"num": 0}, "num"), ({"num": 500_001}, "num"), ({"batch_size": 0}, "batch_size")]
+    ("arguments", "word"),
+    [
+        ({"num": 0}, "num"),
+        ({"num": 500_001}, "num"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"tasks": ["move", "paint"]}, "tasks"),
+        ({"tasks": []}, "tasks"),
+    ],
 )
 def test_evaluate_when_an_argument_is_wrong_then_names_it(arguments, word):
     with pytest.raises(InvalidInputError, match=f"`{word}`"):

@@ -53,7 +53,8 @@ class Evaluation:
     """The result of one editor.
 
     Attributes:
-        tasks: One result per task, and one over the held-out combinations of all tasks under `HELD_OUT`.
+        tasks: One result per task, and one over the held-out combinations of all tasks under `HELD_OUT` unless only
+            some tasks were asked for.
         seconds_per_edit: Wall time of the editor alone, batches included.
     """
 
@@ -84,6 +85,7 @@ def evaluate(
     *,
     num: int = 200,
     batch_size: int = 20,
+    tasks: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score an editor on a suite.
@@ -93,29 +95,28 @@ def evaluate(
         suite: The cases and how they are scored.
         num: Cases per task; as many again are held-out combinations, spread over the tasks.
         batch_size: Cases per call of the editor.
+        tasks: Those of the suite's tasks that are run, without the held-out combinations. None for all tasks with them.
         progress: Whether to show a progress bar.
 
     Returns:
         The means per task.
 
     Raises:
-        InvalidInputError: `num` or `batch_size` is out of range.
+        InvalidInputError: `num` or `batch_size` is out of range, or `tasks` holds none, or one that the suite
+            does not have.
     """
     check_amounts(suite, num=num, batch_size=batch_size)
+    numbers = _case_numbers(suite, num, tasks)
+    num_cases = sum(map(len, numbers.values()))
     results: dict[str, TaskResult] = {}
     held_out: list[Score] = []
     edit_seconds = 0.0
-    edits: Progress[None] = progress_bar(
-        label="eval", unit="edit", total=num * (len(suite.tasks) + 1), is_shown=progress
-    )
+    edits: Progress[None] = progress_bar(label="eval", unit="edit", total=num_cases, is_shown=progress)
     with edits as bar:
-        for position, task in enumerate(suite.tasks):
+        for task, own in numbers.items():
             scores: list[Score] = []
-            numbers = [(number, False) for number in range(num)]
-            held_out_num = num // len(suite.tasks) + (position < num % len(suite.tasks))
-            numbers += [(number, True) for number in range(held_out_num)]
-            for first in range(0, len(numbers), batch_size):
-                batch = numbers[first : first + batch_size]
+            for first in range(0, len(own), batch_size):
+                batch = own[first : first + batch_size]
                 cases = [suite.case(task, number, is_held_out) for number, is_held_out in batch]
                 before = time.perf_counter()
                 images = edit(cases)
@@ -124,8 +125,30 @@ def evaluate(
                 bar.update(len(cases), task=task)
             results[task] = _summarize(scores[:num])
             held_out += scores[num:]
-    results[HELD_OUT] = _summarize(held_out)
-    return Evaluation(tasks=results, seconds_per_edit=edit_seconds / (num * (len(suite.tasks) + 1)))
+    if held_out:
+        results[HELD_OUT] = _summarize(held_out)
+    return Evaluation(tasks=results, seconds_per_edit=edit_seconds / num_cases)
+
+
+def _case_numbers(
+    suite: Suite[Any], num: int, tasks: Sequence[str] | None
+) -> dict[str, list[tuple[int, bool]]]:
+    """Return, by task, the number of each case and whether it is a held-out combination.
+
+    Raises:
+        InvalidInputError: The suite has no such task, or none is asked for.
+    """
+    plain = [(number, False) for number in range(num)]
+    if tasks is None:
+        share, rest = divmod(num, len(suite.tasks))
+        return {
+            task: plain + [(number, True) for number in range(share + (position < rest))]
+            for position, task in enumerate(suite.tasks)
+        }
+    unknown = [task for task in tasks if task not in suite.tasks]
+    if unknown or not tasks:
+        raise InvalidInputError(f"`tasks` is {list(tasks)}; expected some of {', '.join(suite.tasks)}.")
+    return dict.fromkeys(tasks, plain)
 
 
 def _summarize(scores: Sequence[Score]) -> TaskResult:
