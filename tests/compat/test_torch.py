@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -101,3 +102,32 @@ def test_own_buffers_when_replaced_then_the_module_has_the_new_one_and_not_its_c
 
     assert list(compat.own_buffers(module)) == ["scale"]
     assert float(module.get_buffer("scale")) == 0
+
+
+@pytest.mark.skipif(
+    not compat.has_onednn(torch.float32), reason="the processor's convolutions are torch's own"
+)
+def test_onednn_conv_when_run_then_that_of_torch_alone_and_added_in_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 8, 10, generator=generator).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(4, 3, 3, 3, generator=generator), torch.randn(4, generator=generator)
+    expected = functional.conv2d(images, weight, bias, (2, 2), (1, 0))
+    total = torch.ones_like(expected, memory_format=torch.channels_last)
+
+    alone = compat.onednn_conv(images, weight, bias, (2, 2), (1, 0))
+    added = compat.onednn_conv(images, weight, bias, (2, 2), (1, 0), add_to=total)
+
+    assert added.data_ptr() == total.data_ptr()
+    assert alone.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(alone, expected)
+    torch.testing.assert_close(total, expected + 1)
+
+
+def test_scaled_rows_when_one_is_zero_then_nan_and_all_others_have_the_length() -> None:
+    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    rows[2] = 0
+
+    scaled = compat.scaled_rows(rows, 3.0)
+
+    torch.testing.assert_close(scaled[[0, 1, 3, 4]], 3 * functional.normalize(rows[[0, 1, 3, 4]], dim=1))
+    assert scaled[2].isnan().all()

@@ -164,7 +164,10 @@ def test_frame_when_another_thread_encodes_a_video_then_each_gets_its_own_result
 def test_frame_when_the_decoder_is_compiled_then_one_graph_with_the_same_pixels(vae: Any) -> None:
     latents = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(2))
     expected = decode_frame(vae, latents)
-    compiled = make_converted_vae()
-    compiled.decoder.compile(backend="eager", fullgraph=True)
+    compiled, graphs = make_converted_vae(), []
+    compiled.decoder.compile(
+        backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True, dynamic=False
+    )
 
     assert torch.allclose(decode_frame(compiled, latents), expected, atol=1e-5)
+    assert len(graphs) == 1

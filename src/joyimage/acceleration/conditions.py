@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, hook_registry, is_parallel
-from joyimage.compat.torch import has_forward_hooks, has_onednn
+from joyimage.compat.torch import has_forward_hooks, has_onednn, is_compiled, own_parameters
 from joyimage.compat.transformers import attention_implementation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from joyimage.model.attention import JointAttention
     from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -128,6 +128,32 @@ def runs_whole(vae: Any, sides: Sequence[int], scale: int = 1) -> bool:
         return False
     limits = (vae.tile_sample_min_height, vae.tile_sample_min_width)
     return not vae.use_tiling or all(side * scale <= limit for side, limit in zip(sides, limits, strict=True))
+
+
+def can_run_in_onednn(parts: Iterable[nn.Module], images: Tensor, kinds: Collection[type]) -> bool:
+    """Return whether the work of all modules in some parts of a VAE may be done in oneDNN without calling them.
+
+    Args:
+        parts: The parts, such as the decoder.
+        images: What they are called with.
+        kinds: Classes whose work is known.
+    """
+    if not (can_write_in_place() and images.device.type == "cpu" and has_onednn(images.dtype)):
+        return False
+    return all(_is_plain(module, images, kinds) for part in parts for module in part.modules())
+
+
+def _is_plain(module: nn.Module, images: Tensor, kinds: Collection[type]) -> bool:
+    """Return whether a module is of a known class, called by no one else, and has plain weights like the images."""
+    if type(module) not in kinds or not runs_itself(module) or is_compiled(module):
+        return False
+    if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+        return False
+    weights = [weight for weight in own_parameters(module).values() if weight is not None]
+    return all(
+        type(weight) is nn.Parameter and weight.dtype == images.dtype and weight.device == images.device
+        for weight in weights
+    )
 
 
 def reason_to_call_vae(vae: Any) -> str | None:

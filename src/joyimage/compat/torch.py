@@ -30,8 +30,10 @@ __all__ = [
     "is_compiled",
     "is_mutating",
     "lerp_all_",
+    "onednn_conv",
     "onednn_linear",
     "reorder_weight",
+    "scaled_rows",
     "tree_map",
     "version_of",
     "without_compiler",
@@ -85,6 +87,43 @@ def reorder_weight(weight: Tensor, num_rows: int) -> Tensor:
         num_rows: Rows that it will be multiplied with; other numbers work as well.
     """
     return _onednn()._reorder_linear_weight(weight, num_rows)
+
+
+def onednn_conv(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    *,
+    add_to: Tensor | None = None,
+) -> Tensor:
+    """Return the convolution of images, `[B, O, H', W']` in the layout of the images; on a CPU only.
+
+    Args:
+        images: `[B, C, H, W]`.
+        weight: `[O, C, h, w]`.
+        bias: `[O]`.
+        stride: Steps of the kernel along height and width.
+        padding: Rows of zeros above and below, columns of zeros on the left and right.
+        add_to: Tensor of the result's shape and layout; the result is added to it in place, and it is returned. None
+            returns the result alone.
+    """
+    convolution = (images, weight, bias, padding, stride, [1, 1], 1)
+    if add_to is None:
+        return _onednn()._convolution_pointwise(*convolution, "none", [], "")
+    return _onednn()._convolution_pointwise_.binary(add_to, *convolution, "add", 1.0, None, [], None)
+
+
+def scaled_rows(rows: Tensor, length: float) -> Tensor:
+    """Return rows scaled to a Euclidean norm each, in one read; rows of zeros become NaN.
+
+    Args:
+        rows: `[N, C]` in fp32.
+        length: Norm of each row of the result.
+    """
+    lengths = rows.new_full((len(rows), 1), length)
+    return torch._weight_norm_interface(rows, lengths, 0)[0]  # pyright: ignore[reportPrivateImportUsage]
 
 
 def fastest_product(rows: Tensor, weight: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.nn import functional
 
-from joyimage.acceleration.conditions import runs_whole
+from joyimage.acceleration.conditions import can_run_in_onednn, runs_whole
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import causal_padding, is_padded_before
+from joyimage.pipeline import frame_network
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -74,6 +75,7 @@ class FrameRMSNorm(WanRMS_norm):
 
 
 _CONVERTED: dict[type, type] = {WanCausalConv3d: FrameConv3d, WanRMS_norm: FrameRMSNorm}
+_KINDS_IN_ONEDNN = frame_network.KINDS | set(_CONVERTED.values())
 
 
 def convert_vae(vae: AutoencoderKLWan) -> None:
@@ -107,9 +109,12 @@ def encode_frame(vae: AutoencoderKLWan, pixels: Tensor) -> DiagonalGaussianDistr
     if not runs_whole(vae, pixels.shape[-2:]):
         return model.encode(pixels).latent_dist
     with single_frames(vae):
-        return DiagonalGaussianDistribution(
-            model.quant_conv(model.encoder(_channels_last(pixels))).contiguous()
-        )
+        parameters = None
+        if can_run_in_onednn((model.encoder, model.quant_conv), pixels, _KINDS_IN_ONEDNN):
+            parameters = frame_network.run_encoder(model.encoder, model.quant_conv, pixels)
+        if parameters is None:
+            parameters = model.quant_conv(model.encoder(_channels_last(pixels)))
+        return DiagonalGaussianDistribution(parameters.contiguous())
 
 
 def decode_frame(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -126,7 +131,12 @@ def decode_frame(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     if not runs_whole(vae, latents.shape[-2:], vae.config["scale_factor_spatial"]):
         return model.decode(latents, return_dict=False)[0]
     with single_frames(vae):
-        return model.decoder(model.post_quant_conv(_channels_last(latents))).clamp(-1, 1).contiguous()
+        pixels = None
+        if can_run_in_onednn((model.post_quant_conv, model.decoder), latents, _KINDS_IN_ONEDNN):
+            pixels = frame_network.run_decoder(model.post_quant_conv, model.decoder, latents)
+        if pixels is None:
+            pixels = model.decoder(model.post_quant_conv(_channels_last(latents)))
+        return pixels.clamp(-1, 1).contiguous()
 
 
 @contextmanager

@@ -1,0 +1,209 @@
+"""The Wan VAE's encoder and decoder for one frame on a CPU, in oneDNN and with the channels last in memory.
+
+It computes what the modules compute on a single frame, with fewer reads and writes of the feature maps:
+
+- A norm over the channels and SiLU run on rows that lie in memory one after the other, in fp32.
+- A convolution adds its result to the shortcut where it computes it.
+- Enlarging and the convolution after it are one convolution of the small map with four times the channels, at 4/9 of
+  the multiplications: of the nine pixels under a kernel, five are copies of the others.
+
+Dimension key: B batch, C channels, H and W height and width, N pixels of all images (B * H * W).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanDecoder3d,
+    WanEncoder3d,
+    WanMidBlock,
+    WanResample,
+    WanResidualBlock,
+    WanUpBlock,
+    WanUpsample,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
+from joyimage.compat.diffusers import causal_padding
+from joyimage.compat.torch import onednn_conv, onednn_linear, scaled_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KINDS: frozenset[type] = frozenset(
+    {
+        *(WanEncoder3d, WanDecoder3d, WanMidBlock, WanUpBlock, WanResidualBlock, WanAttentionBlock),
+        *(WanResample, WanUpsample, nn.ModuleList, nn.Sequential, nn.Conv2d, nn.ZeroPad2d),
+        *(nn.SiLU, nn.Dropout, nn.Identity),
+    }
+)
+"""Classes whose work is done here without calling them, beside those of convolutions and norms."""
+
+_MOST_VALUES = 2**18
+"""Values that are normalized in fp32 at a time: 1 MB, which stays in a core's cache."""
+
+
+def run_encoder(encoder: Any, quant_conv: Any, pixels: Tensor) -> Tensor | None:
+    """Return mean and logarithm of the variance of latents; None if they are not finite here.
+
+    Args:
+        encoder: The VAE's encoder.
+        quant_conv: The convolution after it.
+        pixels: `[B, 3, 1, H, W]`.
+
+    Returns:
+        `[B, 2 * C, 1, H/8, W/8]`.
+    """
+    hidden = _convolve(encoder.conv_in, _channels_last(pixels.squeeze(2)))
+    hidden = _run_all([*encoder.down_blocks, *_middle(encoder)], hidden)
+    hidden = _convolve(encoder.conv_out, _normalize(hidden, encoder.norm_out, silu=True))
+    return _if_finite(_convolve(quant_conv, hidden))
+
+
+def run_decoder(post_quant_conv: Any, decoder: Any, latents: Tensor) -> Tensor | None:
+    """Return pixels before they are clipped; None if they are not finite here.
+
+    Args:
+        post_quant_conv: The convolution before the decoder.
+        decoder: The VAE's decoder.
+        latents: `[B, C, 1, H/8, W/8]`.
+
+    Returns:
+        `[B, 3, 1, H, W]`.
+    """
+    hidden = _convolve(decoder.conv_in, _convolve(post_quant_conv, _channels_last(latents.squeeze(2))))
+    blocks = [part for block in decoder.up_blocks for part in (*block.resnets, *(block.upsamplers or ()))]
+    hidden = _run_all([*_middle(decoder), *blocks], hidden)
+    return _if_finite(_convolve(decoder.conv_out, _normalize(hidden, decoder.norm_out, silu=True)))
+
+
+def _if_finite(values: Tensor) -> Tensor | None:
+    """Return images `[B, C, H, W]` as frames `[B, C, 1, H, W]`, or None if a value is not finite.
+
+    A pixel whose channels are all 0 has no direction: its norm here is NaN, which reaches the result. The modules
+    know what to do with it.
+    """
+    return values.unsqueeze(2) if math.isfinite(float(values.sum(dtype=torch.float32))) else None
+
+
+def _middle(part: Any) -> list[nn.Module]:
+    """Return the modules of the middle block in the order in which they run."""
+    first, *rest = part.mid_block.resnets
+    pairs = zip(part.mid_block.attentions, rest, strict=True)
+    return [first, *(module for pair in pairs for module in pair)]
+
+
+def _run_all(modules: Iterable[nn.Module], hidden: Tensor) -> Tensor:
+    """Run modules one after the other; each may overwrite what the one before returned."""
+    for module in modules:
+        if isinstance(module, WanResidualBlock):
+            hidden = _add_residual(module, hidden)
+        elif isinstance(module, WanAttentionBlock):
+            hidden = _add_attention(module, hidden)
+        else:
+            hidden = _resample(module, hidden)
+    return hidden
+
+
+def _add_residual(block: Any, hidden: Tensor) -> Tensor:
+    has_same_width = isinstance(block.conv_shortcut, nn.Identity)
+    shortcut = hidden if has_same_width else _convolve(block.conv_shortcut, hidden)
+    inner = _convolve(block.conv1, _normalize(hidden, block.norm1, silu=True))
+    return _convolve(block.conv2, _normalize(inner, block.norm2, silu=True), add_to=shortcut)
+
+
+def _add_attention(block: Any, hidden: Tensor) -> Tensor:
+    batch, channels, height, width = hidden.shape
+    normed = _rows(_normalize(hidden, block.norm, silu=False))
+    qkv = onednn_linear(normed, block.to_qkv.weight.flatten(1), block.to_qkv.bias)
+    query, key, value = qkv.view(batch, height * width, 1, 3 * channels).chunk(3, dim=-1)  # one head
+    if can_attend_in_products(query, key, value):
+        attended = attend_in_products(query, key, value)
+    else:
+        query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))
+        attended = functional.scaled_dot_product_attention(query, key, value)
+    _rows(hidden).add_(
+        onednn_linear(attended.reshape(-1, channels), block.proj.weight.flatten(1), block.proj.bias)
+    )
+    return hidden
+
+
+def _resample(module: Any, hidden: Tensor) -> Tensor:
+    before, conv = module.resample
+    if isinstance(before, WanUpsample):
+        return _enlarge_and_convolve(conv, hidden)
+    return _convolve(conv, before(hidden))  # one column and one row of zeros, on one side each
+
+
+def _convolve(conv: Any, hidden: Tensor, add_to: Tensor | None = None) -> Tensor:
+    weight, padding = conv.weight, conv.padding
+    if weight.ndim == 5:  # the causal padding is zeros, so no tap but the last one sees data
+        weight, padding = weight[:, :, -1], causal_padding(conv)
+    return onednn_conv(hidden, weight, conv.bias, conv.stride[-2:], padding, add_to=add_to)
+
+
+def _enlarge_and_convolve(conv: Any, hidden: Tensor) -> Tensor:
+    """Convolve a map that is enlarged to twice its size, each pixel to four, by a kernel of 3 x 3.
+
+    Under the kernel lie two rows and two columns of the small map. Which taps share one depends on whether row and
+    column of the result are even or odd, so each of these four cases has a kernel of 2 x 2.
+    """
+    batch, _, height, width = hidden.shape
+    num_channels = len(conv.weight)
+    cases = (conv.weight.flatten(2) @ _TAPS.to(conv.weight.dtype)).unflatten(2, (4, 2, 2))
+    kernels = cases.movedim(2, 0).flatten(0, 1)  # [4 * C, C_in, 2, 2]
+    four = onednn_conv(hidden, kernels, conv.bias.repeat(4), (1, 1), (1, 1)).permute(0, 2, 3, 1)
+    large = hidden.new_empty(batch, height, 2, width, 2, num_channels)
+    for case, part in enumerate(four.chunk(4, dim=-1)):  # [B, H + 1, W + 1, C]
+        row, column = divmod(case, 2)
+        large[:, :, row, :, column] = part[:, row : row + height, column : column + width]
+    return large.view(batch, 2 * height, 2 * width, num_channels).permute(0, 3, 1, 2)
+
+
+def _sum_of_taps() -> Tensor:
+    """Return which of 3 x 3 taps add up to each of 2 x 2 taps in each of four cases, `[9, 16]` of 0 and 1."""
+    even, odd = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    side = torch.tensor([even, odd], device="cpu")  # [case, tap of 2, tap of 3]
+    return torch.einsum("pai,qbj->ijpqab", side, side).reshape(9, 16)
+
+
+_TAPS = _sum_of_taps()
+
+
+def _normalize(hidden: Tensor, norm: Any, *, silu: bool) -> Tensor:
+    """Return the norm of `[B, C, H, W]` over the channels, or its SiLU."""
+    gamma = norm.gamma.flatten().float()
+    rows = _rows(hidden)
+    if rows.dtype == torch.float32:
+        return (
+            _normalize_rows(rows, gamma, norm.scale, silu=silu).view(_nhwc(hidden).shape).permute(0, 3, 1, 2)
+        )
+    normed = torch.empty_like(hidden)
+    num_pieces = -(-rows.numel() // _MOST_VALUES)
+    for piece, target in zip(rows.chunk(num_pieces), _rows(normed).chunk(num_pieces), strict=True):
+        target.copy_(_normalize_rows(piece.float(), gamma, norm.scale, silu=silu))
+    return normed
+
+
+def _normalize_rows(rows: Tensor, gamma: Tensor, length: float, *, silu: bool) -> Tensor:
+    normed = scaled_rows(rows, length).mul_(gamma)
+    return functional.silu(normed, inplace=True) if silu else normed
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _nhwc(images: Tensor) -> Tensor:
+    return images.permute(0, 2, 3, 1)
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Return images `[B, C, H, W]` as a view of `[N, C]`."""
+    return _nhwc(images).view(-1, images.shape[1])
