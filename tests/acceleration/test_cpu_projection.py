@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from joyimage.acceleration import accelerate
+from joyimage.acceleration.attention import JointBufferAttnProcessor
 from joyimage.acceleration.cpu_projection import can_project_on_cpu, project_on_cpu
 from joyimage.acceleration.ops import TorchOps, TritonOps
 from joyimage.model.attention import JointAttention, JointAttnProcessor
@@ -83,6 +84,47 @@ def test_projection_when_there_are_more_rows_than_are_written_at_a_time_then_non
     query, key, value = exact(attn, streams, tables)
     for got, expected in zip((*pairs.unbind(2), values), (query, key, value), strict=True):
         assert float((got.double() - expected).abs().max() / expected.abs().max()) <= BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.parametrize("text_turns", [True, False])
+@torch.no_grad()
+def test_projection_when_only_the_target_is_asked_for_then_its_queries_and_all_keys(
+    dtype: torch.dtype, text_turns: bool
+) -> None:
+    attn = make_attention(dtype)
+    streams = [torch.randn(2, length, WIDTH).to(dtype) for length in (12, 5)]
+    tables = [draw_tables(12), draw_tables(5) if text_turns else None]
+    img_tables = tables[0]
+    assert img_tables is not None
+
+    query, key, value = JointBufferAttnProcessor().project(
+        attn, streams[0], streams[1], img_tables, tables[1], 6
+    )
+
+    assert query.dtype == key.dtype == torch.float32
+    expected_query, expected_key, expected_value = exact(attn, streams, tables)
+    expected = (expected_query[:, :6], expected_key, expected_value)
+    for got, wanted in zip((query, key, value), expected, strict=True):
+        assert got.shape == wanted.shape
+        assert float((got.double() - wanted).abs().max() / wanted.abs().max()) <= BOUNDS[dtype]
+
+
+@torch.no_grad()
+def test_mask_when_a_text_continues_then_it_is_built_once_and_when_changed_anew() -> None:
+    processor, text_mask = JointBufferAttnProcessor(), torch.tensor([[True, True, False]])
+
+    first = processor.mask(text_mask, 4)
+
+    assert processor.mask(text_mask, 4) is first
+    assert first is not None
+    assert first.tolist() == [[[[True] * 6 + [False]]]]
+    assert processor.mask(text_mask, 2).shape[-1] == 5  # pyright: ignore[reportOptionalMemberAccess]
+    text_mask[0, 2] = True
+    assert processor.mask(text_mask, 4).all()  # pyright: ignore[reportOptionalMemberAccess]
+    assert processor.mask(None, 4) is None
+    with torch.enable_grad():  # what is kept must never meet a backward pass
+        assert processor.mask(text_mask, 4) is not processor.mask(text_mask, 4)
 
 
 def _hook(attn: JointAttention) -> None:

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
-from joyimage.acceleration.cpu_projection import ImageRows, can_project_on_cpu, project_on_cpu
+from joyimage.acceleration.cpu_projection import (
+    ImageRows,
+    can_project_on_cpu,
+    front,
+    project_on_cpu,
+    rotate_target_on_cpu,
+)
 from joyimage.acceleration.weight_layouts import multiply, weights_of
 from joyimage.compat.diffusers import attention_backend
+from joyimage.compat.torch import version_of
 from joyimage.model.attention import JointAttnProcessor, register_processor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from joyimage.model.attention import JointAttention
     from joyimage.model.rope import RotaryTables
 
@@ -32,6 +41,8 @@ class JointBufferAttnProcessor(JointAttnProcessor):
 
     Where a gradient is wanted or a compiler is active, the plain projection runs instead.
     """
+
+    _last_mask: tuple[Tensor, tuple[int, int], Tensor | None] | None = None
 
     def project(
         self,
@@ -57,12 +68,14 @@ class JointBufferAttnProcessor(JointAttnProcessor):
         Returns:
             `[B, L, N, H]` each.
         """
+        tables = (image_rotary_emb, text_rotary_emb)
+        is_on_cpu = self._is_free and can_project_on_cpu(attn, img)
         if num_target_tokens is not None:
-            return _project_target(attn, img, txt, image_rotary_emb, text_rotary_emb, num_target_tokens)
+            parts = _project_target(attn, img, txt, num_target_tokens)
+            return (rotate_target_on_cpu if is_on_cpu else _rotate_target)(attn, *parts, tables)
         if not can_write_in_place():
             return super().project(attn, img, txt, image_rotary_emb, text_rotary_emb, None)
-        if self._is_free and can_project_on_cpu(attn, img):
-            tables = (image_rotary_emb, text_rotary_emb)
+        if is_on_cpu:
             pairs, value = project_on_cpu(attn, (img, txt), tables, image_rows)
             return pairs[:, :, 0], pairs[:, :, 1], value
         num_image_tokens = img.shape[1]
@@ -93,6 +106,15 @@ class JointBufferAttnProcessor(JointAttnProcessor):
         heads = [part.transpose(1, 2) for part in (query, key, value.to(query.dtype))]
         return nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
 
+    def mask(self, text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:
+        """Return the key mask over [image, text], built once for all steps of an edit; see `joint_mask`."""
+        if text_mask is None or text_mask.is_inference() or not can_write_in_place():
+            return super().mask(text_mask, num_image_tokens)
+        key = (version_of(text_mask), num_image_tokens)
+        if self._last_mask is None or self._last_mask[0] is not text_mask or self._last_mask[1] != key:
+            self._last_mask = (text_mask, key, super().mask(text_mask, num_image_tokens))
+        return self._last_mask[2]
+
     @property
     def _is_free(self) -> bool:
         """Whether no kernel was chosen for attention, and one device has all tokens."""
@@ -104,23 +126,28 @@ def _norm_rotate(attn: JointAttention, heads: Tensor, norm: nn.RMSNorm, tables: 
     attn.ops.norm_rotate(heads, norm, tables, out=heads)
 
 
-def _project_target(
-    attn: JointAttention,
-    img: Tensor,
-    txt: Tensor,
-    image_rotary_emb: RotaryTables,
-    text_rotary_emb: RotaryTables | None,
-    num_target_tokens: int,
-) -> QKV:
-    """Return queries of the target's tokens, which are at the front, and keys and values of all tokens."""
+def _project_target(attn: JointAttention, img: Tensor, txt: Tensor, num_target_tokens: int) -> QKV:
+    """Return queries of the target's tokens, which are at the front, and keys and values of each stream.
+
+    Returns:
+        `[B, L, 1, N, H]`, and `[B, L, 2, N, H]` twice.
+    """
     query = project_part(attn.img_attn_qkv, img[:, :num_target_tokens], 0, 1, attn.heads)
-    img_key, img_value = project_part(attn.img_attn_qkv, img, 1, 3, attn.heads).unbind(2)
-    txt_key, txt_value = project_part(attn.txt_attn_qkv, txt, 1, 3, attn.heads).unbind(2)
-    cos, sin = image_rotary_emb
-    target_rotary_emb = cos[:, :num_target_tokens], sin[:, :num_target_tokens]
-    query = attn.ops.norm_rotate(query.squeeze(2), attn.img_attn_q_norm, target_rotary_emb)
-    img_key = attn.ops.norm_rotate(img_key, attn.img_attn_k_norm, image_rotary_emb)
-    txt_key = attn.ops.norm_rotate(txt_key, attn.txt_attn_k_norm, text_rotary_emb)
+    return (
+        query,
+        project_part(attn.img_attn_qkv, img, 1, 3, attn.heads),
+        project_part(attn.txt_attn_qkv, txt, 1, 3, attn.heads),
+    )
+
+
+def _rotate_target(
+    attn: JointAttention, query: Tensor, img: Tensor, txt: Tensor, tables: Sequence[RotaryTables | None]
+) -> QKV:
+    """Return what `_project_target` returned, normalized and rotated, as queries, keys and values of the sequence."""
+    (img_key, img_value), (txt_key, txt_value) = img.unbind(2), txt.unbind(2)
+    query = attn.ops.norm_rotate(query.squeeze(2), attn.img_attn_q_norm, front(tables[0], query.shape[1]))
+    img_key = attn.ops.norm_rotate(img_key, attn.img_attn_k_norm, tables[0])
+    txt_key = attn.ops.norm_rotate(txt_key, attn.txt_attn_k_norm, tables[1])
     return query, torch.cat([img_key, txt_key], dim=1), torch.cat([img_value, txt_value], dim=1)
 
 

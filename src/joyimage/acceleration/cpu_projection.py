@@ -82,6 +82,32 @@ def project_on_cpu(
     return pairs, values
 
 
+def rotate_target_on_cpu(
+    attn: JointAttention, query: Tensor, img: Tensor, txt: Tensor, tables: Sequence[RotaryTables | None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries of the target alone and keys of the joint sequence in fp32, and its values, `[B, L, N, H]` each.
+
+    Args:
+        attn: The block's attention.
+        query: Projected queries of the target, `[B, L, 1, N, H]`, which may be written into.
+        img: Projected keys and values of the image stream, `[B, L, 2, N, H]`.
+        txt: Those of the text stream.
+        tables: Rotary tables of each stream; None leaves a stream unrotated.
+    """
+    keys, values = (torch.cat([img[:, :, part], txt[:, :, part]], dim=1) for part in range(2))
+    query, keys = query.float(), keys.float()
+    img_norms, txt_norms = _norms_of(attn)
+    norm_rotate_together_(query, [query.shape[1]], [img_norms[:1]], [front(tables[0], query.shape[1])])
+    sizes = [img.shape[1], txt.shape[1]]
+    norm_rotate_together_(keys.unsqueeze(2), sizes, [img_norms[1:], txt_norms[1:]], tables)
+    return query.squeeze(2), keys, values
+
+
+def front(tables: RotaryTables | None, num_tokens: int) -> RotaryTables | None:
+    """Return the rotary tables of the first tokens."""
+    return None if tables is None else (tables[0][:, :num_tokens], tables[1][:, :num_tokens])
+
+
 def _project_stream(
     attn: JointAttention, layer: nn.Module, stream: Tensor, pairs: Tensor, values: Tensor
 ) -> None:
@@ -99,24 +125,24 @@ def _project_stream(
 def norm_rotate_together_(
     pairs: Tensor,
     sizes: Sequence[int],
-    norms: Sequence[tuple[nn.RMSNorm, nn.RMSNorm]],
+    norms: Sequence[Sequence[nn.RMSNorm]],
     tables: Sequence[RotaryTables | None],
 ) -> None:
     """Normalize queries and keys of one stream or both over each head, and rotate them, in place.
 
     Args:
-        pairs: Queries and keys `[B, L, 2, N, H]`, fp32.
+        pairs: Queries and keys `[B, L, 2, N, H]`, or one of them `[B, L, 1, N, H]`, in fp32.
         sizes: Tokens of each stream.
-        norms: Norms of each stream's queries and keys.
+        norms: Norms of each stream's queries and keys, or of one of them.
         tables: Rotary tables `[1 or B, L, P]` of each stream; None leaves it unrotated.
     """
     width = pairs.shape[-1]
     length: Tensor = cast("Any", torch.linalg).vector_norm(pairs, dim=-1, keepdim=True)  # [B, L, 2, N, 1]
     pairs.mul_(length.square_().div_(width).add_(EPS).rsqrt_())
     streams = torch.split(pairs, list(sizes), dim=1)
-    for stream, (query_norm, key_norm), table in zip(streams, norms, tables, strict=True):
-        weights = torch.stack([cast("Tensor", query_norm.weight), cast("Tensor", key_norm.weight)])
-        stream.mul_(weights.float().unsqueeze(1))  # [2, 1, H]
+    for stream, stream_norms, table in zip(streams, norms, tables, strict=True):
+        weights = torch.stack([cast("Tensor", norm.weight) for norm in stream_norms])
+        stream.mul_(weights.float().unsqueeze(1))  # [1 or 2, 1, H]
         if table is not None:
             turns = torch.complex(*table)[:, :, None, None]  # [1 or B, L, 1, 1, P]
             torch.view_as_complex(torch.unflatten(stream, -1, (-1, 2))).mul_(turns)

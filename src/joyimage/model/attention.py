@@ -83,7 +83,8 @@ class JointAttnProcessor:
             num_target_tokens,
             **kwargs,
         )
-        joint = self.attend(query, key, value, joint_mask(encoder_hidden_states_mask, num_image_tokens))
+        mask = self.mask(encoder_hidden_states_mask, num_image_tokens)
+        joint = self.attend(query, key, value, mask)
         joint = joint.flatten(2).to(hidden_states.dtype)  # [B, L, D]
         if num_target_tokens is not None:
             return attn.ops.linear(attn.img_attn_proj, joint), encoder_hidden_states
@@ -114,6 +115,10 @@ class JointAttnProcessor:
         else:
             query = img_query[:, :num_target_tokens]
         return query, torch.cat([img_key, txt_key], dim=1), torch.cat([img_value, txt_value], dim=1)
+
+    def mask(self, text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:
+        """Return the key mask over [image, text]; see `joint_mask`."""
+        return joint_mask(text_mask, num_image_tokens)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Return softmax attention of the joint sequence, `[B, L, N, H]`; arguments as in the function."""

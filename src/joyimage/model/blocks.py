@@ -24,7 +24,7 @@ class Modulation(nn.Module):
 
     def forward(self, temb: Tensor) -> tuple[Tensor, ...]:
         """Return shift, scale, gate for attention, then for the MLP, `[B, 1, D]` each, from `[B, 6, D]`."""
-        return (self.modulate_table + temb).chunk(6, dim=1)
+        return (self.modulate_table + temb).unsqueeze(2).unbind(1)
 
 
 class JoyImageTransformerBlock(nn.Module):
