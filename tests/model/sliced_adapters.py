@@ -92,14 +92,21 @@ def edit_with_adapters(
 def edit_with_products(
     pipe: Any, divide: Callable[[], object], edit: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
-    """Edit with LoKr adapters; see `edit_with_adapters`."""
+    """Edit with LoKr adapters, and with LoRA between them; see `edit_with_adapters`."""
     pipe.load_lora_weights(draw_adapter("lokr"), adapter_name="product")
+    pipe.load_lora_weights(draw_adapter("lora", 200), adapter_name="around")
+    pipe.set_adapters("product")
     divide()
     made = {"one from before": edit()}
     pipe.load_lora_weights(draw_adapter("lokr", 100), adapter_name="product after")
     pipe.set_adapters(["product", "product after"], [0.4, -0.3])
     made["from before and after"] = edit()
-    pipe.set_adapters("product", 0.6)
+    pipe.set_adapters(["product", "around"], [0.4, 0.5])
+    made["LoRA around LoKr"] = edit()
+    pipe.load_lora_weights(draw_adapter("lora", 300), adapter_name="around both")
+    pipe.set_adapters(["product", "around", "product after", "around both"], [0.6, -0.5, 0.3, 0.4])
+    made["four"] = edit()
+    pipe.set_adapters(["product", "around", "around both"], [0.6, 0.3, 0.8])
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     made["fused"] = edit()

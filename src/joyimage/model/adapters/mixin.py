@@ -43,7 +43,7 @@ class AdapterMixin(PeftAdapterMixin):
         Raises:
             CheckpointError: The file cannot be read, a key names no layer of this model, a matrix does not fit, or the
                 strength is stated in two ways.
-            InvalidInputError: `adapter_name` holds a dot or is not there to be replaced.
+            InvalidInputError: `adapter_name` holds a dot, or is not there to be replaced or cannot be.
             InvalidTypeError: The adapter, or the name of its file, is of a type that is not accepted.
         """
         del prefix
@@ -71,7 +71,10 @@ class AdapterMixin(PeftAdapterMixin):
         check_values(tensors, label)
         model = cast("nn.Module", self)
         layers, own = adaptable_layers(model), cast("Any", self).layer_slice
-        if any(".lokr_" in key for key in tensors):
+        is_lokr = any(".lokr_" in key for key in tensors)
+        if hotswap:
+            _check_swappable(model, kwargs["adapter_name"], is_lokr=is_lokr)
+        if is_lokr:
             named = rename_lokr(tensors, layers, label)
             tensors = {f"transformer.{key}": value for key, value in named.items()}  # as diffusers reads LoKr
             self._inject(tensors, is_lokr=True, hotswap=hotswap, **kwargs)
@@ -109,6 +112,16 @@ class AdapterMixin(PeftAdapterMixin):
             from joyimage.model.adapters.slicing import sum_adapters
 
             sum_adapters(self)
+        if not kwargs["hotswap"]:
+            self._activate(kwargs["adapter_name"])
+
+    def _activate(self, adapter_name: str) -> None:
+        """Make a new adapter the only active one: peft leaves those of another kind on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for layer in cast("nn.Module", self).modules():
+            if isinstance(layer, BaseTunerLayer) and layer.active_adapters != [adapter_name]:
+                layer.set_adapter([adapter_name])
 
     def add_adapter(self, adapter_config: Any, adapter_name: str = "default") -> None:
         """Add a new adapter, to be trained; see `PeftAdapterMixin.add_adapter`.
@@ -269,6 +282,27 @@ def _check_source(source: object, options: Mapping[str, Any]) -> None:
         raise InvalidTypeError(f"`weight_name` is {weight_name!r}; expected the name of a file.")
 
 
+def _check_swappable(model: nn.Module, adapter_name: str, *, is_lokr: bool) -> None:
+    """Reject weights that cannot be put in place of an adapter's, before the model is touched.
+
+    Raises:
+        InvalidInputError: One of both is LoKr, or a LoKr adapter was loaded after the LoRA on the same layers.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    reason = None
+    if is_lokr or cast("Any", model).peft_config[adapter_name].peft_type != "LORA":
+        reason = "LoKr weights cannot be replaced, nor replace others"
+    for name, layer in cast("Iterator[tuple[str, Any]]", model.named_modules()):
+        if isinstance(layer, LoraLayer) and adapter_name in layer.lora_A and name.endswith(".base_layer"):
+            reason = f"an adapter of another kind was loaded after {adapter_name!r} on the same layers"
+    if reason is not None:
+        raise InvalidInputError(
+            f"`hotswap` is True, but {reason}. Call `delete_adapters({adapter_name!r})` and load the new one without"
+            " `hotswap`."
+        )
+
+
 def check_values(tensors: Mapping[str, Tensor], label: str) -> None:
     """Reject numbers that would make every image black.
 
@@ -297,7 +331,9 @@ def _check_shapes(model: nn.Module, updates: Mapping[str, LayerUpdate], label: s
     """
     modules = dict(cast("Iterator[tuple[str, nn.Module]]", model.named_modules()))
     for layer, update in updates.items():
-        module: Any = modules.get(f"{layer}.base_layer", modules[layer])
+        module: Any = modules[layer]
+        while hasattr(module, "base_layer"):
+            module = module.base_layer
         is_linear = isinstance(module, nn.Linear)  # a quantized weight is stored in another shape
         shape = [module.out_features, module.in_features] if is_linear else list(module.weight.shape)
         outputs, *inputs = shape = cast("Any", model).layer_slice.whole_shape(shape, layer)

@@ -125,7 +125,7 @@ class LayerNames:
 def adaptable_layers(model: Any) -> list[str]:
     """Return the names of the layers that can take an adapter, also of those that carry one already."""
     return [
-        name.removesuffix(".base_layer")
+        name.replace(".base_layer", "")  # one per kind of adapter on it: LoRA around LoKr is two
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv3d) and ".lora_" not in name
     ]
