@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from joyimage.advice import advise, collect_advice
+from joyimage.advice import advice_on_prompt, advise, collect_advice
 from joyimage.edits import Camera, Edit, Sampling
 
 
@@ -29,6 +29,20 @@ def test_advice_when_collected_then_each_sentence_once_and_no_warning() -> None:
         advise("one")
 
     assert (outer, inner) == (["one"], ["two"])
+
+
+def test_advice_when_about_one_of_several_prompts_then_once_for_each_and_says_which() -> None:
+    with collect_advice() as found:
+        for number in (0, 2, 2):
+            with advice_on_prompt(number):
+                advise("too long")
+        advise("too small")
+
+    assert [(str(one), one.prompt) for one in found] == [
+        ("too long", 0),
+        ("too long", 2),
+        ("too small", None),
+    ]
 
 
 def test_advice_when_another_thread_collects_then_not_there() -> None:

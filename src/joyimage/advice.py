@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+class Advice(str):
+    """A sentence of advice.
+
+    Attributes:
+        prompt: Number of the prompt that it is about, of those that are encoded together; None where it is about the
+            whole call. Negative prompts are counted behind all prompts.
+    """
+
+    prompt: int | None = None
+
+
 # One per thread and task: what `warnings.catch_warnings` records may be another thread's.
-_collected: ContextVar[list[str] | None] = ContextVar("joyimage_advice", default=None)
+_collected: ContextVar[list[Advice] | None] = ContextVar("joyimage_advice", default=None)
+_prompt: ContextVar[int | None] = ContextVar("joyimage_advice_prompt", default=None)
 
 
 _OWN = {"joyimage", "torch", "contextlib"}
@@ -31,18 +44,35 @@ def advise(sentence: str) -> None:
         while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
             level, frame = level + 1, frame.f_back
         warnings.warn(sentence, stacklevel=level - 1 if frame is None else level)
-    elif sentence not in collected:
-        collected.append(sentence)
+    else:
+        one = Advice(sentence)
+        one.prompt = _prompt.get()
+        if (one, one.prompt) not in [(other, other.prompt) for other in collected]:
+            collected.append(one)
 
 
 @contextmanager
-def collect_advice() -> Iterator[list[str]]:
-    """Collect advice instead of warning, each sentence once.
+def advice_on_prompt(number: int) -> Iterator[None]:
+    """Give advice about one of several prompts.
+
+    Args:
+        number: Number of the prompt, of those that are encoded together.
+    """
+    token = _prompt.set(number)
+    try:
+        yield
+    finally:
+        _prompt.reset(token)
+
+
+@contextmanager
+def collect_advice() -> Iterator[list[Advice]]:
+    """Collect advice instead of warning, each sentence once for each prompt that it is about.
 
     Yields:
         The sentences so far.
     """
-    collected: list[str] = []
+    collected: list[Advice] = []
     token = _collected.set(collected)
     try:
         yield collected

@@ -77,6 +77,31 @@ def test_alike_jobs_when_waiting_then_run_together_and_equal_single_runs(
     assert difference(together[0], together[1]) > 20
 
 
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_alike_jobs_when_the_text_of_one_is_cut_off_then_that_one_says_so(
+    workshop: Open, runner: LocalRunner, field: str
+) -> None:
+    gate = Gate(runner)
+    shop = workshop(gate, is_started=False)
+    texts = ["red", "red " * 6000, "blue"]
+    common: dict[str, Any] = {"prompt": "x", "negative_prompt": "y", "guidance": 2, "steps": 1}
+    jobs = [
+        shop.submit(
+            image=png(number), batch_key="k", target_size=ImageSize(SIDE, SIDE), **common | {field: text}
+        )
+        for number, text in enumerate(texts)
+    ]
+    gate.is_open.set()
+    shop.start()
+
+    results = [shop.ended(job).result for job in jobs]
+
+    assert gate.batches == [3]
+    assert [len(result["warnings"]) for result in results if result is not None] == [0, 1, 0]
+    assert results[1] is not None
+    assert results[1]["warnings"][0].endswith("tokens too long; its end is left out.")
+
+
 def test_alike_jobs_when_large_then_run_one_by_one(workshop: Open, runner: LocalRunner) -> None:
     gate = Gate(runner)
     gate.is_open.set()

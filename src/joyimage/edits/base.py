@@ -183,7 +183,7 @@ class EditValue(CheckedFields):
             given = self.given()
             if given.get("negative_prompt") and given.get("guidance_scale", math.inf) <= 1:
                 advise(unused_negative_prompt(given["guidance_scale"]))
-        return sentences
+        return list(map(str, sentences))
 
     def _check_choice(self) -> None:
         """Reject several images of which each would be chosen among candidates.

@@ -18,6 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from joyimage.acceleration.conditions import encoder_takes_masks
+from joyimage.advice import advice_on_prompt
 from joyimage.pipeline.feature_cache import FeatureCache
 from joyimage.pipeline.prompts import prefix_length, tokenize_conversation
 from joyimage.pipeline.qwen3_vl import (
@@ -179,14 +180,13 @@ def encode(
     for digests, indices in by_images.items():
         shared = [image.rgb for image in groups[indices[0]]]
         counts = count_tokens(processor, shared)
-        rows: list[Tokens] = [
-            tuple(
-                tokenize_conversation(
+        rows: list[Tokens] = []
+        for index in indices:
+            with advice_on_prompt(index):
+                row = tokenize_conversation(
                     tokenizer, prompts[index], counts, max_tokens=max_tokens, placeholders=placeholders
                 )
-            )
-            for index in indices
-        ]
+            rows.append(tuple(row))
         distinct = list(dict.fromkeys(rows))
         if shared:
             key = (text_encoder, device, *digests)

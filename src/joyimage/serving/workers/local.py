@@ -243,12 +243,9 @@ class LocalRunner:
             previews.end()
             is_known = session.cache.miss_count["posterior"] == encoded
             each = len(output.images) // len(batch)
-            if len(batch) == 1:
-                made[batch[0][0]].metadata.setdefault("warnings", []).extend(warnings)
-            else:  # it is not known whose prompt was cut off
-                for sentence in warnings:
-                    logger.warning("Of one of %d jobs: %s", len(batch), sentence)
             for place, (number, _, _) in enumerate(batch):
+                own = [str(one) for one in warnings if one.prompt is None or one.prompt % len(batch) == place]
+                made[number].metadata.setdefault("warnings", []).extend(own)
                 self._add(made[number], output, output.images[place * each : (place + 1) * each], is_known)
         self.sessions.trim()
         return [ModelOutput(images=tuple(one.images), metadata=one.metadata) for one in made]
