@@ -18,7 +18,7 @@ from torch import distributed as typed_distributed
 
 from joyimage.acceleration.parallel import ParallelError
 from joyimage.companion import accompany, connect
-from joyimage.devices import GPU_LAYOUTS, check_gpus
+from joyimage.devices import GUIDANCE, TENSOR, check_gpus
 from joyimage.errors import InvalidInputError
 from joyimage.loading import checked_load, load_pipeline
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 distributed: Any = typed_distributed  # its functions are typed in part
 
-TENSOR = GPU_LAYOUTS[1]
 _LONGEST_END_S = 3.0
 
 
@@ -61,7 +60,7 @@ class Companions:
         *,
         loader: Loader = load_pipeline,
         check: Callable[..., object] = checked_load,
-        layout: str = GPU_LAYOUTS[0],
+        layout: str = GUIDANCE,
         announce: Any = None,
     ) -> tuple[Companions, Any]:
         """Start the other processes, load the pipeline in all of them, and connect them.

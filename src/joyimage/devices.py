@@ -28,7 +28,8 @@ AUTO = "auto"
 DTYPE_CHOICES = (*DTYPES, AUTO)
 GPUS_CHOICES = (1, 2, 4, 8)
 """Numbers of devices that can share an edit: one, or one, two or four for each guidance branch."""
-GPU_LAYOUTS = ("guidance", "tensor")
+GUIDANCE, TENSOR = "guidance", "tensor"
+GPU_LAYOUTS = (GUIDANCE, TENSOR)
 """How devices share an edit: each runs a guidance branch or a part of its tokens; or has a slice of the layers."""
 
 CPU_PROCESSES = 2
@@ -107,7 +108,16 @@ def choose_device(device: str | None = None, *, replica: int = 0) -> str:
     return requested
 
 
-def check_gpus(num: int, device: str | None, layout: str = GPU_LAYOUTS[0]) -> None:
+def choose_gpu_layout(layout: str | None) -> str:
+    """Return how devices share an edit: as given, or each by its own guidance branch, the fastest.
+
+    Args:
+        layout: One of `GPU_LAYOUTS`; None where nothing was chosen.
+    """
+    return GUIDANCE if layout is None else layout
+
+
+def check_gpus(num: int, device: str | None, layout: str = GUIDANCE) -> None:
     """Check that an edit can be shared by this many devices.
 
     Args:
@@ -124,7 +134,7 @@ def check_gpus(num: int, device: str | None, layout: str = GPU_LAYOUTS[0]) -> No
     if layout not in GPU_LAYOUTS:
         raise InvalidInputError(f"`gpu_layout` is {layout!r}; expected {', '.join(GPU_LAYOUTS)}.")
     if num == 1:
-        if layout != GPU_LAYOUTS[0]:
+        if layout != GUIDANCE:
             raise InvalidInputError(
                 f"`gpu_layout` is {layout!r}, which several devices share an edit by; give `gpus` too, such as 2."
             )
@@ -140,7 +150,7 @@ def check_gpus(num: int, device: str | None, layout: str = GPU_LAYOUTS[0]) -> No
         raise DeviceError(
             f"`gpus` is {num}, but torch sees no accelerator. `device` cpu shares each edit by processes on the CPU."
         )
-    if kind == "cpu" and num > CPU_PROCESSES and layout == GPU_LAYOUTS[0]:
+    if kind == "cpu" and num > CPU_PROCESSES and layout == GUIDANCE:
         raise DeviceError(
             f"`gpus` is {num} and `device` is {device!r}, where at most {CPU_PROCESSES} processes can share an edit,"
             " one for each guidance branch."

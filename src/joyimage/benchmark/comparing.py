@@ -17,7 +17,14 @@ from joyimage.benchmark.peaks import measure_peaks
 from joyimage.benchmark.sharing import opened
 from joyimage.benchmark.stages import STAGES
 from joyimage.benchmark.timing import WHOLE, ratios, run_call, seconds_by_stage
-from joyimage.devices import GPU_LAYOUTS, GPUS_CHOICES, check_gpus, choose_device, choose_dtype
+from joyimage.devices import (
+    GPUS_CHOICES,
+    GUIDANCE,
+    check_gpus,
+    choose_device,
+    choose_dtype,
+    choose_gpu_layout,
+)
 from joyimage.edits import Edit, UnknownFieldError
 from joyimage.errors import InvalidInputError
 from joyimage.evaluation.prices import ForwardCounter
@@ -121,7 +128,7 @@ def compare_settings(
     device: str | None = None,
     dtype: str | None = None,
     gpus: int = 1,
-    gpu_layout: str = GPU_LAYOUTS[0],
+    gpu_layout: str = GUIDANCE,
     edit: ComparedEdit | None = None,
     rounds: int = 3,
     announce: Callable[[str], None] = lambda _: None,
@@ -295,11 +302,11 @@ def _place(sides: tuple[Side, Side], gpus: int, layout: str, device: str | None)
     placed: list[Side] = []
     for side in sides:
         number = side.gpus or gpus
-        how = side.gpu_layout or (layout if number > 1 else GPU_LAYOUTS[0])
+        how = side.gpu_layout or (layout if number > 1 else GUIDANCE)
         check_gpus(number, device, how)
         placed.append(replace(side, gpus=number, gpu_layout=how))
     a, b = placed
-    if layout != GPU_LAYOUTS[0]:
+    if layout != GUIDANCE:
         check_gpus(max(one.gpus or 1 for one in placed), device, layout)
     if 1 not in {a.gpus, b.gpus} and _set_of(a) != _set_of(b):
         raise InvalidInputError(
@@ -333,13 +340,13 @@ def _load(
     def open_side(number: int) -> Any:
         announce(f"Loading {model}.")
         side = sides[number]
-        return stack.enter_context(opened(side.gpus or 1, loads[number], side.gpu_layout or GPU_LAYOUTS[0]))
+        return stack.enter_context(opened(side.gpus or 1, loads[number], choose_gpu_layout(side.gpu_layout)))
 
     a, b = sides
     if loads[0] == loads[1] and _set_of(a) == _set_of(b):
         return [open_side(0)] * 2
     shared = int(a.gpus == 1)
-    is_divided = (sides[shared].gpus, sides[shared].gpu_layout) != (2, GPU_LAYOUTS[0])
+    is_divided = (sides[shared].gpus, sides[shared].gpu_layout) != (2, GUIDANCE)
     if loads[0] != loads[1] or is_divided:
         return [open_side(0), open_side(1)]
     # Room for one is enough: with a guidance branch on each device, a call may as well be made on one.
@@ -392,7 +399,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def _shared(side: dict[str, Any]) -> str:
     """Return what a report adds where several devices share an edit; the first one is counted and measured."""
-    layout = "" if side["gpu_layout"] == GPU_LAYOUTS[0] else f", {side['gpu_layout']}"
+    layout = "" if side["gpu_layout"] == GUIDANCE else f", {side['gpu_layout']}"
     return "" if side["gpus"] == 1 else f" on the first of {side['gpus']} GPUs{layout}"
 
 

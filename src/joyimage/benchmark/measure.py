@@ -21,7 +21,7 @@ from joyimage.benchmark.loading import measure_loading
 from joyimage.benchmark.models import FULL, make_image, resolve
 from joyimage.benchmark.peaks import measure_kernels, measure_peaks
 from joyimage.benchmark.sharing import load_measured, opened
-from joyimage.devices import DTYPES, GPU_LAYOUTS, check_gpus
+from joyimage.devices import DTYPES, GUIDANCE, check_gpus
 from joyimage.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Settings:
     layers: int | None = None
     counters: bool = True
     gpus: int = 1
-    gpu_layout: str = GPU_LAYOUTS[0]
+    gpu_layout: str = GUIDANCE
 
     def resolved(self) -> Settings:
         """Return the settings with device, model and dtype filled in.
@@ -94,7 +94,7 @@ class Settings:
             value = getattr(self, name)
             words += [] if value is None else [f"--{name} {value}"]
         words += [] if self.gpus == 1 else [f"--gpus {self.gpus}"]
-        words += [] if self.gpu_layout == GPU_LAYOUTS[0] else [f"--gpu-layout {self.gpu_layout}"]
+        words += [] if self.gpu_layout == GUIDANCE else [f"--gpu-layout {self.gpu_layout}"]
         return " ".join([*words, *([] if self.counters else ["--no-counters"])])
 
 
@@ -133,7 +133,7 @@ def measure(settings: Settings, announce: Callable[[str], None] = lambda _: None
     announce("Building both implementations on the same weights.")
     load = {"model": model or "tiny", "device": settings.device, "dtype": settings.dtype}
     with opened(settings.gpus, load, settings.gpu_layout) as ours:
-        is_whole = settings.gpu_layout == GPU_LAYOUTS[0]
+        is_whole = settings.gpu_layout == GUIDANCE
         whole = ours if is_whole else load_measured(**load).pipe
         report |= _measure_edits(ours, whole, settings, dtype, announce)
     del ours, whole

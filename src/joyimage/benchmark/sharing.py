@@ -10,7 +10,7 @@ import torch
 
 from joyimage.benchmark.models import BenchModel, build
 from joyimage.companions import Companions
-from joyimage.devices import GPU_LAYOUTS, choose_device
+from joyimage.devices import GUIDANCE, choose_device
 from joyimage.loading import checked_load, load_pipeline
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class SharedPipe:
 
 
 @contextmanager
-def opened(gpus: int, load: dict[str, Any], layout: str = GPU_LAYOUTS[0]) -> Generator[Any]:
+def opened(gpus: int, load: dict[str, Any], layout: str = GUIDANCE) -> Generator[Any]:
     """Load a pipeline, and end the processes that share its edits at the end of the `with`.
 
     Args:

@@ -113,7 +113,7 @@ def load_runner(options: RunOptions) -> Runner:
         return RemoteRunner.connect(options.server, options.model)
     say_loading(options.model)
     from joyimage.compat.deferred_imports import collection_paused
-    from joyimage.devices import GPU_LAYOUTS, check_gpus, choose_device, choose_dtype
+    from joyimage.devices import check_gpus, choose_device, choose_dtype, choose_gpu_layout
     from joyimage.loading import default_model, load_pipeline
 
     with collection_paused():
@@ -122,7 +122,7 @@ def load_runner(options: RunOptions) -> Runner:
         # With a transformer's file alone, the published model's configs in this package are the base.
         model = options.model or (None if options.transformer else default_model(device))
         dtype = choose_dtype(options.dtype, device)
-        gpus, layout = options.gpus or 1, options.gpu_layout or GPU_LAYOUTS[0]
+        gpus, layout = options.gpus or 1, choose_gpu_layout(options.gpu_layout)
         notify(f"Model {model or options.transformer} on {device} in {dtype}.")
         load = {**options.to_load(), "model": model, "device": device, "dtype": dtype}
         load["base_size"] = options.base_size

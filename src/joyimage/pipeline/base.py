@@ -17,7 +17,7 @@ from joyimage.acceleration.step_reuse import check_preset, reusing_steps
 from joyimage.acceleration.tensor_parallel import TensorGroup
 from joyimage.advice import advise
 from joyimage.compat.torch import without_compiler
-from joyimage.devices import GPU_LAYOUTS
+from joyimage.devices import GUIDANCE, TENSOR
 from joyimage.edits import Defaults
 from joyimage.edits.parts import unused_negative_prompt
 from joyimage.errors import InvalidInputError
@@ -38,7 +38,6 @@ from joyimage.pipeline.schedule import TURBO_SCHEDULE, Scheduler, set_schedule, 
 from joyimage.pipeline.vae import encode_frame
 from joyimage.types import ImageSize, LatentSize
 
-GUIDANCE, TENSOR = GPU_LAYOUTS
 LAYOUTS: dict[str, type[GuidanceGroup] | type[TensorGroup]] = {GUIDANCE: GuidanceGroup, TENSOR: TensorGroup}
 """How processes share an edit."""
 

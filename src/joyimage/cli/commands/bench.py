@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from joyimage.cli.console import notify
 from joyimage.cli.surface import GROUPS, check_sampling
-from joyimage.devices import GPU_LAYOUTS
+from joyimage.devices import GPU_LAYOUTS, choose_gpu_layout
 from joyimage.errors import InvalidInputError
 
 _MODEL = Parameter(group=GROUPS["Model"])
@@ -108,7 +108,7 @@ def bench(
         layers=layers,
         counters=counters,
         gpus=1 if gpus is None else gpus,
-        gpu_layout=gpu_layout or GPU_LAYOUTS[0],
+        gpu_layout=choose_gpu_layout(gpu_layout),
     )
     report = measure(settings, notify)
     written = write_report(report, output)
@@ -163,7 +163,7 @@ def _compare(
         device=device,
         dtype=dtype,
         gpus=1 if gpus is None else gpus,
-        gpu_layout=layout or GPU_LAYOUTS[0],
+        gpu_layout=choose_gpu_layout(layout),
         edit=edit,
         rounds=rounds,
         announce=notify,

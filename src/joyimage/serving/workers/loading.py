@@ -6,8 +6,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from joyimage.companions import TENSOR, Companions
-from joyimage.devices import check_gpus
+from joyimage.companions import Companions
+from joyimage.devices import TENSOR, check_gpus
 from joyimage.errors import InvalidInputError
 from joyimage.loading import Adapter, checked_load, load_pipeline
 from joyimage.serving.workers.local import LocalRunner
