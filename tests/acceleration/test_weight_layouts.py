@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from joyimage.acceleration import accelerate, weight_layouts
-from joyimage.acceleration.settings import can_infer
+from joyimage.acceleration.settings import runs_in_inference
 from joyimage.acceleration.weight_layouts import multiply
 from joyimage.compat.torch import has_onednn, onednn_linear
 from joyimage.model.attention import JointAttnProcessor
@@ -149,19 +149,19 @@ def test_layouts_when_values_do_not_fill_whole_words_then_the_plain_weight_is_mu
 def test_inference_mode_when_something_of_somebody_else_is_in_the_network_then_it_is_off() -> None:
     model: Any = random_models.make_transformer()
     accelerate(model)
-    assert can_infer(model)
+    assert runs_in_inference(model)
 
     handle = model.double_blocks[1].txt_mlp.net[0].register_forward_hook(lambda *_: None)
-    assert not can_infer(model)
+    assert not runs_in_inference(model)
     handle.remove()
-    assert can_infer(model)
+    assert runs_in_inference(model)
 
     class Other(JointAttnProcessor):
         pass
 
     model.double_blocks[0].attn.set_processor(Other())
-    assert not can_infer(model)
+    assert not runs_in_inference(model)
     accelerate(model, attention="joint_buffer")
-    assert can_infer(model)
-    assert not can_infer(torch.compile(model))
-    assert not can_infer(model.to("meta"))
+    assert runs_in_inference(model)
+    assert not runs_in_inference(torch.compile(model))
+    assert not runs_in_inference(model.to("meta"))

@@ -29,16 +29,13 @@ def test_lerp_all_when_given_a_share_then_each_tensor_moves_in_place() -> None:
     assert [tensor.tolist() for tensor in targets] == [[0.25, 0.25], [0.75]]
 
 
-def test_has_forward_hooks_when_one_is_registered_then_true() -> None:
-    before, after = nn.Linear(1, 1), nn.Linear(1, 1)
+def test_num_forward_hooks_when_some_are_registered_then_all_are_counted() -> None:
+    before, both = nn.Linear(1, 1), nn.Linear(1, 1)
     before.register_forward_pre_hook(lambda *_: None)
-    after.register_forward_hook(lambda *_: None)
+    for register in (both.register_forward_pre_hook, both.register_forward_hook):
+        register(lambda *_: None)
 
-    assert [compat.has_forward_hooks(module) for module in (nn.Linear(1, 1), before, after)] == [
-        False,
-        True,
-        True,
-    ]
+    assert [compat.num_forward_hooks(module) for module in (nn.Linear(1, 1), before, both)] == [0, 1, 2]
 
 
 def test_version_when_a_tensor_is_changed_in_place_then_grows() -> None:

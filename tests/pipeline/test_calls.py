@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,11 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 from joyimage.errors import InvalidInputError, InvalidResultError, InvalidTypeError
 from tests import random_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
 
 SIDE = 64
 
@@ -337,6 +342,68 @@ def test_parts_when_only_the_prompt_is_encoded_then_vae_and_transformer_may_be_m
     assert torch.equal(made, whole)
     with pytest.raises(InvalidInputError, match="`vae` is missing"):
         call(half)
+
+
+def _in_inference_mode(part: nn.Module, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Tell whether a class of layers ran in torch's inference mode."""
+    seen: set[bool] = set()
+    forward = type(part).forward
+
+    def watched(self: nn.Module, *given: Any, **named: Any) -> Any:
+        seen.add(torch.is_inference_mode_enabled())
+        return forward(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(part), "forward", watched)
+        run()
+    assert len(seen) == 1
+    return seen.pop()
+
+
+def test_tensors_when_they_leave_an_edit_then_they_can_have_a_gradient(
+    edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, block = edit.text_encoder.model.language_model.layers[0], edit.transformer.double_blocks[0]
+    image, latents = random_models.make_image(1, SIDE, SIDE), []
+
+    def keep(_pipe: Any, _step: int, _time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents.append(tensors["latents"])
+        return {}
+
+    assert _in_inference_mode(
+        encoder, lambda: edit.encode_prompt_multiple_images("red", images=[image]), monkeypatch
+    )
+    assert _in_inference_mode(block, lambda: call(edit, callback_on_step_end=keep), monkeypatch)
+    states, mask = edit.encode_prompt_multiple_images("red", images=[image])
+    scale = torch.ones((), requires_grad=True)
+    for tensor in (states, mask, *latents):
+        assert not tensor.is_inference()
+        (tensor * scale).square().sum().backward()  # which saves the tensor
+    assert scale.grad is not None
+
+
+def test_activations_when_a_hook_reads_them_then_they_can_have_a_gradient(
+    edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = np.asarray(call(edit).images[0])
+    image, read = random_models.make_image(1, SIDE, SIDE), []
+    encoder, block = edit.text_encoder.model.language_model.layers[0], edit.transformer.double_blocks[0]
+    handles = [
+        layer.register_forward_hook(lambda *called: read.append(called[2][0]))
+        for layer in (encoder.mlp, block.attn)
+    ]
+
+    assert not _in_inference_mode(
+        encoder, lambda: edit.encode_prompt_multiple_images("red", images=[image]), monkeypatch
+    )
+    assert not _in_inference_mode(block, lambda: call(edit), monkeypatch)
+    assert np.array_equal(np.asarray(call(edit).images[0]), plain)
+    for handle in handles:
+        handle.remove()
+
+    assert read
+    assert not any(tensor.is_inference() for tensor in read)
+    assert _in_inference_mode(block, lambda: call(edit), monkeypatch)
 
 
 def test_aspect_ratio_when_beyond_the_models_limit_then_rejected_naming_fit(edit: Any) -> None:

@@ -14,8 +14,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from joyimage.compat.accelerate import offload_hook
-from joyimage.compat.diffusers import attention_backend, hook_registry, is_parallel
-from joyimage.compat.torch import has_forward_hooks, has_onednn, is_compiled, own_parameters
+from joyimage.compat.diffusers import attention_backend, hook_registry, is_hooked, is_parallel
+from joyimage.compat.torch import has_onednn, is_compiled, num_forward_hooks, own_parameters
 from joyimage.compat.transformers import attention_implementation
 
 if TYPE_CHECKING:
@@ -57,7 +57,24 @@ def is_plain_linear(layer: nn.Module, hidden_states: Tensor) -> bool:
 
 def runs_itself(module: nn.Module) -> bool:
     """Return whether nothing but a module's own `forward` runs when it is called: no hook, and no other forward."""
-    return "forward" not in module.__dict__ and not has_forward_hooks(module)
+    return "forward" not in module.__dict__ and num_forward_hooks(module) == 0
+
+
+def can_infer(network: nn.Module, our_hooks: int = 0) -> bool:
+    """Return whether a network may run in torch's inference mode, which takes a twentieth off small operators.
+
+    What is computed there can never have a gradient, so nothing that somebody has put into the network may see it.
+
+    Args:
+        network: The network; on a device other than a CPU operators are queued, and nothing is gained.
+        our_hooks: Forward hooks that are known to be harmless.
+    """
+    return (
+        not is_compiled(network)
+        and all(parameter.device.type == "cpu" for parameter in network.parameters())
+        and not any(is_hooked(module) or "forward" in vars(module) for module in network.modules())
+        and sum(map(num_forward_hooks, network.modules())) == our_hooks
+    )
 
 
 def suits_onednn(hidden_states: Tensor) -> bool:

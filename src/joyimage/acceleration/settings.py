@@ -11,10 +11,10 @@ import torch
 from diffusers.utils import logging
 
 from joyimage.acceleration.attention import JointBufferAttnProcessor
-from joyimage.acceleration.conditions import runs_itself
+from joyimage.acceleration.conditions import can_infer
 from joyimage.acceleration.ops import TorchOps, TritonOps
-from joyimage.compat.diffusers import is_hooked, keep_attention_settings
-from joyimage.compat.torch import is_compiled, without_compiler
+from joyimage.compat.diffusers import keep_attention_settings
+from joyimage.compat.torch import without_compiler
 from joyimage.errors import InvalidInputError, InvalidTypeError
 from joyimage.model.attention import JointAttnProcessor
 from joyimage.model.ops import PLAIN_OPS, TransformerOps
@@ -105,16 +105,11 @@ def caches_forwards(transformer: Any) -> bool:
     return settings is None or settings.forward_cache
 
 
-def can_infer(transformer: Any) -> bool:
-    """Return whether a transformer may run in torch's inference mode, which takes a twentieth off a small model's loop.
-
-    What is computed there can never have a gradient, so nothing that somebody has put into the network may see it.
-    """
+def runs_in_inference(transformer: Any) -> bool:
+    """Return whether the steps of an edit run a transformer in torch's inference mode; see `can_infer`."""
     return (
         isinstance(transformer, JoyImageEditTransformer3DModel)  # and not in the wrapper of `torch.compile`
-        and not is_compiled(transformer)
-        and all(parameter.device.type == "cpu" for parameter in transformer.parameters())
-        and all(runs_itself(module) and not is_hooked(module) for module in transformer.modules())
+        and can_infer(transformer)
         and all(type(block.attn.processor) in _PROCESSORS for block in transformer.blocks)
     )
 

@@ -24,12 +24,12 @@ __all__ = [
     "fastest_product",
     "float8_matmul",
     "has_fast_bf16",
-    "has_forward_hooks",
     "has_onednn",
     "int8_matmul",
     "is_compiled",
     "is_mutating",
     "lerp_all_",
+    "num_forward_hooks",
     "onednn_conv",
     "onednn_linear",
     "reorder_weight",
@@ -174,9 +174,9 @@ def without_compiler(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
-def has_forward_hooks(module: nn.Module) -> bool:
-    """Tell whether something is registered to run before or after a module's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def num_forward_hooks(module: nn.Module) -> int:
+    """Return how many functions are registered to run before or after a module's forward."""
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
 def version_of(tensor: Tensor) -> int:

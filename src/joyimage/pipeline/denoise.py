@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from joyimage.acceleration.forward_cache import ForwardCache
-from joyimage.acceleration.settings import caches_forwards, can_infer
+from joyimage.acceleration.settings import caches_forwards, runs_in_inference
 from joyimage.acceleration.streaming import run_together
 from joyimage.acceleration.weight_layouts import weight_layouts
 from joyimage.compat.diffusers import follow_decision, reset_step_caches, share_decision
@@ -138,7 +138,7 @@ def _prepare(
         references=references,
         cache=cache,
         sigmas=[float(sigma) for sigma in scheduler.sigmas.cpu()],
-        infers=pipe.processes is None and can_infer(transformer),
+        infers=pipe.processes is None and runs_in_inference(transformer),
     )
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)

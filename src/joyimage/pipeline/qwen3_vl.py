@@ -10,6 +10,7 @@ Dimension key: B conversations, L tokens, D text width, P image patches.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
-from joyimage.acceleration.conditions import suits_onednn
+from joyimage.acceleration.conditions import can_infer, suits_onednn
 from joyimage.compat.torch import onednn_linear
 
 if TYPE_CHECKING:
@@ -177,12 +178,15 @@ def run_encoder(
     run = _Run(cache_vision)
     token = _run.set(run)
     try:
-        # The whole model, not its inner part: offloading hooks sit there.
-        output = model(input_ids=input_ids, position_ids=position_ids, logits_to_keep=1, **arguments)
+        with torch.inference_mode() if can_infer(text_encoder, our_hooks=1) else nullcontext():
+            # The whole model, not its inner part: offloading hooks sit there.
+            output = model(input_ids=input_ids, position_ids=position_ids, logits_to_keep=1, **arguments)
     finally:
         _run.reset(token)
     assert run.states is not None
-    return run.states, output.past_key_values
+    # States are given to callers, who may want gradients from there on.
+    states = run.states.clone() if run.states.is_inference() else run.states
+    return states, output.past_key_values
 
 
 def prepare_images(
