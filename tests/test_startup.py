@@ -210,6 +210,24 @@ def test_module_when_run_then_is_the_command() -> None:
     assert "Usage: joyimage edit" in run.stdout
 
 
+def test_command_when_it_ends_then_python_has_no_objects_left_to_look_for_cycles_in() -> None:
+    looked_at, left_out = run_program(
+        """
+        import atexit, gc, json, sys
+        from joyimage.cli.main import main
+
+        def report():
+            print(json.dumps([len(gc.get_objects()), gc.get_freeze_count()]))
+
+        atexit.register(report)  # the first one is called last
+        sys.argv = ["joyimage", "--version"]
+        main()
+        """
+    )
+
+    assert looked_at < 100 < left_out
+
+
 def test_edit_when_run_as_a_command_with_several_adapters_then_prints_no_warning(tmp_path: Path) -> None:
     random_models.make_image(0, 96, 96).save(tmp_path / "in.png")
     model: Any = load_pipeline("tiny", device="cpu").pipe.transformer

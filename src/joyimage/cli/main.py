@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import io
 import os
 import sys
@@ -81,6 +83,8 @@ def main(tokens: list[str] | None = None) -> int:
         # This process is the command's own, so its import system and environment are ours to change.
         defer_optional_imports()
         let_waiting_threads_sleep(os.environ)
+        # Python would look for cycles among all objects before it ends, which takes a second once torch is loaded.
+        atexit.register(gc.freeze)
         # peft says this of every adapter after the first; several adapters are what the user asked for.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         _accept_any_path()
