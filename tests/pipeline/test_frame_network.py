@@ -193,6 +193,32 @@ def test_frame_when_all_channels_of_a_pixel_are_zero_then_as_the_library_does() 
 
 
 @torch.no_grad()
+def test_frame_when_weights_change_without_a_trace_then_those_of_the_new_ones() -> None:
+    vae, library = make_converted_vae(), make_library_vae()
+    latents = draw_latents(4, 6)
+    before = decode_frame(vae, latents)
+    assert torch.equal(decode_frame(vae, latents), before)
+
+    for model in (vae, library):
+        model.decoder.mid_block.resnets[0].conv1.weight.data *= 0.9
+        model.decoder.up_blocks[0].upsamplers[0].resample[1].weight.data *= 1.1
+
+    decoded = decode_frame(vae, latents)
+    assert not torch.allclose(decoded, before, atol=1e-4)
+    torch.testing.assert_close(decoded, library.decode(latents).sample, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_frame_when_another_size_came_before_then_the_same_pixels() -> None:
+    vae, latents = make_converted_vae(), draw_latents(4, 6)
+    decode_frame(vae, draw_latents(9, 5, number=2))
+
+    decoded = decode_frame(vae, latents)
+
+    assert torch.equal(decoded, decode_frame(make_converted_vae(), latents))
+
+
+@torch.no_grad()
 def test_frame_when_latents_are_not_finite_then_neither_is_the_result() -> None:
     latents = draw_latents(4, 4)
     latents[0, 0, 0, 0, 0] = float("nan")

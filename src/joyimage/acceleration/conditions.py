@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, hook_registry, is_hooked, is_parallel
-from joyimage.compat.torch import has_onednn, is_compiled, num_forward_hooks, own_parameters
+from joyimage.compat.torch import (
+    has_compiled_call,
+    has_onednn,
+    is_compiled,
+    num_forward_hooks,
+    own_parameters,
+)
 from joyimage.compat.transformers import attention_implementation
 
 if TYPE_CHECKING:
@@ -162,14 +168,13 @@ def can_run_in_onednn(parts: Iterable[nn.Module], images: Tensor, kinds: Collect
 
 def _is_plain(module: nn.Module, images: Tensor, kinds: Collection[type]) -> bool:
     """Return whether a module is of a known class, called by no one else, and has plain weights like the images."""
-    if type(module) not in kinds or not runs_itself(module) or is_compiled(module):
+    if type(module) not in kinds or not runs_itself(module) or has_compiled_call(module):
         return False
     if isinstance(module, nn.Dropout) and module.training and module.p > 0:
         return False
-    weights = [weight for weight in own_parameters(module).values() if weight is not None]
     return all(
         type(weight) is nn.Parameter and weight.dtype == images.dtype and weight.device == images.device
-        for weight in weights
+        for weight in own_parameters(module).values()
     )
 
 

@@ -1,7 +1,7 @@
-"""Small weights in the layout that a CPU's products read, kept from edit to edit.
+"""Small weights in the layout that a CPU's products and convolutions read, kept from edit to edit.
 
 oneDNN reorders a plain weight in every product, which few rows of tokens do not repay: it is a tenth of a small model's
-loop.
+loop, and of its VAE.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from joyimage.compat.torch import onednn_linear, reorder_weight
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from torch import Tensor, nn
 
@@ -63,15 +63,15 @@ class WeightLayouts:
             weight = kept.weight()
             if weight is None or not _can_keep(weight) or _digest(weight) != kept.digest:
                 self._num_bytes -= kept.layout.numel() * kept.layout.itemsize
-                del self._kept[key]
+                self._kept.pop(key, None)  # another thread may have been first
 
-    def find(self, weight: Tensor, part: slice | None, num_rows: int) -> Tensor | None:
+    def find(self, weight: Tensor, part: slice | None, reorder: Callable[[Tensor], Tensor]) -> Tensor | None:
         """Return rows of a weight in oneDNN's layout; None where it is not to be kept.
 
         Args:
-            weight: Weight of a layer, `[N, K]`.
+            weight: Weight of a layer, `[N, ...]`.
             part: Which rows; None: all.
-            num_rows: Rows that it will be multiplied with.
+            reorder: Brings them into that layout. It does the same in every call for this weight.
         """
         key = (id(weight), None, None) if part is None else (id(weight), part.start, part.stop)
         kept = self._kept.get(key)
@@ -81,7 +81,7 @@ class WeightLayouts:
         if not _can_keep(weight) or self._num_bytes + num_bytes > _MOST_BYTES:
             return None
         plain = weight.detach() if part is None else weight.detach()[part]
-        layout = reorder_weight(plain, num_rows)
+        layout = reorder(plain)
         self._num_bytes += layout.numel() * layout.itemsize
         self._kept[key] = _Kept(ref(weight), _digest(weight), layout)
         return layout
@@ -122,10 +122,18 @@ def multiply(layer: nn.Module, rows: Tensor, part: slice | None = None, *, gelu:
     weight, bias = weights_of(layer)
     num_rows = rows.shape[:-1].numel()
     layouts = _in_use.get() if num_rows <= _MOST_ROWS else None
-    layout = None if layouts is None else layouts.find(weight, part, num_rows)
+    layout = (
+        None if layouts is None else layouts.find(weight, part, lambda rows: reorder_weight(rows, num_rows))
+    )
     if layout is None:
         layout = weight if part is None else weight[part]
     return onednn_linear(rows, layout, bias if part is None else bias[part], gelu=gelu)
+
+
+def find_layout(weight: Tensor, reorder: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """Return a weight in the layout of the network whose layouts are in use; None where it is not kept."""
+    layouts = _in_use.get()
+    return None if layouts is None else layouts.find(weight, None, reorder)
 
 
 def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -7,4 +7,4 @@ from typing import Any
 
 def offload_hook(module: Any) -> Any:
     """Return the hook by which accelerate moves a module to its device, or None if there is none."""
-    return getattr(module, "_hf_hook", None)
+    return vars(module).get("_hf_hook")  # a module without one would raise and catch an error for `getattr`

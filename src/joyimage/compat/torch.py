@@ -23,6 +23,7 @@ __all__ = [
     "fast_autocast",
     "fastest_product",
     "float8_matmul",
+    "has_compiled_call",
     "has_fast_bf16",
     "has_onednn",
     "int8_matmul",
@@ -32,6 +33,7 @@ __all__ = [
     "num_forward_hooks",
     "onednn_conv",
     "onednn_linear",
+    "reorder_conv_weight",
     "reorder_weight",
     "scaled_rows",
     "tree_map",
@@ -89,6 +91,20 @@ def reorder_weight(weight: Tensor, num_rows: int) -> Tensor:
     return _onednn()._reorder_linear_weight(weight, num_rows)
 
 
+def reorder_conv_weight(
+    weight: Tensor, stride: Sequence[int], padding: Sequence[int], shape: Sequence[int]
+) -> Tensor:
+    """Return a weight `[O, C, h, w]` in the layout that `onednn_conv` reads; it reorders a plain one in every call.
+
+    Args:
+        weight: On a CPU.
+        stride: As for `onednn_conv`.
+        padding: As for `onednn_conv`.
+        shape: Shape of the images, `[B, C, H, W]`; others of C channels work as well.
+    """
+    return _onednn()._reorder_convolution_weight(weight.contiguous(), padding, stride, [1, 1], 1, shape)
+
+
 def onednn_conv(
     images: Tensor,
     weight: Tensor,
@@ -102,7 +118,7 @@ def onednn_conv(
 
     Args:
         images: `[B, C, H, W]`.
-        weight: `[O, C, h, w]`.
+        weight: `[O, C, h, w]`, plain or from `reorder_conv_weight`.
         bias: `[O]`.
         stride: Steps of the kernel along height and width.
         padding: Rows of zeros above and below, columns of zeros on the left and right.
@@ -204,7 +220,12 @@ def compile_with(module: nn.Module, backend: Callable[..., Any]) -> None:
 
 def is_compiled(module: Any) -> bool:
     """Tell whether `torch.compile` or `module.compile` is active on a module."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    return hasattr(module, "_orig_mod") or has_compiled_call(module)
+
+
+def has_compiled_call(module: Any) -> bool:
+    """Tell whether `module.compile` is active on a module."""
+    return getattr(module, "_compiled_call_impl", None) is not None
 
 
 def drop_compiled(module: nn.Module) -> None:

@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
+from joyimage.acceleration.weight_layouts import find_layout, weight_layouts
 from joyimage.compat.diffusers import causal_padding
-from joyimage.compat.torch import onednn_conv, onednn_linear, scaled_rows
+from joyimage.compat.torch import onednn_conv, reorder_conv_weight, scaled_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 KINDS: frozenset[type] = frozenset(
     {
@@ -60,10 +61,11 @@ def run_encoder(encoder: Any, quant_conv: Any, pixels: Tensor) -> Tensor | None:
     Returns:
         `[B, 2 * C, 1, H/8, W/8]`.
     """
-    hidden = _convolve(encoder.conv_in, _channels_last(pixels.squeeze(2)))
-    hidden = _run_all([*encoder.down_blocks, *_middle(encoder)], hidden)
-    hidden = _convolve(encoder.conv_out, _normalize(hidden, encoder.norm_out, silu=True))
-    return _if_finite(_convolve(quant_conv, hidden))
+    with weight_layouts(encoder):
+        hidden = _convolve(encoder.conv_in, _channels_last(pixels.squeeze(2)))
+        hidden = _run_all([*encoder.down_blocks, *_middle(encoder)], hidden)
+        hidden = _convolve(encoder.conv_out, _normalize(hidden, encoder.norm_out, silu=True))
+        return _if_finite(_convolve(quant_conv, hidden))
 
 
 def run_decoder(post_quant_conv: Any, decoder: Any, latents: Tensor) -> Tensor | None:
@@ -77,10 +79,11 @@ def run_decoder(post_quant_conv: Any, decoder: Any, latents: Tensor) -> Tensor |
     Returns:
         `[B, 3, 1, H, W]`.
     """
-    hidden = _convolve(decoder.conv_in, _convolve(post_quant_conv, _channels_last(latents.squeeze(2))))
     blocks = [part for block in decoder.up_blocks for part in (*block.resnets, *(block.upsamplers or ()))]
-    hidden = _run_all([*_middle(decoder), *blocks], hidden)
-    return _if_finite(_convolve(decoder.conv_out, _normalize(hidden, decoder.norm_out, silu=True)))
+    with weight_layouts(decoder):
+        hidden = _convolve(decoder.conv_in, _convolve(post_quant_conv, _channels_last(latents.squeeze(2))))
+        hidden = _run_all([*_middle(decoder), *blocks], hidden)
+        return _if_finite(_convolve(decoder.conv_out, _normalize(hidden, decoder.norm_out, silu=True)))
 
 
 def _if_finite(values: Tensor) -> Tensor | None:
@@ -115,23 +118,20 @@ def _add_residual(block: Any, hidden: Tensor) -> Tensor:
     has_same_width = isinstance(block.conv_shortcut, nn.Identity)
     shortcut = hidden if has_same_width else _convolve(block.conv_shortcut, hidden)
     inner = _convolve(block.conv1, _normalize(hidden, block.norm1, silu=True))
-    return _convolve(block.conv2, _normalize(inner, block.norm2, silu=True), add_to=shortcut)
+    return _convolve(block.conv2, _normalize(inner, block.norm2, silu=True, out=inner), add_to=shortcut)
 
 
 def _add_attention(block: Any, hidden: Tensor) -> Tensor:
     batch, channels, height, width = hidden.shape
-    normed = _rows(_normalize(hidden, block.norm, silu=False))
-    qkv = onednn_linear(normed, block.to_qkv.weight.flatten(1), block.to_qkv.bias)
+    qkv = _rows(_convolve(block.to_qkv, _normalize(hidden, block.norm, silu=False)))
     query, key, value = qkv.view(batch, height * width, 1, 3 * channels).chunk(3, dim=-1)  # one head
     if can_attend_in_products(query, key, value):
         attended = attend_in_products(query, key, value)
     else:
         query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))
         attended = functional.scaled_dot_product_attention(query, key, value)
-    _rows(hidden).add_(
-        onednn_linear(attended.reshape(-1, channels), block.proj.weight.flatten(1), block.proj.bias)
-    )
-    return hidden
+    attended = attended.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return _convolve(block.proj, attended, add_to=hidden)
 
 
 def _resample(module: Any, hidden: Tensor) -> Tensor:
@@ -142,10 +142,33 @@ def _resample(module: Any, hidden: Tensor) -> Tensor:
 
 
 def _convolve(conv: Any, hidden: Tensor, add_to: Tensor | None = None) -> Tensor:
-    weight, padding = conv.weight, conv.padding
-    if weight.ndim == 5:  # the causal padding is zeros, so no tap but the last one sees data
-        weight, padding = weight[:, :, -1], causal_padding(conv)
-    return onednn_conv(hidden, weight, conv.bias, conv.stride[-2:], padding, add_to=add_to)
+    padding = causal_padding(conv) if conv.weight.ndim == 5 else conv.padding
+    return _apply(conv, _last_tap, conv.bias, hidden, conv.stride[-2:], padding, add_to)
+
+
+def _last_tap(weight: Tensor) -> Tensor:
+    """Return what of a weight meets a single frame: the causal padding is zeros, so no other tap sees data."""
+    return weight[:, :, -1] if weight.ndim == 5 else weight
+
+
+def _apply(
+    conv: Any,
+    find_kernels: Callable[[Tensor], Tensor],
+    bias: Tensor,
+    hidden: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    add_to: Tensor | None = None,
+) -> Tensor:
+    """Convolve `hidden` by kernels that depend on a module's weight, and are kept where they are small."""
+
+    def reorder(weight: Tensor) -> Tensor:
+        return reorder_conv_weight(find_kernels(weight), stride, padding, hidden.shape)
+
+    kernels = find_layout(conv.weight, reorder)
+    if kernels is None:
+        kernels = find_kernels(conv.weight)
+    return onednn_conv(hidden, kernels, bias, stride, padding, add_to=add_to)
 
 
 def _enlarge_and_convolve(conv: Any, hidden: Tensor) -> Tensor:
@@ -156,14 +179,18 @@ def _enlarge_and_convolve(conv: Any, hidden: Tensor) -> Tensor:
     """
     batch, _, height, width = hidden.shape
     num_channels = len(conv.weight)
-    cases = (conv.weight.flatten(2) @ _TAPS.to(conv.weight.dtype)).unflatten(2, (4, 2, 2))
-    kernels = cases.movedim(2, 0).flatten(0, 1)  # [4 * C, C_in, 2, 2]
-    four = onednn_conv(hidden, kernels, conv.bias.repeat(4), (1, 1), (1, 1)).permute(0, 2, 3, 1)
+    four = _nhwc(_apply(conv, _kernels_of_cases, conv.bias.repeat(4), hidden, (1, 1), (1, 1)))
     large = hidden.new_empty(batch, height, 2, width, 2, num_channels)
     for case, part in enumerate(four.chunk(4, dim=-1)):  # [B, H + 1, W + 1, C]
         row, column = divmod(case, 2)
         large[:, :, row, :, column] = part[:, row : row + height, column : column + width]
     return large.view(batch, 2 * height, 2 * width, num_channels).permute(0, 3, 1, 2)
+
+
+def _kernels_of_cases(weight: Tensor) -> Tensor:
+    """Return `[4 * O, C, 2, 2]` from `[O, C, 3, 3]`."""
+    cases = (weight.flatten(2) @ _TAPS.to(weight.dtype)).view(*weight.shape[:2], 4, 2, 2)
+    return cases.permute(2, 0, 1, 3, 4).flatten(0, 1)
 
 
 def _sum_of_taps() -> Tensor:
@@ -176,24 +203,18 @@ def _sum_of_taps() -> Tensor:
 _TAPS = _sum_of_taps()
 
 
-def _normalize(hidden: Tensor, norm: Any, *, silu: bool) -> Tensor:
-    """Return the norm of `[B, C, H, W]` over the channels, or its SiLU."""
-    gamma = norm.gamma.flatten().float()
-    rows = _rows(hidden)
-    if rows.dtype == torch.float32:
-        return (
-            _normalize_rows(rows, gamma, norm.scale, silu=silu).view(_nhwc(hidden).shape).permute(0, 3, 1, 2)
-        )
-    normed = torch.empty_like(hidden)
+def _normalize(hidden: Tensor, norm: Any, *, silu: bool, out: Tensor | None = None) -> Tensor:
+    """Return the norm of `[B, C, H, W]` over the channels, or its SiLU, in `out` or in a new tensor."""
+    normed = torch.empty_like(hidden) if out is None else out
+    gamma, rows = norm.gamma.flatten().float(), _rows(hidden)
     num_pieces = -(-rows.numel() // _MOST_VALUES)
     for piece, target in zip(rows.chunk(num_pieces), _rows(normed).chunk(num_pieces), strict=True):
-        target.copy_(_normalize_rows(piece.float(), gamma, norm.scale, silu=silu))
+        values = scaled_rows(piece.float(), norm.scale).mul_(gamma)
+        if silu and values.dtype == target.dtype:
+            torch.ops.aten.silu.out(values, out=target)
+        else:
+            target.copy_(functional.silu(values, inplace=True) if silu else values)
     return normed
-
-
-def _normalize_rows(rows: Tensor, gamma: Tensor, length: float, *, silu: bool) -> Tensor:
-    normed = scaled_rows(rows, length).mul_(gamma)
-    return functional.silu(normed, inplace=True) if silu else normed
 
 
 def _channels_last(images: Tensor) -> Tensor:
