@@ -26,15 +26,21 @@ if TYPE_CHECKING:
 
 MODELS = "**/v1/models"
 SCHEMAS = "**/v1/edits/schema"
+# The page's wait for the server never ends by itself: a busy machine may take longer than that between two lines here.
+ENDLESS_WAIT = """{
+    const start = window.setTimeout;
+    window.setTimeout = (call, ms, ...rest) => (ms === 4000 ? 0 : start(call, ms, ...rest));
+}"""
 
 
 class Held:
-    """Requests of one kind that get no answer until they are released."""
+    """Requests of one kind that get no answer, from the next reload until they are released."""
 
     def __init__(self, page: Page, pattern: str) -> None:
         self._page = page
         self._pattern = pattern
         self._routes: list[Route] = []
+        page.add_init_script(ENDLESS_WAIT)
         page.route(pattern, lambda route: self._routes.append(route))  # Playwright wants a function of Python
 
     def release(self) -> None:
