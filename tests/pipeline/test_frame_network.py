@@ -32,7 +32,10 @@ class Convolutions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.direct += "_convolution_pointwise" in func.__name__
-        self.called += func.__name__ == "convolution.default"
+        if func.__name__ == "convolution.default":
+            is_transposed = args[6]  # no module does that
+            self.direct += is_transposed
+            self.called += not is_transposed
         return func(*args, **(kwargs or {}))
 
 

@@ -4,8 +4,8 @@ It computes what the modules compute on a single frame, with fewer reads and wri
 
 - A norm over the channels and SiLU run on rows that lie in memory one after the other, in fp32.
 - A convolution adds its result to the shortcut where it computes it.
-- Enlarging and the convolution after it are one convolution of the small map with four times the channels, at 4/9 of
-  the multiplications: of the nine pixels under a kernel, five are copies of the others.
+- Enlarging and the convolution after it are one transposed convolution of the small map, at 4/9 of the
+  multiplications: five of the nine pixels under a kernel are copies of its other four.
 
 Dimension key: B batch, C channels, H and W height and width, N pixels of all images (B * H * W).
 """
@@ -35,7 +35,7 @@ from joyimage.compat.diffusers import causal_padding
 from joyimage.compat.torch import onednn_conv, reorder_conv_weight, scaled_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
 KINDS: frozenset[type] = frozenset(
     {
@@ -142,8 +142,13 @@ def _resample(module: Any, hidden: Tensor) -> Tensor:
 
 
 def _convolve(conv: Any, hidden: Tensor, add_to: Tensor | None = None) -> Tensor:
-    padding = causal_padding(conv) if conv.weight.ndim == 5 else conv.padding
-    return _apply(conv, _last_tap, conv.bias, hidden, conv.stride[-2:], padding, add_to)
+    stride, padding = conv.stride[-2:], causal_padding(conv) if conv.weight.ndim == 5 else conv.padding
+    weight = find_layout(
+        conv.weight, lambda plain: reorder_conv_weight(_last_tap(plain), stride, padding, hidden.shape)
+    )
+    if weight is None:
+        weight = _last_tap(conv.weight)
+    return onednn_conv(hidden, weight, conv.bias, stride, padding, add_to=add_to)
 
 
 def _last_tap(weight: Tensor) -> Tensor:
@@ -151,56 +156,22 @@ def _last_tap(weight: Tensor) -> Tensor:
     return weight[:, :, -1] if weight.ndim == 5 else weight
 
 
-def _apply(
-    conv: Any,
-    find_kernels: Callable[[Tensor], Tensor],
-    bias: Tensor,
-    hidden: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    add_to: Tensor | None = None,
-) -> Tensor:
-    """Convolve `hidden` by kernels that depend on a module's weight, and are kept where they are small."""
-
-    def reorder(weight: Tensor) -> Tensor:
-        return reorder_conv_weight(find_kernels(weight), stride, padding, hidden.shape)
-
-    kernels = find_layout(conv.weight, reorder)
-    if kernels is None:
-        kernels = find_kernels(conv.weight)
-    return onednn_conv(hidden, kernels, bias, stride, padding, add_to=add_to)
-
-
 def _enlarge_and_convolve(conv: Any, hidden: Tensor) -> Tensor:
     """Convolve a map that is enlarged to twice its size, each pixel to four, by a kernel of 3 x 3.
 
-    Under the kernel lie two rows and two columns of the small map. Which taps share one depends on whether row and
-    column of the result are even or odd, so each of these four cases has a kernel of 2 x 2.
+    Each pixel of the small map adds to 4 x 4 pixels of the result, which is a transposed convolution.
     """
-    batch, _, height, width = hidden.shape
-    num_channels = len(conv.weight)
-    four = _nhwc(_apply(conv, _kernels_of_cases, conv.bias.repeat(4), hidden, (1, 1), (1, 1)))
-    large = hidden.new_empty(batch, height, 2, width, 2, num_channels)
-    for case, part in enumerate(four.chunk(4, dim=-1)):  # [B, H + 1, W + 1, C]
-        row, column = divmod(case, 2)
-        large[:, :, row, :, column] = part[:, row : row + height, column : column + width]
-    return large.view(batch, 2 * height, 2 * width, num_channels).permute(0, 3, 1, 2)
+    weight = find_layout(conv.weight, _spread)
+    if weight is None:
+        weight = _spread(conv.weight)
+    large = functional.conv_transpose2d(hidden, weight, conv.bias, stride=2, padding=1)
+    return _channels_last(large)  # as it is already, unless the small map is a single pixel
 
 
-def _kernels_of_cases(weight: Tensor) -> Tensor:
-    """Return `[4 * O, C, 2, 2]` from `[O, C, 3, 3]`."""
-    cases = (weight.flatten(2) @ _TAPS.to(weight.dtype)).view(*weight.shape[:2], 4, 2, 2)
-    return cases.permute(2, 0, 1, 3, 4).flatten(0, 1)
-
-
-def _sum_of_taps() -> Tensor:
-    """Return which of 3 x 3 taps add up to each of 2 x 2 taps in each of four cases, `[9, 16]` of 0 and 1."""
-    even, odd = [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    side = torch.tensor([even, odd], device="cpu")  # [case, tap of 2, tap of 3]
-    return torch.einsum("pai,qbj->ijpqab", side, side).reshape(9, 16)
-
-
-_TAPS = _sum_of_taps()
+def _spread(weight: Tensor) -> Tensor:
+    """Return what a pixel of the small map adds to each of 4 x 4 pixels, `[C, O, 4, 4]` from `[O, C, 3, 3]`."""
+    side = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device="cpu")
+    return (side @ weight.float() @ side.t()).to(weight.dtype).transpose(0, 1).contiguous()
 
 
 def _normalize(hidden: Tensor, norm: Any, *, silu: bool, out: Tensor | None = None) -> Tensor:
