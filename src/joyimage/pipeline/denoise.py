@@ -58,7 +58,7 @@ def denoise(
     scheduler.set_begin_index(0)  # so that it need not search its list, which waits for the device
     dtype = transformer.dtype  # found by a walk over all modules, so once
     conditioning = conditioning.to(dtype)  # the parts may have different precisions
-    latents, references = _share_draws(pipe, latents, references)
+    latents, references = _share_draws(pipe, latents, [group.to(dtype) for group in references])
     predictor, batched = _prepare(pipe, latents, references, conditioning)
     guidance = Guidance(pipe.preset)
     with (
@@ -128,7 +128,6 @@ def _prepare(
         references = split_outputs(
             references
         )  # each output decides for itself, so that a batch equals its single runs
-    references = [group.to(transformer.dtype) for group in references]
     is_shared_by_branch = pipe.processes is not None and not pipe.processes.runs_all_branches
     batched = not is_shared_by_branch and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
