@@ -29,6 +29,13 @@ def test_lerp_all_when_given_a_share_then_each_tensor_moves_in_place() -> None:
     assert [tensor.tolist() for tensor in targets] == [[0.25, 0.25], [0.75]]
 
 
+def test_all_modules_when_walked_then_those_of_torch() -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.ModuleList([nn.ReLU(), nn.Sequential(nn.Identity())]))
+    network.register_module("missing", None)
+
+    assert set(compat.all_modules(network)) == set(network.modules())
+
+
 def test_num_forward_hooks_when_some_are_registered_then_all_are_counted() -> None:
     before, both = nn.Linear(1, 1), nn.Linear(1, 1)
     before.register_forward_pre_hook(lambda *_: None)

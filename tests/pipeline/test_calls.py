@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
@@ -412,3 +413,23 @@ def test_aspect_ratio_when_beyond_the_models_limit_then_rejected_naming_fit(edit
     with pytest.raises(InvalidInputError, match="`fit` is 'exact'"):
         edit(image=thin, prompt="red", fit="exact")
     assert edit(image=thin, prompt="red", fit="pad").images
+
+
+def _hook_sequentially(pipe: Any) -> None:
+    for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
+        add_hook_to_module(part, AlignDevicesHook(execution_device="meta"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [lambda _: None, lambda pipe: pipe.vae.to("meta"), lambda pipe: pipe.to("meta"), _hook_sequentially],
+    ids=["on the CPU", "a part elsewhere", "all elsewhere", "offloaded"],
+)
+def test_compute_device_when_parts_are_placed_then_where_diffusers_runs_them(
+    place: Callable[[Any], None],
+) -> None:
+    pipe = random_models.make_pipeline()
+
+    place(pipe)
+
+    assert pipe.compute_device == pipe._execution_device

@@ -72,6 +72,8 @@ def test_frames_when_in_fp32_then_as_the_library_does(size: tuple[int, int]) -> 
     expected = library.encode(pixels).latent_dist
     torch.testing.assert_close(posterior.parameters, expected.parameters, atol=1e-5, rtol=0)
     torch.testing.assert_close(decoded, library.decode(latents).sample, atol=1e-5, rtol=0)
+    for result in (posterior.parameters, posterior.mean, decoded):
+        assert not result.is_inference()  # so that it can have a gradient
     assert posterior.parameters.is_contiguous()
     assert decoded.is_contiguous()
     torch.testing.assert_close((pixels, latents), given, atol=0, rtol=0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from joyimage.compat.accelerate import offload_hook
 from joyimage.compat.diffusers import attention_backend, hook_registry, is_hooked, is_parallel
 from joyimage.compat.torch import (
+    all_modules,
     has_compiled_call,
     has_onednn,
     is_compiled,
@@ -75,12 +76,17 @@ def can_infer(network: nn.Module, our_hooks: int = 0) -> bool:
         network: The network; on a device other than a CPU operators are queued, and nothing is gained.
         our_hooks: Forward hooks that are known to be harmless.
     """
-    return (
-        not is_compiled(network)
-        and all(parameter.device.type == "cpu" for parameter in network.parameters())
-        and not any(is_hooked(module) or "forward" in vars(module) for module in network.modules())
-        and sum(map(num_forward_hooks, network.modules())) == our_hooks
-    )
+    if is_compiled(network):
+        return False
+    num_hooks = 0
+    for module in all_modules(network):
+        weights = own_parameters(module).values()
+        if is_hooked(module) or "forward" in vars(module) or has_compiled_call(module):
+            return False
+        if any(weight is not None and weight.device.type != "cpu" for weight in weights):
+            return False
+        num_hooks += num_forward_hooks(module)
+    return num_hooks == our_hooks
 
 
 def suits_onednn(hidden_states: Tensor) -> bool:

@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
 
 __all__ = [
     "TorchDispatchMode",
     "addmm_gelu",
+    "all_modules",
     "compile_with",
     "drop_compiled",
     "fast_autocast",
@@ -188,6 +189,18 @@ def lerp_all_(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) 
 def without_compiler(module: Any) -> Any:
     """Return the module inside the wrapper that `torch.compile` returns; another module as it is."""
     return getattr(module, "_orig_mod", module)
+
+
+def all_modules(network: nn.Module) -> Iterator[nn.Module]:
+    """Return a network and all modules in it, in any order, in a fraction of the time of `network.modules()`.
+
+    A module that stands in several places is returned for each.
+    """
+    waiting: list[nn.Module] = [network]
+    while waiting:
+        module = waiting.pop()
+        yield module
+        waiting.extend(child for child in module._modules.values() if child is not None)
 
 
 def num_forward_hooks(module: nn.Module) -> int:

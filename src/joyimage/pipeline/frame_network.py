@@ -50,6 +50,7 @@ _MOST_VALUES = 2**18
 """Values that are normalized in fp32 at a time: 1 MB, which stays in a core's cache."""
 
 
+@torch.inference_mode()
 def run_encoder(encoder: Any, quant_conv: Any, pixels: Tensor) -> Tensor | None:
     """Return mean and logarithm of the variance of latents; None if they are not finite here.
 
@@ -59,7 +60,7 @@ def run_encoder(encoder: Any, quant_conv: Any, pixels: Tensor) -> Tensor | None:
         pixels: `[B, 3, 1, H, W]`.
 
     Returns:
-        `[B, 2 * C, 1, H/8, W/8]`.
+        `[B, 2 * C, 1, H/8, W/8]`, of torch's inference mode.
     """
     with weight_layouts(encoder):
         hidden = _convolve(encoder.conv_in, _channels_last(pixels.squeeze(2)))
@@ -68,6 +69,7 @@ def run_encoder(encoder: Any, quant_conv: Any, pixels: Tensor) -> Tensor | None:
         return _if_finite(_convolve(quant_conv, hidden))
 
 
+@torch.inference_mode()
 def run_decoder(post_quant_conv: Any, decoder: Any, latents: Tensor) -> Tensor | None:
     """Return pixels before they are clipped; None if they are not finite here.
 
@@ -77,7 +79,7 @@ def run_decoder(post_quant_conv: Any, decoder: Any, latents: Tensor) -> Tensor |
         latents: `[B, C, 1, H/8, W/8]`.
 
     Returns:
-        `[B, 3, 1, H, W]`.
+        `[B, 3, 1, H, W]`, of torch's inference mode.
     """
     blocks = [part for block in decoder.up_blocks for part in (*block.resnets, *(block.upsamplers or ()))]
     with weight_layouts(decoder):

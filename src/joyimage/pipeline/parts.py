@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -16,6 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLForConditional
 
 from joyimage.acceleration.settings import accelerate_new
 from joyimage.compat.diffusers import is_hooked
+from joyimage.compat.torch import all_modules
 from joyimage.devices import available_devices
 from joyimage.errors import DeviceError, InvalidInputError, InvalidTypeError
 from joyimage.model.transformer import JoyImageEditTransformer3DModel
@@ -139,9 +141,10 @@ class PipelineParts(AdapterLoadingMixin, CheckpointLoadingMixin):
     def compute_device(self) -> torch.device:
         """Device that the parts run on, also while offloading keeps their weights elsewhere."""
         parts = [part for part in self.components.values() if isinstance(part, nn.Module)]
-        if any(is_hooked(module) for part in parts for module in part.modules()):
+        devices = {parameter.device for part in parts for parameter in islice(part.parameters(), 1)}
+        if len(devices) > 1 or any(is_hooked(module) for part in parts for module in all_modules(part)):
             return self._execution_device  # which takes several walks over all modules
-        return self.device
+        return devices.pop() if devices else self.device
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None

@@ -114,6 +114,7 @@ def encode_frame(vae: AutoencoderKLWan, pixels: Tensor) -> DiagonalGaussianDistr
             parameters = frame_network.run_encoder(model.encoder, model.quant_conv, pixels)
         if parameters is None:
             parameters = model.quant_conv(model.encoder(_channels_last(pixels)))
+        parameters = parameters.clone() if parameters.is_inference() else parameters
         return DiagonalGaussianDistribution(parameters.contiguous())
 
 
