@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from joyimage.benchmark.memory_traffic import fused_bytes, pointer_names
 from joyimage.benchmark.models import SCALED, build
-from joyimage.benchmark.op_counter import Counts, OpCounter, num_bytes
+from joyimage.benchmark.op_counter import Counts, OpCounter, count_flops, has_flops, num_bytes
+from joyimage.compat.torch import TorchDispatchMode, has_onednn, onednn_conv, reorder_conv_weight
 from joyimage.pipeline.vae import decode_frame, encode_frame
 
 MINUTE = replace(SCALED, num_layers=1, base_size=64)
@@ -25,6 +26,20 @@ def counts_of(call: object, *args: torch.Tensor, as_gpu: bool = False) -> Counts
     with torch.no_grad(), counter.counting(as_gpu=as_gpu):
         call(*args)  # pyright: ignore[reportCallIssue]
     return counter["here"]
+
+
+class Flops(TorchDispatchMode):
+    """Add the operations of what runs on real tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if has_flops(func.overloadpacket):
+            self.total += count_flops(func.overloadpacket, args, dict(kwargs or {}), out)
+        return out
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -51,6 +66,8 @@ def test_flops_when_vae_runs_for_real_then_the_same() -> None:
     def there_and_back(vae: Any, pixels: torch.Tensor) -> None:
         decode_frame(vae, encode_frame(vae, pixels).mode())
 
+    for part in (real.encoder, real.decoder):  # a hook sees calls of modules: they run torch's operators
+        part.register_forward_hook(lambda *_: None)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         there_and_back(real, torch.zeros(1, 3, 1, 64, 64))
     counted = counts_of(lambda pixels: there_and_back(shapes, pixels), meta(1, 3, 1, 64, 64))
@@ -58,6 +75,22 @@ def test_flops_when_vae_runs_for_real_then_the_same() -> None:
     # Its attention runs through an operator for CPUs that torch's own counter doesn't know.
     tokens, width = 8 * 8, 4 * 16
     assert counted.flops == counter.get_total_flops() + 2 * 4 * tokens**2 * width
+
+
+@pytest.mark.skipif(not has_onednn(torch.float32), reason="this processor's convolutions are torch's own")
+@torch.no_grad()
+def test_flops_when_convolutions_run_in_onednn_then_those_of_torchs_own() -> None:
+    images, weight, bias = torch.zeros(2, 8, 6, 10), torch.zeros(16, 8, 3, 3), torch.zeros(16)
+    with FlopCounterMode(display=False) as counter:
+        result = functional.conv2d(images, weight, bias, stride=2, padding=1)
+    kept = reorder_conv_weight(weight, (2, 2), (1, 1), images.shape)
+
+    for kernel in (weight, kept):
+        for add_to in (None, torch.zeros_like(result)):
+            flops = Flops()
+            with flops:
+                onednn_conv(images, kernel, bias, (2, 2), (1, 1), add_to=add_to)
+            assert flops.total == counter.get_total_flops()
 
 
 def test_bytes_when_tensor_is_broadcast_or_viewed_then_memory_counts() -> None:

@@ -32,6 +32,10 @@ aten: Any = torch.ops.aten
 _IS_CUDA = vars(torch.Tensor.__mro__[1])["is_cuda"].__get__
 _MATMULS = {aten._addmm_activation}
 _ONEDNN_LINEAR = "_linear_pointwise"  # a product of rows and a transposed weight, which torch does not count
+_ONEDNN_CONVOLUTIONS = {
+    "_convolution_pointwise": 0,
+    "_convolution_pointwise_": 1,
+}  # and where their images stand
 _FACTORIES = ("arange", "linspace", "zeros", "ones", "full", "scalar_tensor", "lift_fresh", "eye")
 _SYNCS = {aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.equal}
 _OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten.normal_}
@@ -354,13 +358,17 @@ def _places(indices: Any) -> list[Any]:
 
 def has_flops(packet: Any) -> bool:
     """Tell whether `count_flops` knows an operator."""
-    return packet in flop_registry or packet in _MATMULS or packet.__name__ == _ONEDNN_LINEAR
+    is_onednns = packet.__name__ == _ONEDNN_LINEAR or packet.__name__ in _ONEDNN_CONVOLUTIONS
+    return packet in flop_registry or packet in _MATMULS or is_onednns
 
 
 def count_flops(packet: Any, args: Any, kwargs: dict[str, Any], out: Any) -> int:
     """Return the operations of a matmul, a convolution or attention; a multiplication and an addition count as two."""
     if packet.__name__ == _ONEDNN_LINEAR:
         return 2 * args[0].numel() * args[1].shape[0]
+    if packet.__name__ in _ONEDNN_CONVOLUTIONS:
+        weight = args[_ONEDNN_CONVOLUTIONS[packet.__name__] + 1]  # [O, C, h, w]
+        return 2 * out.numel() * math.prod(weight.shape[1:])
     if packet in _MATMULS:
         rows, weight = args[1], args[2]
         return 2 * rows.shape[0] * rows.shape[1] * weight.shape[1]
