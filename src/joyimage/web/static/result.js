@@ -205,7 +205,7 @@ export class Result {
       withdraw("download");
       if (!known) {
         save(result.blob, result.name);
-        return notify("download", `The server has not answered, so ${result.name} was saved without the settings that made it. Save it again once the server is back.`);
+        return notify("download", `The server has not answered, so ${result.name} was saved without the settings that made it. Download it again once the server is back.`);
       }
       const record = makeRecord(results, known.schemas, known.model, input && (await digest(input.blob)));
       save(await withRecord(result.blob, record), result.name);
