@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from tests.web.parts import Server, Visitor
 
 
+# Whether the cue to draw a box was hidden while a run went on, which may be shorter than the time between two looks.
+WATCH_CUE = """() => {
+    const [progress, cue] = ["#progress", "#box-cue"].map((id) => document.querySelector(id));
+    new MutationObserver(() => {
+        if (!progress.hidden) window.wasCueHidden ||= getComputedStyle(cue).visibility === "hidden";
+    }).observe(document.body, { subtree: true, attributes: true, childList: true, characterData: true });
+}"""
+
+
 def test_plan_when_run_then_each_step_works_on_the_one_before_and_can_be_redone_or_stopped(
     visit: Callable[..., Visitor], server: Server, tmp_path: Path
 ) -> None:
@@ -108,13 +117,11 @@ def test_plan_when_a_step_fails_then_the_results_before_it_stay_and_another_brow
     page.fill("#object", "violet elephant")
     visitor.draw(0.5, 0.2, 0.8, 0.4)
     page.click("#plan-add")
+    page.evaluate(WATCH_CUE)
     page.click("#plan-run")
-    page.wait_for_function(
-        """() => !document.querySelector("#progress").hidden
-            && getComputedStyle(document.querySelector("#box-cue")).visibility === "hidden" """
-    )
     notice = page.locator("[data-notice=run]")
     expect(notice).to_contain_text("Step 2 of 2", timeout=PATIENCE_MS)
+    assert page.evaluate("() => window.wasCueHidden") is True
     expect(notice).to_contain_text("elephant")
     cards = page.locator("#plan-steps li")
     expect(cards.nth(0)).to_have_attribute("data-progress", "done")
