@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.web.parts import Server, Visitor
 
 
-# Whether the cue to draw a box was hidden while a run went on, which may be shorter than the time between two looks.
+# Whether the cue to draw a box was hidden during a run, which may be shorter than the time between two looks.
 WATCH_CUE = """() => {
     const [progress, cue] = ["#progress", "#box-cue"].map((id) => document.querySelector(id));
     new MutationObserver(() => {
