@@ -55,14 +55,12 @@ class WeightLayouts:
 
     def __init__(self) -> None:
         self._kept: dict[_Key, _Kept] = {}
-        self._num_bytes = 0
 
     def check(self) -> None:
         """Forget the layouts of weights that are gone or have changed."""
         for key, kept in list(self._kept.items()):
             weight = kept.weight()
             if weight is None or not _can_keep(weight) or _digest(weight) != kept.digest:
-                self._num_bytes -= kept.layout.numel() * kept.layout.itemsize
                 self._kept.pop(key, None)  # another thread may have been first
 
     def find(self, weight: Tensor, part: slice | None, reorder: Callable[[Tensor], Tensor]) -> Tensor | None:
@@ -77,14 +75,15 @@ class WeightLayouts:
         kept = self._kept.get(key)
         if kept is not None and kept.weight() is weight:
             return kept.layout
-        num_bytes = weight.numel() * weight.itemsize
-        if not _can_keep(weight) or self._num_bytes + num_bytes > _MOST_BYTES:
+        if not _can_keep(weight) or self._num_bytes() + _size_of(weight) > _MOST_BYTES:
             return None
         plain = weight.detach() if part is None else weight.detach()[part]
         layout = reorder(plain)
-        self._num_bytes += layout.numel() * layout.itemsize
         self._kept[key] = _Kept(ref(weight), _digest(weight), layout)
         return layout
+
+    def _num_bytes(self) -> int:
+        return sum(_size_of(kept.layout) for kept in list(self._kept.values()))
 
 
 _of_network: WeakKeyDictionary[nn.Module, WeightLayouts] = WeakKeyDictionary()
@@ -121,19 +120,20 @@ def multiply(layer: nn.Module, rows: Tensor, part: slice | None = None, *, gelu:
     """
     weight, bias = weights_of(layer)
     num_rows = rows.shape[:-1].numel()
-    layouts = _in_use.get() if num_rows <= _MOST_ROWS else None
-    layout = (
-        None if layouts is None else layouts.find(weight, part, lambda rows: reorder_weight(rows, num_rows))
-    )
+    layout = None
+    if num_rows <= _MOST_ROWS:
+        layout = find_layout(weight, lambda plain: reorder_weight(plain, num_rows), part)
     if layout is None:
         layout = weight if part is None else weight[part]
     return onednn_linear(rows, layout, bias if part is None else bias[part], gelu=gelu)
 
 
-def find_layout(weight: Tensor, reorder: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """Return a weight in the layout of the network whose layouts are in use; None where it is not kept."""
+def find_layout(
+    weight: Tensor, reorder: Callable[[Tensor], Tensor], part: slice | None = None
+) -> Tensor | None:
+    """Return a weight in the layouts that are in use, None where it is not kept; see `WeightLayouts.find`."""
     layouts = _in_use.get()
-    return None if layouts is None else layouts.find(weight, None, reorder)
+    return None if layouts is None else layouts.find(weight, part, reorder)
 
 
 def weights_of(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -150,6 +150,11 @@ def _can_keep(weight: Tensor) -> bool:
         and weight.numel() % values == 0
         and weight.storage_offset() % values == 0
     )
+
+
+def _size_of(tensor: Tensor) -> int:
+    """Return the bytes of a tensor's values; one in oneDNN's layout has no storage to ask."""
+    return tensor.numel() * tensor.itemsize
 
 
 def _digest(weight: Tensor) -> int:
