@@ -12,8 +12,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor, nn
 
 from joyimage.acceleration.conditions import can_use_onednn, can_write_in_place, is_plain_linear
-from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
+from joyimage.acceleration.cpu_attention import attend_on_cpu
 from joyimage.acceleration.cpu_projection import (
+    ROWS_AT_A_TIME,
     ImageRows,
     can_project_on_cpu,
     front,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from joyimage.model.rope import RotaryTables
 
 QKV = tuple[Tensor, Tensor, Tensor]
-
-_ROWS_AT_A_TIME = 2048
 
 
 class JointBufferAttnProcessor(JointAttnProcessor):
@@ -100,11 +99,7 @@ class JointBufferAttnProcessor(JointAttnProcessor):
         """Return softmax attention of the joint sequence, `[B, L, N, H]`; on a CPU in oneDNN's products."""
         if not self._is_free or query.device.type != "cpu":
             return super().attend(query, key, value, mask)
-        if can_attend_in_products(query, key, value):
-            return attend_in_products(query, key, value, mask)
-        # What diffusers' dispatcher would call, without the way there.
-        heads = [part.transpose(1, 2) for part in (query, key, value.to(query.dtype))]
-        return nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
+        return attend_on_cpu(query, key, value, mask)
 
     def mask(self, text_mask: Tensor | None, num_image_tokens: int) -> Tensor | None:
         """Return the key mask over [image, text], built once for all steps of an edit; see `joint_mask`."""
@@ -155,7 +150,7 @@ def project_into(layer: nn.Module, rows: Tensor, out: Tensor) -> None:
     """Write `layer(rows)` into `out`, a view `[B, L, width]` of a larger buffer."""
     if rows.dtype == torch.float32 and can_use_onednn(layer, rows):
         # It takes no place to write to: some rows at a time, so that there is never a second buffer of that size.
-        parts = (torch.split(tokens, _ROWS_AT_A_TIME, dim=1) for tokens in (rows, out))
+        parts = (torch.split(tokens, ROWS_AT_A_TIME, dim=1) for tokens in (rows, out))
         for part, target in zip(*parts, strict=True):
             target.copy_(multiply(layer, part))
         return

@@ -169,7 +169,7 @@ def can_run_in_onednn(parts: Iterable[nn.Module], images: Tensor, kinds: Collect
     """
     if not (can_write_in_place() and images.device.type == "cpu" and has_onednn(images.dtype)):
         return False
-    return all(_is_plain(module, images, kinds) for part in parts for module in part.modules())
+    return all(_is_plain(module, images, kinds) for part in parts for module in all_modules(part))
 
 
 def _is_plain(module: nn.Module, images: Tensor, kinds: Collection[type]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from joyimage.acceleration.conditions import can_write_in_place
 from joyimage.compat.torch import has_onednn, onednn_linear
@@ -18,6 +19,17 @@ _FEWEST_MULTIPLICATIONS = 2**24
 """Multiplications in one head's scores from which on products repay their calls."""
 _MOST_SCORES = 2**20
 """Scores that are held at a time: 4 MB, which stay in a core's cache or near it."""
+
+
+def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax attention in products where they are worth it, in torch's kernel elsewhere.
+
+    Arguments as in `attend_in_products`.
+    """
+    if can_attend_in_products(query, key, value):
+        return attend_in_products(query, key, value, mask)
+    heads = [part.transpose(1, 2) for part in (query, key, value.to(query.dtype))]
+    return functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
 
 
 def can_attend_in_products(query: Tensor, key: Tensor, value: Tensor) -> bool:

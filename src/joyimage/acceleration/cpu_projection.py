@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from joyimage.model.attention import JointAttention
     from joyimage.model.rope import RotaryTables
 
-_ROWS_AT_A_TIME = 2048
+ROWS_AT_A_TIME = 2048
+"""Tokens that are projected before they are copied to where they belong."""
 _DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 
 
@@ -112,10 +113,10 @@ def _project_stream(
     attn: JointAttention, layer: nn.Module, stream: Tensor, pairs: Tensor, values: Tensor
 ) -> None:
     """Write a stream's queries and keys, and its values, some rows at a time, so that both never exist twice."""
-    for start in range(0, stream.shape[1], _ROWS_AT_A_TIME):
+    for start in range(0, stream.shape[1], ROWS_AT_A_TIME):
         rows, pair, value = stream, pairs, values
-        if stream.shape[1] > _ROWS_AT_A_TIME:
-            part = slice(start, start + _ROWS_AT_A_TIME)
+        if stream.shape[1] > ROWS_AT_A_TIME:
+            part = slice(start, start + ROWS_AT_A_TIME)
             rows, pair, value = stream[:, part], pairs[:, part], values[:, part]
         product = attn.ops.linear(layer, rows).view(*pair.shape[:2], 3, *pair.shape[3:])
         pair.copy_(product[:, :, :2])

@@ -29,7 +29,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from joyimage.acceleration.cpu_attention import attend_in_products, can_attend_in_products
+from joyimage.acceleration.cpu_attention import attend_on_cpu
 from joyimage.acceleration.weight_layouts import find_layout, weight_layouts
 from joyimage.compat.diffusers import causal_padding
 from joyimage.compat.torch import onednn_conv, reorder_conv_weight, scaled_rows
@@ -127,12 +127,7 @@ def _add_attention(block: Any, hidden: Tensor) -> Tensor:
     batch, channels, height, width = hidden.shape
     qkv = _rows(_convolve(block.to_qkv, _normalize(hidden, block.norm, silu=False)))
     query, key, value = qkv.view(batch, height * width, 1, 3 * channels).chunk(3, dim=-1)  # one head
-    if can_attend_in_products(query, key, value):
-        attended = attend_in_products(query, key, value)
-    else:
-        query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))
-        attended = functional.scaled_dot_product_attention(query, key, value)
-    attended = attended.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    attended = attend_on_cpu(query, key, value).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
     return _convolve(block.proj, attended, add_to=hidden)
 
 
