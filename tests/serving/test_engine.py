@@ -102,6 +102,26 @@ def test_alike_jobs_when_the_text_of_one_is_cut_off_then_that_one_says_so(
     assert results[1]["warnings"][0].endswith("tokens too long; its end is left out.")
 
 
+def test_job_when_both_its_texts_are_cut_off_alike_then_that_is_said_once(
+    workshop: Open, runner: LocalRunner
+) -> None:
+    shop = workshop(runner)
+    long = "red " * 6000
+
+    job = shop.submit(
+        image=png(0),
+        prompt=long,
+        negative_prompt=long,
+        guidance=2,
+        steps=1,
+        target_size=ImageSize(SIDE, SIDE),
+    )
+
+    result = shop.ended(job).result
+    assert result is not None
+    assert len(result["warnings"]) == 1
+
+
 def test_alike_jobs_when_large_then_run_one_by_one(workshop: Open, runner: LocalRunner) -> None:
     gate = Gate(runner)
     gate.is_open.set()

@@ -244,8 +244,10 @@ class LocalRunner:
             is_known = session.cache.miss_count["posterior"] == encoded
             each = len(output.images) // len(batch)
             for place, (number, _, _) in enumerate(batch):
+                said: list[str] = made[number].metadata.setdefault("warnings", [])
                 own = [str(one) for one in warnings if one.prompt is None or one.prompt % len(batch) == place]
-                made[number].metadata.setdefault("warnings", []).extend(own)
+                # Its negative prompt may be as much too long as its prompt.
+                said += [sentence for sentence in dict.fromkeys(own) if sentence not in said]
                 self._add(made[number], output, output.images[place * each : (place + 1) * each], is_known)
         self.sessions.trim()
         return [ModelOutput(images=tuple(one.images), metadata=one.metadata) for one in made]
