@@ -120,7 +120,11 @@ class Visitor:
 
     def wait_until_stored(self, **values: str) -> None:
         """Wait until a reload finds the project with its images, and controls with these values, by id."""
-        self.page.wait_for_function(_IS_STORED, arg=values, timeout=PATIENCE_MS, polling=50)
+        self.wait_until(_IS_STORED, values)
+
+    def wait_until(self, script: str, argument: object = None) -> None:
+        """Wait until an asynchronous function is true: to Playwright's `wait_for_function`, its promise is."""
+        wait_for(lambda: self.page.evaluate(script, argument), PATIENCE_MS / 1000)
 
     def see(self, selector: str) -> Locator:
         found = self.page.locator(selector)

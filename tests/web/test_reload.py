@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from joyimage.imaging import read_record
-from tests.web.parts import PATIENCE_MS, find_faults
+from tests.web.parts import PATIENCE_MS, Visitor, find_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Download, Page, Route
 
     from tests.web.conftest import Complaints
-    from tests.web.parts import Server, Visitor
+    from tests.web.parts import Server
 
 MODELS = "**/v1/models"
 SCHEMAS = "**/v1/edits/schema"
@@ -31,6 +31,13 @@ ENDLESS_WAIT = """{
     const start = window.setTimeout;
     window.setTimeout = (call, ms, ...rest) => (ms === 4000 ? 0 : start(call, ms, ...rest));
 }"""
+
+# Another page queues for this tab's lock: it has it once the tab is reloaded, as if the old page were slow to go.
+QUEUE = """async (name) => {
+    navigator.locks.request(name, () => new Promise((resolve) => { window.giveUp = resolve; }));
+    await navigator.locks.query();
+}"""
+IS_AWAITED = "async (name) => (await navigator.locks.query()).pending.some((one) => one.name === name)"
 
 
 class Held:
@@ -237,3 +244,18 @@ def test_photo_when_opened_before_the_server_has_answered_then_advice_on_the_tin
     held.release()
 
     expect(visitor.see("[data-notice=tiny]")).to_contain_text("The tiny model here edits drawn scenes")
+
+
+def test_reload_when_the_old_page_is_slow_to_go_then_its_project_is_back(visitor: Visitor) -> None:
+    page = visitor.page
+    lock = "joyimage " + page.evaluate("() => sessionStorage.getItem('joyimage-session')")
+    other = Visitor(page.context.new_page(), visitor.server).open().page
+    other.evaluate(QUEUE, lock)
+
+    page.reload()
+
+    other.wait_for_function("() => window.giveUp")
+    visitor.wait_until(IS_AWAITED, lock)
+    other.evaluate("() => window.giveUp()")
+    visitor.expect_name("shapes-edit")
+    assert page.evaluate("() => sessionStorage.getItem('joyimage-session')") == lock.removeprefix("joyimage ")

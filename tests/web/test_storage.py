@@ -56,7 +56,7 @@ def test_projects_when_their_limit_is_reached_then_nothing_is_lost_until_there_i
     visitor.expect_model()
     visitor.choose_example("shapes")
     size = (EXAMPLES / "shapes.png").stat().st_size
-    page.wait_for_function("async () => (await indexedDB.databases()).length > 0")
+    visitor.wait_until("async () => (await indexedDB.databases()).length > 0")
     page.evaluate(FILL, 1_000_000_000 - size - 100)  # the next image is one too many
 
     visitor.run()

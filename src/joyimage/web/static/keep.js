@@ -41,11 +41,10 @@ let session = "";
 /** Find this tab's state. @returns {Promise<TabState | null>} Null where there is none. */
 export async function openTab() {
   database = await open();
-  const candidates = [sessionStorage.getItem(TAB), localStorage.getItem(TAB)];
-  for (const candidate of candidates) {
-    if (!session && candidate && (await lock(candidate))) session = candidate;
-  }
-  if (!session) {
+  const [own, last] = [sessionStorage.getItem(TAB), localStorage.getItem(TAB)];
+  if (own && (await lock(own, leaveLimit()))) session = own;
+  else if (last && (await lock(last))) session = last;
+  else {
     session = newId();
     await lock(session);
   }
@@ -156,13 +155,27 @@ async function open() {
   }
 }
 
-/** Take a tab's lock until this tab goes. @param {string} name @returns {Promise<boolean>} Whether it was free. */
-function lock(name) {
+/** @returns {number} Most ms that the page which is being left may take to give up this tab's lock. */
+function leaveLimit() {
+  const [navigation] = performance.getEntriesByType("navigation");
+  // A reload's lock is always on its way; that of a tab which was duplicated stays with the other tab.
+  return navigation instanceof PerformanceNavigationTiming && navigation.type === "reload" ? 10_000 : 1000;
+}
+
+/**
+ * Take a tab's lock until this tab goes.
+ *
+ * @param {string} name
+ * @param {number} [limit] Most ms to wait for it.
+ * @returns {Promise<boolean>} Whether it was free.
+ */
+function lock(name, limit = 0) {
   // Plain http from elsewhere has no locks: then tabs are told apart by their sessionStorage alone.
   if (!navigator.locks) return Promise.resolve(name === sessionStorage.getItem(TAB));
+  const options = limit ? { signal: AbortSignal.timeout(limit) } : { ifAvailable: true };
   return new Promise((resolve) => {
     navigator.locks
-      .request(`joyimage ${name}`, { ifAvailable: true }, (held) => {
+      .request(`joyimage ${name}`, options, (held) => {
         resolve(held !== null);
         return held && new Promise(() => {});
       })
