@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-# What GNU OpenMP itself takes where it knows of more threads than cores.
-_SPINS = "1000"
+# Longer than between two operators of a small model on an idle machine, and not much longer.
+_SPINS = "3000"
 # Any of these is a user's own choice.
 _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
