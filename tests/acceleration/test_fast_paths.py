@@ -378,3 +378,32 @@ def test_image_rows_when_a_second_branch_comes_then_the_first_blocks_image_proje
 
     assert Counter(projected[:4]) == {12: 2, 7: 2}  # two blocks; 12 image tokens
     assert Counter(projected[4:]) == {12: 1, 4: 2}
+
+
+@torch.no_grad()
+def test_image_rows_when_one_forward_has_both_branches_then_the_first_block_multiplies_one_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_fast_transformer()
+    items = [draw(2, 16, 1, 4, 6, seed=seed).repeat(2, 1, 1, 1, 1) for seed in (3, 4)]
+    timestep, texts = torch.tensor([500.0] * 4), draw(4, 7, TEXT_DIM)
+    projected: list[tuple[int, ...]] = []
+    project = cpu_projection._project_stream
+    monkeypatch.setattr(
+        cpu_projection,
+        "_project_stream",
+        lambda *given: (projected.append(tuple(given[2].shape[:2])), project(*given))[1],
+    )
+
+    def run(*, is_untouched: bool) -> Tensor:
+        cache = ForwardCache(model, timestep[:1], is_untouched=is_untouched)
+        cache.num_copies = 2
+        projected.clear()
+        return model(items, timestep, texts, plan=cache).sample[-1]
+
+    expected = run(is_untouched=False)
+    assert Counter(projected) == {(4, 12): 2, (4, 7): 2}  # two blocks; 12 image tokens
+    got = run(is_untouched=True)
+
+    assert Counter(projected) == {(2, 12): 1, (4, 12): 1, (4, 7): 2}
+    assert relative(got, expected) <= 1e-6

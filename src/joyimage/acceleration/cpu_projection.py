@@ -34,9 +34,11 @@ class ImageRows:
 
     Attributes:
         parts: Normalized and rotated, as the path that computes them lays them out; None until a branch has done so.
+        copies: How often one forward has the same samples, one after the other.
     """
 
     parts: tuple[Tensor, ...] | None = None
+    copies: int = 1
 
 
 def can_project_on_cpu(attn: JointAttention, tokens: Tensor) -> bool:
@@ -62,21 +64,25 @@ def project_on_cpu(
         attn: The block's attention.
         streams: Image stream and text stream, `[B, L, D]`.
         tables: Rotary tables of each; None leaves a stream unrotated.
-        image_rows: Rows of the image tokens: used if another branch has computed them, otherwise set.
+        image_rows: Rows of the image tokens: used if another branch has computed them, otherwise set. Where they have
+            copies, the first one is multiplied.
     """
     sizes = [stream.shape[1] for stream in streams]
     shape = (len(streams[0]), sum(sizes), attn.heads, attn.head_dim)
-    pairs = torch.empty(*shape[:2], 2, *shape[2:], dtype=torch.float32)
+    # Head by head in memory, as attention reads them, and in fewer and longer rows for norms and rotations.
+    heads = torch.empty(2, shape[0], shape[2], shape[1], shape[3], dtype=torch.float32)
+    pairs = heads.permute(1, 3, 0, 2, 4)
     values = streams[0].new_empty(shape)
     img, txt = zip(torch.split(pairs, sizes, dim=1), torch.split(values, sizes, dim=1), strict=True)
     norms = _norms_of(attn)
     _project_stream(attn, attn.txt_attn_qkv, streams[1], *txt)
+    copies = 1 if image_rows is None else image_rows.copies
     if image_rows is not None and image_rows.parts is not None:
         norm_rotate_together_(txt[0], sizes[1:], norms[1:], tables[1:])
         for target, part in zip(img, image_rows.parts, strict=True):
             target.copy_(part)
         return pairs, values
-    _project_stream(attn, attn.img_attn_qkv, streams[0], *img)
+    _project_stream(attn, attn.img_attn_qkv, streams[0][: shape[0] // copies], *img)
     norm_rotate_together_(pairs, sizes, norms, tables)
     if image_rows is not None:
         image_rows.parts = img
@@ -112,13 +118,17 @@ def front(tables: RotaryTables | None, num_tokens: int) -> RotaryTables | None:
 def _project_stream(
     attn: JointAttention, layer: nn.Module, stream: Tensor, pairs: Tensor, values: Tensor
 ) -> None:
-    """Write a stream's queries and keys, and its values, some rows at a time, so that both never exist twice."""
+    """Write a stream's queries and keys, and its values, some rows at a time, so that both never exist twice.
+
+    Of a stream with fewer samples than there is room for, each copy is written.
+    """
+    pairs, values = (torch.unflatten(room, 0, (-1, len(stream))) for room in (pairs, values))
     for start in range(0, stream.shape[1], ROWS_AT_A_TIME):
         rows, pair, value = stream, pairs, values
         if stream.shape[1] > ROWS_AT_A_TIME:
             part = slice(start, start + ROWS_AT_A_TIME)
-            rows, pair, value = stream[:, part], pairs[:, part], values[:, part]
-        product = attn.ops.linear(layer, rows).view(*pair.shape[:2], 3, *pair.shape[3:])
+            rows, pair, value = stream[:, part], pairs[:, :, part], values[:, :, part]
+        product = attn.ops.linear(layer, rows).view(*rows.shape[:2], 3, *values.shape[3:])
         pair.copy_(product[:, :, :2])
         value.copy_(product[:, :, 2])
 

@@ -42,19 +42,29 @@ class ForwardCache:
         transformer: Whose forwards they are.
         timesteps: Scheduler times of all steps, `[S]`.
         num_branches: Forwards with the same latents in each step.
+        is_untouched: Whether equal items may go through the first block's projection once, because nothing of a user's
+            sees it; see `can_infer`.
 
     Attributes:
         step: Index of the step that runs.
+        num_copies: How often the next forward has the same items, one copy behind the other.
     """
 
     def __init__(
-        self, transformer: JoyImageEditTransformer3DModel, timesteps: Tensor, num_branches: int = 1
+        self,
+        transformer: JoyImageEditTransformer3DModel,
+        timesteps: Tensor,
+        num_branches: int = 1,
+        *,
+        is_untouched: bool = False,
     ) -> None:
         # A compiler would meet the network twice, with and without its wrapper.
         self.transformer: JoyImageEditTransformer3DModel = without_compiler(transformer)
         self.timesteps = timesteps
         self.num_branches = num_branches
+        self.is_untouched = is_untouched
         self.step = 0
+        self.num_copies = 1
         self._entries: list[tuple[str, tuple[Tensor, ...], tuple[int, ...], object]] = []
         self._image_rows: list[tuple[tuple[Tensor, ...], ImageRows]] = []
 
@@ -134,6 +144,8 @@ class ForwardCache:
 
     def _shared_rows(self, items: tuple[Tensor, ...]) -> ImageRows | None:
         """Return where the branches of this step share their image rows; None if there is one branch."""
+        if self.num_copies > 1 and self.is_untouched:
+            return ImageRows(copies=self.num_copies)
         if self.num_branches < 2:
             return None
         for index, (entry_items, rows) in enumerate(self._image_rows):

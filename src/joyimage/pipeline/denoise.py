@@ -131,13 +131,16 @@ def _prepare(
     is_shared_by_branch = pipe.processes is not None and not pipe.processes.runs_all_branches
     batched = not is_shared_by_branch and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
-    cache = ForwardCache(transformer, scheduler.timesteps, num_branches=len(all_branches))
+    infers = pipe.processes is None and runs_in_inference(transformer)
+    cache = ForwardCache(
+        transformer, scheduler.timesteps, num_branches=len(all_branches), is_untouched=infers
+    )
     predictor = _Predictor(
         pipe=pipe,
         references=references,
         cache=cache,
         sigmas=[float(sigma) for sigma in scheduler.sigmas.cpu()],
-        infers=pipe.processes is None and runs_in_inference(transformer),
+        infers=infers,
     )
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)
@@ -236,6 +239,7 @@ class _Predictor:
         scheduler = cast("Scheduler", self.pipe.scheduler)
         timesteps = scheduler.timesteps
         count, step = len(branches), self.cache.step
+        self.cache.num_copies = count
         branch = next(iter(branches))
         parts: list[tuple[Tensor, ...]] = []
         for number, (group, target) in enumerate(zip(self.references, targets, strict=True)):
