@@ -58,12 +58,11 @@ def attend_in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     """
     out = torch.empty(query.shape, dtype=value.dtype)
     for sample in range(len(query)):
-        queries = query[sample].float() * query.shape[-1] ** -0.5
         keys, values = key[sample], value[sample]
         if mask is not None:
             keys, values = _select(mask[sample, 0, 0], keys, values)
         for head in range(query.shape[2]):
-            _attend_head(queries[:, head], keys[:, head], values[:, head], out[sample, :, head])
+            _attend_head(query[sample, :, head], keys[:, head], values[:, head], out[sample, :, head])
     return out
 
 
@@ -75,12 +74,13 @@ def _select(is_real: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tens
 
 
 def _attend_head(query: Tensor, key: Tensor, value: Tensor, out: Tensor) -> None:
-    """Write one head's attention of scaled `query` `[L, H]` to `key` and `value` `[K, H]` into `out` `[L, H]`."""
+    """Write one head's attention of `query` `[L, H]` to `key` and `value` `[K, H]` into `out` `[L, H]`."""
+    scaled = query.float() * query.shape[-1] ** -0.5
     keys = key.float().contiguous()
-    # Only bf16's product reads and writes heads where they stand, and is oneDNN's on every processor.
+    # torch's product of bf16 is oneDNN's, and reads and writes heads where they stand; that of fp32 may be another's.
     weight = None if value.dtype == torch.bfloat16 else value.t().contiguous()  # [H, K]
     num_slices = -(-len(query) * len(key) // _MOST_SCORES)
-    for queries, target in zip(query.tensor_split(num_slices), out.tensor_split(num_slices), strict=True):
+    for queries, target in zip(scaled.tensor_split(num_slices), out.tensor_split(num_slices), strict=True):
         scores = onednn_linear(queries, keys)
         torch.softmax(scores, dim=-1, out=scores)
         if weight is None:
