@@ -68,21 +68,21 @@ def project_on_cpu(
             copies, the first one is multiplied.
     """
     sizes = [stream.shape[1] for stream in streams]
-    shape = (len(streams[0]), sum(sizes), attn.heads, attn.head_dim)
+    batch, num_tokens = len(streams[0]), sum(sizes)
     # Head by head in memory, as attention reads them, and in fewer and longer rows for norms and rotations.
-    heads = torch.empty(2, shape[0], shape[2], shape[1], shape[3], dtype=torch.float32)
+    heads = torch.empty(2, batch, attn.heads, num_tokens, attn.head_dim, dtype=torch.float32)
     pairs = heads.permute(1, 3, 0, 2, 4)
-    values = streams[0].new_empty(shape)
+    values = streams[0].new_empty(batch, num_tokens, attn.heads, attn.head_dim)
     img, txt = zip(torch.split(pairs, sizes, dim=1), torch.split(values, sizes, dim=1), strict=True)
     norms = _norms_of(attn)
     _project_stream(attn, attn.txt_attn_qkv, streams[1], *txt)
-    copies = 1 if image_rows is None else image_rows.copies
     if image_rows is not None and image_rows.parts is not None:
         norm_rotate_together_(txt[0], sizes[1:], norms[1:], tables[1:])
         for target, part in zip(img, image_rows.parts, strict=True):
             target.copy_(part)
         return pairs, values
-    _project_stream(attn, attn.img_attn_qkv, streams[0][: shape[0] // copies], *img)
+    copies = 1 if image_rows is None else image_rows.copies
+    _project_stream(attn, attn.img_attn_qkv, streams[0][: batch // copies], *img)
     norm_rotate_together_(pairs, sizes, norms, tables)
     if image_rows is not None:
         image_rows.parts = img

@@ -42,8 +42,8 @@ class ForwardCache:
         transformer: Whose forwards they are.
         timesteps: Scheduler times of all steps, `[S]`.
         num_branches: Forwards with the same latents in each step.
-        is_untouched: Whether equal items may go through the first block's projection once, because nothing of a user's
-            sees it; see `can_infer`.
+        is_untouched: Whether nothing of a user's sees what the network computes; see `can_infer`. Then equal items of a
+            forward go through the first block's projection once.
 
     Attributes:
         step: Index of the step that runs.

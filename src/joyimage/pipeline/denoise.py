@@ -131,16 +131,17 @@ def _prepare(
     is_shared_by_branch = pipe.processes is not None and not pipe.processes.runs_all_branches
     batched = not is_shared_by_branch and can_batch_branches(transformer, latents[:, 0], references)
     all_branches = _plan_forwards(conditioning, guided=True, batched=batched)
-    infers = pipe.processes is None and runs_in_inference(transformer)
     cache = ForwardCache(
-        transformer, scheduler.timesteps, num_branches=len(all_branches), is_untouched=infers
+        transformer,
+        scheduler.timesteps,
+        num_branches=len(all_branches),
+        is_untouched=pipe.processes is None and runs_in_inference(transformer),
     )
     predictor = _Predictor(
         pipe=pipe,
         references=references,
         cache=cache,
         sigmas=[float(sigma) for sigma in scheduler.sigmas.cpu()],
-        infers=infers,
     )
     for branches in all_branches:
         predictor.prepare(latents[:, 0], branches)
@@ -181,14 +182,12 @@ class _Predictor:
         references: References of each group of outputs.
         cache: What the forwards of the loop share.
         sigmas: Noise level of each step, and 0 at the end.
-        infers: Whether the transformer runs in torch's inference mode.
     """
 
     pipe: JoyImagePipeline
     references: list[References]
     cache: ForwardCache
     sigmas: list[float]
-    infers: bool
 
     def prepare(self, target: Tensor, branches: dict[str, TextStates]) -> None:
         """Do all work on the host before the loop, so that no step waits for it.
@@ -249,7 +248,7 @@ class _Predictor:
             if context != leader:
                 share_decision(self.cache.transformer, leader, context, step)
             with (
-                torch.inference_mode() if self.infers else nullcontext(),
+                torch.inference_mode() if self.cache.is_untouched else nullcontext(),
                 cast("Any", self.pipe.transformer).cache_context(
                     context,
                     step_index=step,
