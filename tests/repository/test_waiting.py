@@ -47,4 +47,5 @@ def test_waits_when_the_function_is_asynchronous_then_none_is_playwrights() -> N
     files = sorted(FOLDER.glob("*.py"))
 
     assert sum("wait_for_function" in path.read_text() for path in files) > 3
-    assert {path.name: find_waits(path.read_text()) for path in files if find_waits(path.read_text())} == {}
+    found = {path.name: find_waits(path.read_text()) for path in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-# Longer than between two operators of a small model on an idle machine, and not much longer.
+# Fewer slow small models down on an idle machine, more of them on a busy one; docs/speed.md has the seconds.
 _SPINS = "3000"
 # Any of these is a user's own choice.
 _SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
